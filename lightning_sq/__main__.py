@@ -1,0 +1,66 @@
+"""`lightning-sq SUBCOMMAND`: finds the subcommand's function, and imports nothing heavy before it is known."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+COMMANDS = {
+    "fit": ("lightning_sq.training.cli", "train a model by a recipe in configs/"),
+    "validate": ("lightning_sq.training.cli", "clean and noisy accuracy of a checkpoint"),
+    "test": ("lightning_sq.training.cli", "the same on the test split's loader"),
+    "data": ("lightning_sq.commands.data", "digits: write a small real data set; check: look at every file of a folder"),
+    "evaluate": ("lightning_sq.commands.evaluate", "attack trained models and write a robustness report"),
+    "export": ("lightning_sq.commands.export", "turn a checkpoint into weights that others can load"),
+    "report": ("lightning_sq.commands.report", "draw the report of an evaluation again"),
+    "demo": ("lightning_sq.commands.demo", "all of it on handwritten digits, in a few minutes"),
+}
+
+TRAINING_COMMANDS = frozenset({"fit", "validate", "test"})
+
+
+def usage() -> str:
+    """The page that `lightning-sq --help` prints."""
+    lines = [f"  {name:10}{description}" for name, (_, description) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: lightning-sq SUBCOMMAND [options]",
+            "",
+            "Soft-quantization networks trained on noisy natural samples, and robustness numbers that can be believed.",
+            "",
+            *lines,
+            "",
+            "lightning-sq SUBCOMMAND --help lists its options.",
+        ]
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one subcommand; returns the exit status, 2 for what the person who typed it can mend."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(import_module("lightning_sq").__version__)
+        return 0
+    name = arguments[0]
+    if name not in COMMANDS:
+        print(f"lightning-sq: error: there is no subcommand {name!r}. Choose from: {', '.join(COMMANDS)}.", file=sys.stderr)
+        return 2
+    from lightning_sq.errors import InputError
+
+    try:
+        run = import_module(COMMANDS[name][0]).main
+        run(arguments if name in TRAINING_COMMANDS else arguments[1:])
+    except InputError as error:
+        print(f"lightning-sq: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("lightning-sq: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

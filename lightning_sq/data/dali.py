@@ -1,0 +1,164 @@
+"""NVIDIA DALI as the decoder: the only file that imports it.
+
+Files are read ahead by a few threads and handed to DALI with their crops, so DALI holds no order and no random state:
+nothing of it has to be saved or restored, and a run resumes at any batch on any number of ranks.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from nvidia.dali import fn, pipeline_def, types
+from nvidia.dali.plugin.pytorch import feed_ndarray
+from torch import Tensor
+
+from lightning_sq.data.crop import Crop
+from lightning_sq.data.index import inspect_image
+from lightning_sq.data.loader import Dataset, Loader
+from lightning_sq.data.order import EpochOrder
+from lightning_sq.errors import InputError
+from lightning_sq.types import Batch
+
+BATCHES_AHEAD = 2
+"""Batches whose files are being read while DALI decodes the ones before; DALI itself keeps `PREFETCH` decoded."""
+PREFETCH = 2
+
+
+class _Sample(NamedTuple):
+    encoded: np.ndarray  # the file, uint8
+    crop: Crop
+
+
+class DaliLoader(Loader):
+    """Decodes, crops, resizes and flips with DALI, on the GPU (mixed decoder) or on the CPU.
+
+    Args:
+        dataset: What to read and how to cut it.
+        order: This rank's share.
+        num_threads: DALI's CPU threads.
+        device_id: The local GPU; None keeps everything on the CPU.
+    """
+
+    def __init__(self, dataset: Dataset, order: EpochOrder, *, num_threads: int, device_id: int | None) -> None:
+        super().__init__(dataset, order)
+        self.device_id = device_id
+        self._readers = ThreadPoolExecutor(max(4, num_threads), thread_name_prefix="read-images")
+        self._feed: Iterator[tuple[list[Any], ...]] = iter(())
+        self._in_flight: deque[np.ndarray] = deque(maxlen=BATCHES_AHEAD + PREFETCH + 2)
+        self._running = False
+        self._pipeline = _decode_pipeline(
+            source=self._next_feed,
+            image_size=dataset.image_size,
+            on_gpu=device_id is not None,
+            batch_size=order.batch_size,
+            num_threads=num_threads,
+            device_id=device_id,
+            prefetch_queue_depth=PREFETCH,
+        )
+        self._pipeline.build()
+
+    def batches(self, epoch: int, first: int) -> Iterator[Batch]:
+        self._drain()
+        rows = self.order.epoch(epoch)[first:]
+        self._feed, self._running = self._read_ahead(epoch, rows), True
+        for indices in rows:
+            yield self._to_batch(self._run(), indices)
+
+    def _drain(self) -> None:
+        """Empty the pipeline of what an epoch, ended or abandoned, left in it: DALI can only be reset when empty."""
+        self._feed = iter(())
+        while self._running:
+            try:
+                self._pipeline.run()
+            except StopIteration:
+                self._pipeline.reset()
+                self._running = False
+
+    def _run(self) -> tuple[Any, ...]:
+        try:
+            return self._pipeline.run()
+        except RuntimeError as error:
+            self._running = False
+            raise self._name_the_bad_file(error) from error
+
+    def _name_the_bad_file(self, error: RuntimeError) -> InputError:
+        """DALI does not say which file it stumbled over, so look at those it had in hand."""
+        for index in np.concatenate(list(self._in_flight)).tolist():
+            path = self.dataset.path(index)
+            _, reason = inspect_image(path)
+            if reason:
+                return InputError(f"{path} has gone bad since it was indexed ({reason}). Mend or remove it, and resume.")
+        return InputError(f"DALI could not decode a batch: {str(error).splitlines()[0]}")
+
+    def _next_feed(self) -> tuple[list[Any], ...]:
+        return next(self._feed)
+
+    def _read_ahead(self, epoch: int, rows: np.ndarray) -> Iterator[tuple[list[Any], ...]]:
+        pending: deque[list[Future[_Sample]]] = deque()
+        for indices in rows:
+            self._in_flight.append(indices)
+            pending.append([self._readers.submit(self._read, epoch, i) for i in indices.tolist()])
+            if len(pending) > BATCHES_AHEAD:
+                yield _columns(pending.popleft())
+        while pending:
+            yield _columns(pending.popleft())
+
+    def _read(self, epoch: int, index: int) -> _Sample:
+        path = self.dataset.path(index)
+        try:
+            return _Sample(np.fromfile(path, dtype=np.uint8), self.dataset.crop(epoch, index))
+        except OSError as error:
+            raise InputError(f"{path} cannot be read any more ({error.strerror}). Put it back, and resume.") from error
+
+    def _to_batch(self, outputs: tuple[Any, ...], indices: np.ndarray) -> Batch:
+        images = self._copy(outputs[0].as_tensor())
+        return Batch(images, torch.from_numpy(self.dataset.labels(indices)), torch.from_numpy(indices.copy()))
+
+    def _copy(self, pixels: Any) -> Tensor:
+        """DALI's buffer is written again by the next run, so the pixels are copied out of it."""
+        device = "cpu" if self.device_id is None else torch.device("cuda", self.device_id)
+        images = torch.empty(tuple(pixels.shape()), dtype=torch.float32, device=device)
+        stream = None if self.device_id is None else torch.cuda.current_stream(device)
+        feed_ndarray(pixels, images, cuda_stream=stream)
+        return images
+
+
+def _columns(samples: list[Future[_Sample]]) -> tuple[list[Any], ...]:
+    """One list for each input of the pipeline."""
+    read = [sample.result() for sample in samples]
+    crops = [sample.crop for sample in read]
+    return (
+        [sample.encoded for sample in read],
+        [np.array([c.top, c.left], np.int32) for c in crops],
+        [np.array([c.height, c.width], np.int32) for c in crops],
+        [np.array([c.resized_height, c.resized_width], np.float32) for c in crops],
+        [np.array([c.offset_top, c.offset_left], np.int32) for c in crops],
+        [np.int32(c.flip) for c in crops],
+    )
+
+
+@pipeline_def
+def _decode_pipeline(source: Any, image_size: int, on_gpu: bool) -> Any:
+    """EXIF is ignored and the resize is triangular with antialias, as in torchvision."""
+    encoded, window, window_size, resized, offset, flip = fn.external_source(source=source, num_outputs=6, batch=True)
+    pixels = {"normalized_anchor": False, "normalized_shape": False, "axes": [0, 1]}
+    images = fn.decoders.image_slice(
+        encoded,
+        window,
+        window_size,
+        **pixels,
+        device="mixed" if on_gpu else "cpu",
+        output_type=types.RGB,
+        adjust_orientation=False,
+    )
+    images = fn.resize(images, size=resized, interp_type=types.INTERP_TRIANGULAR, antialias=True)
+    images = fn.slice(images, offset, [image_size, image_size], **pixels)
+    return fn.crop_mirror_normalize(
+        images.gpu() if on_gpu else images, mirror=flip, dtype=types.FLOAT, std=[255.0] * 3, output_layout="CHW"
+    )

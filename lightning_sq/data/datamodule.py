@@ -1,0 +1,162 @@
+"""The LightningDataModule: a folder of JPEG files in, batches for every rank out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+
+from lightning_sq.data.crop import random_resized_crop, resize_and_center_crop
+from lightning_sq.data.index import ImageIndex, class_folders, load_index
+from lightning_sq.data.loader import Dataset, Loader
+from lightning_sq.data.order import EpochOrder
+from lightning_sq.errors import InputError
+from lightning_sq.paths import cache_folder
+from lightning_sq.progress import progress_bar
+
+Split = Literal["train", "val"]
+
+
+class ImageFolderData(LightningDataModule):
+    """Images in `root/train/<class>/` and `root/val/<class>/`, read by DALI or torchvision.
+
+    Training takes random resized crops and flips, in a new global order each epoch; validation resizes the shorter
+    side, takes the centre, and counts every image exactly once whatever the world size and batch size.
+
+    Args:
+        root: The data folder.
+        backend: "dali" decodes on the GPU where there is one, else on the CPU; "torchvision" is PIL in processes.
+        image_size: Height and width of the network's input, in pixels.
+        resize_size: Shorter side before the centre crop, in pixels; None is image_size * 256 / 224.
+        batch_size_per_device: Images a process takes in one step.
+        num_threads: DALI's CPU threads (or torchvision's worker processes) for each process.
+        min_crop_area: Smallest share of the image that a training crop shows.
+        flip_probability: Of a left-right mirror in training; 0 where left and right matter.
+        allow_unreadable_validation: Leave unreadable validation images out instead of refusing to start.
+        seed: Of order, crops and flips.
+    """
+
+    def __init__(
+        self,
+        root: str = "data/digits",
+        backend: Literal["dali", "torchvision"] = "dali",
+        image_size: int = 224,
+        resize_size: int | None = None,
+        batch_size_per_device: int = 32,
+        num_threads: int = 2,
+        min_crop_area: float = 0.25,
+        flip_probability: float = 0.5,
+        allow_unreadable_validation: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.root = Path(root)
+        self.backend = backend
+        self.image_size = image_size
+        self.resize_size = resize_size or round(image_size * 256 / 224)
+        if self.resize_size < image_size:
+            raise InputError(f"resize_size={resize_size} is smaller than image_size={image_size}. Leave it out for 8/7 of it.")
+        self.batch_size_per_device = batch_size_per_device
+        self.num_threads = num_threads
+        self.min_crop_area = min_crop_area
+        self.flip_probability = flip_probability
+        self.allow_unreadable_validation = allow_unreadable_validation
+        self.seed = seed
+        self.class_names = self._common_classes()
+        self._indexes: dict[Split, ImageIndex] = {}
+
+    def _common_classes(self) -> tuple[str, ...]:
+        train, val = (class_folders(self.root / split) for split in ("train", "val"))
+        if train != val:
+            odd = sorted(set(train) ^ set(val))
+            raise InputError(
+                f"{self.root}/train and {self.root}/val have different classes: {', '.join(odd[:5])} "
+                f"{'is' if len(odd) == 1 else 'are'} in one of them only. Give both the same folders."
+            )
+        return train
+
+    def prepare_data(self) -> None:
+        """Look at every file that is new since the last time, once on each node, with a progress bar."""
+        for split in ("train", "val"):
+            self.index(split)
+
+    def index(self, split: Split) -> ImageIndex:
+        """The readable images of one split.
+
+        Raises: InputError if there are none, or if validation images are unreadable and not allowed to be.
+        """
+        if split not in self._indexes:
+            with progress_bar(f"checking {self.root / split}", "files") as advance:
+                index = load_index(self.root / split, cache=cache_folder() / "indexes", progress=advance)
+            self._report_unreadable(split, index)
+            self._indexes[split] = index
+        return self._indexes[split]
+
+    @rank_zero_only
+    def _report_unreadable(self, split: Split, index: ImageIndex) -> None:
+        bad = index.unreadable
+        if not bad:
+            return
+        names = ", ".join(f"{item.path} ({item.reason})" for item in bad[:5]) + (", ..." if len(bad) > 5 else "")
+        found = f"{len(bad)} unreadable image{'s' if len(bad) > 1 else ''} in {index.folder}: {names}"
+        if split == "val" and not self.allow_unreadable_validation:
+            raise InputError(f"{found}. Mend or remove them, or set --data.allow_unreadable_validation true.")
+        rank_zero_warn(f"{found}. Skipped.", stacklevel=2)
+
+    def loader(
+        self, split: Split, *, augment: bool, rank: int = 0, world_size: int = 1, device_id: int | None = None
+    ) -> Loader:
+        """Batches of one split for one rank.
+
+        Args:
+            split: "train" or "val".
+            augment: Random crops in a new order each epoch; else centre crops, in order, each image exactly once.
+            rank: The global rank.
+            world_size: Number of processes.
+            device_id: The local GPU for DALI; None decodes on the CPU.
+        """
+        if augment:
+            rule = random_resized_crop(
+                self.image_size, scale=(self.min_crop_area, 1.0), flip_probability=self.flip_probability
+            )
+        else:
+            rule = resize_and_center_crop(self.image_size, resize_size=self.resize_size)
+        dataset = Dataset(self.index(split), rule, self.image_size, self.seed)
+        order = EpochOrder(
+            len(dataset.index), self.batch_size_per_device, world_size, rank, augment, augment, self.seed
+        )
+        if self.backend == "torchvision":
+            from lightning_sq.data.torch_loader import TorchvisionLoader
+
+            return TorchvisionLoader(dataset, order, num_workers=self.num_threads)
+        from lightning_sq.data.dali import DaliLoader
+
+        return DaliLoader(dataset, order, num_threads=self.num_threads, device_id=device_id)
+
+    def num_training_batches(self, world_size: int) -> int:
+        """Steps an epoch, without building a loader."""
+        return EpochOrder(len(self.index("train")), self.batch_size_per_device, world_size).num_batches
+
+    def _rank_loader(self, split: Split, *, augment: bool) -> Loader:
+        trainer = self.trainer
+        assert trainer is not None
+        device = trainer.strategy.root_device
+        return self.loader(
+            split,
+            augment=augment,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+            device_id=device.index if device.type == "cuda" and torch.cuda.is_available() else None,
+        )
+
+    def train_dataloader(self) -> Loader:
+        return self._rank_loader("train", augment=True)
+
+    def val_dataloader(self) -> Loader:
+        return self._rank_loader("val", augment=False)
+
+    def test_dataloader(self) -> Loader:
+        return self._rank_loader("val", augment=False)

@@ -1,0 +1,94 @@
+"""What both backends share: the order, the crops, and a position that can be saved and put back."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lightning_sq.data.crop import Crop, CropRule, generator_for
+from lightning_sq.data.index import ImageIndex
+from lightning_sq.data.order import EpochOrder
+from lightning_sq.types import PADDING_INDEX, Batch
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """An index with a rule that says how to cut each image. Image `i` of an epoch is the same wherever it is read."""
+
+    index: ImageIndex
+    crop_rule: CropRule
+    image_size: int
+    seed: int = 0
+
+    def path(self, index: int) -> Path:
+        """The file of an image; padding reads the first one, and is masked out of everything that counts."""
+        return self.index.folder / self.index.paths[max(index, 0)]
+
+    def crop(self, epoch: int, index: int) -> Crop:
+        """How image `index` is cut in `epoch`."""
+        height, width = self.index.sizes[max(index, 0)].tolist()
+        return self.crop_rule(generator_for(self.seed, epoch, max(index, 0)), height, width)
+
+    def labels(self, indices: np.ndarray) -> np.ndarray:
+        """Class indices (B,) int64; 0 for padding."""
+        return np.where(indices == PADDING_INDEX, 0, self.index.labels[indices])
+
+
+class Loader(ABC):
+    """Batches of one split for one rank, epoch by epoch.
+
+    Lightning calls `batch_sampler.set_epoch` before each epoch and saves `state_dict()`. Because the order is a function of
+    the seed, that state is two numbers, the same on every rank, whichever rank writes the checkpoint.
+    """
+
+    def __init__(self, dataset: Dataset, order: EpochOrder) -> None:
+        self.dataset = dataset
+        self.order = order
+        self.epoch = 0
+        self._taken = 0
+        self._resume_at = 0
+
+    @property
+    def batch_sampler(self) -> Loader:
+        """Where Lightning looks for `set_epoch`."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to `epoch`; a loader that was put back inside that very epoch still goes on where it was."""
+        if epoch != self.epoch:
+            self.epoch, self._resume_at = epoch, 0
+
+    def __len__(self) -> int:
+        return self.order.num_batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        first, self._resume_at = self._resume_at, 0
+        for self._taken, batch in enumerate(self.batches(self.epoch, first), start=first + 1):
+            yield batch
+
+    @abstractmethod
+    def batches(self, epoch: int, first: int) -> Iterator[Batch]:
+        """The batches of `epoch` from number `first` on."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position, and what it is a position in."""
+        return {"epoch": self.epoch, "batches_taken": self._taken, "order": self._fingerprint()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken; with other images, batch size or world size, start its epoch again."""
+        self.epoch = int(state["epoch"])
+        self._resume_at = int(state["batches_taken"]) if state["order"] == self._fingerprint() else 0
+
+    def _fingerprint(self) -> dict[str, int]:
+        order = self.order
+        return {
+            "num_images": order.num_images,
+            "batch_size": order.batch_size,
+            "world_size": order.world_size,
+            "seed": order.seed,
+        }

@@ -1,0 +1,7 @@
+"""nn.Module shells over `ops`: they hold hyper-parameters and buffers, and do no arithmetic."""
+
+from lightning_sq.layers.noise import PixelNoise
+from lightning_sq.layers.normalize import Normalize
+from lightning_sq.layers.soft_quantization import SoftQuantization
+
+__all__ = ["Normalize", "PixelNoise", "SoftQuantization"]

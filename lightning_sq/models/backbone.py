@@ -1,0 +1,92 @@
+"""timm behind one small door: the only file that imports it."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from lightning_sq.errors import InputError
+
+
+def check_architecture(name: str) -> str:
+    """`name` itself, or an InputError with the nearest names that timm has."""
+    if not timm.is_model(name.split(".")[0]):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
+        hint = f"Nearest: {', '.join(near)}" if near else "See timm.list_models()"
+        raise InputError(f"timm has no model named {name!r}. {hint}.")
+    return name
+
+
+def pretrained_normalization(architecture: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(mean, std) a channel that the architecture's pretrained weights were trained with, in pixel units."""
+    config = timm.get_pretrained_cfg(check_architecture(architecture))
+    if config is None:
+        return timm.data.IMAGENET_DEFAULT_MEAN, timm.data.IMAGENET_DEFAULT_STD
+    return tuple(config.mean), tuple(config.std)
+
+
+def create_backbone(architecture: str, num_classes: int) -> nn.Module:
+    """A timm model with random weights and a head of `num_classes` logits."""
+    return timm.create_model(check_architecture(architecture), num_classes=num_classes)
+
+
+def pretrained_state(architecture: str) -> dict[str, Tensor]:
+    """The weights that timm downloads for `architecture`.
+
+    Raises: InputError where they cannot be had, with the option that needs no network.
+    """
+    try:
+        return timm.create_model(check_architecture(architecture), pretrained=True).state_dict()
+    except Exception as error:  # timm and its hub raise many kinds; the way out is the same for all
+        raise InputError(
+            f"The pretrained weights of {architecture} could not be downloaded ({type(error).__name__}). "
+            "Set --model.pretrained false and --model.checkpoint_path FILE.safetensors to read a local file."
+        ) from error
+
+
+def file_state(path: Path) -> dict[str, Tensor]:
+    """The float32 tensors of a safetensors file, or of a `.pth` with nothing but tensors in it."""
+    if not path.is_file():
+        raise InputError(f"There is no weights file {path}. Give --model.checkpoint_path an existing .safetensors file.")
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            state = torch.load(path, weights_only=True, map_location="cpu")
+            state = state.get("state_dict", state)
+        return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+    except Exception as error:  # SafetensorError, UnpicklingError, and whatever a damaged pickle makes torch raise
+        raise InputError(
+            f"{path} is not a readable weights file ({type(error).__name__}). Download it again, or give another."
+        ) from error
+
+
+def load_backbone(backbone: nn.Module, state: dict[str, Tensor], *, source: str) -> list[str]:
+    """Put pretrained weights into `backbone`; a head of another size stays as it was made.
+
+    Returns: the names of the tensors that were left as they are because the head has other classes.
+    Raises: InputError if anything but the head does not fit.
+    """
+    own = backbone.state_dict()
+    head = backbone.pretrained_cfg["classifier"]
+    skipped = [
+        key for key in state if key in own and key.startswith(head) and state[key].shape != own[key].shape
+    ]
+    wrong = sorted(
+        {key for key in own.keys() ^ state.keys() if not key.endswith("num_batches_tracked")}
+        | {key for key in own.keys() & state.keys() if own[key].shape != state[key].shape and key not in skipped}
+    )
+    if wrong:
+        raise InputError(
+            f"{source} does not fit the model: {len(wrong)} tensors differ, the first is {wrong[0]!r}. "
+            "Set --model.architecture to the one that the weights are for."
+        )
+    kept: dict[str, Any] = {key: value for key, value in state.items() if key not in skipped}
+    backbone.load_state_dict({**own, **kept})
+    return skipped

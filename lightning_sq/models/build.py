@@ -1,0 +1,106 @@
+"""Assembles the model: a visible pipeline from pixels to logits."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from torch import nn
+
+from lightning_sq.errors import InputError
+from lightning_sq.layers import Normalize, SoftQuantization
+from lightning_sq.models.backbone import create_backbone
+
+
+@dataclass(frozen=True)
+class QuantizerConfig:
+    """The soft-quantization layer in a recipe or a release; see `SoftQuantization` for the meaning of each value."""
+
+    num_levels: int = 2
+    sharpness: float = 30.0
+    hard: bool = False
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything but the weights that a model is made of; what a release's config.json holds.
+
+    Args:
+        architecture: A timm model name.
+        class_names: One name for each logit, in order.
+        mean: Subtracted from each channel, in pixel units ([0, 1]).
+        std: Divides each channel.
+        image_size: Height and width that the model was trained for.
+        resize_size: Length of the shorter side before the centre crop of `image_size`.
+        quantizer: None for a model without one.
+    """
+
+    architecture: str
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    image_size: int
+    resize_size: int
+    quantizer: QuantizerConfig | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values only, as they stand in JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
+        """The inverse of `to_dict`. Raises: InputError on a missing, unknown or ill-typed value."""
+        try:
+            if values.keys() != {field.name for field in fields(cls)}:
+                raise KeyError(*sorted(values.keys() ^ {field.name for field in fields(cls)}))
+            quantizer = values["quantizer"]
+            return cls(
+                architecture=str(values["architecture"]),
+                class_names=tuple(str(name) for name in values["class_names"]),
+                mean=tuple(float(value) for value in values["mean"]),
+                std=tuple(float(value) for value in values["std"]),
+                image_size=int(values["image_size"]),
+                resize_size=int(values["resize_size"]),
+                quantizer=None if quantizer is None else QuantizerConfig(**quantizer),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"The model's description cannot be read ({error}). Export the checkpoint again.") from None
+
+
+class PixelClassifier(nn.Sequential):
+    """`quantize` (if the model has one), `normalize`, `backbone`: images (B, 3, H, W) in [0, 1] to logits (B, classes).
+
+    `print(model)` is the method's diagram, and `model.backbone.state_dict()` loads into plain timm.
+    """
+
+    config: ModelConfig
+
+    @property
+    def quantizer(self) -> SoftQuantization | None:
+        """The soft-quantization layer, or None."""
+        return getattr(self, "quantize", None)
+
+    def with_quantizer(self, quantizer: SoftQuantization) -> PixelClassifier:
+        """The same weights behind another quantizer; a model without one stays without."""
+        parts = OrderedDict(self.named_children())
+        if self.quantizer is not None:
+            parts["quantize"] = quantizer.train(self.training)
+        model = PixelClassifier(parts)
+        model.config, model.training = self.config, self.training
+        return model
+
+
+def build_model(config: ModelConfig) -> PixelClassifier:
+    """The model that `config` describes, with random weights.
+
+    Raises: InputError for an architecture that timm lacks or a quantizer that cannot be.
+    """
+    parts: OrderedDict[str, nn.Module] = OrderedDict()
+    if config.quantizer is not None:
+        parts["quantize"] = SoftQuantization(**asdict(config.quantizer))
+    parts["normalize"] = Normalize(config.mean, config.std)
+    parts["backbone"] = create_backbone(config.architecture, len(config.class_names))
+    model = PixelClassifier(parts)
+    model.config = config
+    return model

@@ -1,0 +1,87 @@
+"""Trained weights for others: `load` them in one line, `export` them from a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from lightning_sq.errors import InputError
+from lightning_sq.models import PixelClassifier
+from lightning_sq.models.checkpoint_format import TrainedModel, read_checkpoint, read_release, write_release
+
+
+def load(source: str | Path) -> PixelClassifier:
+    """A trained model in eval mode: images (B, 3, H, W) in [0, 1] in, logits (B, classes) out.
+
+    Args:
+        source: A release folder, or a Lightning checkpoint that `lightning-sq fit` wrote.
+    Raises: InputError if it is missing, damaged, or something else. Nothing that the file contains is run.
+    Example:
+        >>> model = lightning_sq.load("runs/demo/release")        # doctest: +SKIP
+        >>> model(images).argmax(1)                               # doctest: +SKIP
+    """
+    return read_trained(Path(source)).build()
+
+
+def read_trained(path: Path) -> TrainedModel:
+    """Weights and description, from a release folder or a checkpoint."""
+    if path.is_dir():
+        return read_release(path)
+    if not path.exists():
+        raise InputError(f"There is no model at {path}. Give a release folder or a .ckpt file of lightning-sq fit.")
+    return read_checkpoint(path)
+
+
+def export(checkpoint: Path, folder: Path, *, overwrite: bool = False) -> None:
+    """Write a release of the model in `checkpoint`.
+
+    Raises: InputError if the checkpoint cannot be read or `folder` is in the way.
+    """
+    trained = read_checkpoint(checkpoint)
+    trained.build()  # refuses weights that do not fit, before anything is written
+    write_release(folder, trained, model_card(trained), overwrite=overwrite)
+
+
+def model_card(trained: TrainedModel) -> str:
+    """README.md of a release, in the Hub's format; numbers stand only where a run measured them."""
+    config, quantizer = trained.config, trained.config.quantizer
+    front = "none" if quantizer is None else f"{quantizer.num_levels} levels, " + (
+        "hard" if quantizer.hard else f"sharpness {quantizer.sharpness:g}"
+    )
+    recipe = json.dumps(trained.training.get("recipe", {}), indent=2)
+    return f"""---
+library_name: lightning_sq
+pipeline_tag: image-classification
+tags: [adversarial-robustness, soft-quantization, timm]
+---
+
+# {config.architecture} with soft quantization: {front}
+
+| | |
+| --- | --- |
+| architecture | timm `{config.architecture}`, {len(config.class_names)} classes |
+| soft quantization | {front} |
+| input | RGB pixels in [0, 1], {config.image_size} x {config.image_size}; nothing is to be normalised by the caller |
+| preprocessing | shorter side to {config.resize_size} (bilinear, antialiased), centre crop of {config.image_size} |
+| trained | {trained.training.get("epoch", "?")} epochs, {trained.training.get("global_step", "?")} steps |
+
+## Use
+
+```python
+import lightning_sq
+
+model = lightning_sq.load("PATH/TO/THIS/FOLDER")
+logits = model(images)  # (B, 3, {config.image_size}, {config.image_size}) in [0, 1]
+```
+
+## Robustness
+
+Not stated here. Measure it: `lightning-sq evaluate PATH/TO/THIS/FOLDER --data DATA --epsilon 8/255`. A quantizer hides
+gradients, so an accuracy under plain PGD alone says nothing.
+
+## Training recipe
+
+```json
+{recipe}
+```
+"""

@@ -1,0 +1,1 @@
+"""Lightning's side: the module, the optimiser, the callbacks and the command line around them."""

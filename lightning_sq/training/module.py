@@ -1,0 +1,143 @@
+"""The LightningModule: wiring between a model, an objective and an optimiser, all built elsewhere."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
+
+from lightning_sq.metrics import input_gradient_l1
+from lightning_sq.models import PixelClassifier
+from lightning_sq.objectives import Objective
+from lightning_sq.models.checkpoint_format import checkpoint_entry
+from lightning_sq.training.optim import Optimization, make_optimizer, make_schedule
+from lightning_sq.types import Batch
+
+GRADIENT_IMAGES = 256
+"""The input gradient is measured on the validation images with the first indices, whatever the batches are."""
+
+
+class ClassifierModule(LightningModule):
+    """Trains `model` by `objective`.
+
+    Logs train/loss, train/top1 (on the images as trained, noisy ones included); val/loss, val/clean_top1,
+    val/clean_top5, val/noisy_top1, val/input_gradient_l1. Accuracies are in [0, 1].
+
+    Args:
+        model: Pixels in [0, 1] to logits.
+        objective: What is minimised.
+        optimization: How.
+        seed: Of the objective's random streams; each rank has its own.
+
+    `recipe`, the run's whole configuration, is set by the command line and saved in every checkpoint.
+    """
+
+    def __init__(
+        self, model: PixelClassifier, objective: Objective, optimization: Optimization, seed: int = 0
+    ) -> None:
+        super().__init__()
+        self.model = model.to(memory_format=torch.channels_last)
+        self.objective = objective
+        self.optimization = optimization
+        self.seed = seed
+        self.recipe: dict[str, Any] = {}
+        num_classes = len(model.config.class_names)
+        top1 = {"num_classes": num_classes, "average": "micro", "validate_args": False}
+        self.train_top1 = MulticlassAccuracy(**top1)
+        self.val_metrics = nn.ModuleDict(
+            {
+                "loss": MeanMetric(),
+                "clean_top1": MulticlassAccuracy(**top1),
+                "clean_top5": MulticlassAccuracy(**top1, top_k=min(5, num_classes)),
+                "noisy_top1": MulticlassAccuracy(**top1),
+                "input_gradient_l1": MeanMetric(),
+            }
+        )
+
+    def setup(self, stage: str) -> None:  # noqa: ARG002 (the signature is Lightning's)
+        self.objective.seed(self.seed, self.global_rank)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images.contiguous(memory_format=torch.channels_last))
+
+    def training_step(self, batch: Batch) -> Tensor:
+        loss, logits = self.objective(self, batch.images, batch.labels)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"The loss is {loss.item()} at step {self.global_step} on rank {self.global_rank}. "
+                "Lower --model.optimization.base_learning_rate and go on from the last checkpoint with --resume."
+            )
+        self.train_top1(logits.detach(), batch.labels)
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        self.log("train/top1", self.train_top1, on_step=False, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch: Batch) -> None:
+        images, labels, indices = (part[batch.valid] for part in batch)
+        if len(labels):
+            self._measure(images, labels, indices)
+        for name, metric in self.val_metrics.items():
+            if metric.update_called or len(labels) == 0:
+                self.log(f"val/{name}", metric, prog_bar=name.endswith("top1"), batch_size=max(1, len(labels)))
+
+    test_step = validation_step
+
+    def _measure(self, images: Tensor, labels: Tensor, indices: Tensor) -> None:
+        logits = self(images)
+        self.val_metrics["loss"].update(cross_entropy(logits.float(), labels), weight=len(labels))
+        self.val_metrics["clean_top1"].update(logits, labels)
+        self.val_metrics["clean_top5"].update(logits, labels)
+        noisy = self.objective.perturb_repeatably(images, indices)
+        if noisy is not None:
+            self.val_metrics["noisy_top1"].update(self(noisy), labels)
+        probe = indices < GRADIENT_IMAGES
+        if probe.any():
+            self.val_metrics["input_gradient_l1"].update(input_gradient_l1(self, images[probe], labels[probe]))
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = make_optimizer(self.model, self.optimization, global_batch_size=self._global_batch_size())
+        steps_per_epoch, total_steps = self._count_steps()
+        warmup_steps = round(self.optimization.warmup_epochs * steps_per_epoch)
+        schedule = make_schedule(optimizer, warmup_steps=min(warmup_steps, total_steps), total_steps=total_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _global_batch_size(self) -> int:
+        trainer = self.trainer
+        return trainer.datamodule.batch_size_per_device * trainer.world_size * trainer.accumulate_grad_batches
+
+    def _count_steps(self) -> tuple[int, int]:
+        """(optimizer steps an epoch, in all), without `estimated_stepping_batches`: reading that drops a loader's state."""
+        trainer = self.trainer
+        batches = trainer.datamodule.num_training_batches(trainer.world_size)
+        limit = trainer.limit_train_batches
+        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+        steps_per_epoch = max(1, math.ceil(batches / trainer.accumulate_grad_batches))
+        epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else math.inf
+        limits = [steps_per_epoch * epochs] + ([trainer.max_steps] if trainer.max_steps > 0 else [])
+        total = min(limits)
+        return steps_per_epoch, int(total) if math.isfinite(total) else steps_per_epoch
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        state = self.objective.random_state
+        states: list[Tensor | None] = [state]
+        if self.trainer.world_size > 1:  # every rank comes here, only rank 0 writes
+            states = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(states, state)
+        checkpoint["lightning_sq"] = checkpoint_entry(self.model.config, states, self.recipe)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        states = checkpoint["lightning_sq"]["random_states"]
+        if len(states) == self.trainer.world_size:
+            self.objective.random_state = states[self.global_rank]
+        else:
+            rank_zero_warn(
+                f"The checkpoint is from {len(states)} processes and this run has {self.trainer.world_size}: "
+                "noise starts a new stream, and the epoch starts again."
+            )

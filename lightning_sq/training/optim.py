@@ -1,0 +1,67 @@
+"""SGD with momentum, no weight decay on norms and biases, linear warm-up and cosine decay."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from lightning_sq.errors import InputError
+
+
+@dataclass
+class Optimization:
+    """How the weights follow the gradient.
+
+    Args:
+        base_learning_rate: Peak, for a global batch of 256 images; scaled linearly with the global batch
+            (Goyal et al. 2017, arXiv 1706.02677).
+        momentum: Nesterov.
+        weight_decay: On weights of convolutions and linear layers only.
+        warmup_epochs: Linear rise from 0; may be a fraction.
+    """
+
+    base_learning_rate: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    warmup_epochs: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.base_learning_rate <= 0:
+            raise InputError(f"base_learning_rate={self.base_learning_rate} is not above 0. 0.1 is usual for SGD.")
+        for name in ("momentum", "weight_decay", "warmup_epochs"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name}={getattr(self, name)} is negative. 0 switches it off.")
+
+
+def make_optimizer(model: nn.Module, optimization: Optimization, *, global_batch_size: int) -> torch.optim.SGD:
+    """SGD over two groups: weights, which decay, and norms and biases (tensors of one dimension), which do not."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    return torch.optim.SGD(
+        [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": optimization.weight_decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ],
+        lr=optimization.base_learning_rate * global_batch_size / 256,
+        momentum=optimization.momentum,
+        nesterov=optimization.momentum > 0,
+    )
+
+
+def warmup_cosine(step: int, *, warmup_steps: int, total_steps: int) -> float:
+    """Factor on the peak learning rate for the optimizer step with number `step`, counted from 0.
+
+    Rises linearly to 1 over the first `warmup_steps`, then falls along a half cosine to 0 at `total_steps`.
+    """
+    if step < warmup_steps:
+        return (step + 1) / (warmup_steps + 1)
+    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def make_schedule(optimizer: torch.optim.Optimizer, *, warmup_steps: int, total_steps: int) -> LambdaLR:
+    """`warmup_cosine` as a torch scheduler, stepped once an optimizer step."""
+    return LambdaLR(optimizer, lambda step: warmup_cosine(step, warmup_steps=warmup_steps, total_steps=total_steps))

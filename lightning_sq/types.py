@@ -1,0 +1,58 @@
+"""The words that every part of the project shares: a batch, the pixel range, a perturbation budget.
+
+Shape legend: B images in a batch, C channels (3, RGB), H and W pixels, K quantization levels.
+Pixels are float32, NCHW, RGB, in [0, 1] from the loader to the normaliser: nothing else is ever normalised.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import TYPE_CHECKING, NamedTuple
+
+from lightning_sq.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PIXEL_BOUNDS = (0.0, 1.0)
+
+PADDING_INDEX = -1
+"""The index of a sample that only fills a batch up, so that every rank has as many batches as the others."""
+
+
+class Batch(NamedTuple):
+    """What a loader yields.
+
+    Args:
+        images: (B, 3, H, W) float32 in [0, 1].
+        labels: (B,) int64 class indices.
+        indices: (B,) int64 positions in the dataset's index, or `PADDING_INDEX`.
+    """
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+
+    @property
+    def valid(self) -> Tensor:
+        """(B,) bool: the samples that count; the others are padding."""
+        return self.indices != PADDING_INDEX
+
+
+def parse_epsilon(value: float | str, *, name: str = "epsilon") -> float:
+    """A perturbation budget in units of the full pixel range, from a number or a fraction such as `8/255`.
+
+    Returns: the budget as a float in [0, 1].
+    Raises: InputError if it is not a number, negative, or above 1.
+    Example:
+        >>> round(parse_epsilon("8/255"), 4)
+        0.0314
+    """
+    try:
+        epsilon = float(Fraction(value.replace(" ", ""))) if isinstance(value, str) else float(value)
+    except (ValueError, ZeroDivisionError):
+        raise InputError(f"{name}={value} is not a number. Write 8/255 or 0.03.") from None
+    if not 0.0 <= epsilon <= 1.0:
+        hint = f"Write {value}/255 if you mean 8-bit steps" if epsilon > 1 else "Write 8/255 or 0.03"
+        raise InputError(f"{name}={value} is not in [0, 1], the full pixel range. {hint}.")
+    return epsilon
