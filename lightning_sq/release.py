@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from lightning_sq.errors import InputError
-from lightning_sq.models import PixelClassifier
+from lightning_sq.models import ModelConfig, PixelClassifier, backbone, build_model
 from lightning_sq.models.checkpoint_format import TrainedModel, read_checkpoint, read_release, write_release
 
 
@@ -14,22 +14,38 @@ def load(source: str | Path) -> PixelClassifier:
     """A trained model in eval mode: images (B, 3, H, W) in [0, 1] in, logits (B, classes) out.
 
     Args:
-        source: A release folder, or a Lightning checkpoint that `lightning-sq fit` wrote.
+        source: A release folder; a Lightning checkpoint that `lightning-sq fit` wrote; or an undefended ImageNet-1k
+            model of timm, `timm:resnet50` (downloaded by timm) or `timm:resnet50@weights.safetensors`.
     Raises: InputError if it is missing, damaged, or something else. Nothing that the file contains is run.
     Example:
         >>> model = lightning_sq.load("runs/demo/release")        # doctest: +SKIP
         >>> model(images).argmax(1)                               # doctest: +SKIP
     """
-    return read_trained(Path(source)).build()
+    return read_trained(source).build()
 
 
-def read_trained(path: Path) -> TrainedModel:
-    """Weights and description, from a release folder or a checkpoint."""
+def read_trained(source: str | Path) -> TrainedModel:
+    """Weights and description of anything that `load` takes."""
+    if str(source).startswith("timm:"):
+        return _timm_model(str(source).removeprefix("timm:"))
+    path = Path(source)
     if path.is_dir():
         return read_release(path)
     if not path.exists():
-        raise InputError(f"There is no model at {path}. Give a release folder or a .ckpt file of lightning-sq fit.")
+        raise InputError(f"There is no model at {path}. Give a release folder, a .ckpt of lightning-sq fit, or timm:NAME.")
     return read_checkpoint(path)
+
+
+def _timm_model(text: str) -> TrainedModel:
+    architecture, _, file = text.partition("@")
+    mean, std = backbone.pretrained_normalization(architecture)
+    image_size, resize_size = backbone.evaluation_sizes(architecture)
+    names = backbone.imagenet_class_names(1000)
+    config = ModelConfig(architecture, names, mean, std, image_size, resize_size)
+    model = build_model(config)
+    state = backbone.file_state(Path(file)) if file else backbone.pretrained_state(architecture)
+    backbone.load_backbone(model.backbone, state, source=file or f"timm's {architecture}")
+    return TrainedModel(config, model.state_dict())
 
 
 def export(checkpoint: Path, folder: Path, *, overwrite: bool = False) -> None:

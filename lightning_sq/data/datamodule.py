@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from lightning_sq.data.crop import random_resized_crop, resize_and_center_crop
 from lightning_sq.data.index import ImageIndex, class_folders, load_index
-from lightning_sq.data.loader import Dataset, Loader
+from lightning_sq.data.loader import Backend, Dataset, Loader, make_loader
 from lightning_sq.data.order import EpochOrder
 from lightning_sq.errors import InputError
 from lightning_sq.paths import cache_folder
@@ -42,7 +42,7 @@ class ImageFolderData(LightningDataModule):
     def __init__(
         self,
         root: str = "data/digits",
-        backend: Literal["dali", "torchvision"] = "dali",
+        backend: Backend = "dali",
         image_size: int = 224,
         resize_size: int | None = None,
         batch_size_per_device: int = 32,
@@ -128,13 +128,9 @@ class ImageFolderData(LightningDataModule):
         order = EpochOrder(
             len(dataset.index), self.batch_size_per_device, world_size, rank, augment, augment, self.seed
         )
-        if self.backend == "torchvision":
-            from lightning_sq.data.torch_loader import TorchvisionLoader
-
-            return TorchvisionLoader(dataset, order, num_workers=self.num_threads)
-        from lightning_sq.data.dali import DaliLoader
-
-        return DaliLoader(dataset, order, num_threads=self.num_threads, device_id=device_id)
+        return make_loader(
+            dataset, order, backend=self.backend, num_threads=self.num_threads, device_id=device_id
+        )
 
     def num_training_batches(self, world_size: int) -> int:
         """Steps an epoch, without building a loader."""

@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,6 +48,15 @@ class ImageIndex:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def take(self, positions: np.ndarray) -> ImageIndex:
+        """The images at `positions` only, in that order."""
+        return replace(
+            self,
+            paths=tuple(self.paths[i] for i in positions.tolist()),
+            labels=self.labels[positions],
+            sizes=self.sizes[positions],
+        )
 
 
 class _Files(NamedTuple):

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from lightning_sq.data.crop import Crop, CropRule, generator_for
 from lightning_sq.data.index import ImageIndex
 from lightning_sq.data.order import EpochOrder
 from lightning_sq.types import PADDING_INDEX, Batch
+
+
+Backend = Literal["dali", "torchvision"]
 
 
 @dataclass(frozen=True)
@@ -92,3 +97,35 @@ class Loader(ABC):
             "world_size": order.world_size,
             "seed": order.seed,
         }
+
+
+def make_loader(
+    dataset: Dataset, order: EpochOrder, *, backend: Backend, num_threads: int, device_id: int | None = None
+) -> Loader:
+    """A loader of the named backend, whose library is imported only now.
+
+    Args:
+        dataset: What to read and how to cut it.
+        order: This rank's share.
+        backend: "dali" or "torchvision".
+        num_threads: DALI's CPU threads, or torchvision's worker processes.
+        device_id: The local GPU for DALI; None decodes on the CPU.
+    """
+    if backend == "torchvision":
+        from lightning_sq.data.torch_loader import TorchvisionLoader
+
+        return TorchvisionLoader(dataset, order, num_workers=num_threads)
+    from lightning_sq.data.dali import DaliLoader
+
+    return DaliLoader(dataset, order, num_threads=num_threads, device_id=device_id)
+
+
+def read_all(loader: Loader, progress: Callable[[int, int], None] | None = None) -> tuple[Tensor, Tensor]:
+    """(images, labels) of one epoch in one piece, without padding; for sets that fit into memory."""
+    images, labels = [], []
+    for done, batch in enumerate(loader, start=1):
+        images.append(batch.images[batch.valid])
+        labels.append(batch.labels[batch.valid])
+        if progress is not None:
+            progress(done, len(loader))
+    return torch.cat(images), torch.cat(labels)

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lightning_sq.ops.noise import NOISES
+from lightning_sq.ops.noise import NOISES, draw_for_each
 from lightning_sq.types import PIXEL_BOUNDS, parse_epsilon
 
 NoiseKind = Literal["uniform", "rademacher", "gaussian"]
@@ -66,11 +66,8 @@ class PixelNoise(nn.Module):
 
         So a validation says the same on any number of processes, and takes nothing from the training's stream.
         """
-        generator = torch.Generator(images.device)
-        noise = torch.empty_like(images)
-        for i, index in enumerate(indices.tolist()):
-            generator.manual_seed(index & 0xFFFFFFFF)
-            noise[i] = NOISES[self.kind](images[i], epsilon=self.epsilon, generator=generator)
+        draw = NOISES[self.kind]
+        noise = draw_for_each(images, indices.tolist(), lambda x, generator: draw(x, epsilon=self.epsilon, generator=generator))
         return (images + noise).clamp(*PIXEL_BOUNDS)
 
     def extra_repr(self) -> str:

@@ -31,6 +31,20 @@ def pretrained_normalization(architecture: str) -> tuple[tuple[float, ...], tupl
     return tuple(config.mean), tuple(config.std)
 
 
+def imagenet_class_names(num_classes: int) -> tuple[str, ...]:
+    """The synsets of ImageNet-1k in the order of its logits, which are the names of its class folders."""
+    if num_classes != 1000:
+        raise InputError(f"Only ImageNet-1k models are known by name; this one has {num_classes} classes.")
+    return tuple(timm.data.ImageNetInfo("imagenet-1k").label_names())
+
+
+def evaluation_sizes(architecture: str) -> tuple[int, int]:
+    """(image size, shorter side before the centre crop) that the pretrained weights are evaluated with."""
+    config = timm.get_pretrained_cfg(check_architecture(architecture))
+    image_size = config.input_size[-1] if config else 224
+    return image_size, int(image_size / (config.crop_pct if config else 0.875))
+
+
 def create_backbone(architecture: str, num_classes: int) -> nn.Module:
     """A timm model with random weights and a head of `num_classes` logits."""
     return timm.create_model(check_architecture(architecture), num_classes=num_classes)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Generator, Tensor
+from collections.abc import Sequence
 
+import torch
+from torch import Tensor
+
+from lightning_sq.ops.noise import draw_for_each, uniform_noise
 from lightning_sq.types import PIXEL_BOUNDS
 
 
@@ -14,7 +17,12 @@ def project(adversarial: Tensor, images: Tensor, epsilon: float) -> Tensor:
     return torch.min(torch.max(adversarial, images - epsilon), images + epsilon).clamp(low, high)
 
 
-def random_start(images: Tensor, epsilon: float, generator: Generator) -> Tensor:
-    """A point drawn uniformly from the ball, cut to the box."""
-    noise = torch.rand(images.shape, generator=generator, device=images.device, dtype=images.dtype)
-    return project(images + (noise * 2 - 1) * epsilon, images, epsilon)
+def random_start(images: Tensor, epsilon: float, seeds: Sequence[int]) -> Tensor:
+    """A point drawn uniformly from each image's ball, cut to the box; one seed an image."""
+    noise = draw_for_each(images, seeds, lambda x, generator: uniform_noise(x, epsilon=epsilon, generator=generator))
+    return project(images + noise, images, epsilon)
+
+
+def distance(adversarial: Tensor, images: Tensor) -> Tensor:
+    """The largest change of a pixel in each image: (B,) for (B, C, H, W)."""
+    return (adversarial - images).abs().flatten(1).amax(1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 import torch
 from torch import Generator, Tensor
 
@@ -23,3 +25,12 @@ def gaussian_noise(like: Tensor, *, epsilon: float, generator: Generator) -> Ten
 
 
 NOISES = {"uniform": uniform_noise, "rademacher": rademacher_noise, "gaussian": gaussian_noise}
+
+
+def draw_for_each(images: Tensor, seeds: Iterable[int], draw: Callable[[Tensor, Generator], Tensor]) -> Tensor:
+    """`draw(image, generator)` for each of (B, C, H, W), every image with a seed of its own.
+
+    So what an image gets depends neither on the other images of its batch nor on the number of processes.
+    """
+    generator = torch.Generator(images.device)
+    return torch.stack([draw(x, generator.manual_seed(seed)) for x, seed in zip(images, seeds, strict=True)])

@@ -31,7 +31,7 @@ class Throughput(Callback):
         now = time.perf_counter()
         self._seconds, self._since = self._seconds + now - self._since, now
         rate = self._images / self._seconds
-        pl_module.log("train/images_per_second", rate, prog_bar=True, on_step=False, on_epoch=True, reduce_fx="max")
+        pl_module.log("train/images_per_second", rate, prog_bar=True, on_step=False, on_epoch=True, sync_dist=True)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._since = time.perf_counter()

@@ -150,7 +150,7 @@ def _checkpointing(output: Path, minutes: float) -> list[ModelCheckpoint]:
 
 def main(arguments: list[str]) -> None:
     """Run LightningCLI on `arguments`, which begin with fit, validate or test."""
-    sys.argv = ["lightning-sq", *arguments]
+    sys.argv = [sys.argv[0], *arguments]  # DDP starts the other processes by the same command
     CommandLine(
         build_module,
         ImageFolderData,

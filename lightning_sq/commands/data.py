@@ -1,0 +1,57 @@
+"""`lightning-sq data digits` and `lightning-sq data check`."""
+
+from __future__ import annotations
+
+from argparse import RawDescriptionHelpFormatter
+from collections import Counter
+from pathlib import Path
+
+from lightning_sq.commands.parser import Parser
+from lightning_sq.errors import InputError
+
+
+def main(arguments: list[str]) -> None:
+    parser = Parser("lightning-sq data", description="Make and look at data.", formatter_class=RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{digits,check}", parser_class=Parser)
+    digits = commands.add_parser("digits", help="write scikit-learn's 1,797 handwritten digits as a JPEG image folder")
+    digits.add_argument("folder", nargs="?", type=Path, default=Path("data/digits"), help="default: data/digits")
+    digits.add_argument("--overwrite", action="store_true", help="write anew a folder that this command wrote")
+    digits.add_argument("--keep", action="store_true", help="be content with a folder that exists already")
+    check = commands.add_parser("check", help="decode every file once; exit status 2 if one is unreadable")
+    check.add_argument("folder", type=Path, help="a folder with train/ and val/, or one with class folders")
+    options = parser.parse_args(arguments)
+    if options.command == "digits":
+        _digits(options.folder, overwrite=options.overwrite, keep=options.keep)
+    else:
+        _check(options.folder)
+
+
+def _digits(folder: Path, *, overwrite: bool, keep: bool) -> None:
+    from lightning_sq.data.digits import write_digits
+
+    if keep and folder.is_dir():
+        print(f"{folder} is there already")
+        return
+    print(f"{write_digits(folder, overwrite=overwrite):,} images written to {folder}")
+
+
+def _check(folder: Path) -> None:
+    from lightning_sq.data.index import class_folders, load_index
+    from lightning_sq.paths import cache_folder
+    from lightning_sq.progress import progress_bar
+
+    splits = [folder / name for name in ("train", "val") if (folder / name).is_dir()] or [folder]
+    if len(splits) == 2 and (odd := set(class_folders(splits[0])) ^ set(class_folders(splits[1]))):
+        print(f"classes in one split only: {', '.join(sorted(odd))}")
+    bad = []
+    for split in splits:
+        with progress_bar(f"checking {split.name}", "files") as advance:
+            index = load_index(split, cache=cache_folder() / "indexes", progress=advance)
+        counts = Counter(index.labels.tolist())
+        few, many = min(counts.values()), max(counts.values())
+        print(f"{split}: {len(index):,} images in {len(index.class_names)} classes, {few:,} to {many:,} a class")
+        bad += [(split / item.path, item.reason) for item in index.unreadable]
+    for path, reason in bad:
+        print(f"unreadable: {path}: {reason}")
+    if bad:
+        raise InputError(f"{len(bad)} unreadable image{'s' * (len(bad) > 1)} in {folder}, named above. Mend or remove them.")

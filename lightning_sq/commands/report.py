@@ -1,0 +1,22 @@
+"""`lightning-sq report`: draw the report of an evaluation again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lightning_sq.commands.parser import Parser
+
+
+def main(arguments: list[str]) -> None:
+    parser = Parser("lightning-sq report", description="Draw robustness.png and report.html again from results.json.")
+    parser.add_argument("folder", type=Path, help="the output folder of an evaluation")
+    options = parser.parse_args(arguments)
+
+    from rich.console import Console
+
+    from lightning_sq.evaluation.report import printed_table, write_report
+    from lightning_sq.evaluation.results import read_results
+
+    write_report(options.folder)
+    Console().print(printed_table(read_results(options.folder)))
+    print(f"{options.folder / 'report.html'}")
