@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 
 @contextmanager
@@ -18,8 +18,8 @@ def progress_bar(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     console = Console(stderr=True)
     progress = Progress(
         TextColumn("{task.description}"),
-        BarColumn(bar_width=30),
-        MofNCompleteColumn(),
+        BarColumn(bar_width=16),
+        TextColumn("{task.completed:,}/{task.total:,}"),
         TextColumn(unit),
         TimeElapsedColumn(),
         TextColumn("left"),

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -144,12 +145,12 @@ def _known(files: _Files, path: Path) -> tuple[np.ndarray, np.ndarray, list[str]
     count = len(files.paths)
     heights, widths, reasons = np.full(count, -1, np.int32), np.full(count, -1, np.int32), [""] * count
     try:
-        with np.load(path, allow_pickle=False) as saved:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as saved:
             if int(saved["version"]) != FORMAT_VERSION:
                 return heights, widths, reasons
             rows = {name: k for k, name in enumerate(saved["paths"].tolist())}
             columns = [saved[key] for key in ("bytes", "mtimes", "heights", "widths", "reasons")]
-    except (OSError, ValueError, KeyError, EOFError):  # none yet, or a damaged one: look again
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):  # none yet, or a damaged one: look again
         return heights, widths, reasons
     for i, name in enumerate(files.paths.tolist()):
         k = rows.get(name)
@@ -178,7 +179,9 @@ def _save(path: Path, files: _Files, heights: np.ndarray, widths: np.ndarray, re
 def _inspect_all(
     folder: Path, files: _Files, todo: Sequence[int]
 ) -> Iterator[tuple[int, tuple[int, int], str]]:
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    # PIL warns of oddities that decode all the same; the filter is process-wide, so it is set here and not in a thread
+    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        warnings.simplefilter("ignore")
         results = pool.map(lambda i: inspect_image(folder / str(files.paths[i])), todo)
         for i, (size, reason) in zip(todo, results, strict=True):
             yield i, size, reason
@@ -189,17 +192,15 @@ def inspect_image(path: Path) -> tuple[tuple[int, int], str]:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path) as image:
-                width, height = image.size
-                image.load()
+        with Image.open(path) as image:
+            width, height = image.size
+            image.load()
         return (height, width), ""
     except UnidentifiedImageError:
         return (0, 0), "empty" if path.stat().st_size == 0 else "not an image"
     except Image.DecompressionBombError:
         return (0, 0), f"more than {2 * Image.MAX_IMAGE_PIXELS} pixels"
     except OSError as error:
-        return (0, 0), "truncated" if "truncated" in str(error) else str(error)
+        return (0, 0), "truncated" if "truncated" in str(error).lower() else str(error)
     except (SyntaxError, ValueError) as error:  # PIL's PNG reader raises SyntaxError
         return (0, 0), str(error)

@@ -97,7 +97,7 @@ def evaluate(
         for budget in epsilons:
             todo = torch.nonzero(alive)[:, 0]
             done += len(images) - len(todo)
-            for chunk in todo.split(batch_size):
+            for chunk in todo.split(batch_size) if len(todo) else ():
                 found = _attack(attack, model, images[chunk], labels[chunk], _seeds(seed, chunk), budget)
                 alive[chunk] = ~fools(model, found, images[chunk], labels[chunk], epsilon=budget)
                 adversarial[chunk[unbroken[chunk]]] = found[unbroken[chunk]]

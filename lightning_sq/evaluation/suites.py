@@ -65,8 +65,6 @@ def attacks_by_name(names: str | Sequence[str]) -> dict[str, Attack]:
         names = SUITES.get(names) or [name.strip() for name in names.split(",") if name.strip()]
     unknown = [name for name in names if name not in ATTACKS]
     if unknown or not names:
-        raise InputError(
-            f"There is no attack {unknown[0]!r}. " if unknown else "No attack is named. "
-            f"Choose a suite ({', '.join(SUITES)}) or attacks: {', '.join(ATTACKS)}."
-        )
+        problem = f"There is no attack {unknown[0]!r}" if unknown else "No attack is named"
+        raise InputError(f"{problem}. Choose a suite ({', '.join(SUITES)}) or attacks: {', '.join(ATTACKS)}.")
     return {name: ATTACKS[name] for name in names}

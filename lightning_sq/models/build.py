@@ -74,7 +74,9 @@ class PixelClassifier(nn.Sequential):
     `print(model)` is the method's diagram, and `model.backbone.state_dict()` loads into plain timm.
     """
 
-    config: ModelConfig
+    def __init__(self, parts: OrderedDict[str, nn.Module], config: ModelConfig | None = None) -> None:
+        super().__init__(parts)
+        self.config = config
 
     @property
     def quantizer(self) -> SoftQuantization | None:
@@ -86,8 +88,8 @@ class PixelClassifier(nn.Sequential):
         parts = OrderedDict(self.named_children())
         if self.quantizer is not None:
             parts["quantize"] = quantizer.train(self.training)
-        model = PixelClassifier(parts)
-        model.config, model.training = self.config, self.training
+        model = PixelClassifier(parts, self.config)
+        model.training = self.training
         return model
 
 
@@ -101,6 +103,4 @@ def build_model(config: ModelConfig) -> PixelClassifier:
         parts["quantize"] = SoftQuantization(**asdict(config.quantizer))
     parts["normalize"] = Normalize(config.mean, config.std)
     parts["backbone"] = create_backbone(config.architecture, len(config.class_names))
-    model = PixelClassifier(parts)
-    model.config = config
-    return model
+    return PixelClassifier(parts, config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from datetime import timedelta
@@ -110,6 +111,16 @@ class CommandLine(LightningCLI):
             csv = CSVLogger(output, LOGS)
             self.trainer.loggers = [csv, TensorBoardLogger(output, LOGS, version=csv.version)]
 
+    def after_validate(self) -> None:
+        self._write_metrics("validate")
+
+    def after_test(self) -> None:
+        self._write_metrics("test")
+
+    def _write_metrics(self, name: str) -> None:
+        metrics = {key: value.item() for key, value in sorted(self.trainer.callback_metrics.items())}
+        write_json(Path(self.config_init[name]["output"]) / f"{name}.json", metrics)
+
 
 def _parts_of_run(output: Path) -> list[Path]:
     return [output / name for name in (CONFIG_FILE, CHECKPOINTS, LOGS) if (output / name).exists()]
@@ -136,6 +147,13 @@ def write_config(path: Path, config: dict[str, Any]) -> None:
     """Keep the run's whole configuration beside its results."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(config, sort_keys=False))
+
+
+@rank_zero_only
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Keep numbers beside the run that they are of."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(values, indent=2) + "\n")
 
 
 def _checkpointing(output: Path, minutes: float) -> list[ModelCheckpoint]:

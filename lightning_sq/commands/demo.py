@@ -1,0 +1,65 @@
+"""`lightning-sq demo`: JPEG files to a robustness report on handwritten digits, by the commands a person would type."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from lightning_sq.commands.parser import Parser
+from lightning_sq.errors import InputError
+
+MODELS = {"natural": "digits_natural.yaml", "soft_quantization": "digits.yaml"}
+METHOD = "soft_quantization"
+
+
+def main(arguments: list[str]) -> None:
+    parser = Parser("lightning-sq demo", description="The whole pipeline on scikit-learn's handwritten digits.")
+    parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="default: runs/demo")
+    parser.add_argument("--data", type=Path, default=Path("data/digits"), help="made if missing; default: data/digits")
+    parser.add_argument("--configs", type=Path, default=Path("configs"), help="default: configs, of the clone")
+    parser.add_argument("--epsilon", default="0.1", help="largest L-inf budget; default: 0.1")
+    parser.add_argument("--num-images", type=int, default=128, help="validation images to attack; default: 128")
+    parser.add_argument("--max-epochs", type=int, help="default: as the configs say")
+    options = parser.parse_args(arguments)
+    for name in MODELS.values():
+        if not (options.configs / name).is_file():
+            raise InputError(f"There is no {options.configs / name}. Run the demo in a clone of the project, or give --configs.")
+    epochs = [] if options.max_epochs is None else ["--trainer.max_epochs", str(options.max_epochs)]
+    output = options.output
+
+    _run("data", "digits", options.data, "--keep")
+    for name, config in MODELS.items():
+        data = ["--data.root", options.data]
+        _run("fit", "--config", options.configs / config, *data, "--output", output / name, "--overwrite", *_processes(), *epochs)
+    _run("export", output / METHOD / "checkpoints/last.ckpt", output / "release", "--overwrite")
+    _run(
+        "evaluate",
+        f"natural={output / 'natural/checkpoints/last.ckpt'}",
+        f"{METHOD}={output / 'release'}",
+        *("--data", options.data, "--epsilon", options.epsilon, "--attacks", "quick"),
+        *("--num-images", options.num_images, "--output", output, "--overwrite"),
+    )
+    print(f"checkpoint to go on from: {output / METHOD / 'checkpoints/last.ckpt'}")
+    print(f"released weights:         {output / 'release'}")
+    print(f"open this in a browser:   {output / 'report.html'}")
+
+
+def _processes() -> list[str]:
+    """Two DDP processes where there is no GPU; one a GPU where there are some."""
+    if find_spec("torch") is None:
+        raise InputError("torch is not installed. Run make setup.")
+    import torch
+
+    return [] if torch.cuda.is_available() else ["--trainer.accelerator", "cpu", "--trainer.devices", "2"]
+
+
+def _run(*arguments: object) -> None:
+    """Show a command, run it, and stop with its exit status if it fails."""
+    words = [str(word) for word in arguments]
+    print(f"\n$ lightning-sq {shlex.join(words)}", flush=True)
+    status = subprocess.run([sys.executable, "-m", "lightning_sq", *words], check=False).returncode
+    if status:
+        raise SystemExit(status)

@@ -1,0 +1,40 @@
+"""Shared fixtures. Nothing here, and no test, reaches outside a temporary folder or the network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lightning_sq.data.digits import write_digits
+
+REPOSITORY = Path(__file__).parent.parent
+NUM_TRAIN, NUM_VAL = 9, 4  # images a class that the small data set keeps
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LIGHTNING_SQ_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("COLUMNS", "200")
+        yield
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory) -> Path:
+    """The demo's data, whole."""
+    folder = tmp_path_factory.mktemp("data") / "digits"
+    write_digits(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def few_digits(tmp_path_factory) -> Path:
+    """90 training and 40 validation images."""
+    folder = tmp_path_factory.mktemp("data") / "few"
+    write_digits(folder)
+    for split, keep in (("train", NUM_TRAIN), ("val", NUM_VAL)):
+        for label in (folder / split).iterdir():
+            for path in sorted(label.iterdir())[keep:]:
+                path.unlink()
+    return folder

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lightning_sq import SoftQuantization
+from lightning_sq.errors import InputError
+from lightning_sq.layers import Normalize, PixelNoise
+from lightning_sq.ops.soft_quantize import soft_quantize
+
+IMAGES = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def gradient(layer: torch.nn.Module) -> torch.Tensor:
+    x = IMAGES.clone().requires_grad_()
+    return torch.autograd.grad(layer(x).sum(), x)[0]
+
+
+def test_the_public_defaults_are_two_levels_and_sharpness_30():
+    layer = SoftQuantization()
+    assert (layer.num_levels, layer.sharpness, layer.hard) == (2, 30.0, False)
+    assert torch.equal(layer(IMAGES), soft_quantize(IMAGES, num_levels=2, sharpness=30.0))
+
+
+@pytest.mark.parametrize("hard", [False, True])
+@pytest.mark.parametrize("backward", ["exact", "identity", "surrogate"])
+def test_the_backward_mode_changes_no_value(hard, backward):
+    plain = SoftQuantization(4, 50.0, hard=hard)
+    assert torch.equal(plain(IMAGES), plain.with_backward(backward)(IMAGES))
+
+
+def test_the_derivative_is_the_one_that_was_named():
+    soft, hard = SoftQuantization(2, 40.0), SoftQuantization(2, 40.0, hard=True)
+    softer = SoftQuantization(2, 10.0)
+    assert (gradient(hard) == 0).all()
+    assert (gradient(soft) > 0).all()
+    assert (gradient(hard.with_backward("identity")) == 1).all()
+    assert torch.equal(gradient(hard.with_backward("surrogate", 10.0)), gradient(softer))
+
+
+def test_an_unknown_backward_is_refused():
+    with pytest.raises(InputError, match="exact, identity, surrogate"):
+        SoftQuantization(backward="magic")
+
+
+def test_normalize_by_hand():
+    layer = Normalize((0.5, 0.25, 0.0), (0.5, 0.5, 2.0))
+    assert layer(torch.ones(1, 3, 1, 1)).flatten().tolist() == [1.0, 1.5, 0.5]
+
+
+@pytest.mark.parametrize("kind", ["uniform", "rademacher", "gaussian"])
+def test_noise_is_clipped_and_seeded_by_seed_and_rank(kind):
+    def noisy(seed: int, rank: int) -> torch.Tensor:
+        layer = PixelNoise(kind, 0.8)
+        layer.seed(seed, rank)
+        return layer(IMAGES)
+
+    assert noisy(1, 0).min() >= 0
+    assert noisy(1, 0).max() <= 1
+    assert torch.equal(noisy(1, 0), noisy(1, 0))
+    assert not torch.equal(noisy(1, 0), noisy(1, 1))
+    assert not torch.equal(noisy(1, 0), noisy(2, 0))
+
+
+def test_noise_goes_on_where_its_saved_state_was_taken():
+    layer = PixelNoise("uniform", 0.1)
+    layer.seed(5)
+    layer(IMAGES)
+    state = layer.generator_state
+    following = layer(IMAGES)
+    other = PixelNoise("uniform", 0.1)
+    other.generator_state = state
+    assert torch.equal(other(IMAGES), following)
+    assert torch.equal(other.generator_state, layer.generator_state)
+
+
+def test_repeatable_noise_leaves_the_training_stream_alone():
+    layer, untouched = PixelNoise("uniform", 0.1), PixelNoise("uniform", 0.1)
+    first = layer.repeatable(IMAGES, torch.arange(4))
+    assert torch.equal(first, layer.repeatable(IMAGES, torch.arange(4)))
+    assert torch.equal(layer(IMAGES), untouched(IMAGES))

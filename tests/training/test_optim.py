@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import pytest
+from torch import nn
+
+from lightning_sq.errors import InputError
+from lightning_sq.training.optim import Optimization, make_optimizer, make_schedule, warmup_cosine
+
+
+def test_learning_rate_by_hand():
+    rates = [warmup_cosine(step, warmup_steps=3, total_steps=7) for step in range(8)]
+    assert rates[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
+    assert rates[4:] == pytest.approx([0.8535534, 0.5, 0.1464466, 0.0])
+
+
+def test_the_schedule_ends_at_zero_and_stays_there():
+    optimizer = make_optimizer(nn.Linear(2, 2), Optimization(base_learning_rate=0.5), global_batch_size=512)
+    schedule = make_schedule(optimizer, warmup_steps=0, total_steps=4)
+    rates = []
+    for _ in range(6):
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    assert rates[0] == pytest.approx(1.0)
+    assert rates[4:] == pytest.approx([0.0, 0.0])
+
+
+def test_norms_and_biases_do_not_decay():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    decayed, free = make_optimizer(model, Optimization(weight_decay=0.1), global_batch_size=256).param_groups
+    assert [tuple(p.shape) for p in decayed["params"]] == [(4, 3, 3, 3)]
+    assert [tuple(p.shape) for p in free["params"]] == [(4,), (4,), (4,)]
+    assert (decayed["weight_decay"], free["weight_decay"]) == (0.1, 0.0)
+
+
+def test_values_that_cannot_be_are_refused():
+    with pytest.raises(InputError, match="base_learning_rate=0"):
+        Optimization(base_learning_rate=0.0)
+    with pytest.raises(InputError, match="warmup_epochs=-1"):
+        Optimization(warmup_epochs=-1)
