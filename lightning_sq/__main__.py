@@ -48,17 +48,20 @@ def main(arguments: list[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"lightning-sq: error: there is no subcommand {name!r}. Choose from: {', '.join(COMMANDS)}.", file=sys.stderr)
         return 2
-    from lightning_sq.errors import InputError
+    from lightning_sq.errors import input_error_in
 
     try:
         run = import_module(COMMANDS[name][0]).main
         run(arguments if name in TRAINING_COMMANDS else arguments[1:])
-    except InputError as error:
-        print(f"lightning-sq: error: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print("lightning-sq: interrupted", file=sys.stderr)
         return 130
+    except Exception as error:
+        sentence = input_error_in(error)
+        if sentence is None:
+            raise
+        print(f"lightning-sq: error: {sentence}", file=sys.stderr)
+        return 2
     return 0
 
 

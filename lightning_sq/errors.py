@@ -1,8 +1,17 @@
 """The one exception that is shown to people as a sentence instead of a traceback."""
 
+from __future__ import annotations
+
 
 class InputError(ValueError):
     """Something that the person who ran the command can mend: what was found, and what to do.
 
     The command line prints it as one sentence and exits with status 2.
     """
+
+
+def input_error_in(error: BaseException | None) -> InputError | None:
+    """The InputError that `error` is or was raised because of; parsers wrap what a class refuses in errors of their own."""
+    while error is not None and not isinstance(error, InputError):
+        error = error.__cause__ or error.__context__
+    return error

@@ -53,6 +53,6 @@ def parse_epsilon(value: float | str, *, name: str = "epsilon") -> float:
     except (ValueError, ZeroDivisionError):
         raise InputError(f"{name}={value} is not a number. Write 8/255 or 0.03.") from None
     if not 0.0 <= epsilon <= 1.0:
-        hint = f"Write {value}/255 if you mean 8-bit steps" if epsilon > 1 else "Write 8/255 or 0.03"
+        hint = f"Write {epsilon:g}/255 if you mean 8-bit steps" if epsilon > 1 else "Write 8/255 or 0.03"
         raise InputError(f"{name}={value} is not in [0, 1], the full pixel range. {hint}.")
     return epsilon

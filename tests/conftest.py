@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import lightning.pytorch  # noqa: F401 (before any test captures standard error: its log handler keeps that stream)
 import pytest
 
 from lightning_sq.data.digits import write_digits

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from lightning_sq.data.index import ImageIndex
     from lightning_sq.evaluation import Evaluation
+    from lightning_sq.evaluation.examples import Examples
     from lightning_sq.models import PixelClassifier
 
 CURVE = (0.25, 0.5, 0.75, 1.0)
@@ -62,7 +63,7 @@ def _name_and_source(text: str) -> tuple[str, str]:
 
 def _evaluate_all(
     sources: dict[str, str], budget: float, options: Namespace
-) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
+) -> tuple[dict[str, Any], dict[str, Examples]]:
     """(results, examples by model)."""
     import torch
 
@@ -84,8 +85,13 @@ def _evaluate_all(
         )
     chosen = examples.choose(list(found.values()))
     shown = {
-        name: examples.columns(
-            pixels[name][chosen].cpu(), found[name].adversarial[chosen], _quantize_on_cpu(model), epsilon=budget
+        name: examples.show(
+            model,
+            pixels[name][chosen],
+            found[name].adversarial[chosen].to(device),
+            model.quantizer,
+            epsilon=budget,
+            class_names=model.config.class_names,
         )
         for name, model in models.items()
     }
@@ -169,11 +175,7 @@ def _read_images(
     return images.to(device), logit_numbers[labels].to(device)
 
 
-def _quantize_on_cpu(model: PixelClassifier) -> Any:
-    return None if model.quantizer is None else model.quantizer.cpu()
-
-
-def _write(output: Path, found: dict[str, Any], shown: dict[str, dict[str, Tensor]]) -> None:
+def _write(output: Path, found: dict[str, Any], shown: dict[str, Examples]) -> None:
     from rich.console import Console
 
     from lightning_sq.evaluation import examples, results

@@ -59,6 +59,9 @@ class ImageFolderData(LightningDataModule):
         self.resize_size = resize_size or round(image_size * 256 / 224)
         if self.resize_size < image_size:
             raise InputError(f"resize_size={resize_size} is smaller than image_size={image_size}. Leave it out for 8/7 of it.")
+        for name, value in (("batch_size_per_device", batch_size_per_device), ("num_threads", num_threads)):
+            if value < 1:
+                raise InputError(f"{name}={value} is not at least 1.")
         self.batch_size_per_device = batch_size_per_device
         self.num_threads = num_threads
         self.min_crop_area = min_crop_area

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from lightning_sq.errors import InputError
@@ -16,6 +19,7 @@ from lightning_sq.types import PIXEL_BOUNDS
 
 FILE = "examples.safetensors"
 NUM_EXAMPLES = 6
+ORDER = ("clean", "noisy", "clean, quantized", "adversarial", "perturbation", "adversarial, quantized")
 
 
 def choose(evaluations: list[Evaluation]) -> list[int]:
@@ -26,45 +30,66 @@ def choose(evaluations: list[Evaluation]) -> list[int]:
     return best[spread].tolist()
 
 
-def columns(
-    images: Tensor, adversarial: Tensor, quantize: Callable[[Tensor], Tensor] | None, *, epsilon: float
-) -> dict[str, Tensor]:
-    """What the report shows of one model, column by column, each (n, C, H, W) in [0, 1].
+@dataclass(frozen=True)
+class Examples:
+    """What the report shows of one model: for each column images (n, C, H, W) and a caption under each image."""
+
+    columns: dict[str, Tensor]
+    captions: dict[str, list[str]]
+
+
+def show(
+    model: Callable[[Tensor], Tensor],
+    images: Tensor,
+    adversarial: Tensor,
+    quantize: Callable[[Tensor], Tensor] | None,
+    *,
+    epsilon: float,
+    class_names: Sequence[str],
+) -> Examples:
+    """Run a few images through the model's eyes.
 
     Args:
-        images: Clean images (n, C, H, W).
+        model: Pixels to logits.
+        images: Clean images (n, C, H, W) in [0, 1].
         adversarial: What an attack made of them, within `epsilon`.
         quantize: The model's quantizer, if it has one.
         epsilon: Size of the noise shown; the perturbation is stretched so that +-epsilon is black and white.
+        class_names: Of the logits.
     """
     noise = draw_for_each(images, range(len(images)), lambda x, g: uniform_noise(x, epsilon=epsilon, generator=g))
-    shown = {"clean": images, "noisy": (images + noise).clamp(*PIXEL_BOUNDS)}
+    columns = {"clean": images, "noisy": (images + noise).clamp(*PIXEL_BOUNDS), "adversarial": adversarial}
+    with torch.no_grad():
+        captions = {name: [class_names[i] for i in model(x).argmax(1).tolist()] for name, x in columns.items()}
+    columns["perturbation"] = ((adversarial - images) / (2 * max(epsilon, 1e-9)) + 0.5).clamp(*PIXEL_BOUNDS)
     if quantize is not None:
-        shown["quantized"] = quantize(images)
-    shown["adversarial"] = adversarial
-    shown["perturbation"] = ((adversarial - images) / (2 * max(epsilon, 1e-9)) + 0.5).clamp(*PIXEL_BOUNDS)
-    if quantize is not None:
-        shown["adversarial, quantized"] = quantize(adversarial)
-    return shown
+        columns |= {"clean, quantized": quantize(images), "adversarial, quantized": quantize(adversarial)}
+    return Examples({name: columns[name] for name in ORDER if name in columns}, captions)
 
 
-def save(folder: Path, models: dict[str, dict[str, Tensor]]) -> None:
-    """8-bit copies of the columns of every model."""
+def save(folder: Path, models: dict[str, Examples]) -> None:
+    """8-bit copies of the columns of every model, and their captions."""
     tensors = {
-        f"{model}/{column}": (pixels * 255).round().to(torch.uint8).contiguous()
+        f"{model}/{column}": (pixels * 255).round().to("cpu", torch.uint8).contiguous()
         for model, shown in models.items()
-        for column, pixels in shown.items()
+        for column, pixels in shown.columns.items()
     }
-    save_file(tensors, folder / FILE)
+    save_file(tensors, folder / FILE, metadata={"captions": json.dumps({m: s.captions for m, s in models.items()})})
 
 
-def read(folder: Path) -> dict[str, dict[str, Tensor]]:
-    """What `save` wrote: model -> column -> (n, C, H, W) uint8."""
+def read(folder: Path) -> dict[str, Examples]:
+    """What `save` wrote, model by model; images as uint8.
+
+    Raises: InputError if it is missing or damaged.
+    """
     path = folder / FILE
-    if not path.is_file():
-        raise InputError(f"There is no {path}. Evaluate again.")
-    models: dict[str, dict[str, Tensor]] = {}
-    for key, pixels in load_file(path).items():
-        model, column = key.split("/", 1)
-        models.setdefault(model, {})[column] = pixels
-    return models
+    try:
+        with safe_open(path, framework="pt") as file:
+            captions = json.loads(file.metadata()["captions"])
+            keys = set(file.keys())
+            return {
+                model: Examples({c: file.get_tensor(f"{model}/{c}") for c in ORDER if f"{model}/{c}" in keys}, texts)
+                for model, texts in captions.items()
+            }
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise InputError(f"{path} is missing or damaged ({type(error).__name__}). Evaluate again.") from error

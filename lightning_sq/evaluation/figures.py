@@ -12,7 +12,8 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
-from torch import Tensor
+
+from lightning_sq.evaluation.examples import Examples
 
 COLORS = ("#1f6feb", "#d1242f", "#1a7f37", "#8250df", "#9a6700", "#57606a")
 LINES = ("--", ":", "-.", (0, (5, 1)), (0, (1, 1)))
@@ -45,17 +46,21 @@ def _percent(values: list[float]) -> list[float]:
     return [100 * value for value in values]
 
 
-def examples_figure(title: str, columns: dict[str, Tensor]) -> Figure:
-    """A grid: one row an image, one column what was done to it. Tensors (n, 3, H, W) uint8."""
+def examples_figure(title: str, shown: Examples) -> Figure:
+    """A grid: one row an image, one column what was done to it, under it what the model takes it for."""
+    columns = shown.columns
     count = len(next(iter(columns.values())))
     figure, grid = plt.subplots(
-        count, len(columns), figsize=(1.55 * len(columns), 1.5 * count + 0.5), squeeze=False, layout="constrained"
+        count, len(columns), figsize=(1.6 * len(columns), 1.75 * count + 0.6), squeeze=False, layout="constrained"
     )
     for k, (name, pixels) in enumerate(columns.items()):
         grid[0][k].set_title(name, fontsize=9)
-        for row, image in zip(grid, pixels, strict=True):
+        texts = shown.captions.get(name, [""] * count)
+        for row, image, text, clean in zip(grid, pixels, texts, shown.captions["clean"], strict=True):
             row[k].imshow(image.permute(1, 2, 0).numpy(), interpolation="nearest")
-            row[k].set_axis_off()
+            row[k].set(xticks=[], yticks=[], xlabel=f"seen as {text[:16]}" if text else "")
+            row[k].xaxis.label.set(fontsize=8, color="black" if text == clean else "#d1242f")
+            row[k].spines[:].set_visible(False)
     figure.suptitle(title, fontsize=11)
     return figure
 

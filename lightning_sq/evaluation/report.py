@@ -35,7 +35,7 @@ def write_report(folder: Path) -> None:
         verdicts=[verdict(model) for model in results["models"]],
         largest=results["threat_model"]["epsilons"][-1],
         curve=_data_uri_of_file(folder / FIGURE_FILE),
-        grids=[(name, _data_uri(examples_figure(name, columns))) for name, columns in sorted(shown.items())],
+        grids=[(name, _data_uri(examples_figure(name, kept))) for name, kept in shown.items()],
     )
     temporary = folder / f"{REPORT_FILE}.tmp"
     temporary.write_text(page)

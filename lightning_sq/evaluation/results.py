@@ -162,6 +162,8 @@ def verdict(model: dict[str, Any]) -> str:
 
 
 def format_epsilon(epsilon: float) -> str:
-    """8/255 where it is a whole number of 8-bit steps, else a decimal."""
+    """0.3 where two decimals say it all, 8/255 where it is a whole number of 8-bit steps, else three digits."""
+    if abs(epsilon - round(epsilon, 2)) < 1e-9:
+        return f"{epsilon:g}"
     steps = epsilon * 255
-    return f"{round(steps)}/255" if abs(steps - round(steps)) < 1e-3 and epsilon > 0 else f"{epsilon:.3g}"
+    return f"{round(steps)}/255" if abs(steps - round(steps)) < 1e-6 else f"{epsilon:.3g}"

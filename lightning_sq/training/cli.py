@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import shutil
 import sys
+import warnings
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,7 +22,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from lightning_sq.data.datamodule import ImageFolderData
-from lightning_sq.errors import InputError
+from lightning_sq.errors import InputError, input_error_in
 from lightning_sq.models.checkpoint_format import read_checkpoint
 from lightning_sq.training.build import build_module
 from lightning_sq.training.callbacks import Throughput
@@ -32,10 +35,7 @@ class Parser(LightningArgumentParser):
     """Says what is wrong in one sentence instead of a usage page."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        cause: BaseException | None = ex
-        while cause is not None and not isinstance(cause, InputError):
-            cause = cause.__cause__ or cause.__context__
-        raise InputError(str(cause or _first_sentence(message))) from None
+        raise input_error_in(ex) or InputError(_first_sentence(message)) from None
 
 
 def _first_sentence(message: str) -> str:
@@ -166,8 +166,17 @@ def _checkpointing(output: Path, minutes: float) -> list[ModelCheckpoint]:
     ]
 
 
+def quiet_lightning() -> None:
+    """Keep advertisements and deprecations inside Lightning itself out of what people read."""
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    logger.addFilter(lambda record: "Tip: " not in record.getMessage())
+    warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated")
+
+
 def main(arguments: list[str]) -> None:
     """Run LightningCLI on `arguments`, which begin with fit, validate or test."""
+    quiet_lightning()
     sys.argv = [sys.argv[0], *arguments]  # DDP starts the other processes by the same command
     CommandLine(
         build_module,

@@ -127,8 +127,10 @@ def evaluated(tmp_path):
     )
     results.write_results(tmp_path, everything)
     chosen = examples.choose([found])
-    columns = examples.columns(IMAGES[chosen], found.adversarial[chosen], model.quantizer, epsilon=0.1)
-    examples.save(tmp_path, {"<b>bold</b>": columns})
+    shown = examples.show(
+        model, IMAGES[chosen], found.adversarial[chosen], model.quantizer, epsilon=0.1, class_names=("cat", "dog")
+    )
+    examples.save(tmp_path, {"<b>bold</b>": shown})
     return tmp_path, everything, found
 
 
@@ -167,6 +169,16 @@ def test_the_report_is_one_file_with_the_numbers_and_nothing_from_outside(evalua
     assert "&lt;b&gt;bold" in page
     assert "<b>bold" not in page
     assert (folder / "robustness.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_examples_keep_their_order_and_say_what_the_model_sees(evaluated):
+    folder, _, found = evaluated
+    shown = examples.read(folder)["<b>bold</b>"]
+    assert tuple(shown.columns) == examples.ORDER
+    assert all(pixels.shape == (6, 3, 6, 6) for pixels in shown.columns.values())
+    broken = ~found.worst_case[-1][examples.choose([found])]
+    differs = [a != c for a, c in zip(shown.captions["adversarial"], shown.captions["clean"], strict=True)]
+    assert differs == broken.tolist()
 
 
 def test_the_verdict_says_what_plain_pgd_would_have_claimed():

@@ -1,0 +1,149 @@
+"""Each mistake gets one sentence that names the file or the option and says what to do, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import shutil
+import time
+
+import pytest
+import torch
+
+from lightning_sq.__main__ import main
+from tests.conftest import REPOSITORY
+
+CONFIG = str(REPOSITORY / "configs" / "digits.yaml")
+FAST = ["--trainer.fast_dev_run", "true", "--model.architecture", "test_resnet", "--trainer.accelerator", "cpu"]
+
+
+@pytest.fixture
+def fit(few_digits, tmp_path, capsys, monkeypatch):
+    """Runs `lightning-sq fit` with options, and gives back (status, what stood on standard error)."""
+    monkeypatch.setattr("sys.argv", ["lightning-sq"])
+
+    def run(*options: str) -> tuple[int, str]:
+        words = ["fit", "--config", CONFIG, "--data.root", str(few_digits), "--output", str(tmp_path / "run"), *options]
+        return main(words), capsys.readouterr().err
+
+    return run
+
+
+def assert_one_sentence(found: tuple[int, str], *parts: str) -> None:
+    status, text = found
+    errors = [line for line in text.splitlines() if "error" in line]
+    assert status == 2
+    assert "Traceback" not in text
+    assert len(errors) == 1, text
+    assert errors[0].startswith("lightning-sq: error: ")
+    assert errors[0].endswith(".")
+    for part in parts:
+        assert part in errors[0]
+
+
+MISTAKES = {
+    "no such data folder": (["--data.root", "nowhere/digits"], ["nowhere/digits/train", "--data.root"]),
+    "a model that timm lacks": (["--model.architecture", "resnet5O"], ["'resnet5O'", "resnet50"]),
+    "one level": (["--model.quantizer.num_levels", "1"], ["num_levels=1", "at least 2"]),
+    "no sharpness": (["--model.quantizer.sharpness", "0"], ["sharpness=0", "hard=True"]),
+    "a negative epsilon": (["--model.objective.init_args.epsilon", "-0.1"], ["epsilon=-0.1", "8/255"]),
+    "an epsilon in 8-bit steps": (["--model.objective.init_args.epsilon", "8"], ["epsilon=8", "Write 8/255 if"]),
+    "an unknown noise": (["--model.objective.init_args.noise", "pink"], ["pink", "uniform", "rademacher"]),
+    "an unknown option": (["--model.sharpnes", "3"], ["sharpnes"]),
+    "a word for a number": (["--data.batch_size_per_device", "many"], ["batch_size_per_device", "many"]),
+    "no batch": (["--data.batch_size_per_device", "0"], ["batch_size_per_device=0"]),
+    "a crop larger than the image": (["--data.resize_size", "16"], ["resize_size=16", "image_size=32"]),
+    "no such weights": (["--model.checkpoint_path", "none.safetensors"], ["none.safetensors", "--model.checkpoint_path"]),
+    "no such checkpoint": (["--ckpt_path", "none.ckpt"], ["none.ckpt"]),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_on_the_command_line(fit, tmp_path, name):
+    options, parts = MISTAKES[name]
+    assert_one_sentence(fit(*options), *parts)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_config_key_that_does_not_exist(fit, tmp_path):
+    config = tmp_path / "typo.yaml"
+    config.write_text("model:\n  architektur: resnet18\n")
+    assert_one_sentence(fit("--config", str(config)), "architektur")
+
+
+def test_a_config_file_that_does_not_exist(fit):
+    assert_one_sentence(fit("--config", "none.yaml"), "none.yaml")
+
+
+def test_a_folder_without_images_and_different_classes(fit, few_digits, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(few_digits, data)
+    for path in (data / "val").glob("*/*.jpg"):
+        path.unlink()
+    assert_one_sentence(fit("--data.root", str(data)), "data/val holds no images")
+    shutil.rmtree(data / "val" / "4")
+    assert_one_sentence(fit("--data.root", str(data)), "different classes: 4 is")
+    assert not (tmp_path / "run").exists()
+
+
+def test_pretrained_without_a_network_names_both_ways_out(fit, monkeypatch):
+    import timm
+
+    create = timm.create_model
+
+    def no_network(*args, pretrained=False, **options):
+        if pretrained:
+            raise OSError("Name or service not known")
+        return create(*args, **options)
+
+    monkeypatch.setattr("timm.create_model", no_network)
+    found = fit("--model.pretrained", "true")
+    assert_one_sentence(found, "could not be downloaded", "--model.pretrained false", "--model.checkpoint_path")
+
+
+def test_an_output_folder_that_holds_a_run_is_left_as_it_is(fit, tmp_path):
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    (tmp_path / "run/checkpoints/last.ckpt").write_bytes(b"precious")
+    assert_one_sentence(fit(), "already holds a run", "--resume", "--overwrite")
+    assert_one_sentence(fit("--overwrite", "--model.architecture", "resnet5O"), "resnet5O")
+    assert [path.name for path in (tmp_path / "run").rglob("*")] == ["checkpoints", "last.ckpt"]
+    assert (tmp_path / "run/checkpoints/last.ckpt").read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("content", ["truncated", "altered", "foreign", "text"])
+def test_a_checkpoint_to_resume_from_that_is_no_good(fit, tmp_path, content):
+    path = tmp_path / "run/checkpoints/last.ckpt"
+    path.parent.mkdir(parents=True)
+    torch.save({"epoch": 1, "state_dict": {"a": torch.zeros(1000)}}, path)
+    whole = path.read_bytes()
+    damaged = {
+        "truncated": whole[:-200],
+        "altered": whole[:100] + bytes(b ^ 255 for b in whole[100:400]) + whole[400:],
+        "foreign": whole,
+        "text": b"hello",
+    }
+    path.write_bytes(damaged[content])
+    assert_one_sentence(fit("--resume"), "last.ckpt")
+    assert path.read_bytes() == damaged[content]
+
+
+@pytest.mark.parametrize("arguments", [[], ["fitt"], ["data"], ["data", "check", "nowhere"], ["export", "none.ckpt", "out"],
+                                       ["report", "nowhere"], ["evaluate", "none.ckpt", "--data", "x", "--output", "y"],
+                                       ["evaluate", "m", "--data", "x", "--output", "y", "--epsilon", "8"]])
+def test_the_other_commands_say_what_is_wrong_too(arguments, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    text = "".join(capsys.readouterr())
+    assert "Traceback" not in text
+    assert "error" in text or "usage" in text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_answers_before_anything_heavy_is_imported():
+    import subprocess
+    import sys
+
+    program = "import sys; from lightning_sq.__main__ import main; main(['--help']); print('torch' in sys.modules)"
+    began = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("False")
+    assert "evaluate" in done.stdout
+    assert time.perf_counter() - began < 10  # a hang, not a speed
