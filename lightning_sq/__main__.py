@@ -9,7 +9,10 @@ COMMANDS = {
     "fit": ("lightning_sq.training.cli", "train a model by a recipe in configs/"),
     "validate": ("lightning_sq.training.cli", "clean and noisy accuracy of a checkpoint"),
     "test": ("lightning_sq.training.cli", "the same on the test split's loader"),
-    "data": ("lightning_sq.commands.data", "digits: write a small real data set; check: look at every file of a folder"),
+    "data": (
+        "lightning_sq.commands.data",
+        "digits: write a small real data set; check: look at every file of a folder",
+    ),
     "evaluate": ("lightning_sq.commands.evaluate", "attack trained models and write a robustness report"),
     "export": ("lightning_sq.commands.export", "turn a checkpoint into weights that others can load"),
     "report": ("lightning_sq.commands.report", "draw the report of an evaluation again"),
@@ -46,7 +49,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     name = arguments[0]
     if name not in COMMANDS:
-        print(f"lightning-sq: error: there is no subcommand {name!r}. Choose from: {', '.join(COMMANDS)}.", file=sys.stderr)
+        print(
+            f"lightning-sq: error: there is no subcommand {name!r}. Choose from: {', '.join(COMMANDS)}.",
+            file=sys.stderr,
+        )
         return 2
     from lightning_sq.errors import input_error_in
 

@@ -32,7 +32,9 @@ def read_trained(source: str | Path) -> TrainedModel:
     if path.is_dir():
         return read_release(path)
     if not path.exists():
-        raise InputError(f"There is no model at {path}. Give a release folder, a .ckpt of lightning-sq fit, or timm:NAME.")
+        raise InputError(
+            f"There is no model at {path}. Give a release folder, a .ckpt of lightning-sq fit, or timm:NAME."
+        )
     return read_checkpoint(path)
 
 
@@ -61,8 +63,10 @@ def export(checkpoint: Path, folder: Path, *, overwrite: bool = False) -> None:
 def model_card(trained: TrainedModel) -> str:
     """README.md of a release, in the Hub's format; numbers stand only where a run measured them."""
     config, quantizer = trained.config, trained.config.quantizer
-    front = "none" if quantizer is None else f"{quantizer.num_levels} levels, " + (
-        "hard" if quantizer.hard else f"sharpness {quantizer.sharpness:g}"
+    front = (
+        "none"
+        if quantizer is None
+        else f"{quantizer.num_levels} levels, " + ("hard" if quantizer.hard else f"sharpness {quantizer.sharpness:g}")
     )
     recipe = json.dumps(trained.training.get("recipe", {}), indent=2)
     return f"""---

@@ -7,7 +7,9 @@ from lightning_sq.errors import InputError
 from lightning_sq.types import PADDING_INDEX, Batch, parse_epsilon
 
 
-@pytest.mark.parametrize(("text", "value"), [("8/255", 8 / 255), (0.3, 0.3), ("0.3", 0.3), (0, 0.0), (" 1 / 4", 0.25), (1, 1.0)])
+@pytest.mark.parametrize(
+    ("text", "value"), [("8/255", 8 / 255), (0.3, 0.3), ("0.3", 0.3), (0, 0.0), (" 1 / 4", 0.25), (1, 1.0)]
+)
 def test_epsilon_is_a_number_or_a_fraction(text, value):
     assert parse_epsilon(text) == pytest.approx(value)
 

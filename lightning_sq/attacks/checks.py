@@ -23,7 +23,7 @@ def fools(
     """
     low, high = PIXEL_BOUNDS
     assert torch.isfinite(adversarial).all(), "an adversarial image is not a number"
-    assert low <= adversarial.min() and adversarial.max() <= high, "an adversarial image is outside [0, 1]"
+    assert ((adversarial >= low) & (adversarial <= high)).all(), "an adversarial image is outside [0, 1]"
     assert distance(adversarial, images).max() <= epsilon + ROUNDING, "an adversarial image is outside the ball"
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
         return model(adversarial.float()).argmax(1) != labels

@@ -11,7 +11,9 @@ from lightning_sq.errors import InputError
 
 
 def main(arguments: list[str]) -> None:
-    parser = Parser("lightning-sq data", description="Make and look at data.", formatter_class=RawDescriptionHelpFormatter)
+    parser = Parser(
+        "lightning-sq data", description="Make and look at data.", formatter_class=RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="{digits,check}", parser_class=Parser)
     digits = commands.add_parser("digits", help="write scikit-learn's 1,797 handwritten digits as a JPEG image folder")
     digits.add_argument("folder", nargs="?", type=Path, default=Path("data/digits"), help="default: data/digits")
@@ -54,4 +56,6 @@ def _check(folder: Path) -> None:
     for path, reason in bad:
         print(f"unreadable: {path}: {reason}")
     if bad:
-        raise InputError(f"{len(bad)} unreadable image{'s' * (len(bad) > 1)} in {folder}, named above. Mend or remove them.")
+        raise InputError(
+            f"{len(bad)} unreadable image{'s' * (len(bad) > 1)} in {folder}, named above. Mend or remove them."
+        )

@@ -26,14 +26,26 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     for name in MODELS.values():
         if not (options.configs / name).is_file():
-            raise InputError(f"There is no {options.configs / name}. Run the demo in a clone of the project, or give --configs.")
+            raise InputError(
+                f"There is no {options.configs / name}. Run the demo in a clone of the project, or give --configs."
+            )
     epochs = [] if options.max_epochs is None else ["--trainer.max_epochs", str(options.max_epochs)]
     output = options.output
 
     _run("data", "digits", options.data, "--keep")
     for name, config in MODELS.items():
         data = ["--data.root", options.data]
-        _run("fit", "--config", options.configs / config, *data, "--output", output / name, "--overwrite", *_processes(), *epochs)
+        _run(
+            "fit",
+            "--config",
+            options.configs / config,
+            *data,
+            "--output",
+            output / name,
+            "--overwrite",
+            *_processes(),
+            *epochs,
+        )
     _run("export", output / METHOD / "checkpoints/last.ckpt", output / "release", "--overwrite")
     _run(
         "evaluate",

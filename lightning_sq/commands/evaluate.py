@@ -25,16 +25,28 @@ CURVE = (0.25, 0.5, 0.75, 1.0)
 
 
 def _parser() -> Parser:
-    parser = Parser("lightning-sq evaluate", description="Attack trained models on the same images, and write a report.")
-    parser.add_argument("models", nargs="+", metavar="[NAME=]MODEL", help="a .ckpt of fit, a release folder, or timm:NAME[@FILE]")
-    parser.add_argument("--data", type=Path, required=True, help="folder with val/<class>/, or with class folders itself")
-    parser.add_argument("--output", type=Path, required=True, help="folder for results.json, results.csv, robustness.png, report.html")
+    parser = Parser(
+        "lightning-sq evaluate", description="Attack trained models on the same images, and write a report."
+    )
+    parser.add_argument(
+        "models", nargs="+", metavar="[NAME=]MODEL", help="a .ckpt of fit, a release folder, or timm:NAME[@FILE]"
+    )
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder with val/<class>/, or with class folders itself"
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, help="folder for results.json, results.csv, robustness.png, report.html"
+    )
     parser.add_argument("--epsilon", default="8/255", help="largest L-inf budget, pixels in [0, 1]; default: 8/255")
-    parser.add_argument("--attacks", default="standard", help="quick, standard, or names with commas; default: standard")
+    parser.add_argument(
+        "--attacks", default="standard", help="quick, standard, or names with commas; default: standard"
+    )
     parser.add_argument("--num-images", type=int, default=1000, help="images drawn from the folder; default: 1000")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--num-threads", type=int, default=2, help="threads that decode images; default: 2")
-    parser.add_argument("--backend", choices=("dali", "torchvision"), default="dali", help="what decodes; default: dali")
+    parser.add_argument(
+        "--backend", choices=("dali", "torchvision"), default="dali", help="what decodes; default: dali"
+    )
     parser.add_argument("--device", help="default: cuda where there is a GPU, else cpu")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--overwrite", action="store_true", help="replace results that are in --output")
@@ -50,7 +62,9 @@ def main(arguments: list[str]) -> None:
     if len(sources) < len(options.models):
         raise InputError("Two models have the same name. Write NAME=MODEL for each.")
     if (options.output / "results.json").exists() and not options.overwrite:
-        raise InputError(f"{options.output} already holds results. Add --overwrite to replace them, or give another --output.")
+        raise InputError(
+            f"{options.output} already holds results. Add --overwrite to replace them, or give another --output."
+        )
     found, shown = _evaluate_all(sources, budget, options)
     _write(options.output, found, shown)
 
@@ -101,7 +115,9 @@ def _evaluate_all(
         epsilons=next(iter(found.values())).epsilons,
         attacks={name: attack.to_dict() for name, attack in attacks.items()},
         seed=options.seed,
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads",
+        device=torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"CPU, {torch.get_num_threads()} threads",
         versions=versions(),
         seconds=time.perf_counter() - began,
     )
@@ -161,7 +177,9 @@ def _read_images(
     config = model.config
     unknown = sorted(set(files.class_names) - set(config.class_names))
     if unknown:
-        raise InputError(f"The model knows no class {unknown[0]!r} of {files.folder}. Give data with the classes it was trained on.")
+        raise InputError(
+            f"The model knows no class {unknown[0]!r} of {files.folder}. Give data with the classes it was trained on."
+        )
     rule = resize_and_center_crop(config.image_size, resize_size=config.resize_size)
     loader = make_loader(
         Dataset(files, rule, config.image_size),

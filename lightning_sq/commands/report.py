@@ -10,12 +10,18 @@ from lightning_sq.commands.parser import Parser
 def main(arguments: list[str]) -> None:
     parser = Parser("lightning-sq report", description="Draw robustness.png and report.html again from results.json.")
     parser.add_argument("folder", type=Path, help="the output folder of an evaluation")
+    parser.add_argument("--markdown", action="store_true", help="print the table for a README, and draw nothing")
     options = parser.parse_args(arguments)
+
+    from lightning_sq.evaluation.results import markdown_table, read_results
+
+    if options.markdown:
+        print(markdown_table(read_results(options.folder)))
+        return
 
     from rich.console import Console
 
     from lightning_sq.evaluation.report import printed_table, write_report
-    from lightning_sq.evaluation.results import read_results
 
     write_report(options.folder)
     Console().print(printed_table(read_results(options.folder)))

@@ -75,7 +75,7 @@ def _random_window(
 def resize_and_center_crop(image_size: int, *, resize_size: int) -> CropRule:
     """The validation rule: shorter side to `resize_size`, then the central square of `image_size`."""
 
-    def rule(rng: np.random.Generator, height: int, width: int) -> Crop:  # noqa: ARG001 (one interface for both rules)
+    def rule(rng: np.random.Generator, height: int, width: int) -> Crop:
         if height <= width:
             resized = resize_size, int(resize_size * width / height)
         else:

@@ -6,7 +6,6 @@ nothing of it has to be saved or restored, and a run resumes at any batch on any
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -93,7 +92,9 @@ class DaliLoader(Loader):
             path = self.dataset.path(index)
             _, reason = inspect_image(path)
             if reason:
-                return InputError(f"{path} has gone bad since it was indexed ({reason}). Mend or remove it, and resume.")
+                return InputError(
+                    f"{path} has gone bad since it was indexed ({reason}). Mend or remove it, and resume."
+                )
         return InputError(f"DALI could not decode a batch: {str(error).splitlines()[0]}")
 
     def _next_feed(self) -> tuple[list[Any], ...]:

@@ -58,7 +58,9 @@ class ImageFolderData(LightningDataModule):
         self.image_size = image_size
         self.resize_size = resize_size or round(image_size * 256 / 224)
         if self.resize_size < image_size:
-            raise InputError(f"resize_size={resize_size} is smaller than image_size={image_size}. Leave it out for 8/7 of it.")
+            raise InputError(
+                f"resize_size={resize_size} is smaller than image_size={image_size}. Leave it out for 8/7 of it."
+            )
         for name, value in (("batch_size_per_device", batch_size_per_device), ("num_threads", num_threads)):
             if value < 1:
                 raise InputError(f"{name}={value} is not at least 1.")
@@ -131,9 +133,7 @@ class ImageFolderData(LightningDataModule):
         order = EpochOrder(
             len(dataset.index), self.batch_size_per_device, world_size, rank, augment, augment, self.seed
         )
-        return make_loader(
-            dataset, order, backend=self.backend, num_threads=self.num_threads, device_id=device_id
-        )
+        return make_loader(dataset, order, backend=self.backend, num_threads=self.num_threads, device_id=device_id)
 
     def num_training_batches(self, world_size: int) -> int:
         """Steps an epoch, without building a loader."""

@@ -75,7 +75,9 @@ def class_folders(folder: Path) -> tuple[str, ...]:
     Raises: InputError if the folder is missing or has no subfolders.
     """
     if not folder.is_dir():
-        raise InputError(f"There is no data folder {folder}. Set --data.root to one with train/<class>/ and val/<class>/.")
+        raise InputError(
+            f"There is no data folder {folder}. Set --data.root to one with train/<class>/ and val/<class>/."
+        )
     names = tuple(sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith(".")))
     if not names:
         raise InputError(f"{folder} has no class folders. Images are expected as {folder}/<class>/*.jpg.")
@@ -176,9 +178,7 @@ def _save(path: Path, files: _Files, heights: np.ndarray, widths: np.ndarray, re
     temporary.replace(path)
 
 
-def _inspect_all(
-    folder: Path, files: _Files, todo: Sequence[int]
-) -> Iterator[tuple[int, tuple[int, int], str]]:
+def _inspect_all(folder: Path, files: _Files, todo: Sequence[int]) -> Iterator[tuple[int, tuple[int, int], str]]:
     # PIL warns of oddities that decode all the same; the filter is process-wide, so it is set here and not in a thread
     with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
         warnings.simplefilter("ignore")

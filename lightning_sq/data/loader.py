@@ -17,7 +17,6 @@ from lightning_sq.data.index import ImageIndex
 from lightning_sq.data.order import EpochOrder
 from lightning_sq.types import PADDING_INDEX, Batch
 
-
 Backend = Literal["dali", "torchvision"]
 
 
@@ -47,8 +46,8 @@ class Dataset:
 class Loader(ABC):
     """Batches of one split for one rank, epoch by epoch.
 
-    Lightning calls `batch_sampler.set_epoch` before each epoch and saves `state_dict()`. Because the order is a function of
-    the seed, that state is two numbers, the same on every rank, whichever rank writes the checkpoint.
+    Lightning calls `batch_sampler.set_epoch` before each epoch and saves `state_dict()`. Because the order is a function
+    of the seed, that state is two numbers, the same on every rank, whichever rank writes the checkpoint.
     """
 
     def __init__(self, dataset: Dataset, order: EpochOrder) -> None:
@@ -73,7 +72,8 @@ class Loader(ABC):
 
     def __iter__(self) -> Iterator[Batch]:
         first, self._resume_at = self._resume_at, 0
-        for self._taken, batch in enumerate(self.batches(self.epoch, first), start=first + 1):
+        for taken, batch in enumerate(self.batches(self.epoch, first), start=first + 1):
+            self._taken = taken
             yield batch
 
     @abstractmethod

@@ -27,7 +27,9 @@ def robustness_figure(results: dict[str, Any]) -> Figure:
         clean = model["clean_accuracy"]
         for line, attack in zip(LINES * len(results["attacks"]), results["attacks"], strict=False):
             curve = [clean, *(point["attacks"][attack] for point in model["curve"])]
-            axes.plot(epsilons, _percent(curve), ls=line, lw=1.2, color=color, alpha=0.75, label=f"{model['name']}, {attack}")
+            axes.plot(
+                epsilons, _percent(curve), ls=line, lw=1.2, color=color, alpha=0.75, label=f"{model['name']}, {attack}"
+            )
         worst = [clean, *(point["worst_case"] for point in model["curve"])]
         axes.plot(epsilons, _percent(worst), "o-", lw=2.8, color=color, label=f"{model['name']}, worst case")
     axes.set(

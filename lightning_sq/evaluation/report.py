@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from rich.table import Table
 from lightning_sq.evaluation import examples
 from lightning_sq.evaluation.figures import Figure, examples_figure, robustness_figure, save_png
 from lightning_sq.evaluation.results import format_epsilon, read_results, table_rows, verdict
+from lightning_sq.paths import write_whole
 
 REPORT_FILE, FIGURE_FILE = "report.html", "robustness.png"
 
@@ -37,9 +37,7 @@ def write_report(folder: Path) -> None:
         curve=_data_uri_of_file(folder / FIGURE_FILE),
         grids=[(name, _data_uri(examples_figure(name, kept))) for name, kept in shown.items()],
     )
-    temporary = folder / f"{REPORT_FILE}.tmp"
-    temporary.write_text(page)
-    os.replace(temporary, folder / REPORT_FILE)
+    write_whole(folder / REPORT_FILE, page)
 
 
 def _data_uri(figure: Figure) -> str:

@@ -18,8 +18,8 @@ run: an upper bound of the robust accuracy.
 from __future__ import annotations
 
 import csv
+import io
 import json
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from torch import Tensor
 
 from lightning_sq.errors import InputError
 from lightning_sq.evaluation.runner import Evaluation
+from lightning_sq.paths import write_whole
 
 SCHEMA_VERSION = 1
 JSON_FILE, CSV_FILE = "results.json", "results.csv"
@@ -93,29 +94,18 @@ def assemble(
 
 def write_results(folder: Path, results: dict[str, Any]) -> None:
     """results.json and results.csv, each whole or not at all."""
-    _write(folder / JSON_FILE, json.dumps(results, indent=1) + "\n")
-    rows = [
-        {"model": model["name"], "epsilon": f"{point['epsilon']:.6g}", "attack": attack, "accuracy": f"{accuracy:.6g}",
-         "num_images": model["num_images"]}
-        for model in results["models"]
-        for point in [
-            {"epsilon": 0.0, "attacks": {"clean": model["clean_accuracy"]}},
-            *({**p, "attacks": {**p["attacks"], "worst_case": p["worst_case"]}} for p in model["curve"]),
-        ]
-        for attack, accuracy in point["attacks"].items()
-    ]
-    temporary = folder / f"{CSV_FILE}.tmp"
-    with temporary.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(temporary, folder / CSV_FILE)
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    write_whole(folder / JSON_FILE, json.dumps(results, indent=1) + "\n")
+    stream = io.StringIO(newline="")
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(("model", "epsilon", "attack", "accuracy", "num_images"))
+    for model in results["models"]:
+        writer.writerow((model["name"], 0, "clean", f"{model['clean_accuracy']:.6g}", model["num_images"]))
+        for point in model["curve"]:
+            for attack, accuracy in {**point["attacks"], "worst_case": point["worst_case"]}.items():
+                writer.writerow(
+                    (model["name"], f"{point['epsilon']:.6g}", attack, f"{accuracy:.6g}", model["num_images"])
+                )
+    write_whole(folder / CSV_FILE, stream.getvalue())
 
 
 def read_results(folder: Path) -> dict[str, Any]:
@@ -148,6 +138,23 @@ def table_rows(results: dict[str, Any]) -> list[dict[str, Any]]:
         }
         for model in results["models"]
     ]
+
+
+def markdown_table(results: dict[str, Any]) -> str:
+    """The same table for a README."""
+    epsilon = format_epsilon(results["threat_model"]["epsilons"][-1])
+    attacks = list(results["attacks"])
+    lines = [
+        f"| accuracy in %, {results['data']['num_images']} images, attacks at {epsilon} | clean | "
+        + " | ".join(attacks)
+        + " | worst case | l1 norm of the input gradient |",
+        "| --- |" + " ---: |" * (len(attacks) + 3),
+    ]
+    for row in table_rows(results):
+        numbers = [f"{100 * x:.1f}" for x in (row["clean"], *row["attacks"].values())]
+        worst, gradient = f"**{100 * row['worst_case']:.1f}**", f"{row['input_gradient_l1']:.3g}"
+        lines.append(f"| {row['name']} | " + " | ".join([*numbers, worst, gradient]) + " |")
+    return "\n".join(lines)
 
 
 def verdict(model: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ NoiseKind = Literal["uniform", "rademacher", "gaussian"]
 
 
 class PixelNoise(nn.Module):
-    """clip(x + n) with n uniform in [-epsilon, epsilon], Rademacher (+-epsilon) or Gaussian (standard deviation epsilon).
+    """clip(x + n), n uniform in [-epsilon, epsilon], Rademacher (+-epsilon) or Gaussian (standard deviation epsilon).
 
     The generator is the layer's own, so that nothing else that draws random numbers changes the noise, and it can
     be saved and put back (`generator_state`), so that a resumed run sees the noise that would have come.
@@ -67,7 +67,9 @@ class PixelNoise(nn.Module):
         So a validation says the same on any number of processes, and takes nothing from the training's stream.
         """
         draw = NOISES[self.kind]
-        noise = draw_for_each(images, indices.tolist(), lambda x, generator: draw(x, epsilon=self.epsilon, generator=generator))
+        noise = draw_for_each(
+            images, indices.tolist(), lambda x, generator: draw(x, epsilon=self.epsilon, generator=generator)
+        )
         return (images + noise).clamp(*PIXEL_BOUNDS)
 
     def extra_repr(self) -> str:

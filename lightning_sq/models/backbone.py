@@ -67,7 +67,9 @@ def pretrained_state(architecture: str) -> dict[str, Tensor]:
 def file_state(path: Path) -> dict[str, Tensor]:
     """The float32 tensors of a safetensors file, or of a `.pth` with nothing but tensors in it."""
     if not path.is_file():
-        raise InputError(f"There is no weights file {path}. Give --model.checkpoint_path an existing .safetensors file.")
+        raise InputError(
+            f"There is no weights file {path}. Give --model.checkpoint_path an existing .safetensors file."
+        )
     try:
         if path.suffix == ".safetensors":
             state = load_file(path)
@@ -89,9 +91,7 @@ def load_backbone(backbone: nn.Module, state: dict[str, Tensor], *, source: str)
     """
     own = backbone.state_dict()
     head = backbone.pretrained_cfg["classifier"]
-    skipped = [
-        key for key in state if key in own and key.startswith(head) and state[key].shape != own[key].shape
-    ]
+    skipped = [key for key in state if key in own and key.startswith(head) and state[key].shape != own[key].shape]
     wrong = sorted(
         {key for key in own.keys() ^ state.keys() if not key.endswith("num_batches_tracked")}
         | {key for key in own.keys() & state.keys() if own[key].shape != state[key].shape and key not in skipped}

@@ -65,7 +65,9 @@ class ModelConfig:
                 quantizer=None if quantizer is None else QuantizerConfig(**quantizer),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InputError(f"The model's description cannot be read ({error}). Export the checkpoint again.") from None
+            raise InputError(
+                f"The model's description cannot be read ({error}). Export the checkpoint again."
+            ) from None
 
 
 class PixelClassifier(nn.Sequential):

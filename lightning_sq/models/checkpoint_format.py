@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -74,9 +73,7 @@ def _version(name: str) -> str:
         return "not installed"
 
 
-def checkpoint_entry(
-    config: ModelConfig, random_states: list[Tensor | None], recipe: dict[str, Any]
-) -> dict[str, Any]:
+def checkpoint_entry(config: ModelConfig, random_states: list[Tensor | None], recipe: dict[str, Any]) -> dict[str, Any]:
     """What a Lightning checkpoint holds beside Lightning's own: plain values and tensors only."""
     return {
         "format_version": FORMAT_VERSION,
@@ -141,7 +138,7 @@ def write_release(folder: Path, trained: TrainedModel, card: str, *, overwrite: 
     (partial / SUMS_FILE).write_text("".join(f"{sha256(partial / name)}  {name}\n" for name in names))
     if folder.exists():
         shutil.rmtree(folder)
-    os.replace(partial, folder)
+    partial.replace(folder)
 
 
 def read_release(folder: Path) -> TrainedModel:
@@ -164,14 +161,20 @@ def read_release(folder: Path) -> TrainedModel:
 def _check_sums(folder: Path) -> None:
     sums = folder / SUMS_FILE
     if not sums.is_file():
-        raise InputError(f"{folder} is not a release of lightning_sq: it has no {SUMS_FILE}. Make one with lightning-sq export.")
-    listed = dict(reversed(line.split(maxsplit=1)) for line in sums.read_text(errors="replace").splitlines() if " " in line)
+        raise InputError(
+            f"{folder} is not a release of lightning_sq: it has no {SUMS_FILE}. Make one with lightning-sq export."
+        )
+    listed = dict(
+        reversed(line.split(maxsplit=1)) for line in sums.read_text(errors="replace").splitlines() if " " in line
+    )
     for name in (WEIGHTS_FILE, CONFIG_FILE):
         path = folder / name
         if not path.is_file():
             raise InputError(f"{path} is missing. Download or export the release again.")
         if listed.get(name) != sha256(path):
-            raise InputError(f"{path} is not the file that {SUMS_FILE} names: altered or truncated. Get the release again.")
+            raise InputError(
+                f"{path} is not the file that {SUMS_FILE} names: altered or truncated. Get the release again."
+            )
 
 
 def sha256(path: Path) -> str:

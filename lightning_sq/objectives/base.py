@@ -40,7 +40,7 @@ class Objective(nn.Module, ABC):
     def perturb(self, images: Tensor) -> Tensor:
         """The images as the model is trained on them: (B, 3, H, W) in [0, 1], the same out."""
 
-    def perturb_repeatably(self, images: Tensor, indices: Tensor) -> Tensor | None:  # noqa: ARG002
+    def perturb_repeatably(self, images: Tensor, indices: Tensor) -> Tensor | None:
         """Like `perturb`, the same for each dataset index (B,) at every call; None if the objective adds no noise."""
         return None
 
@@ -48,9 +48,7 @@ class Objective(nn.Module, ABC):
         """Cross-entropy with label smoothing, averaged over the batch."""
         return cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
 
-    def forward(
-        self, model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """(loss, logits): the scalar to minimise, and the logits (B, classes) that it was computed from."""
         logits = model(self.perturb(images))
         return self.loss(logits, labels), logits

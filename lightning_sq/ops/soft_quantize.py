@@ -21,7 +21,9 @@ TAIL_BOUND = 1e-6
 def check_num_levels(num_levels: int) -> int:
     """`num_levels` itself, or an InputError that says what is wrong with it."""
     if isinstance(num_levels, bool) or int(num_levels) != num_levels or num_levels < 2:
-        raise InputError(f"num_levels={num_levels} is not a count of at least 2. 2 keeps black and white, 256 is 8 bits.")
+        raise InputError(
+            f"num_levels={num_levels} is not a count of at least 2. 2 keeps black and white, 256 is 8 bits."
+        )
     return int(num_levels)
 
 
@@ -35,8 +37,8 @@ def check_sharpness(sharpness: float) -> float:
 def num_terms_within(tail_bound: float, *, num_levels: int, sharpness: float) -> int:
     r"""How many of the thresholds nearest to a pixel have to be summed for an error of at most `tail_bound`.
 
-    With n terms centred on the pixel, the j-th threshold left out on either side is at least (n - 1) / 2 + j - 1/2 steps
-    away, and each side is a geometric series: error <= d e^{-a d n / 2} / (1 - e^{-a d}). The two sides have
+    With n terms centred on the pixel, the j-th threshold left out on either side is at least n / 2 + j - 1 steps away,
+    and each side is a geometric series: error <= d e^{-a d n / 2} / (1 - e^{-a d}). The two sides have
     opposite signs (thresholds below count almost 1, those above almost 0), so one side bounds the whole.
 
     Returns: an odd number, or num_levels - 1 (all of them) where that is not fewer.
@@ -98,11 +100,11 @@ def hard_quantize(x: Tensor, *, num_levels: int) -> Tensor:
 
 class _ReplaceBackward(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, value: Tensor, proxy: Tensor) -> Tensor:  # noqa: ARG004 (the signature is torch's)
+    def forward(ctx: Any, value: Tensor, proxy: Tensor) -> Tensor:
         return value.clone()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:  # noqa: ARG004
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
         return None, gradient
 
 

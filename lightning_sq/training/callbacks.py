@@ -1,11 +1,13 @@
-"""What happens beside the training step: measured speed."""
+"""What happens beside the training step: measured speed, and progress where no bar can be drawn."""
 
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_sq.types import Batch
 
@@ -35,3 +37,41 @@ class Throughput(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._since = time.perf_counter()
+
+
+class ProgressLines(Callback):
+    """One line now and then, for a log file: how far, how long still, loss, speed.
+
+    Args:
+        every_seconds: Between two lines.
+    """
+
+    def __init__(self, every_seconds: float = 30.0) -> None:
+        self.every_seconds = every_seconds
+        self._began = self._last = 0.0
+        self._first_step = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._began = self._last = time.monotonic()
+        self._first_step = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        now = time.monotonic()
+        if now - self._last < self.every_seconds:
+            return
+        self._last = now
+        rank_zero_info(self._line(trainer, batch_idx + 1, now - self._began))
+
+    def _line(self, trainer: Trainer, batch_number: int, seconds: float) -> str:
+        total = trainer.lightning_module.total_steps
+        left = seconds / max(1, trainer.global_step - self._first_step) * (total - trainer.global_step)
+        metrics = trainer.callback_metrics
+        loss = f", loss {metrics['train/loss']:.3f}" if "train/loss" in metrics else ""
+        accuracy = f", clean top-1 {metrics['val/clean_top1']:.3f}" if "val/clean_top1" in metrics else ""
+        epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+        return (
+            f"{epoch}, batch {batch_number}/{trainer.num_training_batches}"
+            f"{loss}{accuracy}, {timedelta(seconds=round(seconds))} so far, {timedelta(seconds=round(left))} left"
+        )

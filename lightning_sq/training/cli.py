@@ -14,18 +14,19 @@ from typing import Any, NoReturn
 
 import torch
 import yaml
+from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from jsonargparse import Namespace
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from lightning_sq.data.datamodule import ImageFolderData
 from lightning_sq.errors import InputError, input_error_in
 from lightning_sq.models.checkpoint_format import read_checkpoint
+from lightning_sq.paths import write_whole
 from lightning_sq.training.build import build_module
-from lightning_sq.training.callbacks import Throughput
+from lightning_sq.training.callbacks import ProgressLines, Throughput
 
 CONFIG_FILE, CHECKPOINTS, LOGS = "config.yaml", "checkpoints", "logs"
 LAST, BEST = "last", "best"
@@ -52,7 +53,10 @@ class CommandLine(LightningCLI):
         parser.add_argument("--overwrite", action="store_true", help="Replace a run that is in --output already.")
         parser.add_argument("--resume", action="store_true", help="Go on from the last checkpoint in --output, if any.")
         parser.add_argument(
-            "--checkpoint_minutes", type=float, default=15.0, help="Save checkpoints/last.ckpt this often, besides each epoch."
+            "--checkpoint_minutes",
+            type=float,
+            default=15.0,
+            help="Save checkpoints/last.ckpt this often, besides each epoch.",
         )
         for name in ("class_names", "image_size", "resize_size"):
             parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
@@ -86,11 +90,22 @@ class CommandLine(LightningCLI):
         output = Path(config["output"])
         trainer["default_root_dir"] = str(output)
         trainer["use_distributed_sampler"] = False  # the loaders know their rank themselves
-        if trainer["precision"] is None and trainer["accelerator"] in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        if (
+            trainer["precision"] is None
+            and trainer["accelerator"] in ("auto", "gpu", "cuda")
+            and torch.cuda.is_available()
+        ):
             trainer["precision"] = "bf16-mixed"
         callbacks: list[Callback] = list(trainer["callbacks"] or [])
         if self.subcommand == "fit" and not trainer["fast_dev_run"]:
-            callbacks += [Throughput(), LearningRateMonitor("step"), *_checkpointing(output, config["checkpoint_minutes"])]
+            callbacks += [
+                Throughput(),
+                LearningRateMonitor("step"),
+                *_checkpointing(output, config["checkpoint_minutes"]),
+            ]
+            if not sys.stdout.isatty():  # a log file: lines instead of a bar
+                trainer["enable_progress_bar"] = False
+                callbacks.append(ProgressLines())
         if trainer["logger"] in (None, True):
             trainer["logger"] = False  # `before_fit` makes ours, once it is certain that this run starts
         trainer["callbacks"] = callbacks
@@ -106,7 +121,7 @@ class CommandLine(LightningCLI):
         output = Path(config["output"])
         if config["ckpt_path"] is None:
             remove_run(output)
-        write_config(output / CONFIG_FILE, self.config_dump)
+        write_on_rank_zero(output / CONFIG_FILE, yaml.safe_dump(self.config_dump, sort_keys=False))
         if not self.trainer.loggers:
             csv = CSVLogger(output, LOGS)
             self.trainer.loggers = [csv, TensorBoardLogger(output, LOGS, version=csv.version)]
@@ -119,7 +134,9 @@ class CommandLine(LightningCLI):
 
     def _write_metrics(self, name: str) -> None:
         metrics = {key: value.item() for key, value in sorted(self.trainer.callback_metrics.items())}
-        write_json(Path(self.config_init[name]["output"]) / f"{name}.json", metrics)
+        write_on_rank_zero(
+            Path(self.config_init[name]["output"]) / f"{name}.json", json.dumps(metrics, indent=2) + "\n"
+        )
 
 
 def _parts_of_run(output: Path) -> list[Path]:
@@ -131,7 +148,8 @@ def refuse_other_run(output: Path) -> None:
     """Raises: InputError if a run is in `output` already."""
     if _parts_of_run(output):
         raise InputError(
-            f"{output} already holds a run. Add --resume to go on with it, --overwrite to replace it, or give another --output."
+            f"{output} already holds a run. "
+            "Add --resume to go on with it, --overwrite to replace it, or give another --output."
         )
 
 
@@ -142,18 +160,7 @@ def remove_run(output: Path) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-@rank_zero_only
-def write_config(path: Path, config: dict[str, Any]) -> None:
-    """Keep the run's whole configuration beside its results."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(config, sort_keys=False))
-
-
-@rank_zero_only
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Keep numbers beside the run that they are of."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(values, indent=2) + "\n")
+write_on_rank_zero = rank_zero_only(write_whole)
 
 
 def _checkpointing(output: Path, minutes: float) -> list[ModelCheckpoint]:
@@ -172,6 +179,9 @@ def quiet_lightning() -> None:
     logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     logger.addFilter(lambda record: "Tip: " not in record.getMessage())
     warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated")
+    warnings.filterwarnings(
+        "ignore", message=r"Checkpoint directory .* exists and is not empty"
+    )  # so --resume wants it
 
 
 def main(arguments: list[str]) -> None:

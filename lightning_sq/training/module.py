@@ -15,8 +15,8 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_sq.metrics import input_gradient_l1
 from lightning_sq.models import PixelClassifier
-from lightning_sq.objectives import Objective
 from lightning_sq.models.checkpoint_format import checkpoint_entry
+from lightning_sq.objectives import Objective
 from lightning_sq.training.optim import Optimization, make_optimizer, make_schedule
 from lightning_sq.types import Batch
 
@@ -36,18 +36,18 @@ class ClassifierModule(LightningModule):
         optimization: How.
         seed: Of the objective's random streams; each rank has its own.
 
-    `recipe`, the run's whole configuration, is set by the command line and saved in every checkpoint.
+    `recipe`, the run's whole configuration, is set by the command line and saved in every checkpoint; `total_steps`,
+    the optimizer steps of the whole run, is known once the optimizer is made.
     """
 
-    def __init__(
-        self, model: PixelClassifier, objective: Objective, optimization: Optimization, seed: int = 0
-    ) -> None:
+    def __init__(self, model: PixelClassifier, objective: Objective, optimization: Optimization, seed: int = 0) -> None:
         super().__init__()
         self.model = model.to(memory_format=torch.channels_last)
         self.objective = objective
         self.optimization = optimization
         self.seed = seed
         self.recipe: dict[str, Any] = {}
+        self.total_steps = 0
         num_classes = len(model.config.class_names)
         top1 = {"num_classes": num_classes, "average": "micro", "validate_args": False}
         self.train_top1 = MulticlassAccuracy(**top1)
@@ -61,7 +61,7 @@ class ClassifierModule(LightningModule):
             }
         )
 
-    def setup(self, stage: str) -> None:  # noqa: ARG002 (the signature is Lightning's)
+    def setup(self, stage: str) -> None:
         self.objective.seed(self.seed, self.global_rank)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -103,9 +103,9 @@ class ClassifierModule(LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         optimizer = make_optimizer(self.model, self.optimization, global_batch_size=self._global_batch_size())
-        steps_per_epoch, total_steps = self._count_steps()
-        warmup_steps = round(self.optimization.warmup_epochs * steps_per_epoch)
-        schedule = make_schedule(optimizer, warmup_steps=min(warmup_steps, total_steps), total_steps=total_steps)
+        steps_per_epoch, self.total_steps = self._count_steps()
+        warmup_steps = min(self.total_steps, round(self.optimization.warmup_epochs * steps_per_epoch))
+        schedule = make_schedule(optimizer, warmup_steps=warmup_steps, total_steps=self.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _global_batch_size(self) -> int:
@@ -113,7 +113,7 @@ class ClassifierModule(LightningModule):
         return trainer.datamodule.batch_size_per_device * trainer.world_size * trainer.accumulate_grad_batches
 
     def _count_steps(self) -> tuple[int, int]:
-        """(optimizer steps an epoch, in all), without `estimated_stepping_batches`: reading that drops a loader's state."""
+        """(optimizer steps an epoch, in all), without `estimated_stepping_batches`, which drops a loader's state."""
         trainer = self.trainer
         batches = trainer.datamodule.num_training_batches(trainer.world_size)
         limit = trainer.limit_train_batches

@@ -28,7 +28,9 @@ def small_net(seed: int = 0) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.Tanh(), nn.Flatten(), nn.Linear(128, 5))
 
 
-def best_linear_attack(model: nn.Sequential, images: torch.Tensor, labels: torch.Tensor, epsilon: float) -> torch.Tensor:
+def best_linear_attack(
+    model: nn.Sequential, images: torch.Tensor, labels: torch.Tensor, epsilon: float
+) -> torch.Tensor:
     """The closed form: every pixel as far as the ball and the box let it go, along the sign of the weights."""
     weight = model[1].weight[1 - labels] - model[1].weight[labels]
     return (images + epsilon * weight.sign().view_as(images)).clamp(0, 1)

@@ -37,11 +37,15 @@ def photographs(tmp_path_factory):
     return folder
 
 
-def loader(folder, tmp_path_factory, backend: str, *, train: bool, batch_size: int = 8, rank: int = 0, world_size: int = 1):
+def loader(
+    folder, tmp_path_factory, backend: str, *, train: bool, batch_size: int = 8, rank: int = 0, world_size: int = 1
+):
     index = load_index(folder, cache=tmp_path_factory.getbasetemp() / "indexes")
     rule = random_resized_crop(SIZE) if train else resize_and_center_crop(SIZE, resize_size=72)
     order = EpochOrder(len(index), batch_size, world_size, rank, train, train, seed=3)
-    return make_loader(Dataset(index, rule, SIZE, seed=3), order, backend=backend, num_threads=2 if backend == "dali" else 0)
+    return make_loader(
+        Dataset(index, rule, SIZE, seed=3), order, backend=backend, num_threads=2 if backend == "dali" else 0
+    )
 
 
 @pytest.mark.parametrize("train", [True, False])
@@ -110,7 +114,9 @@ def test_a_position_among_other_batches_starts_its_epoch_again(photographs, tmp_
 def test_ranks_together_read_each_validation_image_once(photographs, tmp_path_factory, world_size):
     seen, pixels = [], {}
     for rank in range(world_size):
-        for batch in loader(photographs, tmp_path_factory, "dali", train=False, batch_size=5, rank=rank, world_size=world_size):
+        for batch in loader(
+            photographs, tmp_path_factory, "dali", train=False, batch_size=5, rank=rank, world_size=world_size
+        ):
             for index, image in zip(batch.indices[batch.valid].tolist(), batch.images[batch.valid], strict=True):
                 seen.append(index)
                 pixels[index] = image

@@ -51,7 +51,10 @@ MISTAKES = {
     "a word for a number": (["--data.batch_size_per_device", "many"], ["batch_size_per_device", "many"]),
     "no batch": (["--data.batch_size_per_device", "0"], ["batch_size_per_device=0"]),
     "a crop larger than the image": (["--data.resize_size", "16"], ["resize_size=16", "image_size=32"]),
-    "no such weights": (["--model.checkpoint_path", "none.safetensors"], ["none.safetensors", "--model.checkpoint_path"]),
+    "no such weights": (
+        ["--model.checkpoint_path", "none.safetensors"],
+        ["none.safetensors", "--model.checkpoint_path"],
+    ),
     "no such checkpoint": (["--ckpt_path", "none.ckpt"], ["none.ckpt"]),
 }
 
@@ -125,9 +128,19 @@ def test_a_checkpoint_to_resume_from_that_is_no_good(fit, tmp_path, content):
     assert path.read_bytes() == damaged[content]
 
 
-@pytest.mark.parametrize("arguments", [[], ["fitt"], ["data"], ["data", "check", "nowhere"], ["export", "none.ckpt", "out"],
-                                       ["report", "nowhere"], ["evaluate", "none.ckpt", "--data", "x", "--output", "y"],
-                                       ["evaluate", "m", "--data", "x", "--output", "y", "--epsilon", "8"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["fitt"],
+        ["data"],
+        ["data", "check", "nowhere"],
+        ["export", "none.ckpt", "out"],
+        ["report", "nowhere"],
+        ["evaluate", "none.ckpt", "--data", "x", "--output", "y"],
+        ["evaluate", "m", "--data", "x", "--output", "y", "--epsilon", "8"],
+    ],
+)
 def test_the_other_commands_say_what_is_wrong_too(arguments, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2

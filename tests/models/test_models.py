@@ -48,7 +48,9 @@ def test_the_description_survives_json():
     assert ModelConfig.from_dict(json.loads(json.dumps(CONFIG.to_dict()))) == CONFIG
 
 
-@pytest.mark.parametrize("spoil", [lambda d: d.pop("mean"), lambda d: d.update(extra=1), lambda d: d.update(quantizer={"bits": 2})])
+@pytest.mark.parametrize(
+    "spoil", [lambda d: d.pop("mean"), lambda d: d.update(extra=1), lambda d: d.update(quantizer={"bits": 2})]
+)
 def test_a_description_that_is_not_ours_is_refused(spoil):
     values = CONFIG.to_dict()
     spoil(values)
@@ -60,7 +62,12 @@ def test_a_release_gives_identical_logits_in_eval_mode(model, release):
     loaded = lightning_sq.load(release)
     assert not loaded.training
     assert torch.equal(loaded(IMAGES), model(IMAGES))
-    assert sorted(path.name for path in release.iterdir()) == ["README.md", "SHA256SUMS", "config.json", "model.safetensors"]
+    assert sorted(path.name for path in release.iterdir()) == [
+        "README.md",
+        "SHA256SUMS",
+        "config.json",
+        "model.safetensors",
+    ]
 
 
 def test_a_release_is_not_written_over_something_else(model, release, tmp_path):
@@ -127,7 +134,10 @@ def test_a_name_that_timm_lacks_gets_the_nearest_ones():
 def test_pretrained_weights_keep_their_head_only_for_the_same_classes(model, tmp_path):
     torch.manual_seed(1)
     source = timm.create_model("test_resnet", num_classes=7)
-    save_file({key: value.half() if value.is_floating_point() else value for key, value in source.state_dict().items()}, tmp_path / "w.safetensors")
+    save_file(
+        {key: value.half() if value.is_floating_point() else value for key, value in source.state_dict().items()},
+        tmp_path / "w.safetensors",
+    )
     backbone = timm.create_model("test_resnet", num_classes=3)
     skipped = load_backbone(backbone, file_state(tmp_path / "w.safetensors"), source="w")
     assert sorted(skipped) == ["fc.bias", "fc.weight"]

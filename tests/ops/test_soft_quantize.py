@@ -41,7 +41,9 @@ def test_three_levels_by_hand():
 @pytest.mark.parametrize("relative_sharpness", [0.3, 1.0, 5.0, 30.0, 500.0])
 def test_the_windowed_sum_is_within_the_stated_bound_of_the_full_sum(num_levels, relative_sharpness):
     sharpness = relative_sharpness * (num_levels - 1)
-    error = (soft_quantize(GRID, num_levels=num_levels, sharpness=sharpness) - full_sum(GRID, num_levels, sharpness)).abs()
+    error = (
+        soft_quantize(GRID, num_levels=num_levels, sharpness=sharpness) - full_sum(GRID, num_levels, sharpness)
+    ).abs()
     assert error.max() <= TAIL_BOUND
 
 
@@ -54,7 +56,10 @@ def test_the_number_of_terms_does_not_grow_with_the_number_of_levels():
 def test_soft_tends_to_hard_as_sharpness_grows(num_levels):
     away = (GRID * (num_levels - 1) % 1 - 0.5).abs() > 0.05  # on a threshold the two differ for ever
     errors = [
-        (soft_quantize(GRID, num_levels=num_levels, sharpness=a * (num_levels - 1)) - hard_quantize(GRID, num_levels=num_levels))
+        (
+            soft_quantize(GRID, num_levels=num_levels, sharpness=a * (num_levels - 1))
+            - hard_quantize(GRID, num_levels=num_levels)
+        )
         .abs()[away]
         .max()
         .item()

@@ -1,0 +1,94 @@
+"""Imports point one way, and each heavy library has one door."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+PACKAGE = REPOSITORY / "lightning_sq"
+
+# what each part of the package may import of the others; errors, types, paths and progress are everybody's
+MAY_IMPORT = {
+    "ops": set(),
+    "layers": {"ops"},
+    "models": {"layers", "ops"},
+    "data": {"ops"},
+    "objectives": {"layers", "ops", "attacks"},
+    "metrics": {"ops"},
+    "attacks": {"layers", "ops"},
+    "evaluation": {"attacks", "layers", "ops"},
+    "release": {"models"},
+    "training": {"data", "metrics", "models", "objectives", "layers", "ops"},
+    "commands": {"data", "evaluation", "metrics", "models", "release", "training"},
+}
+EVERYBODYS = {"errors", "types", "paths", "progress"}
+ONE_DOOR = {"timm": "models/backbone.py", "nvidia": "data/dali.py"}
+WITHOUT_LIGHTNING = ("ops", "layers", "models", "objectives", "attacks", "evaluation", "release", "metrics")
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file imports, wherever in the file."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def violations(root: Path) -> list[str]:
+    """Imports below `root` that point the wrong way or use a second door."""
+    wrong = []
+    for path in sorted(root.rglob("*.py")):
+        relative = path.relative_to(root)
+        part = relative.parts[0].removesuffix(".py")
+        for module in sorted(imports(path)):
+            top, *rest = module.split(".")
+            if top in ONE_DOOR and str(relative) != ONE_DOOR[top]:
+                wrong.append(f"{relative} imports {module}")
+            if top == "lightning" and part in WITHOUT_LIGHTNING:
+                wrong.append(f"{relative} imports {module}")
+            if top == "lightning_sq" and part in MAY_IMPORT and rest:
+                other = rest[0]
+                if other not in MAY_IMPORT[part] | EVERYBODYS | {part, "__version__"}:
+                    wrong.append(f"{relative} imports {module}")
+    return wrong
+
+
+def test_imports_point_one_way():
+    assert violations(PACKAGE) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("ops/a.py", "from lightning_sq.layers import Normalize"),
+        ("objectives/a.py", "import timm"),
+        ("evaluation/a.py", "def f():\n    from lightning_sq.data import index"),
+        ("release.py", "from lightning.pytorch import Trainer"),
+        ("commands/a.py", "from nvidia.dali import fn"),
+    ],
+)
+def test_the_walk_over_imports_can_fail(tmp_path, file, line):
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text(line)
+    assert len(violations(tmp_path)) == 1
+
+
+def test_every_part_of_the_package_has_its_rule():
+    parts = {path.name.removesuffix(".py") for path in PACKAGE.iterdir() if not path.name.startswith("__")}
+    assert parts == set(MAY_IMPORT) | EVERYBODYS
+
+
+def test_a_release_loads_without_lightning_and_dali():
+    import subprocess
+    import sys
+
+    program = "import sys, lightning_sq; lightning_sq.load; print({'lightning', 'nvidia.dali'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

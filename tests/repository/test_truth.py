@@ -1,0 +1,106 @@
+"""What the repository says of itself is so."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+
+import pytest
+import yaml
+
+from lightning_sq.__main__ import COMMANDS, main
+from tests.conftest import REPOSITORY
+
+CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
+NUM_CONFIGS = 6
+
+
+def test_the_number_of_recipes_is_known():
+    assert len(CONFIGS) == NUM_CONFIGS
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_a_recipe_parses_and_says_what_and_how(config, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["lightning-sq"])
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", "--config", str(config), "--print_config"])
+    assert stopped.value.code == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["output"] == f"runs/{config.stem}"
+    header = config.read_text().split("seed_everything")[0]
+    assert f"configs/{config.name}" in header
+    assert re.search(r"^# (What|Control):", header, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "config", [path for path in CONFIGS if not path.stem.endswith("_natural")], ids=lambda path: path.stem
+)
+def test_a_recipe_has_a_control_that_differs_in_quantizer_and_noise_alone(config):
+    recipe = yaml.safe_load(config.read_text())
+    control = yaml.safe_load(config.with_name(f"{config.stem}_natural.yaml").read_text())
+    assert "quantizer" in recipe["model"]
+    assert "quantizer" not in control["model"]
+    for values in (recipe, control):
+        values.pop("output")
+        values["model"].pop("quantizer", None)
+        values["model"].pop("objective", None)
+    assert recipe == control
+
+
+def test_the_imagenet_recipe_runs_on_a_folder_of_the_same_shape(few_digits, monkeypatch, tmp_path):
+    monkeypatch.setattr("sys.argv", ["lightning-sq"])
+    monkeypatch.chdir(tmp_path)
+    options = ["--data.root", str(few_digits), "--data.batch_size_per_device", "2", "--model.pretrained", "false"]
+    config = str(REPOSITORY / "configs" / "imagenet.yaml")
+    assert (
+        main(["fit", "--config", config, *options, "--trainer.fast_dev_run", "true", "--trainer.accelerator", "cpu"])
+        == 0
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def sbatch_scripts():
+    return sorted((REPOSITORY / "slurm").glob("*.sh"))
+
+
+@pytest.mark.parametrize("script", sbatch_scripts(), ids=lambda path: path.name)
+def test_a_slurm_script_is_valid_and_names_a_recipe_that_exists(script):
+    subprocess.run(["bash", "-n", script], check=True)
+    text = script.read_text()
+    (config,) = re.findall(r"CONFIG=\$\{CONFIG:-(.*?)\}", text)
+    assert (REPOSITORY / config).is_file()
+    options = dict(re.findall(r"^#SBATCH --([a-z-]+)=(\S+)$", text, re.MULTILINE))
+    assert options["ntasks-per-node"] == options["gpus-per-node"]
+    if shutil.which("shellcheck"):
+        subprocess.run(["shellcheck", script], check=True)
+
+
+READMES = [REPOSITORY / "README.md", *sorted(REPOSITORY.glob("*/README.md"))]
+
+
+@pytest.mark.parametrize("readme", READMES, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_a_readme_names_commands_options_and_files_that_exist(readme):
+    text = readme.read_text()
+    for name in re.findall(r"lightning-sq (\w+)", text):
+        assert name in COMMANDS, name
+    for target in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (readme.parent / target).exists(), target
+    for path in re.findall(r"\b((?:configs|slurm|docker|tests|benchmarks|lightning_sq)/[\w./-]+\w)", text):
+        assert (REPOSITORY / path).exists(), path
+    for goal in re.findall(r"^ *make (\w+)", text, re.MULTILINE):
+        assert f"\n{goal}:" in (REPOSITORY / "Makefile").read_text(), goal
+
+
+def test_no_default_points_outside_the_project():
+    for path in [*CONFIGS, *REPOSITORY.glob("lightning_sq/**/*.py"), *REPOSITORY.glob("slurm/*.sh")]:
+        assert "../shared" not in path.read_text(), path
+
+
+def test_the_lock_file_has_hashes_and_names_no_index():
+    text = (REPOSITORY / "requirements.lock").read_text()
+    packages = re.findall(r"^[a-zA-Z][\w.-]*==", text, re.MULTILINE)
+    assert len(packages) > 50
+    assert text.count("--hash=sha256:") >= len(packages)
+    assert "://" not in text
+    assert not re.search(r"lightning==2\.6\.[23]\b", text)
