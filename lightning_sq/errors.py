@@ -11,7 +11,7 @@ class InputError(ValueError):
 
 
 def input_error_in(error: BaseException | None) -> InputError | None:
-    """The InputError that `error` is, or was raised because of: a parser wraps what a class refuses in its own error."""
+    """The InputError that `error` is or was raised because of: a parser wraps what a class refuses in its own error."""
     while error is not None and not isinstance(error, InputError):
         error = error.__cause__ or error.__context__
     return error

@@ -7,23 +7,24 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column
 
 
 @contextmanager
 def progress_bar(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on standard error that appears with the first call of `advance(done, total)` and stays when it is full.
 
-    A fourth column shows what is passed as `advance(done, total, note)`.
+    A last column shows what is passed as `advance(done, total, note)`.
     """
     console = Console(stderr=True)
     progress = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", min_width=12)),
         BarColumn(bar_width=16),
         TextColumn("{task.completed:,}/{task.total:,}"),
         TextColumn(unit),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        TimeElapsedColumn(table_column=Column(min_width=7)),
+        TextColumn("left", table_column=Column(min_width=4)),
+        TimeRemainingColumn(table_column=Column(min_width=7)),
         TextColumn("{task.fields[note]}"),
         console=console,
     )

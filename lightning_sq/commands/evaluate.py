@@ -70,9 +70,12 @@ def main(arguments: list[str]) -> None:
 
 
 def _name_and_source(text: str) -> tuple[str, str]:
-    """`name=path`, or a path that is its own name."""
+    """`name=model`; a model without a name gets that of its run, its folder or its file."""
     name, separator, source = text.partition("=")
-    return (name, source) if separator and name and "/" not in name else (Path(text).stem or text, text)
+    if separator and name and "/" not in name:
+        return name, source
+    path = Path(text)
+    return (path.parent.parent.name if path.parent.name == "checkpoints" else path.stem) or text, text
 
 
 def _evaluate_all(

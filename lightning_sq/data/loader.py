@@ -46,8 +46,8 @@ class Dataset:
 class Loader(ABC):
     """Batches of one split for one rank, epoch by epoch.
 
-    Lightning calls `batch_sampler.set_epoch` before each epoch and saves `state_dict()`. Because the order is a function
-    of the seed, that state is two numbers, the same on every rank, whichever rank writes the checkpoint.
+    Lightning calls `batch_sampler.set_epoch` before each epoch and saves `state_dict()`. Because the order is a
+    function of the seed, that state is two numbers, the same on every rank whichever writes it.
     """
 
     def __init__(self, dataset: Dataset, order: EpochOrder) -> None:

@@ -164,7 +164,7 @@ def verdict(model: dict[str, Any]) -> str:
     sentence = f"{model['name']}: at most {worst:.1%} robust at {format_epsilon(point['epsilon'])}"
     plain = point["attacks"].get("pgd")
     if plain is not None and plain - worst >= 0.01:
-        return f"{sentence}; plain PGD alone would have said {plain:.1%}, because the quantizer hides the gradient from it."
+        return f"{sentence}; plain PGD alone would have said {plain:.1%}, the quantizer hides the gradient from it."
     return f"{sentence} ({model['clean_accuracy']:.1%} on clean images)."
 
 

@@ -18,6 +18,8 @@ class Objective(nn.Module, ABC):
         label_smoothing: Share of the target that is spread evenly over all classes, in [0, 1).
     """
 
+    adds_noise = False
+
     def __init__(self, label_smoothing: float = 0.0) -> None:
         super().__init__()
         if not 0.0 <= label_smoothing < 1.0:
@@ -40,9 +42,9 @@ class Objective(nn.Module, ABC):
     def perturb(self, images: Tensor) -> Tensor:
         """The images as the model is trained on them: (B, 3, H, W) in [0, 1], the same out."""
 
-    def perturb_repeatably(self, images: Tensor, indices: Tensor) -> Tensor | None:
-        """Like `perturb`, the same for each dataset index (B,) at every call; None if the objective adds no noise."""
-        return None
+    def perturb_repeatably(self, images: Tensor, indices: Tensor) -> Tensor:
+        """Like `perturb`, but the same for each dataset index (B,) at every call; asked for if `adds_noise`."""
+        raise AssertionError(f"{type(self).__name__} adds no noise")
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy with label smoothing, averaged over the batch."""

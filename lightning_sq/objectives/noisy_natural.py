@@ -18,6 +18,8 @@ class NoisyNatural(Objective):
         label_smoothing: See `Objective`.
     """
 
+    adds_noise = True
+
     def __init__(
         self, noise: NoiseKind = "uniform", epsilon: float | str = "8/255", label_smoothing: float = 0.0
     ) -> None:

@@ -106,7 +106,8 @@ class CommandLine(LightningCLI):
             if not sys.stdout.isatty():  # a log file: lines instead of a bar
                 trainer["enable_progress_bar"] = False
                 callbacks.append(ProgressLines())
-        if trainer["logger"] in (None, True):
+        self._makes_loggers = trainer["logger"] in (None, True)
+        if self._makes_loggers:
             trainer["logger"] = False  # `before_fit` makes ours, once it is certain that this run starts
         trainer["callbacks"] = callbacks
         return super().instantiate_trainer(**trainer, **kwargs)
@@ -122,7 +123,7 @@ class CommandLine(LightningCLI):
         if config["ckpt_path"] is None:
             remove_run(output)
         write_on_rank_zero(output / CONFIG_FILE, yaml.safe_dump(self.config_dump, sort_keys=False))
-        if not self.trainer.loggers:
+        if self._makes_loggers:
             csv = CSVLogger(output, LOGS)
             self.trainer.loggers = [csv, TensorBoardLogger(output, LOGS, version=csv.version)]
 

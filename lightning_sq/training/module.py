@@ -28,7 +28,7 @@ class ClassifierModule(LightningModule):
     """Trains `model` by `objective`.
 
     Logs train/loss, train/top1 (on the images as trained, noisy ones included); val/loss, val/clean_top1,
-    val/clean_top5, val/noisy_top1, val/input_gradient_l1. Accuracies are in [0, 1].
+    val/clean_top5, val/input_gradient_l1 and, if the objective adds noise, val/noisy_top1. Accuracies are in [0, 1].
 
     Args:
         model: Pixels in [0, 1] to logits.
@@ -56,10 +56,11 @@ class ClassifierModule(LightningModule):
                 "loss": MeanMetric(),
                 "clean_top1": MulticlassAccuracy(**top1),
                 "clean_top5": MulticlassAccuracy(**top1, top_k=min(5, num_classes)),
-                "noisy_top1": MulticlassAccuracy(**top1),
                 "input_gradient_l1": MeanMetric(),
             }
         )
+        if objective.adds_noise:
+            self.val_metrics["noisy_top1"] = MulticlassAccuracy(**top1)
 
     def setup(self, stage: str) -> None:
         self.objective.seed(self.seed, self.global_rank)
@@ -83,9 +84,8 @@ class ClassifierModule(LightningModule):
         images, labels, indices = (part[batch.valid] for part in batch)
         if len(labels):
             self._measure(images, labels, indices)
-        for name, metric in self.val_metrics.items():
-            if metric.update_called or len(labels) == 0:
-                self.log(f"val/{name}", metric, prog_bar=name.endswith("top1"), batch_size=max(1, len(labels)))
+        for name, metric in self.val_metrics.items():  # all of them on every rank, or the ranks wait for each other
+            self.log(f"val/{name}", metric, prog_bar=name.endswith("top1"), batch_size=max(1, len(labels)))
 
     test_step = validation_step
 
@@ -94,8 +94,8 @@ class ClassifierModule(LightningModule):
         self.val_metrics["loss"].update(cross_entropy(logits.float(), labels), weight=len(labels))
         self.val_metrics["clean_top1"].update(logits, labels)
         self.val_metrics["clean_top5"].update(logits, labels)
-        noisy = self.objective.perturb_repeatably(images, indices)
-        if noisy is not None:
+        if "noisy_top1" in self.val_metrics:
+            noisy = self.objective.perturb_repeatably(images, indices)
             self.val_metrics["noisy_top1"].update(self(noisy), labels)
         probe = indices < GRADIENT_IMAGES
         if probe.any():

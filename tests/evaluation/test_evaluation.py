@@ -188,7 +188,7 @@ def test_the_verdict_says_what_plain_pgd_would_have_claimed():
 
     assert sentence(0.894, 0.72) == (
         "net: at most 72.0% robust at 0.3; plain PGD alone would have said 89.4%, "
-        "because the quantizer hides the gradient from it."
+        "the quantizer hides the gradient from it."
     )
     assert "plain PGD" not in sentence(0.72, 0.72)
 

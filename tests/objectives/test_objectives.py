@@ -46,7 +46,7 @@ def test_noisy_natural_trains_on_noisy_pixels_within_epsilon():
 def test_natural_leaves_the_pixels_alone_and_has_no_random_state():
     assert torch.equal(Natural().perturb(IMAGES), IMAGES)
     assert Natural().random_state is None
-    assert Natural().perturb_repeatably(IMAGES, LABELS) is None
+    assert not Natural.adds_noise
 
 
 def test_bad_values_are_refused():
