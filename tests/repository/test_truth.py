@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from lightning_sq.__main__ import COMMANDS, main
+from lightning_sq.evaluation.results import markdown_table, read_results
 from tests.conftest import REPOSITORY
 
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
@@ -104,3 +105,14 @@ def test_the_lock_file_has_hashes_and_names_no_index():
     assert text.count("--hash=sha256:") >= len(packages)
     assert "://" not in text
     assert not re.search(r"lightning==2\.6\.[23]\b", text)
+
+
+def test_every_table_of_results_in_a_readme_is_the_one_that_its_results_give():
+    found = []
+    for readme in READMES:
+        for folder, table in re.findall(
+            r"<!-- written by: lightning-sq report (\S+) --markdown -->\n((?:\|.*\n)+)", readme.read_text()
+        ):
+            assert table.rstrip("\n") == markdown_table(read_results(REPOSITORY / folder))
+            found.append(folder)
+    assert found == ["results/demo"]
