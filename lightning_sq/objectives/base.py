@@ -51,6 +51,12 @@ class Objective(nn.Module, ABC):
         return cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
 
     def forward(self, model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """(loss, logits): the scalar to minimise, and the logits (B, classes) that it was computed from."""
+        """(loss, logits): the scalar to minimise, and the logits (B, classes) that it was computed from.
+
+        Args:
+            model: Pixels in [0, 1] to logits, in training mode; a `PixelClassifier` where the command line trains.
+            images: (B, 3, H, W) natural images in [0, 1].
+            labels: (B,) int64.
+        """
         logits = model(self.perturb(images))
         return self.loss(logits, labels), logits

@@ -69,7 +69,8 @@ class ClassifierModule(LightningModule):
         return self.model(images.contiguous(memory_format=torch.channels_last))
 
     def training_step(self, batch: Batch) -> Tensor:
-        loss, logits = self.objective(self, batch.images, batch.labels)
+        images = batch.images.contiguous(memory_format=torch.channels_last)
+        loss, logits = self.objective(self.model, images, batch.labels)
         if not torch.isfinite(loss):
             raise FloatingPointError(
                 f"The loss is {loss.item()} at step {self.global_step} on rank {self.global_rank}. "
