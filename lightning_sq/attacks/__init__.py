@@ -6,5 +6,6 @@ What a model does at random or without a derivative is handled by wrapping the m
 from lightning_sq.attacks.bpda import bpda
 from lightning_sq.attacks.checks import fools
 from lightning_sq.attacks.pgd import PGD
+from lightning_sq.attacks.quantized_box import QuantizedBox
 
-__all__ = ["PGD", "bpda", "fools"]
+__all__ = ["PGD", "QuantizedBox", "bpda", "fools"]

@@ -36,6 +36,8 @@ class ImageFolderData(LightningDataModule):
         min_crop_area: Smallest share of the image that a training crop shows.
         flip_probability: Of a left-right mirror in training; 0 where left and right matter.
         allow_unreadable_validation: Leave unreadable validation images out instead of refusing to start.
+        batch_repeats: How often each training batch comes before the next one: m of free adversarial training. An
+            epoch has m times the steps, so `max_epochs` is to be divided by m.
         seed: Of order, crops and flips.
     """
 
@@ -50,6 +52,7 @@ class ImageFolderData(LightningDataModule):
         min_crop_area: float = 0.25,
         flip_probability: float = 0.5,
         allow_unreadable_validation: bool = False,
+        batch_repeats: int = 1,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -61,9 +64,11 @@ class ImageFolderData(LightningDataModule):
             raise InputError(
                 f"resize_size={resize_size} is smaller than image_size={image_size}. Leave it out for 8/7 of it."
             )
-        for name, value in (("batch_size_per_device", batch_size_per_device), ("num_threads", num_threads)):
+        counts = {"batch_size_per_device": batch_size_per_device, "num_threads": num_threads}
+        for name, value in (counts | {"batch_repeats": batch_repeats}).items():
             if value < 1:
                 raise InputError(f"{name}={value} is not at least 1.")
+        self.batch_repeats = batch_repeats
         self.batch_size_per_device = batch_size_per_device
         self.num_threads = num_threads
         self.min_crop_area = min_crop_area
@@ -111,51 +116,61 @@ class ImageFolderData(LightningDataModule):
             raise InputError(f"{found}. Mend or remove them, or set --data.allow_unreadable_validation true.")
         rank_zero_warn(f"{found}. Skipped.", stacklevel=2)
 
-    def loader(
-        self, split: Split, *, augment: bool, rank: int = 0, world_size: int = 1, device_id: int | None = None
-    ) -> Loader:
+    def loader(self, split: Split, *, rank: int = 0, world_size: int = 1, device_id: int | None = None) -> Loader:
         """Batches of one split for one rank.
 
         Args:
-            split: "train" or "val".
-            augment: Random crops in a new order each epoch; else centre crops, in order, each image exactly once.
+            split: "train" for random crops in a new order each epoch; "val" for centre crops, each image exactly once.
             rank: The global rank.
             world_size: Number of processes.
             device_id: The local GPU for DALI; None decodes on the CPU.
         """
-        if augment:
-            rule = random_resized_crop(
-                self.image_size, scale=(self.min_crop_area, 1.0), flip_probability=self.flip_probability
-            )
+        if split == "train":
+            scale = (self.min_crop_area, 1.0)
+            rule = random_resized_crop(self.image_size, scale=scale, flip_probability=self.flip_probability)
         else:
             rule = resize_and_center_crop(self.image_size, resize_size=self.resize_size)
-        dataset = Dataset(self.index(split), rule, self.image_size, self.seed)
-        order = EpochOrder(
-            len(dataset.index), self.batch_size_per_device, world_size, rank, augment, augment, self.seed
+        return make_loader(
+            Dataset(self.index(split), rule, self.image_size, self.seed),
+            self._order(split, rank, world_size),
+            backend=self.backend,
+            num_threads=self.num_threads,
+            device_id=device_id,
         )
-        return make_loader(dataset, order, backend=self.backend, num_threads=self.num_threads, device_id=device_id)
+
+    def _order(self, split: Split, rank: int, world_size: int) -> EpochOrder:
+        training = split == "train"
+        return EpochOrder(
+            len(self.index(split)),
+            self.batch_size_per_device,
+            world_size,
+            rank,
+            shuffle=training,
+            pad_by_repeating=training,
+            seed=self.seed,
+            repeats=self.batch_repeats if training else 1,
+        )
 
     def num_training_batches(self, world_size: int) -> int:
         """Steps an epoch, without building a loader."""
-        return EpochOrder(len(self.index("train")), self.batch_size_per_device, world_size).num_batches
+        return self._order("train", 0, world_size).num_batches
 
-    def _rank_loader(self, split: Split, *, augment: bool) -> Loader:
+    def _rank_loader(self, split: Split) -> Loader:
         trainer = self.trainer
         assert trainer is not None
         device = trainer.strategy.root_device
         return self.loader(
             split,
-            augment=augment,
             rank=trainer.global_rank,
             world_size=trainer.world_size,
             device_id=device.index if device.type == "cuda" and torch.cuda.is_available() else None,
         )
 
     def train_dataloader(self) -> Loader:
-        return self._rank_loader("train", augment=True)
+        return self._rank_loader("train")
 
     def val_dataloader(self) -> Loader:
-        return self._rank_loader("val", augment=False)
+        return self._rank_loader("val")
 
     def test_dataloader(self) -> Loader:
-        return self._rank_loader("val", augment=False)
+        return self._rank_loader("val")

@@ -96,6 +96,7 @@ class Loader(ABC):
             "batch_size": order.batch_size,
             "world_size": order.world_size,
             "seed": order.seed,
+            "repeats": order.repeats,
         }
 
 

@@ -31,6 +31,7 @@ class EpochOrder:
         pad_by_repeating: Fill the last global batch with images from the epoch's start (training); else with
             `PADDING_INDEX`, so that every image counts exactly once (validation).
         seed: Of the permutations.
+        repeats: How often each batch comes before the next one (free adversarial training replays it).
     """
 
     num_images: int
@@ -40,16 +41,23 @@ class EpochOrder:
     shuffle: bool = False
     pad_by_repeating: bool = False
     seed: int = 0
+    repeats: int = 1
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise InputError(f"batch_size_per_device={self.batch_size} is not at least 1.")
+        if self.repeats < 1:
+            raise InputError(f"batch_repeats={self.repeats} is not at least 1.")
         if not 0 <= self.rank < self.world_size:
             raise InputError(f"rank={self.rank} is not in [0, {self.world_size}), the number of processes.")
 
     @property
     def num_batches(self) -> int:
-        """Batches an epoch, the same on every rank."""
+        """Batches an epoch, repeats included, the same on every rank."""
+        return self._num_global_batches * self.repeats
+
+    @property
+    def _num_global_batches(self) -> int:
         return math.ceil(self.num_images / (self.batch_size * self.world_size))
 
     def epoch(self, epoch: int) -> np.ndarray:
@@ -57,9 +65,10 @@ class EpochOrder:
         order = np.arange(self.num_images, dtype=np.int64)
         if self.shuffle:
             np.random.default_rng((self.seed, epoch)).shuffle(order)
-        total = self.num_batches * self.batch_size * self.world_size
+        total = self._num_global_batches * self.batch_size * self.world_size
         if self.pad_by_repeating:
             order = np.resize(order, total)
         else:
             order = np.concatenate([order, np.full(total - self.num_images, PADDING_INDEX, np.int64)])
-        return order.reshape(self.num_batches, self.batch_size, self.world_size)[:, :, self.rank]
+        shares = order.reshape(self._num_global_batches, self.batch_size, self.world_size)[:, :, self.rank]
+        return np.repeat(shares, self.repeats, axis=0)

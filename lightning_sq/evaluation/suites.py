@@ -4,27 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
-from lightning_sq.attacks import PGD, bpda
+from lightning_sq.attacks import PGD, QuantizedBox, bpda
 from lightning_sq.errors import InputError
 from lightning_sq.layers.soft_quantization import Backward
 
 
 @dataclass(frozen=True)
 class Attack:
-    """PGD on the model as it is (`backward` "exact"), or through BPDA.
+    """PGD on the model as it is (`backward` "exact"), through BPDA, or in the quantized box.
 
     Args:
         title: For people.
+        space: "pixels", or "quantized box" (see `QuantizedBox`); a model without a quantizer is attacked in its pixels.
         backward: The derivative of the quantizer that PGD sees.
         surrogate_sharpness: For backward "surrogate".
         num_steps, num_restarts, criterion: See `PGD`.
     """
 
     title: str
+    space: Literal["pixels", "quantized box"] = "pixels"
     backward: Backward = "exact"
     surrogate_sharpness: float | None = None
     num_steps: int = 40
@@ -35,6 +37,9 @@ class Attack:
         self, model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, seeds: Sequence[int], epsilon: float
     ) -> Tensor:
         """Adversarial images within `epsilon`; see `PGD.__call__`."""
+        quantized = getattr(model, "quantizer", None) is not None
+        if self.space == "quantized box" and quantized:
+            return QuantizedBox(epsilon, self.num_steps, self.criterion)(model, images, labels, seeds)
         if self.backward != "exact" and hasattr(model, "quantizer"):
             model = bpda(model, self.backward, self.surrogate_sharpness)
         pgd = PGD(epsilon, self.num_steps, num_restarts=self.num_restarts, criterion=self.criterion)
@@ -42,15 +47,22 @@ class Attack:
 
     def to_dict(self) -> dict[str, Any]:
         """Every parameter, as it stands in results.json."""
-        return {"attack": "PGD", "norm": "linf", "step_size": "2.5 epsilon / num_steps", **asdict(self)}
+        whole = "the box" if self.space == "quantized box" else "epsilon"
+        return {"attack": "PGD", "norm": "linf", "step_size": f"2.5 {whole} / num_steps", **asdict(self)}
 
 
 ATTACKS = {
     "pgd": Attack("PGD-40"),
     "pgd_margin": Attack("PGD-40, margin loss", criterion="margin"),
-    "bpda": Attack("PGD-40 through BPDA, identity", "identity"),
-    "bpda_margin": Attack("PGD-40 through BPDA, identity, margin loss", "identity", criterion="margin"),
-    "bpda_surrogate": Attack("PGD-40 through BPDA, softer slope, margin loss", "surrogate", 10.0, criterion="margin"),
+    "bpda": Attack("PGD-40 through BPDA, identity", backward="identity"),
+    "bpda_margin": Attack("PGD-40 through BPDA, identity, margin loss", backward="identity", criterion="margin"),
+    "bpda_surrogate": Attack(
+        "PGD-40 through BPDA, softer slope, margin loss",
+        backward="surrogate",
+        surrogate_sharpness=10.0,
+        criterion="margin",
+    ),
+    "quantized_box": Attack("PGD-40 in the quantized box, margin loss", space="quantized box", criterion="margin"),
 }
 
 SUITES = {"quick": ("pgd", "bpda"), "standard": tuple(ATTACKS)}

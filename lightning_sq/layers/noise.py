@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
-from lightning_sq.ops.noise import NOISES, draw_for_each
+from lightning_sq.errors import InputError
+from lightning_sq.ops.noise import NoiseKind, NoisePattern, correlated_noise, draw_for_each
 from lightning_sq.types import PIXEL_BOUNDS, parse_epsilon
-
-NoiseKind = Literal["uniform", "rademacher", "gaussian"]
 
 
 class PixelNoise(nn.Module):
@@ -22,15 +22,31 @@ class PixelNoise(nn.Module):
     Args:
         kind: "uniform", "rademacher" or "gaussian".
         epsilon: Size in units of the full pixel range: a number in [0, 1], or text such as "8/255".
+        pattern: "pixel" (independent), "image", "blocks", "smooth" or "mixture"; see `correlated_noise`.
+        scales: Cells along a side of the image, for the last three patterns.
     Shape: (B, C, H, W) in, the same out, in [0, 1].
+    Raises: InputError for a kind, an epsilon, a pattern or a scale that cannot be.
     """
 
-    def __init__(self, kind: NoiseKind = "uniform", epsilon: float | str = "8/255") -> None:
+    def __init__(
+        self,
+        kind: NoiseKind = "uniform",
+        epsilon: float | str = "8/255",
+        pattern: NoisePattern = "pixel",
+        scales: Sequence[int] = (2, 4, 8),
+    ) -> None:
         super().__init__()
+        for name, value, choice in (("noise", kind, NoiseKind), ("pattern", pattern, NoisePattern)):
+            if value not in get_args(choice):
+                raise InputError(f"{name}={value!r} is not one of {', '.join(get_args(choice))}.")
+        if not scales or min(scales) < 1:
+            raise InputError(f"scales={list(scales)} are not counts of at least 1. [2, 4, 8] is usual.")
         self.kind = kind
         self.epsilon = parse_epsilon(epsilon)
+        self.pattern = pattern
+        self.scales = tuple(scales)
         self._seed = 0
-        self._generator: torch.Generator | None = None
+        self._generator: Generator | None = None
         self._restored_state: Tensor | None = None
 
     def seed(self, seed: int, rank: int = 0) -> None:
@@ -38,10 +54,10 @@ class PixelNoise(nn.Module):
         self._seed = seed * 1_000_003 + rank
         self._generator = self._restored_state = None
 
-    def generator_on(self, device: torch.device) -> torch.Generator:
+    def generator_on(self, device: torch.device) -> Generator:
         """The layer's generator, made on first use because only then the device is known."""
         if self._generator is None or self._generator.device != device:
-            self._generator = torch.Generator(device)
+            self._generator = Generator(device)
             self._generator.manual_seed(self._seed)
             if self._restored_state is not None:
                 self._generator.set_state(self._restored_state)
@@ -57,20 +73,29 @@ class PixelNoise(nn.Module):
         self._restored_state = None if state is None else state.cpu()
         self._generator = None
 
+    def _draw(self, images: Tensor, generator: Generator, turn: int = 0) -> Tensor:
+        return correlated_noise(
+            images,
+            kind=self.kind,
+            epsilon=self.epsilon,
+            pattern=self.pattern,
+            scales=self.scales,
+            generator=generator,
+            turn=turn,
+        )
+
     def forward(self, images: Tensor) -> Tensor:
-        noise = NOISES[self.kind](images, epsilon=self.epsilon, generator=self.generator_on(images.device))
-        return (images + noise).clamp(*PIXEL_BOUNDS)
+        return (images + self._draw(images, self.generator_on(images.device))).clamp(*PIXEL_BOUNDS)
 
     def repeatable(self, images: Tensor, indices: Tensor) -> Tensor:
         """Like `forward`, with noise that depends on each image's dataset index (B,) alone.
 
         So a validation says the same on any number of processes, and takes nothing from the training's stream.
         """
-        draw = NOISES[self.kind]
-        noise = draw_for_each(
-            images, indices.tolist(), lambda x, generator: draw(x, epsilon=self.epsilon, generator=generator)
-        )
+        turns = iter(indices.tolist())
+        noise = draw_for_each(images, indices.tolist(), lambda x, g: self._draw(x[None], g, next(turns))[0])
         return (images + noise).clamp(*PIXEL_BOUNDS)
 
     def extra_repr(self) -> str:
-        return f"kind={self.kind!r}, epsilon={self.epsilon:.6g}"
+        scales = f", scales={self.scales}" if self.pattern in ("blocks", "smooth", "mixture") else ""
+        return f"kind={self.kind!r}, epsilon={self.epsilon:.6g}, pattern={self.pattern!r}{scales}"

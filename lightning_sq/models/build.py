@@ -85,6 +85,11 @@ class PixelClassifier(nn.Sequential):
         """The soft-quantization layer, or None."""
         return getattr(self, "quantize", None)
 
+    @property
+    def network(self) -> nn.Sequential:
+        """Everything behind the quantizer."""
+        return nn.Sequential(OrderedDict((k, part) for k, part in self.named_children() if k != "quantize"))
+
     def with_quantizer(self, quantizer: SoftQuantization) -> PixelClassifier:
         """The same weights behind another quantizer; a model without one stays without."""
         parts = OrderedDict(self.named_children())

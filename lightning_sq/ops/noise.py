@@ -1,11 +1,21 @@
-"""Noise on pixels, drawn from a generator that the caller owns."""
+"""Noise on pixels, independent or correlated over the image, drawn from a generator that the caller owns.
+
+A kind says how each pixel's noise is distributed, a pattern how the pixels of an image hang together: an attacker moves
+whole strokes, so noise that is constant over blocks or varies smoothly comes nearer to what he does than independent
+noise. Every correlated pattern is a Gaussian field of unit variance that is then mapped to the kind's distribution.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor
+from torch.nn.functional import interpolate
+
+NoiseKind = Literal["uniform", "rademacher", "gaussian"]
+NoisePattern = Literal["pixel", "image", "blocks", "smooth", "mixture"]
 
 
 def uniform_noise(like: Tensor, *, epsilon: float, generator: Generator) -> Tensor:
@@ -24,7 +34,91 @@ def gaussian_noise(like: Tensor, *, epsilon: float, generator: Generator) -> Ten
     return torch.randn(like.shape, generator=generator, device=like.device) * epsilon
 
 
-NOISES = {"uniform": uniform_noise, "rademacher": rademacher_noise, "gaussian": gaussian_noise}
+INDEPENDENT = {"uniform": uniform_noise, "rademacher": rademacher_noise, "gaussian": gaussian_noise}
+
+
+def from_gaussian(field: Tensor, *, kind: NoiseKind, epsilon: float) -> Tensor:
+    """A standard normal field, pixel by pixel mapped to the distribution of `kind`; its correlations stay."""
+    match kind:
+        case "uniform":  # the normal distribution function is uniform in [0, 1]
+            return torch.erf(field / 2**0.5) * epsilon
+        case "rademacher":
+            return torch.where(field < 0, -epsilon, epsilon)
+    return field * epsilon
+
+
+def gaussian_field(like: Tensor, *, cells: int, smooth: bool, generator: Generator) -> Tensor:
+    """A standard normal number for each of `cells` x `cells` parts of the image, constant on each or bilinear between.
+
+    Args:
+        like: (B, C, H, W); the field is the same for all channels.
+        cells: Along each side; 1 gives one number for the whole image.
+        smooth: Interpolate, and scale so that every pixel has variance 1.
+    Returns: (B, 1, H, W) float32.
+    """
+    height, width = like.shape[-2:]
+    grid = torch.randn((len(like), 1, cells, cells), generator=generator, device=like.device)
+    rows, columns = (_interpolation(cells, length, smooth=smooth, device=like.device) for length in (height, width))
+    return rows @ grid @ columns.T
+
+
+def _interpolation(cells: int, length: int, *, smooth: bool, device: torch.device) -> Tensor:
+    """(length, cells): each row weighs the cells that a pixel lies in or between, with squares that sum to 1."""
+    identity = torch.eye(cells, device=device)[None]
+    mode = {"mode": "linear", "align_corners": True} if smooth and cells > 1 else {"mode": "nearest"}
+    weights = interpolate(identity, size=length, **mode)[0].T
+    return weights / weights.norm(dim=1, keepdim=True)
+
+
+def correlated_noise(
+    like: Tensor,
+    *,
+    kind: NoiseKind,
+    epsilon: float,
+    pattern: NoisePattern,
+    scales: Sequence[int],
+    generator: Generator,
+    turn: int = 0,
+) -> Tensor:
+    """Noise of the given kind and pattern for images (B, C, H, W).
+
+    Args:
+        like: Gives shape and device.
+        kind: Distribution of each pixel's noise.
+        epsilon: Its size.
+        pattern: "pixel" is independent; "image" one value for all pixels; "blocks" constant on the cells of a grid,
+            "smooth" bilinear between them; "mixture" deals pixel, image, and blocks and smooth at every scale to the
+            images in turn.
+        scales: Cells along a side, for blocks, smooth and mixture; several are dealt in turn.
+        generator: On the device of `like`.
+        turn: Where the dealing begins.
+    """
+    recipes: list[tuple[NoisePattern, int]]
+    match pattern:
+        case "pixel" | "image":
+            recipes = [(pattern, 1)]
+        case "blocks" | "smooth":
+            recipes = [(pattern, cells) for cells in scales]
+        case "mixture":
+            recipes = [("pixel", 1), ("image", 1)]
+            recipes += [(each, cells) for cells in scales for each in ("blocks", "smooth")]
+    if len(recipes) == 1:
+        return _one_pattern(like, recipes[0], kind=kind, epsilon=epsilon, generator=generator)
+    noise = torch.empty(like.shape, device=like.device)
+    for k in range(min(len(recipes), len(like))):
+        share, recipe = slice(k, None, len(recipes)), recipes[(k + turn) % len(recipes)]
+        noise[share] = _one_pattern(like[share], recipe, kind=kind, epsilon=epsilon, generator=generator)
+    return noise
+
+
+def _one_pattern(
+    like: Tensor, recipe: tuple[NoisePattern, int], *, kind: NoiseKind, epsilon: float, generator: Generator
+) -> Tensor:
+    pattern, cells = recipe
+    if pattern == "pixel":
+        return INDEPENDENT[kind](like, epsilon=epsilon, generator=generator)
+    field = gaussian_field(like, cells=cells, smooth=pattern == "smooth", generator=generator)
+    return from_gaussian(field, kind=kind, epsilon=epsilon).expand(like.shape)
 
 
 def draw_for_each(images: Tensor, seeds: Iterable[int], draw: Callable[[Tensor, Generator], Tensor]) -> Tensor:

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_sq.attacks import PGD, bpda, fools
+from lightning_sq.attacks import PGD, QuantizedBox, bpda, fools
 from lightning_sq.attacks.criteria import cross_entropy, margin
+from lightning_sq.attacks.quantized_box import preimage
 from lightning_sq.errors import InputError
 from lightning_sq.layers import SoftQuantization
 from lightning_sq.models import PixelClassifier
@@ -119,6 +120,32 @@ def test_bpda_shares_the_weights_and_the_values_and_leaves_the_model_alone():
     assert wrapped.quantizer.backward_mode == "surrogate"
     unquantized = PixelClassifier(OrderedDict(backbone=linear()))
     assert bpda(unquantized) is unquantized
+
+
+@pytest.mark.parametrize("hard", [False, True])
+@pytest.mark.parametrize("num_levels", [2, 3, 8])
+def test_the_quantized_box_attack_finds_the_closed_form_behind_a_quantizer(num_levels, hard):
+    """Behind a quantizer a linear model's worst case is known: each value at the end of the box that hurts."""
+    epsilon = 0.15
+    model = quantized_linear(SoftQuantization(num_levels, 60.0, hard=hard))
+    labels = model(IMAGES).argmax(1)
+    weight = (model.backbone[1].weight[1 - labels] - model.backbone[1].weight[labels]).view_as(IMAGES)
+    worst = (IMAGES + epsilon * weight.sign()).clamp(0, 1)  # monotone: the end of the ball is the end of the box
+    truth = margin(model(worst), labels) > 0
+    found = QuantizedBox(epsilon)(model, IMAGES, labels, SEEDS)
+    assert torch.equal(fools(model, found, IMAGES, labels, epsilon=epsilon), truth)
+    assert truth.any()
+
+
+def test_the_preimage_is_quantized_to_what_was_asked_for():
+    quantizer = SoftQuantization(4, 40.0)
+    low, high = quantizer((IMAGES - 0.2).clamp(0, 1)), quantizer((IMAGES + 0.2).clamp(0, 1))
+    share = torch.rand(IMAGES.shape, generator=torch.Generator().manual_seed(3))
+    values = low + share * (high - low)
+    pixels = preimage(quantizer, values, IMAGES, 0.2)
+    assert distance(pixels, IMAGES).max() <= 0.2 + 1e-6
+    assert (quantizer(pixels) - values).abs().max() < 1e-5
+    assert torch.equal(preimage(quantizer, quantizer(IMAGES), IMAGES, 0.2), IMAGES)
 
 
 def test_margin_is_positive_exactly_where_the_image_is_misclassified():

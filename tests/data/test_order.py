@@ -45,6 +45,14 @@ def test_a_step_of_two_processes_sees_what_a_step_of_one_does(num_images, half):
     assert [sorted(step) for step in one.tolist()] == [sorted(step) for step in two.tolist()]
 
 
+@given(num_images=st.integers(1, 60), repeats=st.integers(1, 5))
+def test_repeated_batches_come_one_after_the_other(num_images, repeats):
+    once, often = (EpochOrder(num_images, 8, shuffle=True, pad_by_repeating=True, repeats=r) for r in (1, repeats))
+    assert often.num_batches == repeats * once.num_batches
+    assert np.array_equal(often.epoch(2)[::repeats], once.epoch(2))
+    assert np.array_equal(often.epoch(2)[repeats - 1 :: repeats], once.epoch(2))
+
+
 def test_every_epoch_and_every_seed_has_an_order_of_its_own():
     order = EpochOrder(100, 10, shuffle=True, seed=1)
     assert not np.array_equal(order.epoch(0), order.epoch(1))

@@ -102,7 +102,7 @@ def test_batch_size_changes_no_verdict():
 
 
 def test_an_unknown_attack_is_refused_with_the_choice():
-    with pytest.raises(InputError, match=r"no attack 'pgdd'.*bpda_surrogate"):
+    with pytest.raises(InputError, match=r"no attack 'pgdd'.*quantized_box"):
         suites.attacks_by_name("pgd,pgdd")
     with pytest.raises(InputError, match="No attack is named"):
         suites.attacks_by_name(",")

@@ -54,3 +54,53 @@ def test_bad_values_are_refused():
         NoisyNatural(epsilon=8)
     with pytest.raises(InputError, match="label_smoothing"):
         Natural(label_smoothing=1.0)
+
+
+class PixelNet(torch.nn.Module):
+    """Logits are two pixels, and the calls are counted by mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[bool, bool]] = []
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.calls.append((self.training, torch.is_grad_enabled()))
+        return first_pixels(images) * 10
+
+
+def test_the_hardest_draw_is_the_one_with_the_largest_loss_and_costs_forward_passes_only():
+    objective, model = NoisyNatural("uniform", 0.3, num_draws=6, select="hardest"), PixelNet()
+    objective.seed(0, 0)
+    chosen = objective.hardest(model, IMAGES, LABELS)
+    assert model.calls == [(False, False)] * 6
+    assert model.training
+    objective.seed(0, 0)
+    draws = torch.stack([objective.perturb(IMAGES) for _ in range(6)])
+    losses = torch.stack(
+        [torch.nn.functional.cross_entropy(first_pixels(x) * 10, LABELS, reduction="none") for x in draws]
+    )
+    assert all(torch.equal(chosen[i], draws[losses[:, i].argmax(), i]) for i in range(2))
+
+
+def test_the_hardest_of_many_draws_costs_at_least_the_mean():
+    losses = {}
+    for select in ("mean", "hardest"):
+        objective = NoisyNatural("uniform", 0.3, num_draws=8, select=select)
+        objective.seed(1, 0)
+        losses[select] = objective(PixelNet(), IMAGES, LABELS)[0].item()
+    assert losses["hardest"] > losses["mean"]
+
+
+def test_the_mean_over_draws_is_a_mean():
+    objective = NoisyNatural("rademacher", 0.2, num_draws=3)
+    objective.seed(2, 0)
+    loss, _ = objective(first_pixels, IMAGES, LABELS)
+    objective.seed(2, 0)
+    singles = [objective.loss(first_pixels(objective.perturb(IMAGES)), LABELS).item() for _ in range(3)]
+    assert loss.item() == pytest.approx(sum(singles) / 3)
+
+
+@pytest.mark.parametrize("options", [{"num_draws": 0}, {"select": "best"}, {"pattern": "waves"}, {"scales": [0]}])
+def test_draws_and_patterns_that_cannot_be_are_refused(options):
+    with pytest.raises(InputError, match=next(iter(options))):
+        NoisyNatural(**options)

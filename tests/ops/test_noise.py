@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from lightning_sq.ops.linf_ball import distance, project, random_start
-from lightning_sq.ops.noise import NOISES, draw_for_each
+from lightning_sq.ops.noise import INDEPENDENT, correlated_noise, draw_for_each, gaussian_field
 
 
 def draw(kind: str, seed: int = 0, shape: tuple[int, ...] = (64, 3, 16, 16)) -> torch.Tensor:
-    return NOISES[kind](torch.zeros(shape), epsilon=0.1, generator=torch.Generator().manual_seed(seed))
+    return INDEPENDENT[kind](torch.zeros(shape), epsilon=0.1, generator=torch.Generator().manual_seed(seed))
 
 
 # mean, standard deviation and largest value of each kind, worked out by hand
@@ -32,7 +32,7 @@ def test_rademacher_takes_two_values_in_equal_shares():
     assert (noise > 0).double().mean().item() == pytest.approx(0.5, abs=0.01)
 
 
-@pytest.mark.parametrize("kind", NOISES)
+@pytest.mark.parametrize("kind", INDEPENDENT)
 def test_one_seed_one_noise(kind):
     assert torch.equal(draw(kind, 3), draw(kind, 3))
     assert not torch.equal(draw(kind, 3), draw(kind, 4))
@@ -40,8 +40,8 @@ def test_one_seed_one_noise(kind):
 
 def test_noise_of_an_image_does_not_depend_on_its_batch():
     images = torch.zeros(5, 3, 4, 4)
-    alone = draw_for_each(images[2:3], [7], lambda x, g: NOISES["uniform"](x, epsilon=1.0, generator=g))
-    together = draw_for_each(images, [1, 2, 7, 4, 5], lambda x, g: NOISES["uniform"](x, epsilon=1.0, generator=g))
+    alone = draw_for_each(images[2:3], [7], lambda x, g: INDEPENDENT["uniform"](x, epsilon=1.0, generator=g))
+    together = draw_for_each(images, [1, 2, 7, 4, 5], lambda x, g: INDEPENDENT["uniform"](x, epsilon=1.0, generator=g))
     assert torch.equal(alone[0], together[2])
 
 
@@ -63,3 +63,52 @@ def test_random_starts_fill_the_ball():
     assert offsets.abs().max() <= 0.2 + 1e-6
     assert offsets.std().item() == pytest.approx(0.2 / 3**0.5, rel=0.02)
     assert not torch.equal(starts[0], starts[1])
+
+
+def correlated(pattern: str, kind: str = "gaussian", *, images: int = 4000, size: int = 8, scales=(3,)) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    like = torch.zeros(images, 2, size, size)
+    return correlated_noise(like, kind=kind, epsilon=0.1, pattern=pattern, scales=scales, generator=generator)
+
+
+@pytest.mark.parametrize("pattern", ["pixel", "image", "blocks", "smooth", "mixture"])
+@pytest.mark.parametrize("kind", MOMENTS)
+def test_every_pattern_keeps_the_distribution_of_a_pixel(kind, pattern):
+    noise, (deviation, largest) = correlated(pattern, kind), MOMENTS[kind]
+    for pixel in (noise[:, 0, 0, 0], noise[:, 1, 4, 3], noise[:, 0, 7, 7]):
+        assert pixel.mean().item() == pytest.approx(0, abs=0.006)
+        assert pixel.std().item() == pytest.approx(deviation, rel=0.05)
+    if largest is not None:
+        assert noise.abs().max().item() <= largest + 1e-7
+
+
+def correlation(a: torch.Tensor, b: torch.Tensor) -> float:
+    return torch.corrcoef(torch.stack([a, b]))[0, 1].item()
+
+
+def test_patterns_hang_together_as_they_say():
+    image, blocks, smooth, pixel = (correlated(pattern) for pattern in ("image", "blocks", "smooth", "pixel"))
+    assert (image == image[:, :1, :1, :1]).all()
+    assert torch.equal(blocks[:, :, 0, 0], blocks[:, :, 2, 2])  # one cell of 3 x 3 on 8 x 8 pixels
+    assert correlation(blocks[:, 0, 0, 0], blocks[:, 0, 0, 3]) == pytest.approx(0, abs=0.05)
+    near, far = (correlation(smooth[:, 0, 0, 0], smooth[:, 0, 0, k]) for k in (1, 7))
+    assert near > 0.9
+    assert far == pytest.approx(0, abs=0.05)
+    assert correlation(pixel[:, 0, 0, 0], pixel[:, 0, 0, 1]) == pytest.approx(0, abs=0.05)
+
+
+def test_a_smooth_field_has_unit_variance_between_its_cells_too():
+    field = gaussian_field(
+        torch.zeros(20000, 1, 9, 9), cells=3, smooth=True, generator=torch.Generator().manual_seed(1)
+    )
+    assert field.var(0).flatten().tolist() == pytest.approx([1.0] * 81, abs=0.05)
+
+
+def test_a_mixture_deals_its_patterns_to_the_images_in_turn():
+    noise = correlated("mixture", "rademacher", images=8, size=16, scales=(2, 4))
+    constant = [(x == x[0, 0, 0]).all().item() for x in noise]
+    assert constant[1]
+    distinct = [len(x[0].unique(dim=0)) for x in noise]
+    assert distinct[0] > 8  # independent: every row another
+    assert distinct[2] <= 2  # two blocks a side
+    assert distinct[4] <= 4

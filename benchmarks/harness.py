@@ -1,0 +1,90 @@
+"""Times things side by side in one run: warm-up, then rounds in which every candidate has its turn, and the medians."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from lightning_sq.models.checkpoint_format import versions
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass
+class Row:
+    """One question: what was measured, and what was to be reached."""
+
+    question: str
+    measured: float
+    unit: str
+    to_reach: str = "reported"
+    reached: bool | None = None
+    detail: dict[str, Any] = field(default_factory=dict)
+
+
+def seconds_of(candidates: dict[str, Callable[[], Any]], *, rounds: int, warmup: int = 2) -> dict[str, float]:
+    """Median seconds of each candidate; they take turns, so that a slow minute of the machine slows all of them."""
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    for number in range(warmup + rounds):
+        for name, run in candidates.items():
+            synchronize()
+            began = time.perf_counter()
+            run()
+            synchronize()
+            if number >= warmup:
+                times[name].append(time.perf_counter() - began)
+    return {name: median(values) for name, values in times.items()}
+
+
+def synchronize() -> None:
+    """Wait for the GPU, where there is one."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def device_name() -> str:
+    """The GPU, or the processor with the number of threads that torch uses."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    model = platform.processor() or platform.machine()
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
+        if line.startswith("model name"):
+            model = line.split(":", 1)[1].strip()
+            break
+    return f"{model}, {torch.get_num_threads()} threads"
+
+
+def report(name: str, rows: list[Row], *, skipped: list[str], settings: dict[str, Any]) -> None:
+    """Print a table, say what was skipped, and keep everything as JSON under benchmarks/results/."""
+    table = Table(title=f"{name} on {device_name()}")
+    for column in ("question", "measured", "to reach", ""):
+        table.add_column(column)
+    for row in rows:
+        mark = "" if row.reached is None else ("reached" if row.reached else "not reached")
+        table.add_row(row.question, f"{row.measured:.3g} {row.unit}", row.to_reach, mark)
+    Console().print(table)
+    for reason in skipped:
+        print(f"skipped: {reason}")
+    device = "gpu" if torch.cuda.is_available() else "cpu"
+    path = RESULTS / f"{name}-{device}-torch{torch.__version__.split('+')[0]}.json"
+    path.parent.mkdir(exist_ok=True)
+    content = {
+        "benchmark": name,
+        "device": device_name(),
+        "versions": versions(),
+        "settings": settings,
+        "rows": [row.__dict__ for row in rows],
+        "skipped": skipped,
+    }
+    path.write_text(json.dumps(content, indent=1) + "\n")
+    print(path)
