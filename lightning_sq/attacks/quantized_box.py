@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lightning_sq.attacks.pgd import PGD
+from lightning_sq.ops.interval import quantized_box
 from lightning_sq.types import PIXEL_BOUNDS
 
 BISECTIONS = 30
@@ -46,8 +47,8 @@ class QuantizedBox:
         """
         quantizer, network = model.quantizer, model.network
         with torch.no_grad():
-            lower = quantizer((images - self.epsilon).clamp(*PIXEL_BOUNDS))
-            width = quantizer((images + self.epsilon).clamp(*PIXEL_BOUNDS)) - lower
+            lower, upper = quantized_box(images, self.epsilon, quantizer)
+            width = upper - lower
             start = torch.where(width > 0, (quantizer(images) - lower) / width.clamp(min=1e-12), 0.0).clamp(0, 1)
         # a hard quantizer's output takes only its levels: round, straight through
         reachable = quantizer.with_backward("identity") if quantizer.hard else torch.nn.Identity()

@@ -107,7 +107,14 @@ def load_index(folder: Path, *, cache: Path, progress: Callable[[int, int], None
         if progress is not None:
             progress(done, len(todo))
     if todo:
-        _save(path, files, heights, widths, reasons)
+        try:
+            _save(path, files, heights, widths, reasons)
+        except OSError as error:  # nothing is lost but the time to look again
+            warnings.warn(
+                f"The index cannot be kept in {cache} ({error.strerror}), so the files are looked at every time. "
+                "Set LIGHTNING_SQ_CACHE to a folder that can be written.",
+                stacklevel=2,
+            )
     good = np.array([not reason for reason in reasons])
     return ImageIndex(
         folder=folder,

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_sq.attacks import fools
 from lightning_sq.evaluation.suites import Attack, attacks_by_name
+from lightning_sq.ops.pixels import check_pixels
 from lightning_sq.types import parse_epsilon
 
 Model = Callable[[Tensor], Tensor]
@@ -82,11 +83,12 @@ def evaluate(
         batch_size: Images at a time.
         seed: Of the random starts; each image has its own, so batches and processes do not change a verdict.
         progress: Called with (images done, images in all, note).
-    Raises: InputError for an epsilon or an attack that cannot be.
+    Raises: InputError for an epsilon or an attack that cannot be, and for images that are not pixels in [0, 1].
     """
     budgets = [epsilon] if isinstance(epsilon, (str, float, int)) else list(epsilon)
     epsilons = tuple(sorted({parse_epsilon(value) for value in budgets}))
     chosen = attacks_by_name(attacks)
+    check_pixels(images, "the images to evaluate on")
     correct = _correct(model, images, labels, batch_size)
     adversarial, unbroken = images.clone(), correct.clone()
     result = Evaluation(epsilons, correct.cpu(), adversarial)

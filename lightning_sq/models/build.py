@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from torch import nn
@@ -11,6 +11,7 @@ from torch import nn
 from lightning_sq.errors import InputError
 from lightning_sq.layers import Normalize, SoftQuantization
 from lightning_sq.models.backbone import create_backbone
+from lightning_sq.ops.staircases import Staircase
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,10 @@ class QuantizerConfig:
     num_levels: int = 2
     sharpness: float = 30.0
     hard: bool = False
+    staircase: Staircase = "sigmoid"
+    thresholds: list[float] | list[list[float]] | None = None
+    learnable_thresholds: bool = False
+    learnable_sharpness: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,12 @@ class PixelClassifier(nn.Sequential):
     def quantizer(self) -> SoftQuantization | None:
         """The soft-quantization layer, or None."""
         return getattr(self, "quantize", None)
+
+    def current_config(self) -> ModelConfig:
+        """`config` with the quantizer as it is now, after a schedule or after learning."""
+        if self.quantizer is None:
+            return self.config
+        return replace(self.config, quantizer=QuantizerConfig(**self.quantizer.settings()))
 
     @property
     def network(self) -> nn.Sequential:

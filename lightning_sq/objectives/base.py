@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_sq.errors import InputError
 
 
-class Objective(nn.Module, ABC):
+class Objective(nn.Module):
     """Maps a model and a batch to the loss whose gradient is followed.
+
+    A subclass has `perturb`; one that needs the model or the labels for it replaces `forward` instead.
 
     Args:
         label_smoothing: Share of the target that is spread evenly over all classes, in [0, 1).
@@ -38,9 +41,9 @@ class Objective(nn.Module, ABC):
     def random_state(self, state: Tensor | None) -> None:
         """Put back what `random_state` gave."""
 
-    @abstractmethod
     def perturb(self, images: Tensor) -> Tensor:
         """The images as the model is trained on them: (B, 3, H, W) in [0, 1], the same out."""
+        raise AssertionError(f"{type(self).__name__} does not perturb without the model")
 
     def perturb_repeatably(self, images: Tensor, indices: Tensor) -> Tensor:
         """Like `perturb`, but the same for each dataset index (B,) at every call; asked for if `adds_noise`."""
@@ -60,3 +63,21 @@ class Objective(nn.Module, ABC):
         """
         logits = model(self.perturb(images))
         return self.loss(logits, labels), logits
+
+
+@contextmanager
+def running_statistics_kept(model: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Inside, batch normalisation normalises as ever, but leaves its running mean and variance as they are.
+
+    For the forward passes besides the one on the images that are trained on, so that the statistics see each step
+    once. Saving the buffers and writing them back would not do: autograd refuses a buffer that changed after its use.
+    """
+    modules = model.modules() if isinstance(model, nn.Module) else ()
+    norms = [module for module in modules if isinstance(module, _BatchNorm) and module.track_running_stats]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True

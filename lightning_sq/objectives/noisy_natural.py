@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from lightning_sq.errors import InputError
 from lightning_sq.layers import PixelNoise
-from lightning_sq.objectives.base import Objective
+from lightning_sq.objectives.base import Objective, running_statistics_kept
 from lightning_sq.ops.noise import NoiseKind, NoisePattern
 
 
@@ -79,18 +79,13 @@ class NoisyNatural(Objective):
         return torch.stack([self.loss(logits, labels) for logits in draws]).mean(), draws[-1]
 
     def hardest(self, model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> Tensor:
-        """For each image the draw with the largest cross-entropy, judged in eval mode so that no statistic moves."""
-        training = isinstance(model, nn.Module) and model.training
-        if training:
-            model.eval()
+        """For each image the draw with the largest cross-entropy; running statistics see the choice alone."""
         worst, largest = images, torch.full((len(images),), float("-inf"), device=images.device)
-        with torch.no_grad():
+        with torch.no_grad(), running_statistics_kept(model):
             for _ in range(self.num_draws):
                 noisy = self.perturb(images)
                 losses = cross_entropy(model(noisy).float(), labels, reduction="none")
                 harder = losses > largest
                 worst = torch.where(harder.view(-1, 1, 1, 1), noisy, worst)
                 largest = torch.maximum(losses, largest)
-        if training:
-            model.train()
         return worst

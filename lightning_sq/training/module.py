@@ -17,6 +17,7 @@ from lightning_sq.metrics import input_gradient_l1
 from lightning_sq.models import PixelClassifier
 from lightning_sq.models.checkpoint_format import checkpoint_entry
 from lightning_sq.objectives import Objective
+from lightning_sq.ops.pixels import check_pixels
 from lightning_sq.training.optim import Optimization, make_optimizer, make_schedule
 from lightning_sq.types import Batch
 
@@ -48,6 +49,7 @@ class ClassifierModule(LightningModule):
         self.seed = seed
         self.recipe: dict[str, Any] = {}
         self.total_steps = 0
+        self._pixels_checked = False
         num_classes = len(model.config.class_names)
         top1 = {"num_classes": num_classes, "average": "micro", "validate_args": False}
         self.train_top1 = MulticlassAccuracy(**top1)
@@ -67,6 +69,11 @@ class ClassifierModule(LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.model(images.contiguous(memory_format=torch.channels_last))
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        if not self._pixels_checked:  # once: it makes a GPU wait
+            check_pixels(batch.images, "the first training batch")
+            self._pixels_checked = True
 
     def training_step(self, batch: Batch) -> Tensor:
         images = batch.images.contiguous(memory_format=torch.channels_last)
@@ -131,7 +138,7 @@ class ClassifierModule(LightningModule):
         if self.trainer.world_size > 1:  # every rank comes here, only rank 0 writes
             states = [None] * self.trainer.world_size
             torch.distributed.all_gather_object(states, state)
-        checkpoint["lightning_sq"] = checkpoint_entry(self.model.config, states, self.recipe)
+        checkpoint["lightning_sq"] = checkpoint_entry(self.model.current_config(), states, self.recipe)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         states = checkpoint["lightning_sq"]["random_states"]

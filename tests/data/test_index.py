@@ -84,3 +84,9 @@ def test_two_folders_of_one_name_do_not_share_an_index(folder, tmp_path):
     other = tmp_path / "other" / "val"
     shutil.copytree(folder, other)
     assert index_path(folder, tmp_path) != index_path(other, tmp_path)
+
+
+def test_a_cache_that_cannot_be_written_costs_time_and_nothing_else(folder, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.warns(UserWarning, match="LIGHTNING_SQ_CACHE"):
+        assert len(load_index(folder, cache=tmp_path / "file" / "cache")) == 6

@@ -1,0 +1,264 @@
+"""Is a small input gradient real robustness, or hidden?   python benchmarks/theory.py --output results/theory
+
+To first order an attacker with budget epsilon raises the loss by epsilon * ||grad_x CE||_1. A small net is trained in
+each way, and that prediction is held against what plain PGD and the strongest attack of this project reach. Where the
+attack finds more than was predicted, either the loss bends (then plain PGD finds it too) or the quantizer hides the
+gradient (then only attacks that undo the quantizer find it).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import torch
+from harness import device_name
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from lightning_sq.attacks import PGD, QuantizedBox, bpda
+from lightning_sq.data.crop import resize_and_center_crop
+from lightning_sq.data.digits import write_digits
+from lightning_sq.data.index import load_index
+from lightning_sq.data.loader import Dataset, make_loader, read_all
+from lightning_sq.data.order import EpochOrder
+from lightning_sq.evaluation.figures import save_png
+from lightning_sq.layers import PixelNoise, SoftQuantization
+from lightning_sq.metrics import input_gradient_l1
+from lightning_sq.models import PixelClassifier
+from lightning_sq.models.checkpoint_format import versions
+from lightning_sq.objectives import Adversarial, GradientPenalty, IntervalBound, Natural, NoisyNatural, Objective
+from lightning_sq.progress import progress_bar
+
+SIZE = 32
+SHARPNESSES = (5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0)
+HIDDEN = 0.9
+"""Plain PGD finds less than this share of what the strongest attack finds: called hidden."""
+CURVED = 1.5
+"""The strongest attack finds more than this many times the first-order prediction: called curved."""
+
+
+def read_digits() -> dict[str, tuple[Tensor, Tensor]]:
+    """(images, labels) of both splits of scikit-learn's digits."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "digits"
+        write_digits(root, image_size=SIZE)
+        sets = {}
+        for split in ("train", "val"):
+            index = load_index(root / split, cache=Path(folder))
+            dataset = Dataset(index, resize_and_center_crop(SIZE, resize_size=SIZE), SIZE)
+            loader = make_loader(dataset, EpochOrder(len(index), 120), backend="torchvision", num_threads=0)
+            sets[split] = read_all(loader)
+    return sets
+
+
+def small_net(quantizer: SoftQuantization | None) -> PixelClassifier:
+    """Two convolutions and two linear layers, the net of the attacks' trials."""
+    convolutions = [nn.Conv2d(3, 16, 4, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 4, 2, 1), nn.ReLU(), nn.Flatten()]
+    backbone = nn.Sequential(*convolutions, nn.Linear(32 * (SIZE // 4) ** 2, 100), nn.ReLU(), nn.Linear(100, 10))
+    parts = OrderedDict(quantize=quantizer) if quantizer is not None else OrderedDict()
+    return PixelClassifier(OrderedDict(**parts, backbone=backbone))
+
+
+def train(model: PixelClassifier, objective: Objective, data: tuple[Tensor, Tensor], epochs: int, seed: int) -> None:
+    """Adam with a one-cycle learning rate; the same for every row."""
+    images, labels = data
+    order = EpochOrder(len(images), 64, shuffle=True, pad_by_repeating=True, seed=seed)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=epochs * order.num_batches)
+    objective.seed(seed, 0)
+    model.train()
+    for epoch in range(epochs):
+        for row in order.epoch(epoch):
+            chosen = torch.from_numpy(row)
+            loss, _ = objective(model, images[chosen], labels[chosen])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    model.eval()
+
+
+def attacked_losses(model: PixelClassifier, images: Tensor, labels: Tensor, epsilon: float) -> dict[str, Any]:
+    """What plain PGD and the strongest attack make of each image: the worst by cross-entropy of both criteria.
+
+    The strongest attack is the worst of plain PGD, BPDA by two derivatives, and the quantized box.
+    """
+    seeds = list(range(len(images)))
+    tries: dict[str, list[Tensor]] = {"plain": [], "other": []}
+    for criterion in ("cross_entropy", "margin"):
+        pgd = PGD(epsilon, num_steps=40, criterion=criterion)
+        tries["plain"].append(pgd(model, images, labels, seeds))
+        if model.quantizer is not None:
+            tries["other"] += [
+                pgd(each, images, labels, seeds) for each in (bpda(model), bpda(model, "surrogate", 10.0))
+            ]
+            tries["other"].append(QuantizedBox(epsilon, criterion=criterion)(model, images, labels, seeds))
+    everything = torch.stack(tries["plain"] + tries["other"])
+    with torch.no_grad():
+        losses = torch.stack([cross_entropy(model(x), labels, reduction="none") for x in everything])
+    worst = losses.argmax(0)
+    return {
+        "images": everything[worst, torch.arange(len(images))],
+        "plain": losses[: len(tries["plain"])].amax(0),
+        "strongest": losses.amax(0),
+    }
+
+
+def measure(model: PixelClassifier, images: Tensor, labels: Tensor, epsilon: float) -> dict[str, Any]:
+    """What the theory predicts and what attacks find, as means over the images."""
+    noise = PixelNoise("uniform", epsilon)
+    attacked = attacked_losses(model, images, labels, epsilon)
+    with torch.no_grad():
+        logits = model(images)
+        loss = cross_entropy(logits, labels, reduction="none")
+        robust = (model(attacked["images"]).argmax(1) == labels) & (logits.argmax(1) == labels)
+    points = {"natural": images, "noisy": noise(images), "adversarial": attacked["images"]}
+    gradient = {name: input_gradient_l1(model, x, labels).mean().item() for name, x in points.items()}
+    row = {
+        "clean_accuracy": (logits.argmax(1) == labels).double().mean().item(),
+        "robust_accuracy": robust.double().mean().item(),
+        **{f"gradient_{name}": value for name, value in gradient.items()},
+        "predicted_rise": epsilon * gradient["natural"],
+        "rise_by_plain_pgd": (attacked["plain"] - loss).mean().item(),
+        "rise_by_strongest": (attacked["strongest"] - loss).mean().item(),
+    }
+    return row | {"in_words": in_words(row)}
+
+
+def rows_to_train(epsilon: float, steps: int) -> dict[str, tuple[SoftQuantization | None, Objective]]:
+    """Name -> (quantizer, objective)."""
+    wide = 2 * epsilon
+    rows: dict[str, tuple[SoftQuantization | None, Objective]] = {
+        "natural": (None, Natural()),
+        "noise only": (None, NoisyNatural(epsilon=wide)),
+        "gradient penalty": (None, GradientPenalty(epsilon)),
+        "PGD-10 training": (None, Adversarial(epsilon)),
+    }
+    for sharpness in SHARPNESSES:
+        rows[f"2 levels, sharpness {sharpness:g}, noise"] = (SoftQuantization(2, sharpness), NoisyNatural(epsilon=wide))
+    rows["2 levels, sharpness 80, natural"] = (SoftQuantization(2, 80.0), Natural())
+    rows["2 levels, sharpness 80, hardest of 8 smooth draws"] = (
+        SoftQuantization(2, 80.0),
+        NoisyNatural("rademacher", epsilon, pattern="mixture", num_draws=8, select="hardest"),
+    )
+    bound = IntervalBound(epsilon, warmup_steps=steps // 10, ramp_steps=steps // 2)
+    rows["2 levels, sharpness 80, interval bounds"] = (SoftQuantization(2, 80.0), bound)
+    return rows
+
+
+def in_words(row: dict[str, float]) -> str:
+    """Which it is, by one rule for all rows."""
+    plain, strongest = row["rise_by_plain_pgd"], row["rise_by_strongest"]
+    if row["clean_accuracy"] < 0.5:
+        return "did not learn at this budget: says nothing"
+    times = strongest / max(row["predicted_rise"], 1e-12)
+    curve = f"the loss bends: the attack finds {times:.1f} times what the gradient at the image says"
+    if plain < HIDDEN * strongest:
+        return f"hidden: plain PGD finds {plain / strongest:.0%} of what the strongest attack finds; {curve}"
+    return f"seen: plain PGD finds it; {curve}" if times > CURVED else "real: the gradient at the image says about all"
+
+
+def draw(rows: dict[str, dict[str, Any]], epsilon: float) -> plt.Figure:
+    """Left: prediction against truth, a point a model. Right: how the two part as the sharpness grows."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5), layout="constrained")
+    learned = {name: row for name, row in rows.items() if row["clean_accuracy"] >= 0.5}
+    for number, (name, row) in enumerate(learned.items(), start=1):
+        color = "#d1242f" if row["in_words"].startswith("hidden") else "#1a7f37"
+        point = (row["predicted_rise"], row["rise_by_strongest"])
+        left.plot(*point, "o", color=color)
+        left.annotate(str(number), point, xytext=(4, 3), textcoords="offset points", fontsize=8)
+        left.plot([], [], " ", label=f"{number} {name}")
+    values = [row[key] for row in learned.values() for key in ("predicted_rise", "rise_by_strongest")]
+    ends = [min(values) / 1.5, max(values) * 1.5]
+    left.plot(ends, ends, "k--", lw=0.8)
+    left.set(xscale="log", yscale="log", xlabel=r"predicted: $\epsilon\,\|\nabla_x CE\|_1$", ylabel="strongest attack")
+    left.set_title("rise of the loss (dashed: first order is all; red: hidden from plain PGD)", fontsize=9)
+    left.legend(fontsize=6.5, handlelength=0, loc="lower right")
+    sweep = [rows[f"2 levels, sharpness {a:g}, noise"] for a in SHARPNESSES]
+    for key, style, label in (
+        ("predicted_rise", {"ls": "--", "color": "#57606a"}, "predicted by the gradient at the image"),
+        ("rise_by_plain_pgd", {"ls": "-.", "color": "#9a6700"}, "found by plain PGD"),
+        ("rise_by_strongest", {"ls": "-", "color": "#d1242f"}, "found by the strongest attack"),
+    ):
+        right.plot(SHARPNESSES, [row[key] for row in sweep], marker="o", label=label, **style)
+    right.set(
+        xscale="log", ylim=(0, None), xlabel="sharpness of two levels, trained with noise", ylabel="rise of the loss"
+    )
+    accuracy = right.twinx()
+    robust = [100 * row["robust_accuracy"] for row in sweep]
+    accuracy.plot(SHARPNESSES, robust, "s:", color="#1f6feb", label=f"robust accuracy at {epsilon:g}, %")
+    accuracy.set(ylabel="robust accuracy, %", ylim=(0, 100))
+    lines = [*right.get_lines(), *accuracy.get_lines()]
+    right.legend(lines, [line.get_label() for line in lines], fontsize=8, loc="lower left")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def markdown(content: dict[str, Any]) -> str:
+    """The page: table and words, from the numbers alone."""
+    lines = [
+        "# Where a small input gradient is robustness, and where it hides",
+        "",
+        "Written by `python benchmarks/theory.py`. A small net (two convolutions) on scikit-learn's digits at 32 px,",
+        f"each row trained for {content['settings']['epochs']} epochs, measured on {content['num_images']} validation",
+        f"images at epsilon {content['settings']['epsilon']:g}, one seed, on {content['device']}.",
+        "Gradient norms and rises of the loss are means over images; predicted is epsilon times the norm at the",
+        "natural image. The strongest attack is the worst, image by image, of plain PGD, BPDA by two derivatives and",
+        "the quantized box, 40 steps each, by cross-entropy and by margin.",
+        "",
+        "| trained by | clean % | robust % | norm at natural | noisy | adversarial "
+        "| predicted rise | plain PGD | strongest | in words |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
+    ]
+    for name, row in content["rows"].items():
+        numbers = [f"{100 * row['clean_accuracy']:.1f}", f"{100 * row['robust_accuracy']:.1f}"]
+        keys = ("gradient_natural", "gradient_noisy", "gradient_adversarial")
+        keys += ("predicted_rise", "rise_by_plain_pgd", "rise_by_strongest")
+        numbers += [f"{row[key]:.3g}" for key in keys]
+        lines.append(f"| {name} | {' | '.join(numbers)} | {row['in_words']} |")
+    return "\n".join([*lines, "", "![prediction against truth](theory.png)", ""])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, default=Path("results/theory"))
+    parser.add_argument("--epsilon", type=float, default=0.1)
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--num-images", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    sets = read_digits()
+    chosen = torch.randperm(len(sets["val"][0]), generator=torch.Generator().manual_seed(options.seed))
+    images, labels = (part[chosen[: options.num_images]] for part in sets["val"])
+    todo = rows_to_train(options.epsilon, steps=options.epochs * -(-len(sets["train"][0]) // 64))
+    rows = {}
+    with progress_bar("training and attacking", "models") as advance:
+        for done, (name, (quantizer, objective)) in enumerate(todo.items(), start=1):
+            torch.manual_seed(options.seed)
+            model = small_net(quantizer)
+            train(model, objective, sets["train"], options.epochs, options.seed)
+            rows[name] = measure(model, images, labels, options.epsilon)
+            advance(done, len(todo), name)
+    content = {
+        "settings": {**vars(options), "output": str(options.output)},
+        "num_images": len(images),
+        "device": device_name(),
+        "versions": versions(),
+        "rows": rows,
+    }
+    options.output.mkdir(parents=True, exist_ok=True)
+    (options.output / "theory.json").write_text(json.dumps(content, indent=1) + "\n")
+    (options.output / "README.md").write_text(markdown(content))
+    save_png(draw(rows, options.epsilon), options.output / "theory.png")
+    print(markdown(content))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""Adversarial training: the loss at the images that an attack makes anew in every step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from lightning_sq.attacks import bpda
+from lightning_sq.attacks.criteria import CRITERIA
+from lightning_sq.errors import InputError
+from lightning_sq.layers import PixelNoise
+from lightning_sq.layers.soft_quantization import Backward
+from lightning_sq.objectives.base import Objective, running_statistics_kept
+from lightning_sq.ops.linf_ball import project
+from lightning_sq.ops.soft_quantize import check_sharpness
+from lightning_sq.types import parse_epsilon
+
+
+class AttackedObjective(Objective):
+    """An objective with an attack inside: the budget, and the derivative that the attack takes of the quantizer.
+
+    Args:
+        epsilon: Radius of the L-inf ball, in units of the full pixel range, such as 8/255.
+        backward: "exact" (behind a hard quantizer 0, and so no attack), or BPDA by "identity" or "surrogate".
+        surrogate_sharpness: Of the softer staircase of "surrogate"; None leaves the quantizer's.
+        label_smoothing: See `Objective`.
+    """
+
+    def __init__(
+        self,
+        epsilon: float | str = "8/255",
+        backward: Backward = "exact",
+        surrogate_sharpness: float | None = None,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__(label_smoothing)
+        if backward not in get_args(Backward):
+            raise InputError(f"backward={backward!r} is not one of {', '.join(get_args(Backward))}.")
+        if surrogate_sharpness is not None:
+            check_sharpness(surrogate_sharpness)
+            if backward != "surrogate":
+                raise InputError(f"surrogate_sharpness={surrogate_sharpness} needs backward=surrogate, not {backward}.")
+        self.epsilon = parse_epsilon(epsilon)
+        self.backward_mode = backward
+        self.surrogate_sharpness = surrogate_sharpness
+
+    def as_attacked(self, model: Any) -> Any:
+        """The model with the derivative that the attack takes of its quantizer; weights and values are the same."""
+        return model if self.backward_mode == "exact" else bpda(model, self.backward_mode, self.surrogate_sharpness)
+
+
+class Adversarial(AttackedObjective):
+    """E max CE(f(x'), y) over |x' - x| <= eps, by PGD from a random start (Madry et al. 2018, arXiv 1706.06083).
+
+    Trained on the last iterate, as in the paper; `attacks.PGD` keeps the worst one, for one forward pass more. The
+    model is attacked in the mode in which it is trained, as in the authors' code, so batch normalisation goes by the
+    batch, but its running statistics see the last iterate alone, where that code lets every iterate in. The attack
+    leaves no parameter's `grad` behind, and what is trained is the model itself, whatever derivative the attack takes.
+
+    Args:
+        epsilon: See `AttackedObjective`.
+        num_steps: Gradient steps, each as dear as a forward and a backward pass.
+        step_size: Length of a step, in units of the full pixel range; None is 2.5 epsilon / num_steps.
+        criterion: What the attack maximises, "cross_entropy" (of the hard labels) or "margin".
+        backward: See `AttackedObjective`.
+        surrogate_sharpness: See `AttackedObjective`.
+        label_smoothing: See `Objective`; of the trained loss alone.
+    """
+
+    def __init__(
+        self,
+        epsilon: float | str = "8/255",
+        num_steps: int = 10,
+        step_size: float | str | None = None,
+        criterion: Literal["cross_entropy", "margin"] = "cross_entropy",
+        backward: Backward = "exact",
+        surrogate_sharpness: float | None = None,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__(epsilon, backward, surrogate_sharpness, label_smoothing)
+        if num_steps < 1:
+            raise InputError(f"num_steps={num_steps} is not at least 1. 10 is usual.")
+        if criterion not in CRITERIA:
+            raise InputError(f"criterion={criterion!r} is not one of {', '.join(CRITERIA)}.")
+        self.num_steps = num_steps
+        self.step_size = (
+            2.5 * self.epsilon / num_steps if step_size is None else parse_epsilon(step_size, name="step_size")
+        )
+        self.criterion = criterion
+        self.start = PixelNoise("uniform", self.epsilon)
+
+    def seed(self, seed: int, rank: int) -> None:
+        self.start.seed(seed, rank)
+
+    @property
+    def random_state(self) -> Tensor | None:
+        return self.start.generator_state
+
+    @random_state.setter
+    def random_state(self, state: Tensor | None) -> None:
+        self.start.generator_state = state
+
+    def attack(self, model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> Tensor:
+        """The last iterate, like `images`: (B, 3, H, W) in [0, 1] and within epsilon."""
+        model, x = self.as_attacked(model), self.start(images)
+        with torch.enable_grad(), running_statistics_kept(model):
+            for _ in range(self.num_steps):
+                x.requires_grad_()
+                values = CRITERIA[self.criterion](model(x), labels)
+                (gradient,) = torch.autograd.grad(values.sum(), x)
+                x = project(x.detach() + self.step_size * gradient.sign(), images, self.epsilon)
+        return x
+
+    def forward(self, model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        logits = model(self.attack(model, images, labels))
+        return self.loss(logits, labels), logits
+
+
+class FGSMRS(Adversarial):
+    """Fast adversarial training: one step from a random start (Wong et al. 2020, arXiv 2001.03994).
+
+    About twice the price of natural training. The model can learn to resist this one step and nothing else, from one
+    epoch to the next (the paper's "catastrophic overfitting"): watch it with an attack of more steps.
+
+    Args:
+        epsilon: See `AttackedObjective`.
+        step_size: Length of the step, in units of the full pixel range; None is the paper's 1.25 epsilon.
+        backward: See `AttackedObjective`.
+        surrogate_sharpness: See `AttackedObjective`.
+        label_smoothing: See `Objective`.
+    """
+
+    def __init__(
+        self,
+        epsilon: float | str = "8/255",
+        step_size: float | str | None = None,
+        backward: Backward = "exact",
+        surrogate_sharpness: float | None = None,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__(epsilon, 1, step_size, "cross_entropy", backward, surrogate_sharpness, label_smoothing)
+        if step_size is None:
+            self.step_size = 1.25 * self.epsilon
