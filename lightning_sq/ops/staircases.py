@@ -121,8 +121,8 @@ def smooth_sum(y: Tensor, *, step: float, sharpness: float | Tensor) -> Tensor:
     $$ Q_a = \left[ \tfrac1a \mathrm{softplus}(z) + d \left( -\tfrac{r}{24} \sigma' + \tfrac{7 r^3}{5760} \sigma'''
        - \tfrac{31 r^5}{967680} \sigma^{(5)} \right)(z) \right]_{z = a (y - 1)}^{a y} $$
 
-    The remainder is at most 2 |B_8| / 8! d r^7 V, V = 4.95 the total variation
-    of the seventh derivative: 8.2e-6 d, 3.5e-7 from 25 levels on. Float32 rounds to 1e-7 (1 + 1/a).
+    The remainder is at most 2 |B_8| / 8! d r^7 V, V = 4.95 the total variation of the seventh derivative of sigma:
+    8.2e-6 d, 3.5e-7 from 25 levels on. Float32 rounds to 1e-7 (1 + 1/a).
     """
     r = sharpness * step
     low, high = sharpness * y, sharpness * (y - 1)
