@@ -179,6 +179,8 @@ def draw(rows: dict[str, dict[str, Any]], epsilon: float) -> plt.Figure:
     left.plot(ends, ends, "k--", lw=0.8)
     left.set(xscale="log", yscale="log", xlabel=r"predicted: $\epsilon\,\|\nabla_x CE\|_1$", ylabel="strongest attack")
     left.set_title("rise of the loss (dashed: first order is all; red: hidden from plain PGD)", fontsize=9)
+    left.xaxis.set_minor_formatter("")
+    left.yaxis.set_minor_formatter("")
     left.legend(fontsize=6.5, handlelength=0, loc="lower right")
     sweep = [rows[f"2 levels, sharpness {a:g}, noise"] for a in SHARPNESSES]
     for key, style, label in (
@@ -195,7 +197,7 @@ def draw(rows: dict[str, dict[str, Any]], epsilon: float) -> plt.Figure:
     accuracy.plot(SHARPNESSES, robust, "s:", color="#1f6feb", label=f"robust accuracy at {epsilon:g}, %")
     accuracy.set(ylabel="robust accuracy, %", ylim=(0, 100))
     lines = [*right.get_lines(), *accuracy.get_lines()]
-    right.legend(lines, [line.get_label() for line in lines], fontsize=8, loc="lower left")
+    right.legend(lines, [line.get_label() for line in lines], fontsize=8, loc="upper right")
     for axes in (left, right):
         axes.grid(alpha=0.3)
     return figure

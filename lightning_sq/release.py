@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from lightning_sq.errors import InputError
-from lightning_sq.models import ModelConfig, PixelClassifier, backbone, build_model
+from lightning_sq.models import ModelConfig, PixelClassifier, QuantizerConfig, backbone, build_model
 from lightning_sq.models.checkpoint_format import TrainedModel, read_checkpoint, read_release, write_release
 
 
@@ -60,14 +60,16 @@ def export(checkpoint: Path, folder: Path, *, overwrite: bool = False) -> None:
     write_release(folder, trained, model_card(trained), overwrite=overwrite)
 
 
+def _in_words(quantizer: QuantizerConfig) -> str:
+    form = "hard" if quantizer.hard else f"sharpness {quantizer.sharpness:g}, {quantizer.staircase} staircase"
+    given = "" if quantizer.thresholds is None else ", thresholds of its own (see config.json)"
+    return f"{quantizer.num_levels} levels, {form}{given}"
+
+
 def model_card(trained: TrainedModel) -> str:
     """README.md of a release, in the Hub's format; numbers stand only where a run measured them."""
     config, quantizer = trained.config, trained.config.quantizer
-    front = (
-        "none"
-        if quantizer is None
-        else f"{quantizer.num_levels} levels, " + ("hard" if quantizer.hard else f"sharpness {quantizer.sharpness:g}")
-    )
+    front = "none" if quantizer is None else _in_words(quantizer)
     recipe = json.dumps(trained.training.get("recipe", {}), indent=2)
     return f"""---
 library_name: lightning_sq

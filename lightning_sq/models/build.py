@@ -92,7 +92,7 @@ class PixelClassifier(nn.Sequential):
 
     def current_config(self) -> ModelConfig:
         """`config` with the quantizer as it is now, after a schedule or after learning."""
-        if self.quantizer is None:
+        if self.config is None or self.quantizer is None:
             return self.config
         return replace(self.config, quantizer=QuantizerConfig(**self.quantizer.settings()))
 

@@ -14,7 +14,7 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_sq.metrics import input_gradient_l1
-from lightning_sq.models import PixelClassifier
+from lightning_sq.models import ModelConfig, PixelClassifier
 from lightning_sq.models.checkpoint_format import checkpoint_entry
 from lightning_sq.objectives import Objective
 from lightning_sq.ops.pixels import check_pixels
@@ -141,6 +141,9 @@ class ClassifierModule(LightningModule):
         checkpoint["lightning_sq"] = checkpoint_entry(self.model.current_config(), states, self.recipe)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        saved = ModelConfig.from_dict(checkpoint["lightning_sq"]["model"]).quantizer
+        if saved is not None and self.model.quantizer is not None:  # a schedule moves it, and no tensor holds it
+            self.model.quantizer.sharpness = saved.sharpness
         states = checkpoint["lightning_sq"]["random_states"]
         if len(states) == self.trainer.world_size:
             self.objective.random_state = states[self.global_rank]

@@ -38,12 +38,14 @@ class Optimization:
 
 
 def make_optimizer(model: nn.Module, optimization: Optimization, *, global_batch_size: int) -> torch.optim.SGD:
-    """SGD over two groups: weights, which decay, and norms and biases (tensors of one dimension), which do not."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    """SGD over two groups: weights, which decay, and what does not: norms, biases, and what a quantizer learns."""
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    decaying = [p for name, p in named if p.ndim > 1 and not name.startswith("quantize.")]
+    free = [p for name, p in named if p.ndim <= 1 or name.startswith("quantize.")]
     return torch.optim.SGD(
         [
-            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": optimization.weight_decay},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+            {"params": decaying, "weight_decay": optimization.weight_decay},
+            {"params": free, "weight_decay": 0.0},
         ],
         lr=optimization.base_learning_rate * global_batch_size / 256,
         momentum=optimization.momentum,
