@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -92,6 +93,9 @@ def read_checkpoint(path: Path) -> TrainedModel:
     if not path.is_file():
         raise InputError(f"There is no checkpoint {path}.")
     try:
+        with ZipFile(path) as archive:  # torch does not look at the checksums
+            if damaged := archive.testzip():
+                raise BadZipFile(f"checksum of {damaged}")
         content = torch.load(path, weights_only=True, map_location="cpu", mmap=False)
     except Exception as error:  # a damaged zip or pickle makes torch raise whatever it stumbles over
         raise InputError(

@@ -11,7 +11,7 @@ import lightning_sq
 from lightning_sq.errors import InputError
 from lightning_sq.models import ModelConfig, QuantizerConfig, build_model
 from lightning_sq.models.backbone import check_architecture, file_state, load_backbone
-from lightning_sq.models.checkpoint_format import TrainedModel, write_release
+from lightning_sq.models.checkpoint_format import TrainedModel, checkpoint_entry, write_release
 
 CONFIG = ModelConfig(
     "test_resnet", ("cat", "dog", "owl"), (0.5, 0.4, 0.3), (0.2, 0.2, 0.1), 32, 36, QuantizerConfig(4, 60.0)
@@ -124,6 +124,24 @@ def test_checkpoints_that_are_foreign_damaged_or_armed_are_refused_and_run_nothi
         with pytest.raises(InputError, match=name):
             lightning_sq.load(tmp_path / f"{name}.ckpt")
     assert not (tmp_path / "bomb-went-off").exists()
+
+
+def test_a_flipped_bit_anywhere_in_a_checkpoint_is_caught_or_changes_nothing(model, tmp_path):
+    state = {f"model.{key}": value for key, value in model.state_dict().items()}
+    entry = checkpoint_entry(CONFIG, [None], {})
+    torch.save({"state_dict": state, "lightning_sq": entry, "epoch": 1, "global_step": 2}, tmp_path / "whole.ckpt")
+    whole, expected = (tmp_path / "whole.ckpt").read_bytes(), model(IMAGES)
+    assert torch.equal(lightning_sq.load(tmp_path / "whole.ckpt")(IMAGES), expected)
+    caught = 0
+    for place in torch.randint(0, len(whole) * 8, (40,), generator=torch.Generator().manual_seed(0)).tolist():
+        flipped = bytearray(whole)
+        flipped[place // 8] ^= 1 << place % 8
+        (tmp_path / "flipped.ckpt").write_bytes(flipped)
+        try:
+            assert torch.equal(lightning_sq.load(tmp_path / "flipped.ckpt")(IMAGES), expected)
+        except InputError:
+            caught += 1
+    assert caught > 30
 
 
 def test_a_name_that_timm_lacks_gets_the_nearest_ones():
