@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lightning_sq.layers import Normalize, SoftQuantization
-from lightning_sq.ops.soft_quantize import soft_quantize
 
 RELATIVE_SHARPNESS = 30.0
 """Sharpness times step: each stair is equally steep whatever the number of levels."""
@@ -24,10 +23,11 @@ RELATIVE_SHARPNESS = 30.0
 
 def quantizer_rows(rounds: int, device: str) -> list[Row]:
     x = torch.rand(64, 3, 224, 224, device=device)
-    quantize = torch.compile(soft_quantize, fullgraph=True)
 
     def run(num_levels: int) -> Callable[[], Tensor]:
-        return lambda: quantize(x, num_levels=num_levels, sharpness=RELATIVE_SHARPNESS * (num_levels - 1))
+        layer = SoftQuantization(num_levels, RELATIVE_SHARPNESS * (num_levels - 1))
+        quantize = torch.compile(layer, fullgraph=True)
+        return lambda: quantize(x)
 
     def full_sum() -> Tensor:
         step = 1 / 255
