@@ -46,9 +46,11 @@ class Dataset:
 class Loader(ABC):
     """Batches of one split for one rank, epoch by epoch.
 
-    Lightning calls `batch_sampler.set_epoch` before each epoch and saves `state_dict()`. Because the order is a
+    Lightning calls `sampler.set_epoch` before each epoch and saves `state_dict()`. Because the order is a
     function of the seed, that state is two numbers, the same on every rank whichever writes it.
     """
+
+    batch_sampler = None  # Lightning asks for it beside `sampler`
 
     def __init__(self, dataset: Dataset, order: EpochOrder) -> None:
         self.dataset = dataset
@@ -58,7 +60,7 @@ class Loader(ABC):
         self._resume_at = 0
 
     @property
-    def batch_sampler(self) -> Loader:
+    def sampler(self) -> Loader:
         """Where Lightning looks for `set_epoch`."""
         return self
 
