@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -59,6 +60,26 @@ def test_interrupted_and_resumed_gives_the_weights_of_the_run_that_was_never_sto
         fit("cut", *POWER_CUT, "--trainer.callbacks.step", "9")
     cut = fit("cut", "--resume", "--checkpoint_minutes", "0")
     assert_same_weights(final_weights(cut), final_weights(whole))
+
+
+class Recorder(Callback):
+    """Notes which images came in each epoch, in order, and the first pixels of each batch."""
+
+    seen: ClassVar[dict[int, list[tuple[list[int], float]]]] = {}
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        row = (batch.indices.tolist(), batch.images.sum().item())
+        self.seen.setdefault(trainer.current_epoch, []).append(row)
+
+
+def test_every_epoch_of_a_fit_has_an_order_and_crops_of_its_own(fit):
+    Recorder.seen.clear()
+    fit("run", "--trainer.callbacks+=tests.end_to_end.test_fit.Recorder")
+    assert sorted(Recorder.seen) == [0, 1, 2]
+    orders = [[index for indices, _ in rows for index in indices] for rows in Recorder.seen.values()]
+    assert all(set(order) == set(range(90)) for order in orders)
+    assert len({tuple(order) for order in orders}) == 3
+    assert len({tuple(total for _, total in rows) for rows in Recorder.seen.values()}) == 3
 
 
 def test_a_run_leaves_what_the_readme_says(fit):
