@@ -7,34 +7,22 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 import torch
-from lightning.pytorch import Callback
 
 import lightning_sq
 from lightning_sq.__main__ import main
 from lightning_sq.models.checkpoint_format import read_checkpoint
+from tests.callbacks import Recorder
 from tests.conftest import REPOSITORY
 
-POWER_CUT = ["--checkpoint_minutes", "0", "--trainer.callbacks+=tests.end_to_end.test_fit.PowerCut"]
+POWER_CUT = ["--checkpoint_minutes", "0", "--trainer.callbacks+=tests.callbacks.PowerCut"]
 CONFIG = str(REPOSITORY / "configs" / "digits.yaml")
 SMALL = [
     *("--model.architecture", "test_resnet", "--trainer.accelerator", "cpu", "--trainer.max_epochs", "3"),
     *("--trainer.enable_progress_bar", "false", "--data.batch_size_per_device", "16"),
 ]
-
-
-class PowerCut(Callback):
-    """Ends the process's training in the middle of an epoch, as a cluster would."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
-        if trainer.global_step == self.step:
-            raise SystemExit("power cut")
 
 
 @pytest.fixture
@@ -62,19 +50,9 @@ def test_interrupted_and_resumed_gives_the_weights_of_the_run_that_was_never_sto
     assert_same_weights(final_weights(cut), final_weights(whole))
 
 
-class Recorder(Callback):
-    """Notes which images came in each epoch, in order, and the first pixels of each batch."""
-
-    seen: ClassVar[dict[int, list[tuple[list[int], float]]]] = {}
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
-        row = (batch.indices.tolist(), batch.images.sum().item())
-        self.seen.setdefault(trainer.current_epoch, []).append(row)
-
-
 def test_every_epoch_of_a_fit_has_an_order_and_crops_of_its_own(fit):
     Recorder.seen.clear()
-    fit("run", "--trainer.callbacks+=tests.end_to_end.test_fit.Recorder")
+    fit("run", "--trainer.callbacks+=tests.callbacks.Recorder")
     assert sorted(Recorder.seen) == [0, 1, 2]
     orders = [[index for indices, _ in rows for index in indices] for rows in Recorder.seen.values()]
     assert all(set(order) == set(range(90)) for order in orders)
