@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -10,14 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 
+from lightning_sq.data.index_file import index_path, load_columns, save_columns
+from lightning_sq.data.inspection import inspect_image
 from lightning_sq.errors import InputError
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".tif", ".tiff", ".webp"})
-FORMAT_VERSION = 1
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
 
 
 class UnreadableImage(NamedTuple):
@@ -50,6 +49,12 @@ class ImageIndex:
     def __len__(self) -> int:
         return len(self.paths)
 
+    @property
+    def empty_classes(self) -> tuple[str, ...]:
+        """The classes without a readable image."""
+        counts = np.bincount(self.labels, minlength=len(self.class_names))
+        return tuple(name for name, count in zip(self.class_names, counts, strict=True) if not count)
+
     def take(self, positions: np.ndarray) -> ImageIndex:
         """The images at `positions` only, in that order."""
         return replace(
@@ -65,7 +70,7 @@ class _Files(NamedTuple):
 
     paths: np.ndarray  # (M,) str
     labels: np.ndarray  # (M,) int64
-    bytes: np.ndarray  # (M,) int64
+    bytes: np.ndarray  # (M,) int64, -1 if the file cannot even be asked
     mtimes: np.ndarray  # (M,) int64, nanoseconds
 
 
@@ -78,7 +83,7 @@ def class_folders(folder: Path) -> tuple[str, ...]:
         raise InputError(
             f"There is no data folder {folder}. Set --data.root to one with train/<class>/ and val/<class>/."
         )
-    names = tuple(sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith(".")))
+    names = tuple(e.name for e in _entries(folder) if _is_folder(e) and not e.name.startswith("."))
     if not names:
         raise InputError(f"{folder} has no class folders. Images are expected as {folder}/<class>/*.jpg.")
     return names
@@ -91,7 +96,7 @@ def load_index(folder: Path, *, cache: Path, progress: Callable[[int, int], None
         folder: One split: `folder/<class>/<image>`.
         cache: Folder for index files; written whole or not at all.
         progress: Called with (files checked, files to check).
-    Raises: InputError if there are no images.
+    Raises: InputError if there are no images, or if the system cannot read one; what was checked by then is kept.
     """
     class_names = class_folders(folder)
     files = _list_files(folder, class_names)
@@ -101,20 +106,16 @@ def load_index(folder: Path, *, cache: Path, progress: Callable[[int, int], None
     path = index_path(folder, cache)
     heights, widths, reasons = _known(files, path)
     todo = [i for i in range(len(files.paths)) if heights[i] < 0]
-    for done, (i, size, reason) in enumerate(_inspect_all(folder, files, todo), start=1):
-        heights[i], widths[i] = size
-        reasons[i] = reason
-        if progress is not None:
-            progress(done, len(todo))
-    if todo:
-        try:
-            _save(path, files, heights, widths, reasons)
-        except OSError as error:  # nothing is lost but the time to look again
-            warnings.warn(
-                f"The index cannot be kept in {cache} ({error.strerror}), so the files are looked at every time. "
-                "Set LIGHTNING_SQ_CACHE to a folder that can be written.",
-                stacklevel=2,
-            )
+    try:
+        for done, (i, size, reason) in enumerate(_inspect_all(folder, files, todo), start=1):
+            heights[i], widths[i] = size
+            reasons[i] = reason
+            if progress is not None:
+                progress(done, len(todo))
+    finally:  # an interrupted look at a million files goes on where it stopped
+        if todo:
+            looked = {"heights": heights, "widths": widths, "reasons": np.array(reasons, dtype=np.str_)}
+            save_columns(path, files._asdict() | looked)
     good = np.array([not reason for reason in reasons])
     return ImageIndex(
         folder=folder,
@@ -126,20 +127,12 @@ def load_index(folder: Path, *, cache: Path, progress: Callable[[int, int], None
     )
 
 
-def index_path(folder: Path, cache: Path) -> Path:
-    """Where the index of `folder` is kept: the name tells the folder, the hash keeps two of one name apart."""
-    whole = str(folder.resolve())
-    return cache / f"{folder.resolve().parent.name}-{folder.name}-{hashlib.sha256(whole.encode()).hexdigest()[:12]}.npz"
-
-
 def _list_files(folder: Path, class_names: Sequence[str]) -> _Files:
     rows = []
     for label, name in enumerate(class_names):
-        entries = sorted(os.scandir(folder / name), key=lambda entry: entry.name)
-        for entry in entries:
-            if entry.is_file() and Path(entry.name).suffix.lower() in IMAGE_SUFFIXES:
-                stat = entry.stat()
-                rows.append((f"{name}/{entry.name}", label, stat.st_size, stat.st_mtime_ns))
+        for entry in _entries(folder / name):
+            if Path(entry.name).suffix.lower() in IMAGE_SUFFIXES and not _is_folder(entry):
+                rows.append((f"{name}/{entry.name}", label, *_size_and_time(entry)))
     paths, labels, sizes, mtimes = zip(*rows, strict=True) if rows else ((), (), (), ())
     return _Files(
         np.array(paths, dtype=np.str_),
@@ -149,40 +142,40 @@ def _list_files(folder: Path, class_names: Sequence[str]) -> _Files:
     )
 
 
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        return sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be listed ({error.strerror}). Mend its permissions.") from error
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()  # from the listing, without a question for each file
+    except OSError:  # a link in a circle
+        return False
+
+
+def _size_and_time(entry: os.DirEntry[str]) -> tuple[int, int]:
+    """(-1, -1) if the system does not tell, as of a broken link: `inspect_image` finds out why, every time."""
+    try:
+        found = entry.stat()
+    except OSError:
+        return -1, -1
+    return found.st_size, found.st_mtime_ns
+
+
 def _known(files: _Files, path: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """(heights, widths, reasons) with -1 as the height of files that have to be looked at."""
     count = len(files.paths)
     heights, widths, reasons = np.full(count, -1, np.int32), np.full(count, -1, np.int32), [""] * count
-    try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as saved:
-            if int(saved["version"]) != FORMAT_VERSION:
-                return heights, widths, reasons
-            rows = {name: k for k, name in enumerate(saved["paths"].tolist())}
-            columns = [saved[key] for key in ("bytes", "mtimes", "heights", "widths", "reasons")]
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile):  # none yet, or a damaged one: look again
-        return heights, widths, reasons
+    saved = load_columns(path)
+    rows = {name: k for k, name in enumerate(saved["paths"].tolist())}
     for i, name in enumerate(files.paths.tolist()):
         k = rows.get(name)
-        if k is not None and columns[0][k] == files.bytes[i] and columns[1][k] == files.mtimes[i]:
-            heights[i], widths[i], reasons[i] = columns[2][k], columns[3][k], str(columns[4][k])
+        if k is not None and saved["bytes"][k] == files.bytes[i] >= 0 and saved["mtimes"][k] == files.mtimes[i]:
+            heights[i], widths[i], reasons[i] = saved["heights"][k], saved["widths"][k], str(saved["reasons"][k])
     return heights, widths, reasons
-
-
-def _save(path: Path, files: _Files, heights: np.ndarray, widths: np.ndarray, reasons: list[str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    with temporary.open("wb") as stream:
-        np.savez_compressed(
-            stream,
-            version=FORMAT_VERSION,
-            paths=files.paths,
-            bytes=files.bytes,
-            mtimes=files.mtimes,
-            heights=heights,
-            widths=widths,
-            reasons=np.array(reasons, dtype=np.str_),
-        )
-    temporary.replace(path)
 
 
 def _inspect_all(folder: Path, files: _Files, todo: Sequence[int]) -> Iterator[tuple[int, tuple[int, int], str]]:
@@ -190,24 +183,8 @@ def _inspect_all(folder: Path, files: _Files, todo: Sequence[int]) -> Iterator[t
     with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
         warnings.simplefilter("ignore")
         results = pool.map(lambda i: inspect_image(folder / str(files.paths[i])), todo)
-        for i, (size, reason) in zip(todo, results, strict=True):
-            yield i, size, reason
-
-
-def inspect_image(path: Path) -> tuple[tuple[int, int], str]:
-    """((height, width), reason): decodes the whole file once; `reason` is empty if it is a readable image."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            image.load()
-        return (height, width), ""
-    except UnidentifiedImageError:
-        return (0, 0), "empty" if path.stat().st_size == 0 else "not an image"
-    except Image.DecompressionBombError:
-        return (0, 0), f"more than {2 * Image.MAX_IMAGE_PIXELS} pixels"
-    except OSError as error:
-        return (0, 0), "truncated" if "truncated" in str(error).lower() else str(error)
-    except (SyntaxError, ValueError) as error:  # PIL's PNG reader raises SyntaxError
-        return (0, 0), str(error)
+        try:
+            for i, (size, reason) in zip(todo, results, strict=True):
+                yield i, size, reason
+        finally:  # an error or an interruption does not wait for the rest
+            pool.shutdown(cancel_futures=True)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from PIL import Image
 
 from lightning_sq.data.index import index_path, load_index
 from lightning_sq.errors import InputError
+from lightning_sq.paths import whole_file
 
 
 @pytest.fixture
@@ -49,6 +52,114 @@ def test_a_damaged_index_is_made_again(folder, tmp_path):
     load_index(folder, cache=cache)
     index_path(folder, cache).write_bytes(b"PK\x03\x04 not an index")
     assert checked_files(folder, cache) == 6
+
+
+def test_a_damaged_byte_anywhere_in_an_index_is_never_an_error(folder, tmp_path):
+    cache = tmp_path / "cache"
+    expected = load_index(folder, cache=cache)
+    path = index_path(folder, cache)
+    whole = path.read_bytes()
+    for position in range(0, len(whole), 9):
+        damaged = bytearray(whole)
+        damaged[position] ^= 0x5A
+        path.write_bytes(damaged)
+        found = load_index(folder, cache=cache)
+        assert found.paths == expected.paths
+        assert np.array_equal(found.sizes, expected.sizes)
+
+
+@pytest.mark.parametrize("error", [zlib.error("bad"), NotImplementedError("method 97"), RuntimeError, MemoryError])
+def test_whatever_a_damaged_index_raises_it_is_made_again(folder, tmp_path, monkeypatch, error):
+    def load(*args, **options):
+        raise error
+
+    load_index(folder, cache=tmp_path / "cache")
+    monkeypatch.setattr("lightning_sq.data.index_file.np.load", load)
+    assert checked_files(folder, tmp_path / "cache") == 6
+
+
+def test_columns_of_different_lengths_are_no_index(folder, tmp_path):
+    load_index(folder, cache=tmp_path)
+    path = index_path(folder, tmp_path)
+    with np.load(path) as saved:
+        columns = {name: saved[name] for name in saved.files}
+    np.savez(path, **columns | {"heights": columns["heights"][:2]})
+    assert checked_files(folder, tmp_path) == 6
+
+
+def test_writers_at_the_same_time_have_names_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.getpid", lambda: 1)  # as on two machines
+    path = tmp_path / "index.npz"
+    with whole_file(path) as first, whole_file(path) as second:
+        assert first != second
+        first.write_text("first")
+        second.write_text("second")
+    assert [p.name for p in tmp_path.iterdir()] == ["index.npz"]
+    assert path.read_text() in ("first", "second")
+
+
+def test_a_file_that_is_not_written_whole_is_not_written_at_all(tmp_path):
+    path = tmp_path / "report.html"
+    path.write_text("before")
+
+    def interrupted() -> None:
+        with whole_file(path) as temporary:
+            temporary.write_text("half of")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
+    assert path.read_text() == "before"
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.ESTALE])
+def test_an_error_of_the_system_is_no_verdict_on_the_image(folder, tmp_path, monkeypatch, number):
+    read_bytes = Path.read_bytes
+
+    def failing(path: Path) -> bytes:
+        if path.name == "1.jpg" and path.parent.name == "bee":
+            raise OSError(number, os.strerror(number), str(path))
+        return read_bytes(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", failing)
+        with pytest.raises(InputError, match=rf"bee/1\.jpg cannot be read \({os.strerror(number)}\)"):
+            load_index(folder, cache=tmp_path / "cache")
+    index = load_index(folder, cache=tmp_path / "cache")
+    assert len(index) == 6
+    assert index.unreadable == ()
+
+
+def test_what_was_looked_at_before_an_interruption_is_kept(folder, tmp_path):
+    def interrupt(done: int, total: int) -> None:
+        if done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        load_index(folder, cache=tmp_path / "cache", progress=interrupt)
+    assert checked_files(folder, tmp_path / "cache") == 2
+
+
+def test_a_broken_link_is_named_and_looked_at_again(folder, tmp_path):
+    (folder / "ant/link.jpg").symlink_to(tmp_path / "later.jpg")
+    (folder / "ant/loop.jpg").symlink_to(folder / "ant/loop.jpg")
+    index = load_index(folder, cache=tmp_path / "cache")
+    assert index.unreadable == (("ant/link.jpg", "a broken link"), ("ant/loop.jpg", "a broken link"))
+    shutil.copy(folder / "ant/0.jpg", tmp_path / "later.jpg")
+    assert "ant/link.jpg" in load_index(folder, cache=tmp_path / "cache").paths
+
+
+def test_a_pipe_is_no_image_and_nobody_waits_for_it(folder, tmp_path):
+    os.mkfifo(folder / "ant/pipe.jpg")
+    assert load_index(folder, cache=tmp_path / "cache").unreadable == (("ant/pipe.jpg", "not a regular file"),)
+
+
+def test_classes_without_a_readable_image_are_known(folder, tmp_path):
+    (folder / "cow").mkdir()
+    for path in (folder / "bee").iterdir():
+        path.write_bytes(b"")
+    assert load_index(folder, cache=tmp_path / "cache").empty_classes == ("bee", "cow")
 
 
 @pytest.mark.parametrize(
