@@ -8,14 +8,16 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lightning_sq.errors import InputError
+
 
 class Crop(NamedTuple):
-    """One image's way to the network: cut a window, resize it, cut the centre, flip. Lengths in pixels.
+    """One image's way to the network: cut a window, resize a box in it to the network's square, flip.
 
     Args:
-        top, left, height, width: The window in the stored image.
-        resized_height, resized_width: What the window is resized to (bilinear, antialiased).
-        offset_top, offset_left: Where the final square begins in the resized window.
+        top, left, height, width: The window in the stored image, in pixels: all that is ever decoded or resized.
+        box_top, box_left, box_bottom, box_right: What becomes the square (bilinear, antialiased), in pixels from the
+            window's corner. It may begin between two pixels; those around it count as far as the filter reaches.
         flip: Mirror left and right.
     """
 
@@ -23,10 +25,10 @@ class Crop(NamedTuple):
     left: int
     height: int
     width: int
-    resized_height: int
-    resized_width: int
-    offset_top: int
-    offset_left: int
+    box_top: float
+    box_left: float
+    box_bottom: float
+    box_right: float
     flip: bool
 
 
@@ -37,7 +39,7 @@ CropRule = Callable[[np.random.Generator, int, int], Crop]
 def random_resized_crop(
     image_size: int,
     *,
-    scale: tuple[float, float] = (0.25, 1.0),
+    min_crop_area: float = 0.25,
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
     flip_probability: float = 0.5,
 ) -> CropRule:
@@ -45,14 +47,20 @@ def random_resized_crop(
 
     Args:
         image_size: Height and width of the result.
-        scale: Range of the window's share of the image's area.
+        min_crop_area: Smallest share of the image's area that the window takes; the largest is 1.
         ratio: Range of its width / height, drawn uniformly in the logarithm.
         flip_probability: Of a left-right mirror; 0 where left and right matter.
+    Raises: InputError for an image size, area or probability that cannot be.
     """
+    _check_image_size(image_size)
+    if not 0 < min_crop_area <= 1:
+        raise InputError(f"min_crop_area={min_crop_area} is not in (0, 1], a share of the image. Write 0.25 or 0.08.")
+    if not 0 <= flip_probability <= 1:
+        raise InputError(f"flip_probability={flip_probability} is not in [0, 1]. Write 0.5, or 0 for no flips.")
 
     def rule(rng: np.random.Generator, height: int, width: int) -> Crop:
-        window = _random_window(rng, height, width, scale, ratio)
-        return Crop(*window, image_size, image_size, 0, 0, bool(rng.random() < flip_probability))
+        window = _random_window(rng, height, width, (min_crop_area, 1.0), ratio)
+        return Crop(*window, 0, 0, *window[2:], bool(rng.random() < flip_probability))
 
     return rule
 
@@ -73,17 +81,43 @@ def _random_window(
 
 
 def resize_and_center_crop(image_size: int, *, resize_size: int) -> CropRule:
-    """The validation rule: shorter side to `resize_size`, then the central square of `image_size`."""
+    """The validation rule: shorter side to `resize_size`, then the central square of `image_size`.
+
+    Only what the square shows is resized, so a very long image costs no more than another one.
+
+    Raises: InputError if the square does not fit into what it is cut from.
+    """
+    _check_image_size(image_size)
+    if resize_size < image_size:
+        raise InputError(
+            f"resize_size={resize_size} is smaller than image_size={image_size}. Leave it out for 8/7 of it."
+        )
 
     def rule(rng: np.random.Generator, height: int, width: int) -> Crop:
-        if height <= width:
-            resized = resize_size, int(resize_size * width / height)
-        else:
-            resized = int(resize_size * height / width), resize_size
-        top, left = (round((length - image_size) / 2) for length in resized)
-        return Crop(0, 0, height, width, *resized, top, left, False)
+        resized = [int(resize_size * length / min(height, width)) for length in (height, width)]
+        top, h, box_top, box_bottom = _central_span(height, resized[0], image_size)
+        left, w, box_left, box_right = _central_span(width, resized[1], image_size)
+        return Crop(top, left, h, w, box_top, box_left, box_bottom, box_right, False)
 
     return rule
+
+
+def _central_span(length: int, resized: int, image_size: int) -> tuple[int, int, float, float]:
+    """Along one axis: the window's first pixel and length, and the box's start and end in it.
+
+    The pixels `[o, o + image_size)` of the axis resized by `1 / s` are those of `[o s, (o + image_size) s)` before.
+    """
+    scale = length / resized
+    offset = round((resized - image_size) / 2)
+    start, end = offset * scale, min((offset + image_size) * scale, length)
+    reach = max(scale, 1) + 1  # of the triangular filter, and one for rounding
+    first, last = max(0, math.floor(start - reach)), min(length, math.ceil(end + reach))
+    return first, last - first, start - first, end - first
+
+
+def _check_image_size(image_size: int) -> None:
+    if image_size < 1:
+        raise InputError(f"image_size={image_size} is not at least 1 pixel. Write 224.")
 
 
 def generator_for(seed: int, epoch: int, index: int) -> np.random.Generator:

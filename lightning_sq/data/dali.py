@@ -7,7 +7,7 @@ nothing of it has to be saved or restored, and a run resumes at any batch on any
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -27,6 +27,8 @@ from lightning_sq.types import Batch
 BATCHES_AHEAD = 2
 """Batches whose files are being read while DALI decodes the ones before; DALI itself keeps `PREFETCH` decoded."""
 PREFETCH = 2
+
+_Columns = tuple[list[Any], ...]
 
 
 class _Sample(NamedTuple):
@@ -48,19 +50,24 @@ class DaliLoader(Loader):
         super().__init__(dataset, order)
         self.device_id = device_id
         self._readers = ThreadPoolExecutor(max(4, num_threads), thread_name_prefix="read-images")
-        self._feed: Iterator[tuple[list[Any], ...]] = iter(())
-        self._in_flight: deque[np.ndarray] = deque(maxlen=BATCHES_AHEAD + PREFETCH + 2)
+        self._feed: Iterator[_Columns] = iter(())
+        self._in_flight: deque[tuple[int, np.ndarray]] = deque(maxlen=BATCHES_AHEAD + PREFETCH + 2)
         self._running = False
-        self._pipeline = _decode_pipeline(
-            source=self._next_feed,
-            image_size=dataset.image_size,
-            on_gpu=device_id is not None,
-            batch_size=order.batch_size,
-            num_threads=num_threads,
-            device_id=device_id,
-            prefetch_queue_depth=PREFETCH,
+        self._num_threads = num_threads
+        self._pipeline = self._build(self._next_feed, batch_size=order.batch_size, prefetch=PREFETCH)
+
+    def _build(self, source: Callable[[], _Columns], *, batch_size: int, prefetch: int) -> Any:
+        pipeline = _decode_pipeline(
+            source=source,
+            image_size=self.dataset.image_size,
+            on_gpu=self.device_id is not None,
+            batch_size=batch_size,
+            num_threads=self._num_threads,
+            device_id=self.device_id,
+            prefetch_queue_depth=prefetch,
         )
-        self._pipeline.build()
+        pipeline.build()
+        return pipeline
 
     def batches(self, epoch: int, first: int) -> Iterator[Batch]:
         self._drain()
@@ -87,28 +94,33 @@ class DaliLoader(Loader):
             raise self._name_the_bad_file(error) from error
 
     def _name_the_bad_file(self, error: RuntimeError) -> InputError:
-        """DALI does not say which file it stumbled over, so look at those it had in hand."""
-        for index in np.concatenate(list(self._in_flight)).tolist():
-            path = self.dataset.path(index)
-            _, reason = inspect_image(path)
-            if reason:
-                return InputError(
-                    f"{path} has gone bad since it was indexed ({reason}). Mend or remove it, and resume."
-                )
-        return InputError(f"DALI could not decode a batch: {str(error).splitlines()[0]}")
+        """DALI does not say which file it stumbled over, so those that it had in hand are decoded one at a time."""
+        in_hand = [(epoch, index) for epoch, indices in self._in_flight for index in indices.tolist()]
+        feed = (_columns([self._read(*sample)]) for sample in in_hand)
+        alone = self._build(lambda: next(feed), batch_size=1, prefetch=1)
+        for _, index in in_hand:
+            try:
+                alone.run()
+            except InputError as found:
+                return found
+            except RuntimeError as found:
+                path = self.dataset.path(index)
+                reason = inspect_image(path)[1] or f"DALI: {_reason(found)}"
+                return InputError(f"{path} cannot be decoded ({reason}). Mend, convert or remove it, and resume.")
+        return InputError(f"DALI could not decode a batch, though it can each of its files: {_reason(error)}.")
 
-    def _next_feed(self) -> tuple[list[Any], ...]:
+    def _next_feed(self) -> _Columns:
         return next(self._feed)
 
-    def _read_ahead(self, epoch: int, rows: np.ndarray) -> Iterator[tuple[list[Any], ...]]:
+    def _read_ahead(self, epoch: int, rows: np.ndarray) -> Iterator[_Columns]:
         pending: deque[list[Future[_Sample]]] = deque()
         for indices in rows:
-            self._in_flight.append(indices)
+            self._in_flight.append((epoch, indices))
             pending.append([self._readers.submit(self._read, epoch, i) for i in indices.tolist()])
             if len(pending) > BATCHES_AHEAD:
-                yield _columns(pending.popleft())
+                yield _columns([sample.result() for sample in pending.popleft()])
         while pending:
-            yield _columns(pending.popleft())
+            yield _columns([sample.result() for sample in pending.popleft()])
 
     def _read(self, epoch: int, index: int) -> _Sample:
         path = self.dataset.path(index)
@@ -130,36 +142,39 @@ class DaliLoader(Loader):
         return images
 
 
-def _columns(samples: list[Future[_Sample]]) -> tuple[list[Any], ...]:
+def _columns(samples: list[_Sample]) -> _Columns:
     """One list for each input of the pipeline."""
-    read = [sample.result() for sample in samples]
-    crops = [sample.crop for sample in read]
+    crops = [sample.crop for sample in samples]
     return (
-        [sample.encoded for sample in read],
+        [sample.encoded for sample in samples],
         [np.array([c.top, c.left], np.int32) for c in crops],
         [np.array([c.height, c.width], np.int32) for c in crops],
-        [np.array([c.resized_height, c.resized_width], np.float32) for c in crops],
-        [np.array([c.offset_top, c.offset_left], np.int32) for c in crops],
+        [np.array([c.box_top, c.box_left], np.float32) for c in crops],
+        [np.array([c.box_bottom, c.box_right], np.float32) for c in crops],
         [np.int32(c.flip) for c in crops],
     )
 
 
+def _reason(error: RuntimeError) -> str:
+    """The one line of DALI's message that says what happened."""
+    _, found, after = str(error).partition("encountered:")
+    return (after if found else str(error)).strip().splitlines()[0]
+
+
+def decoder_options(on_gpu: bool) -> dict[str, Any]:
+    """EXIF is ignored, as in torchvision, and the GPU enlarges JPEG's colour as the CPU does: smoothly."""
+    options = {"output_type": types.RGB, "adjust_orientation": False}
+    return options | ({"device": "mixed", "jpeg_fancy_upsampling": True} if on_gpu else {"device": "cpu"})
+
+
 @pipeline_def
 def _decode_pipeline(source: Any, image_size: int, on_gpu: bool) -> Any:
-    """EXIF is ignored and the resize is triangular with antialias, as in torchvision."""
-    encoded, window, window_size, resized, offset, flip = fn.external_source(source=source, num_outputs=6, batch=True)
+    """The resize is triangular with antialias, as in torchvision."""
+    encoded, window, window_size, start, end, flip = fn.external_source(source=source, num_outputs=6, batch=True)
     pixels = {"normalized_anchor": False, "normalized_shape": False, "axes": [0, 1]}
-    images = fn.decoders.image_slice(
-        encoded,
-        window,
-        window_size,
-        **pixels,
-        device="mixed" if on_gpu else "cpu",
-        output_type=types.RGB,
-        adjust_orientation=False,
-    )
-    images = fn.resize(images, size=resized, interp_type=types.INTERP_TRIANGULAR, antialias=True)
-    images = fn.slice(images, offset, [image_size, image_size], **pixels)
+    images = fn.decoders.image_slice(encoded, window, window_size, **pixels, **decoder_options(on_gpu))
+    square = {"size": [image_size, image_size], "roi_start": start, "roi_end": end}
+    images = fn.resize(images, **square, interp_type=types.INTERP_TRIANGULAR, antialias=True)
     return fn.crop_mirror_normalize(
         images.gpu() if on_gpu else images, mirror=flip, dtype=types.FLOAT, std=[255.0] * 3, output_layout="CHW"
     )

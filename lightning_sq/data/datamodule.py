@@ -7,12 +7,12 @@ from typing import Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 
-from lightning_sq.data.crop import random_resized_crop, resize_and_center_crop
+from lightning_sq.data.crop import CropRule, random_resized_crop, resize_and_center_crop
 from lightning_sq.data.index import ImageIndex, class_folders, load_index
-from lightning_sq.data.loader import Backend, Dataset, Loader, make_loader
-from lightning_sq.data.order import EpochOrder
+from lightning_sq.data.loader import Backend, Dataset, Loader, check_num_threads, make_loader
+from lightning_sq.data.order import EpochOrder, check_seed
 from lightning_sq.errors import InputError
 from lightning_sq.paths import cache_folder
 from lightning_sq.progress import progress_bar
@@ -32,7 +32,7 @@ class ImageFolderData(LightningDataModule):
         image_size: Height and width of the network's input, in pixels.
         resize_size: Shorter side before the centre crop, in pixels; None is image_size * 256 / 224.
         batch_size_per_device: Images a process takes in one step.
-        num_threads: DALI's CPU threads (or torchvision's worker processes) for each process.
+        num_threads: DALI's CPU threads (or torchvision's worker processes, 0 for none) for each process.
         min_crop_area: Smallest share of the image that a training crop shows.
         flip_probability: Of a left-right mirror in training; 0 where left and right matter.
         allow_unreadable_validation: Leave unreadable validation images out instead of refusing to start.
@@ -59,20 +59,19 @@ class ImageFolderData(LightningDataModule):
         self.root = Path(root)
         self.backend = backend
         self.image_size = image_size
-        self.resize_size = resize_size or round(image_size * 256 / 224)
-        if self.resize_size < image_size:
-            raise InputError(
-                f"resize_size={resize_size} is smaller than image_size={image_size}. Leave it out for 8/7 of it."
-            )
-        counts = {"batch_size_per_device": batch_size_per_device, "num_threads": num_threads}
-        for name, value in (counts | {"batch_repeats": batch_repeats}).items():
+        self.resize_size = round(image_size * 256 / 224) if resize_size is None else resize_size
+        for name, value in {"batch_size_per_device": batch_size_per_device, "batch_repeats": batch_repeats}.items():
             if value < 1:
                 raise InputError(f"{name}={value} is not at least 1.")
+        check_num_threads(num_threads, backend)
+        check_seed(seed)
         self.batch_repeats = batch_repeats
         self.batch_size_per_device = batch_size_per_device
         self.num_threads = num_threads
         self.min_crop_area = min_crop_area
         self.flip_probability = flip_probability
+        for split in ("train", "val"):
+            self._crop_rule(split)
         self.allow_unreadable_validation = allow_unreadable_validation
         self.seed = seed
         self.class_names = self._common_classes()
@@ -96,16 +95,27 @@ class ImageFolderData(LightningDataModule):
     def index(self, split: Split) -> ImageIndex:
         """The readable images of one split.
 
-        Raises: InputError if there are none, or if validation images are unreadable and not allowed to be.
+        Raises: InputError if there are none, if a class has none to train on, or if validation images are unreadable
+            and not allowed to be.
         """
         if split not in self._indexes:
             with progress_bar(f"checking {self.root / split}", "files") as advance:
                 index = load_index(self.root / split, cache=cache_folder() / "indexes", progress=advance)
             self._report_unreadable(split, index)
+            self._report_empty_classes(split, index)
             self._indexes[split] = index
         return self._indexes[split]
 
-    @rank_zero_only
+    def _report_empty_classes(self, split: Split, index: ImageIndex) -> None:
+        empty = index.empty_classes
+        if not empty:
+            return
+        names = ", ".join(empty[:5]) + (", ..." if len(empty) > 5 else "")
+        found = f"{len(empty)} class{'es' * (len(empty) > 1)} without a readable image in {index.folder}: {names}"
+        if split == "train" or not len(index):
+            raise InputError(f"{found}. Add images, or remove the folders from train/ and val/.")
+        rank_zero_warn(f"{found}. Validation says nothing of them.", stacklevel=2)
+
     def _report_unreadable(self, split: Split, index: ImageIndex) -> None:
         bad = index.unreadable
         if not bad:
@@ -125,17 +135,20 @@ class ImageFolderData(LightningDataModule):
             world_size: Number of processes.
             device_id: The local GPU for DALI; None decodes on the CPU.
         """
-        if split == "train":
-            scale = (self.min_crop_area, 1.0)
-            rule = random_resized_crop(self.image_size, scale=scale, flip_probability=self.flip_probability)
-        else:
-            rule = resize_and_center_crop(self.image_size, resize_size=self.resize_size)
         return make_loader(
-            Dataset(self.index(split), rule, self.image_size, self.seed),
+            Dataset(self.index(split), self._crop_rule(split), self.image_size, self.seed),
             self._order(split, rank, world_size),
             backend=self.backend,
             num_threads=self.num_threads,
             device_id=device_id,
+        )
+
+    def _crop_rule(self, split: Split) -> CropRule:
+        """Raises: InputError for sizes, areas and probabilities that cannot be."""
+        if split == "val":
+            return resize_and_center_crop(self.image_size, resize_size=self.resize_size)
+        return random_resized_crop(
+            self.image_size, min_crop_area=self.min_crop_area, flip_probability=self.flip_probability
         )
 
     def _order(self, split: Split, rank: int, world_size: int) -> EpochOrder:

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from lightning_sq.data.crop import Crop, CropRule, generator_for
 from lightning_sq.data.index import ImageIndex
-from lightning_sq.data.order import EpochOrder
+from lightning_sq.data.order import EpochOrder, check_seed
+from lightning_sq.errors import InputError
 from lightning_sq.types import PADDING_INDEX, Batch
 
 Backend = Literal["dali", "torchvision"]
@@ -29,14 +30,21 @@ class Dataset:
     image_size: int
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+
     def path(self, index: int) -> Path:
         """The file of an image; padding reads the first one, and is masked out of everything that counts."""
         return self.index.folder / self.index.paths[max(index, 0)]
 
+    def size(self, index: int) -> tuple[int, int]:
+        """(height, width) of an image as stored."""
+        height, width = self.index.sizes[max(index, 0)].tolist()
+        return height, width
+
     def crop(self, epoch: int, index: int) -> Crop:
         """How image `index` is cut in `epoch`."""
-        height, width = self.index.sizes[max(index, 0)].tolist()
-        return self.crop_rule(generator_for(self.seed, epoch, max(index, 0)), height, width)
+        return self.crop_rule(generator_for(self.seed, epoch, max(index, 0)), *self.size(index))
 
     def labels(self, indices: np.ndarray) -> np.ndarray:
         """Class indices (B,) int64; 0 for padding."""
@@ -102,6 +110,13 @@ class Loader(ABC):
         }
 
 
+def check_num_threads(num_threads: int, backend: Backend) -> None:
+    """Raises: InputError if the backend cannot work with so few."""
+    least = 0 if backend == "torchvision" else 1  # torchvision decodes in the main process if it has no others
+    if num_threads < least:
+        raise InputError(f"num_threads={num_threads} is not at least {least}, what backend={backend} needs. Write 2.")
+
+
 def make_loader(
     dataset: Dataset, order: EpochOrder, *, backend: Backend, num_threads: int, device_id: int | None = None
 ) -> Loader:
@@ -113,7 +128,9 @@ def make_loader(
         backend: "dali" or "torchvision".
         num_threads: DALI's CPU threads, or torchvision's worker processes.
         device_id: The local GPU for DALI; None decodes on the CPU.
+    Raises: InputError if there are too few threads.
     """
+    check_num_threads(num_threads, backend)
     if backend == "torchvision":
         from lightning_sq.data.torch_loader import TorchvisionLoader
 

@@ -31,15 +31,22 @@ class TorchvisionLoader(Loader):
         self.num_workers = num_workers
 
     def batches(self, epoch: int, first: int) -> Iterator[Batch]:
-        yield from DataLoader(
+        loader = DataLoader(
             _Images(self.dataset, epoch),
             batch_sampler=self.order.epoch(epoch)[first:].tolist(),
             collate_fn=self._collate,
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
         )
+        for batch in loader:
+            if isinstance(batch, InputError):
+                raise batch
+            yield batch
 
-    def _collate(self, samples: list[tuple[int, Tensor]]) -> Batch:
+    def _collate(self, samples: list[tuple[int, Tensor] | InputError]) -> Batch | InputError:
+        for sample in samples:
+            if isinstance(sample, InputError):
+                return sample
         indices = np.array([index for index, _ in samples], np.int64)
         images = torch.stack([image for _, image in samples])
         return Batch(images, torch.from_numpy(self.dataset.labels(indices)), torch.from_numpy(indices))
@@ -49,17 +56,28 @@ class _Images(torch.utils.data.Dataset):
     def __init__(self, dataset: Dataset, epoch: int) -> None:
         self.dataset, self.epoch = dataset, epoch
 
-    def __getitem__(self, index: int) -> tuple[int, Tensor]:
-        path, crop = self.dataset.path(index), self.dataset.crop(self.epoch, index)
+    def __getitem__(self, index: int) -> tuple[int, Tensor] | InputError:
+        """(index, pixels); a bad file's error is handed over, for one raised in a worker arrives as its traceback."""
         try:
-            with Image.open(path) as file:
-                image = file.convert("RGB")
-        except OSError as error:
-            raise InputError(f"{path} has gone bad since it was indexed ({error}). Mend it, and resume.") from error
-        image = transforms.resized_crop(
-            image, crop.top, crop.left, crop.height, crop.width, [crop.resized_height, crop.resized_width]
-        )
-        image = transforms.crop(image, crop.offset_top, crop.offset_left, *[self.dataset.image_size] * 2)
+            image = self._decode(index)
+        except InputError as error:
+            return error
+        crop = self.dataset.crop(self.epoch, index)
+        image = transforms.crop(image, crop.top, crop.left, crop.height, crop.width)
+        box = crop.box_left, crop.box_top, crop.box_right, crop.box_bottom
+        image = image.resize([self.dataset.image_size] * 2, Image.Resampling.BILINEAR, box=box)
         if crop.flip:
             image = transforms.horizontal_flip(image)
         return index, transforms.pil_to_tensor(image).float() / 255
+
+    def _decode(self, index: int) -> Image.Image:
+        path = self.dataset.path(index)
+        try:
+            with Image.open(path) as file:
+                image = file.convert("RGB")
+        except Exception as error:  # PIL's readers raise whatever a damaged file makes them stumble over
+            reason = " ".join(str(error).split())
+            raise InputError(f"{path} cannot be decoded ({reason}). Mend, convert or remove it, and resume.") from error
+        if image.size != self.dataset.size(index)[::-1]:
+            raise InputError(f"{path} has another size than when it was indexed. Start again, for a new index.")
+        return image

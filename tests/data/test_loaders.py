@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from nvidia.dali import fn
 from PIL import Image
+from torchvision.transforms.v2 import functional as transforms
 
 from lightning_sq.data.crop import random_resized_crop, resize_and_center_crop
+from lightning_sq.data.dali import decoder_options
 from lightning_sq.data.index import load_index
 from lightning_sq.data.loader import Dataset, make_loader, read_all
 from lightning_sq.data.order import EpochOrder
 from lightning_sq.errors import InputError
 from lightning_sq.types import PADDING_INDEX
+from tests.data.kinds import write_kinds
 
 SIZE = 64
 LARGEST_DIFFERENCE = 2.01 / 255
@@ -140,14 +148,88 @@ def test_crops_and_order_are_new_every_epoch(photographs, tmp_path_factory):
 
 @pytest.mark.parametrize("backend", ["dali", "torchvision"])
 def test_a_file_that_goes_bad_later_is_named(photographs, tmp_path_factory, tmp_path, backend):
-    import shutil
-
     folder = tmp_path / "copy"
     shutil.copytree(photographs, folder)
     spoilt = loader(folder, tmp_path_factory, backend, train=False)
     (folder / "bee/17.jpg").write_bytes(b"no longer an image")
     with pytest.raises(InputError, match=r"bee/17\.jpg"):
         list(spoilt)
+
+
+def test_workers_name_a_bad_file_in_one_sentence(photographs, tmp_path):
+    shutil.copytree(photographs, tmp_path / "copy")
+    index = load_index(tmp_path / "copy", cache=tmp_path)
+    dataset = Dataset(index, random_resized_crop(SIZE), SIZE)
+    spoilt = make_loader(dataset, EpochOrder(len(index), 8), backend="torchvision", num_threads=1)
+    (tmp_path / "copy/bee/17.jpg").write_bytes(b"no longer an image")
+    with pytest.raises(InputError, match=r"bee/17\.jpg cannot be decoded") as caught:
+        list(spoilt)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("backend", ["dali", "torchvision"])
+def test_a_file_replaced_by_a_smaller_image_is_named(photographs, tmp_path, tmp_path_factory, backend):
+    shutil.copytree(photographs, tmp_path / "copy")
+    changed = loader(tmp_path / "copy", tmp_path_factory, backend, train=False)
+    Image.new("RGB", (9, 9)).save(tmp_path / "copy/bee/12.jpg")
+    with pytest.raises(InputError, match=r"bee/12\.jpg"):
+        list(changed)
+
+
+def test_a_file_that_only_dali_refuses_is_named_with_its_reason(photographs, tmp_path, tmp_path_factory, monkeypatch):
+    shutil.copytree(photographs, tmp_path / "copy")
+    Image.new("RGB", (200, 150)).save(tmp_path / "copy/ant/02.jpg", format="GIF")
+    monkeypatch.setattr("lightning_sq.data.inspection._check_alike", lambda image: None)
+    with pytest.raises(InputError, match=r"ant/02\.jpg cannot be decoded \(DALI: .*\)\. Mend, convert"):
+        list(loader(tmp_path / "copy", tmp_path_factory, "dali", train=False))
+
+
+def test_every_kind_of_file_that_the_index_accepts_is_the_same_image_to_both_backends(tmp_path, tmp_path_factory):
+    written = write_kinds(tmp_path / "kinds/ant")
+    index = load_index(tmp_path / "kinds", cache=tmp_path)
+    refused = {Path(item.path).name: item.reason for item in index.unreadable}
+    assert refused.keys() == {name for name in written if name.startswith("no_")}
+    assert all("convert it to JPEG" in reason for reason in refused.values())
+    assert refused["no_gif.jpg"].startswith("a GIF: ")
+    assert refused["no_avif.jpg"].startswith("an AVIF: ")
+    images = [
+        read_all(loader(tmp_path / "kinds", tmp_path_factory, backend, train=False))[0]
+        for backend in ("dali", "torchvision")
+    ]
+    difference = (images[0] - images[1]).abs().amax(dim=(1, 2, 3))
+    assert [path for path, worst in zip(index.paths, difference, strict=True) if worst > LARGEST_DIFFERENCE] == []
+
+
+def test_a_very_long_image_is_the_same_to_both_backends(tmp_path, tmp_path_factory):
+    (tmp_path / "long/ant").mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 20_000, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "long/ant/wide.png")
+    Image.fromarray(pixels.transpose(1, 0, 2)).save(tmp_path / "long/ant/tall.png")
+    images = [
+        read_all(loader(tmp_path / "long", tmp_path_factory, backend, train=False))[0]
+        for backend in ("dali", "torchvision")
+    ]
+    assert images[0].shape == (2, 3, SIZE, SIZE)
+    assert (images[0] - images[1]).abs().max() <= LARGEST_DIFFERENCE
+
+
+def test_the_validation_crop_is_torchvisions_resize_and_centre_crop(photographs, tmp_path_factory):
+    ours = loader(photographs, tmp_path_factory, "torchvision", train=False)
+    images, _ = read_all(ours)
+    for path, image in zip(ours.dataset.index.paths, images, strict=True):
+        with Image.open(photographs / path) as file:
+            resized = transforms.resize(file.convert("RGB"), 72)
+        expected = transforms.pil_to_tensor(transforms.center_crop(resized, SIZE)).float() / 255
+        assert (image - expected).abs().max() <= 1.01 / 255
+
+
+def test_the_gpu_decoder_is_asked_for_the_cpu_decoders_colours():
+    known = inspect.signature(fn.decoders.image_slice).parameters
+    on_gpu, on_cpu = decoder_options(on_gpu=True), decoder_options(on_gpu=False)
+    assert on_gpu.keys() <= set(known)
+    assert on_gpu["device"] == "mixed"
+    assert on_gpu["jpeg_fancy_upsampling"] is True
+    assert "jpeg_fancy_upsampling" not in on_cpu
 
 
 def test_padding_is_marked(photographs, tmp_path_factory):

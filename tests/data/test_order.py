@@ -71,3 +71,9 @@ def test_a_batch_or_a_rank_that_cannot_be_is_refused():
         EpochOrder(10, 0)
     with pytest.raises(InputError, match="rank=2"):
         EpochOrder(10, 1, world_size=2, rank=2)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64])
+def test_a_seed_that_no_generator_takes_is_refused(seed):
+    with pytest.raises(InputError, match=r"seed=-?\d+ is not in \[0, 2\*\*64\)"):
+        EpochOrder(10, 1, shuffle=True, seed=seed)
