@@ -26,6 +26,35 @@ def test_digits_are_never_written_over_a_folder_of_somebody_else(tmp_path, digit
         write_digits(digits)
 
 
+@pytest.mark.parametrize("foreign", ["notes.txt", "train/3/mine.jpg", "train/cat/0001.jpg", "val/3/0001.jpg/deep.txt"])
+def test_digits_with_a_file_of_somebody_else_among_them_are_left_alone(tmp_path, few_digits, foreign):
+    folder = tmp_path / "digits"
+    shutil.copytree(few_digits, folder)
+    (folder / foreign).parent.mkdir(parents=True, exist_ok=True)
+    (folder / foreign).write_text("years of work")
+    with pytest.raises(InputError, match="which this command did not write"):
+        write_digits(folder, overwrite=True)
+    assert (folder / foreign).read_text() == "years of work"
+
+
+def test_a_readme_of_somebody_else_does_not_make_a_folder_ours(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/README.txt").write_text("My experiments.")
+    with pytest.raises(InputError, match="not written by this command"):
+        write_digits(tmp_path / "mine", overwrite=True)
+    assert (tmp_path / "mine/README.txt").exists()
+
+
+def test_digits_are_written_anew_and_nothing_beside_them_is_touched(tmp_path, few_digits):
+    shutil.copytree(few_digits, tmp_path / "digits")
+    (tmp_path / "digits.part").mkdir()
+    (tmp_path / "digits.part/thesis.txt").write_text("years of work")
+    assert write_digits(tmp_path / "digits", overwrite=True) == 1797
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["digits", "digits.part"]
+    assert (tmp_path / "digits.part/thesis.txt").exists()
+    assert len(list((tmp_path / "digits").glob("*/*/*.jpg"))) == 1797
+
+
 def test_different_classes_in_train_and_val_are_named(few_digits, tmp_path):
     shutil.copytree(few_digits, tmp_path / "odd")
     (tmp_path / "odd/val/9").rename(tmp_path / "odd/val/nine")
@@ -39,6 +68,41 @@ def spoilt(few_digits, tmp_path):
     for split in ("train", "val"):
         sorted((tmp_path / "spoilt" / split / "3").iterdir())[0].write_bytes(b"")
     return tmp_path / "spoilt"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seed": -1}, "seed=-1"),
+        ({"min_crop_area": 0.0}, "min_crop_area=0.0"),
+        ({"flip_probability": 1.5}, "flip_probability=1.5"),
+        ({"image_size": 0}, "image_size=0"),
+        ({"resize_size": 0}, "resize_size=0"),
+        ({"resize_size": 16}, "resize_size=16"),
+        ({"batch_size_per_device": 0}, "batch_size_per_device=0"),
+        ({"num_threads": 0}, "num_threads=0"),
+        ({"num_threads": -1, "backend": "torchvision"}, "num_threads=-1"),
+    ],
+)
+def test_an_option_that_cannot_be_is_refused_before_any_file_is_looked_at(few_digits, options, message):
+    with pytest.raises(InputError, match=message):
+        ImageFolderData(**{"root": str(few_digits), "image_size": 32} | options)
+
+
+def test_torchvision_may_decode_in_the_main_process(few_digits):
+    data = ImageFolderData(root=str(few_digits), image_size=32, backend="torchvision", num_threads=0)
+    assert next(iter(data.loader("val"))).images.shape == (32, 3, 32, 32)
+
+
+def test_a_class_without_images_is_named(few_digits, tmp_path):
+    shutil.copytree(few_digits, tmp_path / "odd")
+    for split in ("train", "val"):
+        (tmp_path / "odd" / split / "[bold]ten").mkdir()
+    data = ImageFolderData(root=str(tmp_path / "odd"), image_size=32)
+    with pytest.raises(InputError, match=r"1 class without a readable image in .*train: \[bold\]ten\. Add images"):
+        data.index("train")
+    with pytest.warns(UserWarning, match=r"1 class without a readable image in .*val: \[bold\]ten"):
+        assert len(data.index("val")) == 40
 
 
 def test_an_unreadable_training_image_is_named_counted_and_skipped(spoilt):
