@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from argparse import RawDescriptionHelpFormatter
-from collections import Counter
 from pathlib import Path
 
 from lightning_sq.commands.parser import Parser
@@ -19,7 +18,9 @@ def main(arguments: list[str]) -> None:
     digits.add_argument("folder", nargs="?", type=Path, default=Path("data/digits"), help="default: data/digits")
     digits.add_argument("--overwrite", action="store_true", help="write anew a folder that this command wrote")
     digits.add_argument("--keep", action="store_true", help="be content with a folder that exists already")
-    check = commands.add_parser("check", help="decode every file once; exit status 2 if one is unreadable")
+    check = commands.add_parser(
+        "check", help="decode every file once; exit status 2 if one is unreadable or a class empty"
+    )
     check.add_argument("folder", type=Path, help="a folder with train/ and val/, or one with class folders")
     options = parser.parse_args(arguments)
     if options.command == "digits":
@@ -38,6 +39,8 @@ def _digits(folder: Path, *, overwrite: bool, keep: bool) -> None:
 
 
 def _check(folder: Path) -> None:
+    import numpy as np
+
     from lightning_sq.data.index import class_folders, load_index
     from lightning_sq.paths import cache_folder
     from lightning_sq.progress import progress_bar
@@ -45,17 +48,22 @@ def _check(folder: Path) -> None:
     splits = [folder / name for name in ("train", "val") if (folder / name).is_dir()] or [folder]
     if len(splits) == 2 and (odd := set(class_folders(splits[0])) ^ set(class_folders(splits[1]))):
         print(f"classes in one split only: {', '.join(sorted(odd))}")
-    bad = []
+    bad, empty = [], []
     for split in splits:
         with progress_bar(f"checking {split.name}", "files") as advance:
             index = load_index(split, cache=cache_folder() / "indexes", progress=advance)
-        counts = Counter(index.labels.tolist())
-        few, many = min(counts.values()), max(counts.values())
+        counts = np.bincount(index.labels, minlength=len(index.class_names))
+        few, many = counts.min(), counts.max()
         print(f"{split}: {len(index):,} images in {len(index.class_names)} classes, {few:,} to {many:,} a class")
         bad += [(split / item.path, item.reason) for item in index.unreadable]
+        empty += [split / name for name in index.empty_classes]
     for path, reason in bad:
         print(f"unreadable: {path}: {reason}")
-    if bad:
+    for path in empty:
+        print(f"class without a readable image: {path}")
+    if bad or empty:
+        counted = [(len(bad), "unreadable image"), (len(empty), "empty class folder")]
+        found = " and ".join(f"{n} {what}{'s' * (n > 1)}" for n, what in counted if n)
         raise InputError(
-            f"{len(bad)} unreadable image{'s' * (len(bad) > 1)} in {folder}, named above. Mend or remove them."
+            f"{found} in {folder}, named above. Mend or remove {'it' if len(bad + empty) == 1 else 'them'}."
         )

@@ -5,14 +5,21 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
+from argparse import Namespace
 from importlib.util import find_spec
 from pathlib import Path
 
 from lightning_sq.commands.parser import Parser
 from lightning_sq.errors import InputError
+from lightning_sq.paths import write_whole
+from lightning_sq.types import parse_epsilon
 
 MODELS = {"natural": "digits_natural.yaml", "soft_quantization": "digits.yaml"}
 METHOD = "soft_quantization"
+RESULTS = ("results.json", "results.csv", "examples.safetensors", "robustness.png", "report.html")
+MADE = (*MODELS, "release", *RESULTS)
+"""What the steps write into --output."""
+MARKER, MARKER_TEXT = "DEMO.txt", "Made by lightning-sq demo, which replaces it when it runs again.\n"
 
 
 def main(arguments: list[str]) -> None:
@@ -24,13 +31,10 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--num-images", type=int, default=100, help="validation images to attack; default: 100")
     parser.add_argument("--max-epochs", type=int, help="default: as the configs say")
     options = parser.parse_args(arguments)
-    for name in MODELS.values():
-        if not (options.configs / name).is_file():
-            raise InputError(
-                f"There is no {options.configs / name}. Run the demo in a clone of the project, or give --configs."
-            )
+    _check(options)
     epochs = [] if options.max_epochs is None else ["--trainer.max_epochs", str(options.max_epochs)]
     output = options.output
+    write_whole(output / MARKER, MARKER_TEXT)
 
     _run("data", "digits", options.data, "--keep")
     for name, config in MODELS.items():
@@ -57,6 +61,25 @@ def main(arguments: list[str]) -> None:
     print(f"checkpoint to go on from: {output / METHOD / 'checkpoints/last.ckpt'}")
     print(f"released weights:         {output / 'release'}")
     print(f"open this in a browser:   {output / 'report.html'}")
+
+
+def _check(options: Namespace) -> None:
+    """Raises: InputError for whatever a step would refuse, before the first one has cost its minutes."""
+    parse_epsilon(options.epsilon, name="--epsilon")
+    for name, value in {"--num-images": options.num_images, "--max-epochs": options.max_epochs}.items():
+        if value is not None and value < 1:
+            raise InputError(f"{name} {value} is not at least 1.")
+    for name in MODELS.values():
+        if not (options.configs / name).is_file():
+            raise InputError(
+                f"There is no {options.configs / name}. Run the demo in a clone of the project, or give --configs."
+            )
+    if options.output.exists() and not options.output.is_dir():
+        raise InputError(f"{options.output} is a file. Give another --output.")
+    found = [options.output / name for name in MADE if (options.output / name).exists()]
+    marker = options.output / MARKER
+    if found and not (marker.is_file() and marker.read_bytes() == MARKER_TEXT.encode()):
+        raise InputError(f"{found[0]} is there, and no {MARKER} says that the demo made it. Give another --output.")
 
 
 def _processes() -> list[str]:
