@@ -39,7 +39,10 @@ def usage() -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one subcommand; returns the exit status, 2 for what the person who typed it can mend."""
+    """Run one subcommand.
+
+    Returns: the exit status; 2 for what the person who typed it can mend, 1 for a training that diverged.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
@@ -62,6 +65,9 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("lightning-sq: interrupted", file=sys.stderr)
         return 130
+    except FloatingPointError as error:
+        print(f"lightning-sq: error: {error}", file=sys.stderr)
+        return 1
     except Exception as error:
         sentence = input_error_in(error)
         if sentence is None:

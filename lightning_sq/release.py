@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from lightning_sq.errors import InputError
 from lightning_sq.models import ModelConfig, PixelClassifier, QuantizerConfig, backbone, build_model
-from lightning_sq.models.checkpoint_format import TrainedModel, read_checkpoint, read_release, write_release
+from lightning_sq.models.checkpoint_format import TrainedModel, read_checkpoint
+from lightning_sq.models.release_format import read_release, write_release
+
+PRIVATE_KEYS = frozenset(
+    {"root", "checkpoint_path", "output", "overwrite", "resume", "ckpt_path", "default_root_dir", "dirpath", "save_dir"}
+)
 
 
 def load(source: str | Path) -> PixelClassifier:
@@ -57,13 +64,29 @@ def export(checkpoint: Path, folder: Path, *, overwrite: bool = False) -> None:
     """
     trained = read_checkpoint(checkpoint)
     trained.build()  # refuses weights that do not fit, before anything is written
+    recipe = without_paths(trained.training["recipe"])
+    trained = replace(trained, training=trained.training | {"recipe": recipe})
     write_release(folder, trained, model_card(trained), overwrite=overwrite)
+
+
+def without_paths(recipe: Any) -> Any:
+    """`recipe` without what says where things lie on the disk of whoever trained, and without how it was started."""
+    if isinstance(recipe, dict):
+        return {key: without_paths(value) for key, value in recipe.items() if key not in PRIVATE_KEYS}
+    if isinstance(recipe, list):
+        return [without_paths(value) for value in recipe]
+    return Path(recipe).name if isinstance(recipe, str) and recipe.startswith(("/", "~", "./", "../")) else recipe
 
 
 def _in_words(quantizer: QuantizerConfig) -> str:
     form = "hard" if quantizer.hard else f"sharpness {quantizer.sharpness:g}, {quantizer.staircase} staircase"
     given = "" if quantizer.thresholds is None else ", thresholds of its own (see config.json)"
     return f"{quantizer.num_levels} levels, {form}{given}"
+
+
+def _duration(training: dict[str, Any]) -> str:
+    epochs, steps = training.get("epochs"), training.get("steps")
+    return f"{'?' if epochs is None else format(epochs, '.4g')} epochs, {'?' if steps is None else steps} steps"
 
 
 def model_card(trained: TrainedModel) -> str:
@@ -85,7 +108,7 @@ tags: [adversarial-robustness, soft-quantization, timm]
 | soft quantization | {front} |
 | input | RGB pixels in [0, 1], {config.image_size} x {config.image_size}; nothing is to be normalised by the caller |
 | preprocessing | shorter side to {config.resize_size} (bilinear, antialiased), centre crop of {config.image_size} |
-| trained | {trained.training.get("epoch", "?")} epochs, {trained.training.get("global_step", "?")} steps |
+| trained | {_duration(trained.training)} |
 
 ## Use
 
@@ -98,8 +121,8 @@ logits = model(images)  # (B, 3, {config.image_size}, {config.image_size}) in [0
 
 ## Robustness
 
-Not stated here. Measure it: `lightning-sq evaluate PATH/TO/THIS/FOLDER --data DATA --epsilon 8/255`. A quantizer hides
-gradients, so an accuracy under plain PGD alone says nothing.
+Not stated here. Measure it: `lightning-sq evaluate PATH/TO/THIS/FOLDER --data DATA --epsilon 8/255 --output
+ROBUSTNESS`. A quantizer hides gradients, so an accuracy under plain PGD alone says nothing.
 
 ## Training recipe
 

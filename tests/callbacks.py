@@ -3,20 +3,37 @@ jsonargparse import a test file under two names, which would make two classes of
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
+import torch
 from lightning.pytorch import Callback
 
 
 class PowerCut(Callback):
-    """Ends the process's training in the middle of an epoch, as a cluster would."""
+    """Ends the process's training where a cluster would.
 
-    def __init__(self, step: int) -> None:
-        self.step = step
+    Args:
+        step: Optimizer steps taken by then.
+        hook: When: at the start of a batch, of validation or of an epoch.
+        batch: Number of the batch in its epoch; any if left out.
+    """
+
+    def __init__(self, step: int, hook: str = "on_train_batch_start", batch: int | None = None) -> None:
+        self.step, self.hook, self.batch = step, hook, batch
+
+    def _cut(self, hook: str, trainer, batch_idx: int | None = None) -> None:
+        if hook == self.hook and trainer.global_step == self.step and self.batch in (None, batch_idx):
+            raise SystemExit("power cut")
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
-        if trainer.global_step == self.step:
-            raise SystemExit("power cut")
+        self._cut("on_train_batch_start", trainer, batch_idx)
+
+    def on_validation_start(self, trainer, pl_module) -> None:
+        self._cut("on_validation_start", trainer)
+
+    def on_train_epoch_start(self, trainer, pl_module) -> None:
+        self._cut("on_train_epoch_start", trainer)
 
 
 class Recorder(Callback):
@@ -27,3 +44,21 @@ class Recorder(Callback):
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
         row = (batch.indices.tolist(), batch.images.sum().item())
         self.seen.setdefault(trainer.current_epoch, []).append(row)
+
+
+class Dropout(Callback):
+    """Gives a timm backbone the dropout that recipes do not, drawn from torch's own random state."""
+
+    def setup(self, trainer, pl_module, stage) -> None:
+        pl_module.model.backbone.drop_rate = 0.5
+
+
+class NoiseDiary(Callback):
+    """Each rank writes the noise that it would draw next into a file of its own in `folder`."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+
+    def on_train_end(self, trainer, pl_module) -> None:
+        noisy = pl_module.objective.perturb(torch.full((1, 3, 4, 4), 0.5))
+        (self.folder / f"rank-{trainer.global_rank}.txt").write_text(str(noisy.flatten().tolist()))

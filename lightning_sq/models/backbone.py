@@ -20,6 +20,11 @@ def check_architecture(name: str) -> str:
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f"Nearest: {', '.join(near)}" if near else "See timm.list_models()"
         raise InputError(f"timm has no model named {name!r}. {hint}.")
+    try:
+        timm.get_pretrained_cfg(name)
+    except RuntimeError:  # a tag, behind the dot, that timm lacks
+        tags = ", ".join(timm.list_pretrained(f"{name.split('.')[0]}.*")[:5])
+        raise InputError(f"timm has no weights named {name!r}. It has: {tags or 'none for this model'}.") from None
     return name
 
 
@@ -43,6 +48,29 @@ def evaluation_sizes(architecture: str) -> tuple[int, int]:
     config = timm.get_pretrained_cfg(check_architecture(architecture))
     image_size = config.input_size[-1] if config else 224
     return image_size, int(image_size / (config.crop_pct if config else 0.875))
+
+
+def check_image_size(model: nn.Module, architecture: str, image_size: int, num_classes: int) -> None:
+    """One forward pass over nothing, in eval mode, before anything costs time.
+
+    Raises: InputError if `model` takes no images of `image_size` x `image_size` pixels or gives no logits.
+    """
+    was_training = model.training
+    try:
+        with torch.no_grad():
+            logits = model.eval()(torch.zeros(1, 3, image_size, image_size))
+    except Exception as error:  # each architecture refuses in its own way
+        raise InputError(
+            f"{architecture} takes no images of {image_size} x {image_size} pixels ({str(error).strip()[:120]}). "
+            f"Set --data.image_size {evaluation_sizes(architecture)[0]}, or choose another --model.architecture."
+        ) from error
+    finally:
+        model.train(was_training)
+    if getattr(logits, "shape", None) != (1, num_classes):
+        raise InputError(
+            f"{architecture} does not give one logit for each of {num_classes} classes. "
+            "Choose another --model.architecture."
+        )
 
 
 def create_backbone(architecture: str, num_classes: int) -> nn.Module:

@@ -1,14 +1,11 @@
-"""The two forms in which weights are kept, and nothing is trusted about either.
+"""What a Lightning checkpoint (.ckpt) of lightning_sq holds, for going on with training; nothing in it is trusted.
 
-A Lightning checkpoint (.ckpt) is for going on with training; it is opened with weights_only=True, so no code in it
-runs. A release is a folder of model.safetensors, config.json, README.md and SHA256SUMS.
+It is opened with weights_only=True, so no code in it runs. For others there is `release_format`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +13,6 @@ from typing import Any
 from zipfile import BadZipFile, ZipFile
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lightning_sq import __version__
@@ -25,7 +21,8 @@ from lightning_sq.models.build import ModelConfig, PixelClassifier, build_model
 
 CHECKPOINT_KEY = "lightning_sq"
 FORMAT_VERSION = 1
-WEIGHTS_FILE, CONFIG_FILE, CARD_FILE, SUMS_FILE = "model.safetensors", "config.json", "README.md", "SHA256SUMS"
+RESUME_KEYS = ("model_at_start", "settings", "random_streams")
+"""What a checkpoint's `resume` holds; see `training.saved_state` and `training.random_state`."""
 
 
 @dataclass(frozen=True)
@@ -48,17 +45,21 @@ class TrainedModel:
         Raises: InputError if a tensor is missing, superfluous, or of another shape.
         """
         model = build_model(self.config)
-        own = model.state_dict()
-        wrong = sorted(own.keys() ^ self.state.keys()) or sorted(
-            key for key in own if own[key].shape != self.state[key].shape or own[key].dtype != self.state[key].dtype
-        )
-        if wrong:
+        if wrong := misfits(model, self.state):
             raise InputError(
                 f"The weights do not fit a {self.config.architecture} with {len(self.config.class_names)} classes: "
                 f"{len(wrong)} tensors differ, the first is {wrong[0]!r}. Export the checkpoint again."
             )
         model.load_state_dict(self.state)
         return model.eval()
+
+
+def misfits(model: PixelClassifier, state: dict[str, Tensor]) -> list[str]:
+    """Names of the tensors that `model` or `state` lacks, else of those with another shape or dtype."""
+    own = model.state_dict()
+    return sorted(own.keys() ^ state.keys()) or sorted(
+        key for key in own if own[key].shape != state[key].shape or own[key].dtype != state[key].dtype
+    )
 
 
 def versions() -> dict[str, str]:
@@ -74,24 +75,39 @@ def _version(name: str) -> str:
         return "not installed"
 
 
-def checkpoint_entry(config: ModelConfig, random_states: list[Tensor | None], recipe: dict[str, Any]) -> dict[str, Any]:
-    """What a Lightning checkpoint holds beside Lightning's own: plain values and tensors only."""
+def checkpoint_entry(
+    config: ModelConfig,
+    recipe: dict[str, Any],
+    *,
+    epochs_trained: float | None = None,
+    resume: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """What a Lightning checkpoint holds beside Lightning's own: plain values and tensors only.
+
+    Args:
+        config: The model as it is now.
+        recipe: The run's whole configuration.
+        epochs_trained: May be a fraction.
+        resume: What going on needs and the weights do not hold; see `RESUME_KEYS`.
+    """
     return {
         "format_version": FORMAT_VERSION,
         "model": config.to_dict(),
-        "random_states": random_states,
+        "epochs_trained": epochs_trained,
+        "resume": resume,
         "recipe": recipe,
         "versions": versions(),
     }
 
 
-def read_checkpoint(path: Path) -> TrainedModel:
-    """The model in a Lightning checkpoint; the averaged weights if the run kept an average.
+def open_checkpoint(path: Path) -> dict[str, Any]:
+    """Everything in a Lightning checkpoint of lightning_sq, on the CPU.
 
-    Raises: InputError if the file is missing, damaged, holds code, or is not from lightning_sq.
+    Raises: InputError if the file is missing, damaged, holds code, is not from lightning_sq, or lacks a part.
     """
     if not path.is_file():
-        raise InputError(f"There is no checkpoint {path}.")
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise InputError(f"There is no checkpoint {path}: it {what}. Give a .ckpt file that `lightning-sq fit` wrote.")
     try:
         with ZipFile(path) as archive:  # torch does not look at the checksums
             if damaged := archive.testzip():
@@ -110,78 +126,33 @@ def read_checkpoint(path: Path) -> TrainedModel:
             f"{path} has format {entry.get('format_version')}, this version reads {FORMAT_VERSION}. "
             "Install the lightning-sq that wrote it."
         )
-    prefix = "model."
+    require_keys(path, entry, ("model", "recipe", "versions"))
+    return content
+
+
+def require_keys(path: Path, values: Any, keys: Iterable[str]) -> None:
+    """Raises: InputError if `values`, which stood in `path`, is no dictionary with all of `keys`."""
+    missing = [key for key in keys if not isinstance(values, dict) or values.get(key) is None]
+    if missing:
+        raise InputError(
+            f"{path} lacks {', '.join(missing)}: an older lightning-sq wrote it, or it was saved without the state of "
+            "the training. Take another checkpoint, or train again."
+        )
+
+
+def trained_model(content: dict[str, Any]) -> TrainedModel:
+    """The model in what `open_checkpoint` gave; the averaged weights if the run kept an average."""
+    entry, prefix = content[CHECKPOINT_KEY], "model."
     state = {key.removeprefix(prefix): v for key, v in content["state_dict"].items() if key.startswith(prefix)}
-    training = {key: content.get(key) for key in ("epoch", "global_step")}
-    training |= {"recipe": entry["recipe"], "versions": entry["versions"]}
+    training = {
+        "epochs": entry.get("epochs_trained"),
+        "steps": content.get("global_step"),
+        "recipe": entry["recipe"],
+        "versions": entry["versions"],
+    }
     return TrainedModel(ModelConfig.from_dict(entry["model"]), state, training)
 
 
-def write_release(folder: Path, trained: TrainedModel, card: str, *, overwrite: bool = False) -> None:
-    """Write a release folder, whole or not at all.
-
-    Raises: InputError if `folder` exists and is not to be overwritten, or is not a release.
-    """
-    if folder.exists() and not (overwrite and (folder / SUMS_FILE).is_file()):
-        hint = "and is not a release" if overwrite else "; add --overwrite to replace a release"
-        raise InputError(f"{folder} exists already {hint}. Give another folder.")
-    partial = folder.with_name(folder.name + ".part")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_file({key: value.contiguous() for key, value in trained.state.items()}, partial / WEIGHTS_FILE)
-    description = {
-        "format_version": FORMAT_VERSION,
-        "library_name": "lightning_sq",
-        "model": trained.config.to_dict(),
-        "training": trained.training,
-        "exported_with": versions(),
-    }
-    (partial / CONFIG_FILE).write_text(json.dumps(description, indent=2) + "\n")
-    (partial / CARD_FILE).write_text(card)
-    names = (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE)
-    (partial / SUMS_FILE).write_text("".join(f"{sha256(partial / name)}  {name}\n" for name in names))
-    if folder.exists():
-        shutil.rmtree(folder)
-    partial.replace(folder)
-
-
-def read_release(folder: Path) -> TrainedModel:
-    """The model in a release folder, each file first held against SHA256SUMS.
-
-    Raises: InputError if a file is missing, altered, or does not say what it should.
-    """
-    _check_sums(folder)
-    try:
-        description = json.loads((folder / CONFIG_FILE).read_text())
-        config = ModelConfig.from_dict(description["model"])
-        state = load_file(folder / WEIGHTS_FILE)
-    except InputError:
-        raise
-    except Exception as error:  # the sums agree, so this was released broken: say which folder, not which line
-        raise InputError(f"{folder} is not a readable release ({type(error).__name__}). Export it again.") from error
-    return TrainedModel(config, state, description.get("training", {}))
-
-
-def _check_sums(folder: Path) -> None:
-    sums = folder / SUMS_FILE
-    if not sums.is_file():
-        raise InputError(
-            f"{folder} is not a release of lightning_sq: it has no {SUMS_FILE}. Make one with lightning-sq export."
-        )
-    listed = dict(
-        reversed(line.split(maxsplit=1)) for line in sums.read_text(errors="replace").splitlines() if " " in line
-    )
-    for name in (WEIGHTS_FILE, CONFIG_FILE):
-        path = folder / name
-        if not path.is_file():
-            raise InputError(f"{path} is missing. Download or export the release again.")
-        if listed.get(name) != sha256(path):
-            raise InputError(
-                f"{path} is not the file that {SUMS_FILE} names: altered or truncated. Get the release again."
-            )
-
-
-def sha256(path: Path) -> str:
-    """Hexadecimal digest of a file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def read_checkpoint(path: Path) -> TrainedModel:
+    """`trained_model` of `open_checkpoint`. Raises: InputError as the latter does."""
+    return trained_model(open_checkpoint(path))

@@ -8,7 +8,13 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_sq.models import ModelConfig, QuantizerConfig, build_model
-from lightning_sq.models.backbone import file_state, load_backbone, pretrained_normalization, pretrained_state
+from lightning_sq.models.backbone import (
+    check_image_size,
+    file_state,
+    load_backbone,
+    pretrained_normalization,
+    pretrained_state,
+)
 from lightning_sq.objectives import Natural, Objective
 from lightning_sq.training.module import ClassifierModule
 from lightning_sq.training.optim import Optimization
@@ -39,11 +45,12 @@ def build_module(
         objective: What is minimised; plain cross-entropy on natural samples if left out.
         optimization: Learning rate, momentum, weight decay and warm-up.
         seed: Of the noise.
-    Raises: InputError for a model that timm lacks or weights that cannot be had.
+    Raises: InputError for a model that timm lacks or that takes no such images, or weights that cannot be had.
     """
     mean, std = pretrained_normalization(architecture)
     config = ModelConfig(architecture, tuple(class_names), mean, std, image_size, resize_size, quantizer)
     model = build_model(config)
+    check_image_size(model, architecture, image_size, len(class_names))
     if checkpoint_path is not None:
         _start_from(model.backbone, file_state(Path(checkpoint_path)), source=checkpoint_path)
     elif pretrained:

@@ -23,6 +23,9 @@ class Throughput(Callback):
         self._seconds = 0.0
         self._since = 0.0
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._since = time.perf_counter()  # a run that resumes inside an epoch does not start it
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._images, self._seconds, self._since = 0, 0.0, time.perf_counter()
 

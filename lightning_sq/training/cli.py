@@ -3,46 +3,33 @@
 from __future__ import annotations
 
 import json
-import logging
-import os
-import shutil
 import sys
-import warnings
-from datetime import timedelta
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 import yaml
-from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from lightning.pytorch.plugins.io import CheckpointIO
+from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_sq.data.datamodule import ImageFolderData
-from lightning_sq.errors import InputError, input_error_in
-from lightning_sq.models.checkpoint_format import read_checkpoint
+from lightning_sq.errors import InputError
 from lightning_sq.paths import write_whole
 from lightning_sq.training.build import build_module
 from lightning_sq.training.callbacks import ProgressLines, Throughput
+from lightning_sq.training.checkpointing import WholeFileIO, checkpointing
+from lightning_sq.training.parser import Parser, check_seed, quiet_lightning
+from lightning_sq.training.prepare import prepare_data_once
+from lightning_sq.training.saved_state import SavedRun, settings
+from lightning_sq.training.start import CONFIG_FILE, LOGS, check_output, choose_start, is_of_run, remove_run
 
-CONFIG_FILE, CHECKPOINTS, LOGS = "config.yaml", "checkpoints", "logs"
-LAST, BEST = "last", "best"
-
-
-class Parser(LightningArgumentParser):
-    """Says what is wrong in one sentence instead of a usage page."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise input_error_in(ex) or InputError(_first_sentence(message)) from None
-
-
-def _first_sentence(message: str) -> str:
-    """jsonargparse nests its reasons over many lines; the innermost one is what was wrong."""
-    lines = [line.strip(" -") for line in message.splitlines() if line.strip(" -")]
-    return f"{' '.join(lines)[:400].rstrip('.')}. `lightning-sq fit --help` lists the options."
+HOW_IT_WAS_STARTED = ("resume", "overwrite", "ckpt_path")
+"""Options of one start, not of the run: not in its recipe."""
 
 
 class CommandLine(LightningCLI):
@@ -63,23 +50,28 @@ class CommandLine(LightningCLI):
         for name in ("data", "model"):
             parser.link_arguments("seed_everything", f"{name}.seed")
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        super().parse_arguments(parser, args)
+        check_seed(self.config[self.config.subcommand].seed_everything)
+
     def before_instantiate_classes(self) -> None:
         """Refuse what cannot go on before anything is built, downloaded or written."""
         config = self.config[self.subcommand]
-        if config.get("ckpt_path") and Path(config.ckpt_path).suffix:
-            read_checkpoint(Path(config.ckpt_path))
-        if self.subcommand == "fit" and not config.trainer.fast_dev_run:
-            self._choose_start(config)
-
-    def _choose_start(self, config: Namespace) -> None:
-        output = Path(config.output)
-        last = output / CHECKPOINTS / f"{LAST}.ckpt"
-        if config.resume and last.is_file():
-            read_checkpoint(last)
-            config.ckpt_path = str(last)
-            rank_zero_info(f"Going on from {last}")
-        elif config.ckpt_path is None and not config.overwrite:
-            refuse_other_run(output)
+        fits, output = self.subcommand == "fit", Path(config.output)
+        check_output(output)
+        self._dump_config()
+        self.recipe = {key: value for key, value in self.config_dump.items() if key not in HOW_IT_WAS_STARTED}
+        start = Path(config.ckpt_path) if config.ckpt_path else None
+        if fits and not config.trainer.fast_dev_run:
+            start = choose_start(output, start, resume=config.resume, overwrite=config.overwrite)
+        self.saved = None if start is None else SavedRun.read(start, to_go_on=fits)
+        if start is not None:  # it holds the weights: nothing is to be downloaded
+            config.ckpt_path, config.model.pretrained, config.model.checkpoint_path = str(start), False, None
+        elif not (fits or config.model.pretrained or config.model.checkpoint_path):
+            raise InputError(
+                f"{self.subcommand} has no weights to look at: a new model would guess. "
+                "Give --ckpt_path FILE.ckpt, or --model.pretrained true for timm's own."
+            )
 
     def _parse_ckpt_path(self) -> None:
         """Lightning would read hyper-parameters for the parser from the checkpoint; ours hold none."""
@@ -96,12 +88,13 @@ class CommandLine(LightningCLI):
             and torch.cuda.is_available()
         ):
             trainer["precision"] = "bf16-mixed"
+        trainer["plugins"] = _with_our_io(trainer["plugins"])
         callbacks: list[Callback] = list(trainer["callbacks"] or [])
         if self.subcommand == "fit" and not trainer["fast_dev_run"]:
             callbacks += [
                 Throughput(),
                 LearningRateMonitor("step"),
-                *_checkpointing(output, config["checkpoint_minutes"]),
+                *checkpointing(output, config["checkpoint_minutes"]),
             ]
             if not sys.stdout.isatty():  # a log file: lines instead of a bar
                 trainer["enable_progress_bar"] = False
@@ -110,22 +103,33 @@ class CommandLine(LightningCLI):
         if self._makes_loggers:
             trainer["logger"] = False  # `before_fit` makes ours, once it is certain that this run starts
         trainer["callbacks"] = callbacks
-        return super().instantiate_trainer(**trainer, **kwargs)
+        try:
+            return super().instantiate_trainer(**trainer, **kwargs)
+        except (MisconfigurationException, ValueError, TypeError) as error:  # all it is given is what was typed
+            raise InputError(f"{_one_line(error)} Mend the --trainer option; --help lists them.") from error
 
     def before_fit(self) -> None:
         config = self.config_init["fit"]
-        self._dump_config()
-        self.model.recipe = self.config_dump
-        self.datamodule.prepare_data()
+        self.model.recipe = self.recipe
+        self.before_validate()
+        prepare_data_once(self.trainer, self.datamodule)
+        if self.saved is not None:
+            self.saved.check_settings(settings(self.trainer, self.datamodule, self.model.optimization))
         if config["trainer"]["fast_dev_run"]:
             return
         output = Path(config["output"])
-        if config["ckpt_path"] is None:
+        if self.saved is None or not is_of_run(self.saved.path, output):
             remove_run(output)
-        write_on_rank_zero(output / CONFIG_FILE, yaml.safe_dump(self.config_dump, sort_keys=False))
+        write_on_rank_zero(output / CONFIG_FILE, yaml.safe_dump(self.recipe, sort_keys=False))
         if self._makes_loggers:
             csv = CSVLogger(output, LOGS)
             self.trainer.loggers = [csv, TensorBoardLogger(output, LOGS, version=csv.version)]
+
+    def before_validate(self) -> None:
+        if self.saved is not None:
+            self.saved.check_model(self.model.model)
+
+    before_test = before_validate
 
     def after_validate(self) -> None:
         self._write_metrics("validate")
@@ -140,62 +144,32 @@ class CommandLine(LightningCLI):
         )
 
 
-def _parts_of_run(output: Path) -> list[Path]:
-    return [output / name for name in (CONFIG_FILE, CHECKPOINTS, LOGS) if (output / name).exists()]
+def _with_our_io(plugins: Any) -> list[Any]:
+    plugins = [] if plugins is None else list(plugins) if isinstance(plugins, list) else [plugins]
+    return plugins if any(isinstance(plugin, CheckpointIO) for plugin in plugins) else [*plugins, WholeFileIO()]
 
 
-@rank_zero_only
-def refuse_other_run(output: Path) -> None:
-    """Raises: InputError if a run is in `output` already."""
-    if _parts_of_run(output):
-        raise InputError(
-            f"{output} already holds a run. "
-            "Add --resume to go on with it, --overwrite to replace it, or give another --output."
-        )
-
-
-@rank_zero_only
-def remove_run(output: Path) -> None:
-    """Remove what a run wrote into `output`, and nothing else that is there."""
-    for path in _parts_of_run(output):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+def _one_line(error: Exception) -> str:
+    return f"{' '.join(str(error).split())[:300].rstrip('.')}."
 
 
 write_on_rank_zero = rank_zero_only(write_whole)
 
 
-def _checkpointing(output: Path, minutes: float) -> list[ModelCheckpoint]:
-    """`last` after each epoch and every few minutes, `best` by clean validation accuracy."""
-    common = {"dirpath": output / CHECKPOINTS, "enable_version_counter": False, "auto_insert_metric_name": False}
-    return [
-        ModelCheckpoint(filename=BEST, monitor="val/clean_top1", mode="max", **common),
-        ModelCheckpoint(filename=LAST, every_n_epochs=1, save_on_train_epoch_end=True, **common),
-        ModelCheckpoint(filename=LAST, train_time_interval=timedelta(minutes=minutes), **common),
-    ]
-
-
-def quiet_lightning() -> None:
-    """Keep advertisements and deprecations inside Lightning itself out of what people read."""
-    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
-    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    logger.addFilter(lambda record: "Tip: " not in record.getMessage())
-    warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated")
-    warnings.filterwarnings(
-        "ignore", message=r"Checkpoint directory .* exists and is not empty"
-    )  # so --resume wants it
-
-
 def main(arguments: list[str]) -> None:
     """Run LightningCLI on `arguments`, which begin with fit, validate or test."""
-    quiet_lightning()
+    quiet_lightning(trains=arguments[0] == "fit")
     sys.argv = [sys.argv[0], *arguments]  # DDP starts the other processes by the same command
-    CommandLine(
-        build_module,
-        ImageFolderData,
-        parser_class=Parser,
-        seed_everything_default=0,
-        save_config_callback=None,
-        trainer_defaults={"num_sanity_val_steps": 0},
-        auto_configure_optimizers=False,
-        parser_kwargs={"prog": "lightning-sq"},
-    )
+    try:
+        CommandLine(
+            build_module,
+            ImageFolderData,
+            parser_class=Parser,
+            seed_everything_default=0,
+            save_config_callback=None,
+            trainer_defaults={"num_sanity_val_steps": 0},
+            auto_configure_optimizers=False,
+            parser_kwargs={"prog": "lightning-sq"},
+        )
+    except MisconfigurationException as error:  # Lightning's word for options that do not go together
+        raise InputError(_one_line(error)) from error

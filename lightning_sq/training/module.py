@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -19,6 +20,8 @@ from lightning_sq.models.checkpoint_format import checkpoint_entry
 from lightning_sq.objectives import Objective
 from lightning_sq.ops.pixels import check_pixels
 from lightning_sq.training.optim import Optimization, make_optimizer, make_schedule
+from lightning_sq.training.random_state import from_every_rank, put_back_torch, random_streams
+from lightning_sq.training.saved_state import settings
 from lightning_sq.types import Batch
 
 GRADIENT_IMAGES = 256
@@ -50,6 +53,7 @@ class ClassifierModule(LightningModule):
         self.recipe: dict[str, Any] = {}
         self.total_steps = 0
         self._pixels_checked = False
+        self._streams: dict[str, Tensor | None] | None = None
         num_classes = len(model.config.class_names)
         top1 = {"num_classes": num_classes, "average": "micro", "validate_args": False}
         self.train_top1 = MulticlassAccuracy(**top1)
@@ -78,11 +82,7 @@ class ClassifierModule(LightningModule):
     def training_step(self, batch: Batch) -> Tensor:
         images = batch.images.contiguous(memory_format=torch.channels_last)
         loss, logits = self.objective(self.model, images, batch.labels)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"The loss is {loss.item()} at step {self.global_step} on rank {self.global_rank}. "
-                "Lower --model.optimization.base_learning_rate and go on from the last checkpoint with --resume."
-            )
+        self._stop_unless_finite("loss", loss)
         self.train_top1(logits.detach(), batch.labels)
         self.log("train/loss", loss.detach(), prog_bar=True)
         self.log("train/top1", self.train_top1, on_step=False, on_epoch=True)
@@ -132,23 +132,52 @@ class ClassifierModule(LightningModule):
         total = min(limits)
         return steps_per_epoch, int(total) if math.isfinite(total) else steps_per_epoch
 
+    def _stop_unless_finite(self, what: str, *values: Tensor) -> None:
+        """Every rank comes here and all stop together: one that stopped alone would leave the others waiting."""
+        finite = bool(torch.stack([value.detach().isfinite().all() for value in values]).all())
+        if self.trainer.strategy.reduce_boolean_decision(finite):
+            return
+        if self.global_rank:  # rank 0 says it
+            raise SystemExit(1)
+        raise FloatingPointError(
+            f"The {what} stopped being finite in epoch {self.current_epoch + 1}, at step {self.global_step}. "
+            f"Start again with a lower --model.optimization.base_learning_rate than "
+            f"{self.optimization.base_learning_rate:g}; the last checkpoint is as it was."
+        )
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        state = self.objective.random_state
-        states: list[Tensor | None] = [state]
-        if self.trainer.world_size > 1:  # every rank comes here, only rank 0 writes
-            states = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(states, state)
-        checkpoint["lightning_sq"] = checkpoint_entry(self.model.current_config(), states, self.recipe)
+        """Every rank comes here, only rank 0 writes."""
+        self._stop_unless_finite("weights", *self.model.parameters())
+        streams = random_streams(self.objective.random_state, self.device)
+        checkpoint["lightning_sq"] = checkpoint_entry(
+            self.model.current_config(),
+            self.recipe,
+            epochs_trained=self.global_step / self._count_steps()[0],
+            resume={
+                "model_at_start": self.model.config.to_dict(),
+                "settings": settings(self.trainer, self.trainer.datamodule, self.optimization),
+                "random_streams": from_every_rank(streams, self.trainer.world_size),
+            },
+        )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        saved = ModelConfig.from_dict(checkpoint["lightning_sq"]["model"]).quantizer
+        entry = checkpoint["lightning_sq"]
+        saved = ModelConfig.from_dict(entry["model"]).quantizer
         if saved is not None and self.model.quantizer is not None:  # a schedule moves it, and no tensor holds it
             self.model.quantizer.sharpness = saved.sharpness
-        states = checkpoint["lightning_sq"]["random_states"]
-        if len(states) == self.trainer.world_size:
-            self.objective.random_state = states[self.global_rank]
-        else:
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            return
+        streams = entry["resume"]["random_streams"]
+        if len(streams) != self.trainer.world_size:
             rank_zero_warn(
-                f"The checkpoint is from {len(states)} processes and this run has {self.trainer.world_size}: "
+                f"The checkpoint is from {len(streams)} processes and this run has {self.trainer.world_size}: "
                 "noise starts a new stream, and the epoch starts again."
             )
+            return
+        self._streams = streams[self.global_rank]
+        self.objective.random_state = self._streams["objective"]
+
+    def on_train_start(self) -> None:
+        if self._streams is not None:  # only now: what is set up before draws from them
+            put_back_torch(self._streams, self.device)
+            self._streams = None

@@ -56,6 +56,16 @@ MISTAKES = {
         ["none.safetensors", "--model.checkpoint_path"],
     ),
     "no such checkpoint": (["--ckpt_path", "none.ckpt"], ["none.ckpt"]),
+    "a checkpoint without a suffix": (["--ckpt_path", "none"], ["checkpoint none", ".ckpt"]),
+    "weights that timm lacks": (["--model.architecture", "resnet50.nonexistent"], ["nonexistent", "a1_in1k"]),
+    "images that the model does not take": (
+        ["--model.architecture", "vit_tiny_patch16_224"],
+        ["vit_tiny_patch16_224 takes no images of 32 x 32", "--data.image_size 224"],
+    ),
+    "a negative seed": (["--seed_everything", "-1"], ["seed_everything=-1"]),
+    "no device": (["--trainer.devices", "0"], ["devices"]),
+    "a word for devices": (["--trainer.devices", "many"], ["devices"]),
+    "an unknown accelerator": (["--trainer.accelerator", "abacus"], ["accelerator='abacus'"]),
 }
 
 
@@ -64,6 +74,12 @@ def test_a_mistake_on_the_command_line(fit, tmp_path, name):
     options, parts = MISTAKES[name]
     assert_one_sentence(fit(*options), *parts)
     assert not (tmp_path / "run").exists()
+
+
+def test_an_output_that_is_a_file(fit, tmp_path):
+    (tmp_path / "run").write_text("mine")
+    assert_one_sentence(fit(), "--output", "is a file")
+    assert (tmp_path / "run").read_text() == "mine"
 
 
 def test_a_config_key_that_does_not_exist(fit, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -10,10 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 import lightning_sq
 from lightning_sq.__main__ import main
 from lightning_sq.models.checkpoint_format import read_checkpoint
+from lightning_sq.objectives import NoisyNatural
 from tests.callbacks import Recorder
 from tests.conftest import REPOSITORY
 
@@ -42,12 +45,75 @@ def final_weights(output: Path) -> dict[str, torch.Tensor]:
     return torch.load(output / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
 
 
-def test_interrupted_and_resumed_gives_the_weights_of_the_run_that_was_never_stopped(fit):
+WHERE = {  # 90 images, 6 batches an epoch
+    "in the middle of an epoch": ["--trainer.callbacks.step", "9"],
+    "behind the last batch of an epoch": [
+        *("--trainer.callbacks.step", "6", "--trainer.callbacks.hook", "on_validation_start")
+    ],
+    "behind an epoch": ["--trainer.callbacks.step", "6", "--trainer.callbacks.hook", "on_train_epoch_start"],
+}
+
+
+@pytest.fixture(scope="module")
+def weights_of_whole_runs() -> dict[tuple[str, ...], dict[str, torch.Tensor]]:
+    """Of runs that were never stopped, by their options."""
+    return {}
+
+
+def assert_resumed_like_whole(fit, whole_runs, options: list[str], cut: list[str]) -> None:
+    """A run with `options` that `cut` ends and that is resumed has the weights of the one that went through."""
+    key = tuple(options)
+    if key not in whole_runs:
+        whole_runs[key] = final_weights(fit("whole", *options))
+    with pytest.raises(SystemExit, match="power cut"):
+        fit("cut", *options, *POWER_CUT, *cut)
+    resumed = fit("cut", *options, "--resume", "--checkpoint_minutes", "0")
+    assert_same_weights(final_weights(resumed), whole_runs[key])
+
+
+@pytest.mark.parametrize("where", WHERE)
+def test_interrupted_and_resumed_gives_the_weights_of_the_run_that_was_never_stopped(fit, weights_of_whole_runs, where):
+    assert_resumed_like_whole(fit, weights_of_whole_runs, [], WHERE[where])
+
+
+def test_dropout_goes_on_where_it_was(fit, weights_of_whole_runs):
+    options = ["--trainer.callbacks+=tests.callbacks.Dropout"]
+    assert_resumed_like_whole(fit, weights_of_whole_runs, options, WHERE["in the middle of an epoch"])
+    assert_other_weights(weights_of_whole_runs[tuple(options)], final_weights(fit("without")))
+
+
+def test_a_run_that_is_stopped_while_it_gathers_gradients_goes_on_from_the_step_before(fit, weights_of_whole_runs):
+    # 4 + 2 batches make the two steps of an epoch; batch 5 of the second epoch has been gathered and is lost
+    options, cut = ["--trainer.accumulate_grad_batches", "4"], ["--trainer.callbacks.step", "3"]
+    assert_resumed_like_whole(fit, weights_of_whole_runs, options, [*cut, "--trainer.callbacks.batch", "5"])
+
+
+def test_a_run_that_was_stopped_between_its_best_and_its_last_checkpoint_goes_on_from_the_best(fit):
     whole = fit("whole")
     with pytest.raises(SystemExit, match="power cut"):
-        fit("cut", *POWER_CUT, "--trainer.callbacks.step", "9")
-    cut = fit("cut", "--resume", "--checkpoint_minutes", "0")
-    assert_same_weights(final_weights(cut), final_weights(whole))
+        fit("cut", *POWER_CUT, *WHERE["behind an epoch"])
+    (whole.parent / "cut/checkpoints/last.ckpt").unlink()
+    assert_same_weights(final_weights(fit("cut", "--resume")), final_weights(whole))
+
+
+def test_a_run_that_was_stopped_before_its_first_checkpoint_starts_anew(fit, caplog):
+    with pytest.raises(SystemExit, match="power cut"):
+        fit("cut", "--trainer.callbacks+=tests.callbacks.PowerCut", "--trainer.callbacks.step", "2")
+    with caplog.at_level("INFO"):
+        output = fit("cut", "--resume", "--trainer.max_epochs", "1")
+    assert "no checkpoint in" in caplog.text
+    assert sorted(path.name for path in (output / "logs").iterdir()) == ["version_0"]
+    assert (output / "checkpoints/last.ckpt").is_file()
+
+
+def test_the_recipe_of_a_resumed_run_is_the_one_it_began_with_and_can_be_run(fit):
+    first = fit("run", "--trainer.max_epochs", "1")
+    recipe = (first / "config.yaml").read_text()
+    second = fit("run", "--trainer.max_epochs", "1", "--resume")
+    assert (second / "config.yaml").read_text() == recipe
+    assert not yaml.safe_load(recipe).keys() & {"resume", "overwrite", "ckpt_path"}
+    again = fit("again", "--config", str(first / "config.yaml"), "--output", str(first.parent / "again"))
+    assert_same_weights(final_weights(again), final_weights(first))
 
 
 def test_every_epoch_of_a_fit_has_an_order_and_crops_of_its_own(fit):
@@ -107,12 +173,47 @@ def assert_same_weights(ours: dict[str, torch.Tensor], theirs: dict[str, torch.T
     assert [key for key in ours if not torch.equal(ours[key], theirs[key])] == []
 
 
+def assert_other_weights(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    assert any(not torch.equal(ours[key], theirs[key]) for key in ours)
+
+
 def command(*words: str, succeeds: bool = True) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "lightning_sq", *words], capture_output=True, text=True, check=False, cwd=REPOSITORY
     )
     assert (done.returncode == 0) == succeeds, done.stdout + done.stderr
     return done.stdout + done.stderr
+
+
+@pytest.mark.end_to_end
+def test_torchrun_prepares_the_data_once_and_seeds_the_noise_of_each_rank(few_digits, tmp_path):
+    callback = ["--trainer.callbacks+=tests.callbacks.NoiseDiary", "--trainer.callbacks.folder", str(tmp_path)]
+    start = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "lightning_sq"]
+    words = ["fit", "--config", CONFIG, "--data.root", str(few_digits), *SMALL, *callback]
+    words += ["--trainer.fast_dev_run", "true", "--trainer.devices", "2", "--output", str(tmp_path / "run")]
+    done = subprocess.run(
+        [sys.executable, "-m", *start, *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=REPOSITORY,
+        env=os.environ | {"LIGHTNING_SQ_CACHE": str(tmp_path / "cold"), "OMP_NUM_THREADS": "1"},
+    )
+    text = done.stdout + done.stderr
+    assert done.returncode == 0, text
+    assert text.count("checking") == 2, text  # train and val, by one of the two
+    first, second = ((tmp_path / f"rank-{rank}.txt").read_text() for rank in (0, 1))
+    assert first != second
+    assert first == noise_by_hand(rank=0)
+    assert second == noise_by_hand(rank=1)
+
+
+def noise_by_hand(rank: int) -> str:
+    """What is drawn after the one batch of a fast run."""
+    objective = NoisyNatural("uniform", 0.2)
+    objective.seed(0, rank)
+    objective.perturb(torch.zeros(16, 3, 32, 32))
+    return str(objective.perturb(torch.full((1, 3, 4, 4), 0.5)).flatten().tolist())
 
 
 @pytest.mark.end_to_end

@@ -10,8 +10,10 @@ from safetensors.torch import load_file, save_file
 import lightning_sq
 from lightning_sq.errors import InputError
 from lightning_sq.models import ModelConfig, QuantizerConfig, build_model
-from lightning_sq.models.backbone import check_architecture, file_state, load_backbone
-from lightning_sq.models.checkpoint_format import TrainedModel, checkpoint_entry, write_release
+from lightning_sq.models.backbone import check_architecture, check_image_size, file_state, load_backbone
+from lightning_sq.models.checkpoint_format import TrainedModel, checkpoint_entry
+from lightning_sq.models.release_format import write_release
+from lightning_sq.release import export, without_paths
 
 CONFIG = ModelConfig(
     "test_resnet", ("cat", "dog", "owl"), (0.5, 0.4, 0.3), (0.2, 0.2, 0.1), 32, 36, QuantizerConfig(4, 60.0)
@@ -27,7 +29,7 @@ def model():
 
 @pytest.fixture
 def release(model, tmp_path):
-    write_release(tmp_path / "release", TrainedModel(CONFIG, model.state_dict(), {"epoch": 3}), "# card\n")
+    write_release(tmp_path / "release", TrainedModel(CONFIG, model.state_dict(), {"epochs": 3.0}), "# card\n")
     return tmp_path / "release"
 
 
@@ -81,6 +83,64 @@ def test_a_release_is_not_written_over_something_else(model, release, tmp_path):
     assert (release / "README.md").read_text() == "# another card\n"
 
 
+def test_overwriting_a_release_removes_nothing_that_is_not_a_release(model, release, tmp_path):
+    trained = TrainedModel(CONFIG, model.state_dict())
+    (release / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"not a release: it holds notes\.txt"):
+        write_release(release, trained, "# card\n", overwrite=True)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "SHA256SUMS").write_text("a list of my own")
+    with pytest.raises(InputError, match="not a release"):
+        write_release(other, trained, "# card\n", overwrite=True)
+    part = tmp_path / "new.part"
+    part.mkdir()
+    (part / "thesis.tex").write_text("mine")
+    write_release(tmp_path / "new", trained, "# card\n")
+    assert (part / "thesis.tex").read_text() == (release / "notes.txt").read_text() == "mine"
+    assert (other / "SHA256SUMS").read_text() == "a list of my own"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "new.part", "other", "release"]
+    assert (tmp_path / "new").stat().st_mode == other.stat().st_mode
+
+
+def test_a_line_of_checksums_that_is_none_is_passed_over(model, release):
+    sums = release / "SHA256SUMS"
+    sums.write_text("justoneword \n\n" + sums.read_text().replace("  model", " *model"))
+    assert torch.equal(lightning_sq.load(release)(IMAGES), model(IMAGES))
+
+
+def write_checkpoint(path, weights_of, recipe_, **entry) -> None:
+    state = {f"model.{key}": value for key, value in weights_of.state_dict().items()}
+    content = {"state_dict": state, "lightning_sq": checkpoint_entry(CONFIG, recipe_) | entry, "global_step": 18}
+    torch.save(content, path)
+
+
+def test_a_release_says_how_long_it_was_trained_and_nothing_of_the_disk(model, tmp_path):
+    recipe = {
+        "output": "/home/ann/runs/a",
+        "ckpt_path": "/home/ann/runs/b/last.ckpt",
+        "data": {"root": "/home/ann/digits", "image_size": 32},
+        "model": {"checkpoint_path": "/home/ann/w.safetensors", "architecture": "test_resnet"},
+        "trainer": {"default_root_dir": "/home/ann", "callbacks": [{"init_args": {"dirpath": "/home/ann/x"}}]},
+        "else": ["/home/ann/file.txt", "~/ann"],
+    }
+    write_checkpoint(tmp_path / "a.ckpt", model, recipe, epochs_trained=3.0)
+    export(tmp_path / "a.ckpt", tmp_path / "release")
+    card, config = ((tmp_path / "release" / name).read_text() for name in ("README.md", "config.json"))
+    assert "/home/ann" not in card + config
+    assert "image_size" in config
+    assert "| trained | 3 epochs, 18 steps |" in card
+    assert "--epsilon 8/255 --output" in card.replace("\n", " ")
+    assert without_paths({"noise": "8/255", "a": 1}) == {"noise": "8/255", "a": 1}
+
+
+@pytest.mark.parametrize("key", ["model", "recipe", "versions"])
+def test_a_checkpoint_of_ours_that_lacks_a_part_is_refused_by_name(model, tmp_path, key):
+    write_checkpoint(tmp_path / "a.ckpt", model, {}, **{key: None})
+    with pytest.raises(InputError, match=rf"a\.ckpt lacks {key}"):
+        lightning_sq.load(tmp_path / "a.ckpt")
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
 @pytest.mark.parametrize("damage", ["truncate", "flip", "remove"])
 def test_a_damaged_release_is_refused_by_name(release, name, damage):
@@ -128,7 +188,7 @@ def test_checkpoints_that_are_foreign_damaged_or_armed_are_refused_and_run_nothi
 
 def test_a_flipped_bit_anywhere_in_a_checkpoint_is_caught_or_changes_nothing(model, tmp_path):
     state = {f"model.{key}": value for key, value in model.state_dict().items()}
-    entry = checkpoint_entry(CONFIG, [None], {})
+    entry = checkpoint_entry(CONFIG, {})
     torch.save({"state_dict": state, "lightning_sq": entry, "epoch": 1, "global_step": 2}, tmp_path / "whole.ckpt")
     whole, expected = (tmp_path / "whole.ckpt").read_bytes(), model(IMAGES)
     assert torch.equal(lightning_sq.load(tmp_path / "whole.ckpt")(IMAGES), expected)
@@ -147,6 +207,23 @@ def test_a_flipped_bit_anywhere_in_a_checkpoint_is_caught_or_changes_nothing(mod
 def test_a_name_that_timm_lacks_gets_the_nearest_ones():
     with pytest.raises(InputError, match="resnet50"):
         check_architecture("resnet5O")
+
+
+def test_weights_that_timm_lacks_of_a_model_that_it_has_get_the_names_of_those_it_has():
+    with pytest.raises(InputError, match=r"'resnet50\.nonexistent'.*resnet50\.a1_in1k"):
+        check_architecture("resnet50.nonexistent")
+
+
+def test_a_model_for_images_of_another_size_is_refused_before_it_is_trained():
+    vit = timm.create_model("vit_tiny_patch16_224", num_classes=3, depth=1)
+    with pytest.raises(InputError, match=r"32 x 32.*--data.image_size 224"):
+        check_image_size(vit, "vit_tiny_patch16_224", 32, 3)
+    assert vit.training
+    before = {key: value.clone() for key, value in vit.state_dict().items()}
+    check_image_size(vit, "vit_tiny_patch16_224", 224, 3)
+    assert all(torch.equal(value, before[key]) for key, value in vit.state_dict().items())
+    with pytest.raises(InputError, match="one logit for each of 4 classes"):
+        check_image_size(vit, "vit_tiny_patch16_224", 224, 4)
 
 
 def test_pretrained_weights_keep_their_head_only_for_the_same_classes(model, tmp_path):

@@ -1,0 +1,52 @@
+"""LightningCLI's parser with this project's manners, and Lightning's own chatter kept down."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from typing import Any, NoReturn
+
+from lightning.pytorch.cli import LightningArgumentParser
+
+from lightning_sq.errors import InputError, input_error_in
+
+LARGEST_SEED = 2**32 - 1  # numpy's
+
+
+class Parser(LightningArgumentParser):
+    """Says what is wrong in one sentence instead of a usage page."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise input_error_in(ex) or InputError(_first_sentence(message)) from None
+
+
+def _first_sentence(message: str) -> str:
+    """jsonargparse nests its reasons over many lines; the innermost one is what was wrong."""
+    lines = [line.strip(" -") for line in message.splitlines() if line.strip(" -")]
+    return f"{' '.join(lines)[:400].rstrip('.')}. `lightning-sq fit --help` lists the options."
+
+
+def check_seed(seed: Any) -> None:
+    """Raises: InputError unless `seed` is a number that every library can be seeded with."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= LARGEST_SEED:
+        raise InputError(f"seed_everything={seed} is not a whole number in [0, {LARGEST_SEED}]. 0 is usual.")
+
+
+def _is_no_tip(record: logging.LogRecord) -> bool:
+    return "Tip: " not in record.getMessage()
+
+
+def quiet_lightning(*, trains: bool = True) -> None:
+    """Keep advertisements, deprecations inside Lightning itself and wrong alarms out of what people read."""
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_tip)
+    for message in (
+        r".*LeafSpec.* is deprecated",
+        r"Checkpoint directory .* exists and is not empty",  # so --resume wants it
+        r"The dirpath has changed from",  # so --ckpt_path of another run wants it
+        r"The `srun` command is available",  # a login node, where nobody meant to start a job
+    ):
+        warnings.filterwarnings("ignore", message=message)
+    if not trains:  # who only measures has no need of the callbacks that trained
+        warnings.filterwarnings("ignore", message=r"Be aware that when using `ckpt_path`, callbacks used to create")

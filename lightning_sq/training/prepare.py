@@ -1,0 +1,36 @@
+"""Looking at the data's files once on each node, however the processes were started."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import torch
+from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.plugins.environments import LightningEnvironment
+
+FOREVER = timedelta(days=365)  # a first look at a large folder takes longer than a process group's patience
+
+
+def prepare_data_once(trainer: Trainer, data: LightningDataModule) -> None:
+    """`data.prepare_data()` on the first process of each node, before anything is written; the others wait for it.
+
+    torchrun and srun start all processes at once, so they meet in a process group first. Where Lightning starts the
+    others itself, it does so only after this, and they find the work done.
+    """
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    if environment is None or isinstance(environment, LightningEnvironment):
+        _prepare_if_first(trainer, data)
+        return
+    trainer.strategy.setup_environment()
+    if not torch.distributed.is_initialized():
+        _prepare_if_first(trainer, data)
+        return
+    everyone = torch.distributed.new_group(backend="gloo", timeout=FOREVER)
+    _prepare_if_first(trainer, data)
+    torch.distributed.barrier(everyone)
+    torch.distributed.destroy_process_group(everyone)
+
+
+def _prepare_if_first(trainer: Trainer, data: LightningDataModule) -> None:
+    if trainer.local_rank == 0:
+        data.prepare_data()

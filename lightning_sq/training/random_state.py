@@ -1,0 +1,34 @@
+"""Random states of every rank, for a checkpoint: without them dropout and noise of a resumed run would be others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def random_streams(objective_state: Tensor | None, device: torch.device) -> dict[str, Tensor | None]:
+    """This rank's random states: the objective's, and torch's, from which dropout and stochastic depth are drawn."""
+    on_gpu = device.type == "cuda"
+    return {
+        "objective": objective_state,
+        "cpu": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if on_gpu else None,
+    }
+
+
+def from_every_rank(value: Any, world_size: int) -> list[Any]:
+    """`value` of each rank, in order. All ranks have to come here."""
+    if world_size == 1:
+        return [value]
+    values = [None] * world_size
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def put_back_torch(streams: dict[str, Tensor | None], device: torch.device) -> None:
+    """torch's generators as `random_streams` found them; those of a device that is not there are left."""
+    torch.set_rng_state(streams["cpu"].cpu())
+    if device.type == "cuda" and streams["cuda"] is not None:
+        torch.cuda.set_rng_state(streams["cuda"].cpu(), device)

@@ -1,0 +1,138 @@
+"""Whether a checkpoint fits the run that is to go on from it, known before anything is loaded or written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+
+from lightning_sq.data.datamodule import ImageFolderData
+from lightning_sq.errors import InputError
+from lightning_sq.models import ModelConfig, PixelClassifier
+from lightning_sq.models.checkpoint_format import (
+    CHECKPOINT_KEY,
+    RESUME_KEYS,
+    TrainedModel,
+    misfits,
+    open_checkpoint,
+    require_keys,
+    trained_model,
+)
+from lightning_sq.training.optim import Optimization
+
+REMEDIES = {
+    "num_images": "Give --data.root the {} images that it had",
+    "batch_size_per_device": "Set --data.batch_size_per_device {}",
+    "num_processes": "Set --trainer.devices times --trainer.num_nodes to {}",
+    "batch_repeats": "Set --data.batch_repeats {}",
+    "accumulate_grad_batches": "Set --trainer.accumulate_grad_batches {}",
+    "limit_train_batches": "Set --trainer.limit_train_batches {}",
+    "seed": "Set --seed_everything {}",
+}
+"""What decides which images a step sees, and what to type to have it as it was."""
+
+RESTARTED = ("loops", "optimizer_states", "lr_schedulers", "callbacks")
+"""What Lightning puts back itself; a checkpoint of weights alone lacks it."""
+
+
+def settings(trainer: Trainer, data: ImageFolderData, optimization: Optimization) -> dict[str, Any]:
+    """What may not change between a checkpoint and the run that goes on from it.
+
+    Lightning counts the batches of the epoch itself, and puts the learning rate back: with other batches it would cut
+    the epoch short or repeat its end, at a rate that is not theirs.
+    """
+    return {
+        "num_images": len(data.index("train")),
+        "batch_size_per_device": data.batch_size_per_device,
+        "num_processes": trainer.num_devices * trainer.num_nodes,
+        "batch_repeats": data.batch_repeats,
+        "accumulate_grad_batches": trainer.accumulate_grad_batches,
+        "limit_train_batches": trainer.limit_train_batches,
+        "seed": data.seed,
+        **asdict(optimization),
+    }
+
+
+@dataclass(frozen=True)
+class SavedRun:
+    """A checkpoint, as far as one has to know it before it is loaded.
+
+    Args:
+        path: The file.
+        model: Weights and description.
+        resume: `RESUME_KEYS`.
+    """
+
+    path: Path
+    model: TrainedModel
+    resume: dict[str, Any]
+
+    @classmethod
+    def read(cls, path: Path, *, to_go_on: bool) -> SavedRun:
+        """Raises: InputError if the file is no good, or lacks what training goes on with where that is wanted."""
+        content = open_checkpoint(path)
+        entry = content[CHECKPOINT_KEY]
+        require_keys(path, entry, ["resume"])
+        require_keys(path, entry["resume"], RESUME_KEYS)
+        if to_go_on:
+            require_keys(path, content, RESTARTED)
+        return cls(path, trained_model(content), entry["resume"])
+
+    def check_model(self, model: PixelClassifier) -> None:
+        """Raises: InputError if the checkpoint is of another model than `model`."""
+        there, here = ModelConfig.from_dict(self.resume["model_at_start"]), model.config
+        for name, old, new in _differences(there, here):
+            old, new = _first_difference(old, new) if name == "class_names" else (old, new)
+            raise InputError(
+                f"{self.path} holds another model: {name} is {_short(old)} in it and {_short(new)} here. "
+                f"Set {_model_option(name)} as it was, or leave this checkpoint."
+            )
+        if wrong := misfits(model, self.model.state):
+            raise InputError(
+                f"{self.path} holds other weights than this {here.architecture} has: {len(wrong)} tensors differ, the "
+                f"first is {wrong[0]!r}. Install the timm that it was trained with."
+            )
+
+    def check_settings(self, here: dict[str, Any]) -> None:
+        """Raises: InputError if a step would see other images, or follow them otherwise, than in the saved run."""
+        there = self.resume["settings"]
+        for name, new in here.items():
+            if (old := there.get(name)) != new:
+                remedy = REMEDIES.get(name, f"Set --model.optimization.{name} {{}}").format(old)
+                raise InputError(
+                    f"{self.path} is from a run with {name}={old}, this one has {new}, and a run goes on as it began. "
+                    f"{remedy}, or start a new run in another --output."
+                )
+
+
+def _differences(there: ModelConfig, here: ModelConfig) -> Iterable[tuple[str, Any, Any]]:
+    """(field, in the checkpoint, here) wherever the two differ."""
+    for field in fields(ModelConfig):
+        old, new = getattr(there, field.name), getattr(here, field.name)
+        if field.name == "quantizer" and old and new:
+            old, new = asdict(old), asdict(new)
+            yield from ((f"quantizer.{key}", old[key], new[key]) for key in old if old[key] != new[key])
+        elif old != new:
+            yield field.name, old, new
+
+
+def _first_difference(old: tuple[str, ...], new: tuple[str, ...]) -> tuple[str, str]:
+    if len(old) != len(new):
+        return f"{len(old)} classes", f"{len(new)} classes"
+    return next(pair for pair in zip(old, new, strict=True) if pair[0] != pair[1])
+
+
+def _short(value: Any) -> str:
+    text = "none" if value is None else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _model_option(name: str) -> str:
+    if name in ("image_size", "resize_size"):
+        return f"--data.{name}"
+    return {"class_names": "--data.root", "mean": "--model.architecture", "std": "--model.architecture"}.get(
+        name, f"--model.{name}"
+    )

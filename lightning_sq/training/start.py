@@ -1,0 +1,73 @@
+"""The folder of a run: what is in it, where a fit starts, and what is refused before anything is written."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+
+from lightning_sq.errors import InputError
+
+CONFIG_FILE, CHECKPOINTS, LOGS = "config.yaml", "checkpoints", "logs"
+LAST, BEST = "last", "best"
+
+
+def check_output(output: Path) -> None:
+    """Raises: InputError if `output` cannot be made or written into."""
+    there = next(path for path in (output, *output.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise InputError(f"--output {output} cannot be a folder: {there} is a file. Give another --output.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"--output {output} cannot be written: {there} is not yours. Give another --output.")
+
+
+def choose_start(output: Path, ckpt_path: Path | None, *, resume: bool, overwrite: bool) -> Path | None:
+    """The checkpoint that a fit starts from; None for a new run.
+
+    With `resume` it is the last one in `output`; a run that was killed before its first checkpoint starts anew.
+
+    Raises: InputError if `output` holds a run that the fit would neither go on with nor was told to replace.
+    """
+    folder = output / CHECKPOINTS
+    saved = [path for path in (folder / f"{LAST}.ckpt", folder / f"{BEST}.ckpt") if path.is_file()]
+    if resume and saved:  # `best` comes before `last` at the end of the first epoch
+        rank_zero_info(f"Going on from {saved[0]}")
+        return saved[0]
+    if resume:
+        rank_zero_info(f"There is no checkpoint in {output} to go on from: a new run starts.")
+    if not overwrite and not (ckpt_path and is_of_run(ckpt_path, output)):
+        _refuse_other_run(output, allow_without_checkpoint=resume)
+    return ckpt_path
+
+
+def is_of_run(checkpoint: Path, output: Path) -> bool:
+    """Whether `checkpoint` is one of the run in `output`."""
+    return checkpoint.resolve().is_relative_to((output / CHECKPOINTS).resolve())
+
+
+def _parts_of_run(output: Path) -> list[Path]:
+    return [output / name for name in (CONFIG_FILE, CHECKPOINTS, LOGS) if (output / name).exists()]
+
+
+@rank_zero_only
+def _refuse_other_run(output: Path, *, allow_without_checkpoint: bool) -> None:
+    others = sorted((output / CHECKPOINTS).glob("*.ckpt"))
+    if allow_without_checkpoint and others:
+        raise InputError(
+            f"{output} holds no {LAST}.ckpt, but {others[0].name}. "
+            f"Give --ckpt_path {others[0]} to go on from it, or --overwrite to replace the run."
+        )
+    if _parts_of_run(output) and not allow_without_checkpoint:
+        raise InputError(
+            f"{output} already holds a run. "
+            "Add --resume to go on with it, --overwrite to replace it, or give another --output."
+        )
+
+
+@rank_zero_only
+def remove_run(output: Path) -> None:
+    """Remove what a run wrote into `output`, and nothing else that is there."""
+    for path in _parts_of_run(output):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -1,0 +1,155 @@
+"""A checkpoint that does not fit what it is given to is refused in one sentence, and the folder stays as it is."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from lightning_sq.__main__ import main
+from tests.conftest import REPOSITORY
+from tests.end_to_end.test_bad_input import assert_one_sentence
+
+CONFIG = str(REPOSITORY / "configs" / "digits.yaml")
+SMALL = [
+    *("--model.architecture", "test_resnet", "--trainer.accelerator", "cpu", "--trainer.max_epochs", "2"),
+    *("--trainer.log_every_n_steps", "1", "--data.batch_size_per_device", "30"),
+]
+
+
+@pytest.fixture
+def command(few_digits, tmp_path, capsys, monkeypatch):
+    """Runs a subcommand with options, and gives back (status, what stood on standard error)."""
+    monkeypatch.setattr("sys.argv", ["lightning-sq"])
+
+    def run(name: str, *options: str) -> tuple[int, str]:
+        words = [name, "--config", CONFIG, "--data.root", str(few_digits), *SMALL, *options]
+        return main([*words, "--output", str(tmp_path / "run")]), capsys.readouterr().err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def checkpoint(few_digits, tmp_path_factory) -> Path:
+    """Of a run of one epoch."""
+    output = tmp_path_factory.mktemp("whole") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["lightning-sq"])
+        options = ["--trainer.max_epochs", "1", "--output", str(output)]
+        assert main(["fit", "--config", CONFIG, "--data.root", str(few_digits), *SMALL, *options]) == 0
+    return output / "checkpoints/last.ckpt"
+
+
+@pytest.fixture
+def stopped(checkpoint, tmp_path) -> Path:
+    """A folder with that run in it."""
+    shutil.copytree(checkpoint.parent.parent, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+OTHER_MODELS = {
+    "architecture": (["--model.architecture", "test_efficientnet"], ["architecture is test_resnet", "test_efficient"]),
+    "levels": (["--model.quantizer.num_levels", "4"], ["quantizer.num_levels is 2 in it and 4 here"]),
+    "sharpness": (["--model.quantizer.sharpness", "61"], ["quantizer.sharpness is 60.0", "61.0"]),
+    "size": (["--data.image_size", "28"], ["image_size is 32", "28", "--data.image_size"]),
+}
+
+
+@pytest.mark.parametrize("field", OTHER_MODELS)
+@pytest.mark.parametrize("name", ["fit", "validate"])
+def test_a_checkpoint_of_another_model(command, stopped, name, field):
+    before, (options, parts) = contents(stopped), OTHER_MODELS[field]
+    start = ["--resume"] if name == "fit" else ["--ckpt_path", str(stopped / "checkpoints/last.ckpt")]
+    assert_one_sentence(command(name, *start, *options), "last.ckpt holds another model", *parts)
+    assert contents(stopped) == before
+
+
+def test_a_checkpoint_of_other_classes(command, checkpoint, few_digits, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(few_digits, data)
+    for split in ("train", "val"):
+        (data / split / "7").rename(data / split / "7b")
+    found = command("fit", "--ckpt_path", str(checkpoint), "--data.root", str(data))
+    assert_one_sentence(found, "class_names is 7 in it and 7b here", "--data.root")
+    assert not (tmp_path / "run").exists()
+
+
+OTHER_BATCHES = {
+    "batch size": (["--data.batch_size_per_device", "15"], ["batch_size_per_device=30", "15", "size_per_device 30"]),
+    "processes": (["--trainer.devices", "2"], ["num_processes=1", "has 2", "--trainer.devices"]),
+    "gathered": (["--trainer.accumulate_grad_batches", "2"], ["accumulate_grad_batches=1", "has 2"]),
+    "seed": (["--seed_everything", "1"], ["seed=0", "has 1", "--seed_everything 0"]),
+    "rate": (["--model.optimization.base_learning_rate", "0.1"], ["base_learning_rate=0.4", "has 0.1"]),
+}
+
+
+@pytest.mark.parametrize("what", OTHER_BATCHES)
+def test_going_on_with_other_batches(command, stopped, what):
+    before, (options, parts) = contents(stopped), OTHER_BATCHES[what]
+    assert_one_sentence(command("fit", "--resume", *options), *parts, "--output")
+    assert contents(stopped) == before
+
+
+def test_going_on_with_other_images(command, stopped, few_digits, tmp_path):
+    before, data = contents(stopped), tmp_path / "data"
+    shutil.copytree(few_digits, data)
+    next((data / "train/3").iterdir()).unlink()
+    found = command("fit", "--resume", "--data.root", str(data))
+    assert_one_sentence(found, "num_images=90", "has 89", "Give --data.root the 90 images")
+    assert contents(stopped) == before
+
+
+def test_a_checkpoint_of_another_run_is_no_leave_to_overwrite_the_one_in_output(command, checkpoint, stopped):
+    before = contents(stopped)
+    assert_one_sentence(command("fit", "--ckpt_path", str(checkpoint)), "already holds a run", "--overwrite")
+    assert contents(stopped) == before
+
+
+@pytest.mark.parametrize("part", ["loops", "optimizer_states", "resume"])
+def test_a_checkpoint_of_ours_without_what_going_on_needs(command, stopped, part):
+    path = stopped / "checkpoints/last.ckpt"
+    content = torch.load(path, weights_only=True)
+    (content["lightning_sq"] if part == "resume" else content).pop(part)
+    torch.save(content, path)
+    assert_one_sentence(command("fit", "--resume"), f"last.ckpt lacks {part}")
+
+
+def test_a_folder_as_checkpoint(command, stopped):
+    for name in ("fit", "validate"):
+        found = command(name, "--ckpt_path", str(stopped / "checkpoints"), "--overwrite")
+        assert_one_sentence(found, "checkpoints: it is a folder", ".ckpt")
+
+
+def test_a_checkpoint_holds_the_weights_so_nothing_is_downloaded(command, checkpoint, monkeypatch, tmp_path):
+    def no_network(architecture):
+        raise AssertionError("download")
+
+    monkeypatch.setattr("lightning_sq.training.build.pretrained_state", no_network)
+    assert command("validate", "--ckpt_path", str(checkpoint), "--model.pretrained", "true")[0] == 0
+    (tmp_path / "run/validate.json").unlink()
+    assert command("fit", "--ckpt_path", str(checkpoint), "--model.pretrained", "true")[0] == 0
+    assert "pretrained: true" in (tmp_path / "run/config.yaml").read_text()
+
+
+@pytest.mark.parametrize("name", ["validate", "test"])
+def test_a_model_without_weights_is_not_scored(command, tmp_path, name):
+    assert_one_sentence(command(name), "no weights", "--ckpt_path", "--model.pretrained")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_training_that_diverges_says_where_and_leaves_the_checkpoint_before(command, tmp_path):
+    huge = ["--model.optimization.base_learning_rate", "1e30", "--model.optimization.warmup_epochs", "0"]
+    status, text = command("fit", *huge, "--checkpoint_minutes", "0")
+    assert status == 1
+    assert "Traceback" not in text
+    (line,) = (line for line in text.splitlines() if "error" in line)
+    assert "finite in epoch 1, at step" in line
+    assert "--model.optimization.base_learning_rate than 1e+30" in line
+    path = tmp_path / "run/checkpoints/last.ckpt"
+    assert all(value.isfinite().all() for value in torch.load(path, weights_only=True)["state_dict"].values())

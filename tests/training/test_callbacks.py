@@ -1,0 +1,70 @@
+"""The callbacks and manners around training, each alone."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from datetime import timedelta
+from types import SimpleNamespace
+
+import pytest
+import torch
+from lightning.fabric.utilities.warnings import PossibleUserWarning
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from lightning_sq.training.callbacks import Throughput
+from lightning_sq.training.checkpointing import TimedCheckpoint, WholeFileIO
+from lightning_sq.training.parser import quiet_lightning
+
+
+def test_a_timed_checkpoint_waits_for_the_optimizer_step(monkeypatch):
+    reached = []
+    monkeypatch.setattr(ModelCheckpoint, "on_train_batch_end", lambda *arguments: reached.append(arguments[-1]))
+    callback = TimedCheckpoint(train_time_interval=timedelta(0))
+    trainer = SimpleNamespace(accumulate_grad_batches=4, num_training_batches=6)
+    for batch_idx in range(6):
+        callback.on_train_batch_end(trainer, None, None, None, batch_idx)
+    assert reached == [3, 5]
+
+
+def test_a_checkpoint_that_cannot_be_written_whole_leaves_the_one_before(tmp_path, monkeypatch):
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    WholeFileIO().save_checkpoint({"epoch": 1}, path)
+    assert [name.name for name in path.parent.iterdir()] == ["last.ckpt"]
+
+    def full_disk(content, stream):
+        stream.write(b"half of")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("torch.save", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        WholeFileIO().save_checkpoint({"epoch": 2}, path)
+    assert torch.load(path, weights_only=True) == {"epoch": 1}
+
+
+def test_speed_counts_from_the_start_of_training_when_a_run_goes_on_inside_an_epoch(monkeypatch):
+    clock, logged = iter([1000.0, 1002.0]), {}
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    callback, trainer = Throughput(), SimpleNamespace(world_size=2)
+    module = SimpleNamespace(log=lambda name, value, **options: logged.update({name: value}))
+    callback.on_train_start(trainer, module)  # and no on_train_epoch_start
+    callback.on_train_batch_end(trainer, module, None, SimpleNamespace(labels=torch.zeros(8)), 3)
+    assert logged == {"train/images_per_second": pytest.approx(2 * 8 / 2.0)}
+
+
+def test_what_nobody_can_mend_is_not_said_and_the_filters_do_not_pile_up():
+    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.resetwarnings()
+        quiet_lightning()
+        num_filters = len(logger.filters)
+        quiet_lightning()
+        assert len(logger.filters) == num_filters
+        for text in (
+            "The `srun` command is available on your system but is not used. HINT: ...",
+            "The dirpath has changed from 'a' to 'b', therefore ...",
+        ):
+            warnings.warn(text, PossibleUserWarning, stacklevel=1)
+        assert caught == []
+        warnings.warn("something else", PossibleUserWarning, stacklevel=1)
+        assert len(caught) == 1
