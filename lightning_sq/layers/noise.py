@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import warnings
 from collections.abc import Sequence
 from typing import get_args
 
@@ -45,13 +47,13 @@ class PixelNoise(nn.Module):
         self.epsilon = parse_epsilon(epsilon)
         self.pattern = pattern
         self.scales = tuple(scales)
-        self._seed = 0
+        self._seed = self._rank = 0
         self._generator: Generator | None = None
         self._restored_state: Tensor | None = None
 
     def seed(self, seed: int, rank: int = 0) -> None:
         """Start a new stream of noise; every rank has its own."""
-        self._seed = seed * 1_000_003 + rank
+        self._seed, self._rank = seed * 1_000_003 + rank, rank
         self._generator = self._restored_state = None
 
     def generator_on(self, device: torch.device) -> Generator:
@@ -60,8 +62,22 @@ class PixelNoise(nn.Module):
             self._generator = Generator(device)
             self._generator.manual_seed(self._seed)
             if self._restored_state is not None:
-                self._generator.set_state(self._restored_state)
+                self._put_back(self._generator, self._restored_state)
         return self._generator
+
+    def _put_back(self, generator: Generator, state: Tensor) -> None:
+        """A GPU's state is no CPU's: then a new stream starts, from a seed that the state gives."""
+        if state.numel() == generator.get_state().numel():
+            generator.set_state(state)
+            return
+        digest = hashlib.sha256(state.numpy().tobytes()).digest()
+        generator.manual_seed(int.from_bytes(digest[:7], "big"))
+        if self._rank == 0:
+            warnings.warn(
+                f"The noise was drawn on another kind of device than {generator.device.type}: it goes on with a new "
+                "stream, so the run is not the one that would have come.",
+                stacklevel=2,
+            )
 
     @property
     def generator_state(self) -> Tensor | None:
