@@ -18,14 +18,16 @@ def progress_bar(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     """
     console = Console(stderr=True)
     progress = Progress(
-        TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", min_width=12)),
+        TextColumn(
+            "{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis", min_width=12)
+        ),
         BarColumn(bar_width=16),
         TextColumn("{task.completed:,}/{task.total:,}"),
         TextColumn(unit),
         TimeElapsedColumn(table_column=Column(min_width=7)),
         TextColumn("left", table_column=Column(min_width=4)),
         TimeRemainingColumn(table_column=Column(min_width=7)),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
         console=console,
     )
     task = None
