@@ -35,6 +35,8 @@ fi
 
 # every process of a node shares its cores; without this each would start a thread for all of them
 export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}
+# since SLURM 22.05 srun does not take --cpus-per-task over from sbatch
+export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
 
 srun --kill-on-bad-exit=1 "$VENV/bin/lightning-sq" fit --config "$CONFIG" \
   --data.root "$DATA" --output "$OUTPUT" --resume \

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import ast
+import re
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -78,6 +82,16 @@ def test_the_walk_over_imports_can_fail(tmp_path, file, line):
     (tmp_path / file).parent.mkdir(exist_ok=True)
     (tmp_path / file).write_text(line)
     assert len(violations(tmp_path)) == 1
+
+
+def test_every_library_that_the_package_imports_is_declared():
+    values = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    groups = [values["project"]["dependencies"], *values["project"].get("optional-dependencies", {}).values()]
+    declared = {re.match(r"[\w.-]+", line)[0].lower() for group in groups for line in group}
+    used = {module.split(".")[0] for path in PACKAGE.rglob("*.py") for module in imports(path)}
+    libraries = packages_distributions()
+    for name in used - sys.stdlib_module_names - {"lightning_sq"}:
+        assert declared & {owner.lower() for owner in libraries.get(name, [name])}, name
 
 
 def test_every_part_of_the_package_has_its_rule():

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import yaml
 
 from lightning_sq.__main__ import COMMANDS, main
 from lightning_sq.evaluation.results import markdown_table, read_results
+from lightning_sq.objectives import Natural, NoisyNatural
 from tests.conftest import REPOSITORY
 
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
 NUM_CONFIGS = 6
+NOISE = {"noise", "epsilon", "pattern", "scales", "num_draws", "select"}  # what Natural has not of NoisyNatural
 
 
 def test_the_number_of_recipes_is_known():
@@ -31,7 +36,8 @@ def test_a_recipe_parses_and_says_what_and_how(config, capsys, monkeypatch):
     assert printed["output"] == f"runs/{config.stem}"
     header = config.read_text().split("seed_everything")[0]
     assert f"configs/{config.name}" in header
-    assert re.search(r"^# (What|Control):", header, re.MULTILINE)
+    for line in ("What", "Source", "Run", "Expect", "Cost"):
+        assert len(re.findall(rf"^# {line}: +\S", header, re.MULTILINE)) == 1, line
 
 
 @pytest.mark.parametrize(
@@ -45,7 +51,10 @@ def test_a_recipe_has_a_control_that_differs_in_quantizer_and_noise_alone(config
     for values in (recipe, control):
         values.pop("output")
         values["model"].pop("quantizer", None)
-        values["model"].pop("objective", None)
+        objective = values["model"].pop("objective", {"class_path": "lightning_sq.objectives.Natural"})
+        assert objective.pop("class_path").split(".")[-1] == ("NoisyNatural" if values is recipe else "Natural")
+        options = objective.get("init_args", {})
+        values["model"]["objective"] = {key: options[key] for key in options.keys() - NOISE}
     assert recipe == control
 
 
@@ -73,8 +82,9 @@ def test_a_slurm_script_is_valid_and_names_a_recipe_that_exists(script):
     assert (REPOSITORY / config).is_file()
     options = dict(re.findall(r"^#SBATCH --([a-z-]+)=(\S+)$", text, re.MULTILINE))
     assert options["ntasks-per-node"] == options["gpus-per-node"]
-    if shutil.which("shellcheck"):
-        subprocess.run(["shellcheck", script], check=True)
+    assert re.search(r"^export SRUN_CPUS_PER_TASK=.*SLURM_CPUS_PER_TASK", text, re.MULTILINE)
+    if shellcheck := shutil.which("shellcheck") or shutil.which("shellcheck", path=Path(sys.executable).parent):
+        subprocess.run([shellcheck, script], check=True)
 
 
 READMES = [REPOSITORY / "README.md", *sorted(REPOSITORY.glob("*/README.md"))]
@@ -96,6 +106,18 @@ def test_a_readme_names_commands_options_and_files_that_exist(readme):
 def test_no_default_points_outside_the_project():
     for path in [*CONFIGS, *REPOSITORY.glob("lightning_sq/**/*.py"), *REPOSITORY.glob("slurm/*.sh")]:
         assert "../shared" not in path.read_text(), path
+
+
+def test_nothing_that_git_is_told_to_ignore_is_in_git():
+    listing = ["git", "ls-files", "--cached", "--ignored", "--exclude-standard"]
+    if not shutil.which("git") or not (REPOSITORY / ".git").exists():
+        pytest.skip("no git here")
+    assert subprocess.run(listing, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout == ""
+
+
+def test_a_noise_option_that_the_control_leaves_out_is_one_of_the_noise_alone():
+    ours, theirs = (set(inspect.signature(objective).parameters) for objective in (NoisyNatural, Natural))
+    assert ours - theirs == NOISE
 
 
 def test_the_lock_file_has_hashes_and_names_no_index():
