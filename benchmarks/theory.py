@@ -92,13 +92,13 @@ def attacked_losses(model: PixelClassifier, images: Tensor, labels: Tensor, epsi
     seeds = list(range(len(images)))
     tries: dict[str, list[Tensor]] = {"plain": [], "other": []}
     for criterion in ("cross_entropy", "margin"):
-        pgd = PGD(epsilon, num_steps=40, criterion=criterion)
+        pgd = PGD(num_steps=40, criterion=criterion)
         tries["plain"].append(pgd(model, images, labels, seeds))
         if model.quantizer is not None:
             tries["other"] += [
                 pgd(each, images, labels, seeds) for each in (bpda(model), bpda(model, "surrogate", 10.0))
             ]
-            tries["other"].append(QuantizedBox(epsilon, criterion=criterion)(model, images, labels, seeds))
+            tries["other"].append(QuantizedBox(PGD(num_steps=40, criterion=criterion))(model, images, labels, seeds, epsilon))
     everything = torch.stack(tries["plain"] + tries["other"])
     with torch.no_grad():
         losses = torch.stack([cross_entropy(model(x), labels, reduction="none") for x in everything])

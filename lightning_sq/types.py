@@ -39,11 +39,15 @@ class Batch(NamedTuple):
         return self.indices != PADDING_INDEX
 
 
-def parse_epsilon(value: float | str, *, name: str = "epsilon") -> float:
+def parse_epsilon(value: float | str, *, name: str = "epsilon", largest: float = 1.0) -> float:
     """A perturbation budget in units of the full pixel range, from a number or a fraction such as `8/255`.
 
-    Returns: the budget as a float in [0, 1].
-    Raises: InputError if it is not a number, negative, or above 1.
+    Args:
+        value: The number or fraction.
+        name: How a message calls it.
+        largest: 1 for L-inf; an L2 budget has no bound, so infinity.
+    Returns: the budget as a float in [0, largest].
+    Raises: InputError if it is not a number, negative, or above `largest`.
     Example:
         >>> round(parse_epsilon("8/255"), 4)
         0.0314
@@ -52,7 +56,7 @@ def parse_epsilon(value: float | str, *, name: str = "epsilon") -> float:
         epsilon = float(Fraction(value.replace(" ", ""))) if isinstance(value, str) else float(value)
     except (ValueError, ZeroDivisionError):
         raise InputError(f"{name}={value} is not a number. Write 8/255 or 0.03.") from None
-    if not 0.0 <= epsilon <= 1.0:
+    if not 0.0 <= epsilon <= largest or epsilon == float("inf"):
         hint = f"Write {epsilon:g}/255 if you mean 8-bit steps" if epsilon > 1 else "Write 8/255 or 0.03"
         raise InputError(f"{name}={value} is not in [0, 1], the full pixel range. {hint}.")
     return epsilon

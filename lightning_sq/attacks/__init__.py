@@ -1,11 +1,34 @@
-"""Attacks know a function from pixels to logits, and nothing else. FGSM is PGD with one step.
+"""Attacks: (model, images, labels, seeds, epsilon) -> adversarial images.
 
-What a model does at random or without a derivative is handled by wrapping the model (`bpda`), not inside an attack.
+An attack knows a function from pixels to logits, and nothing else. What a model does at random or without a derivative
+is handled by wrapping the model (`bpda`, `expectation`) or by going behind its quantizer (`QuantizedBox`); each of
+these takes another attack, so they combine.
 """
 
-from lightning_sq.attacks.bpda import bpda
+from lightning_sq.attacks.autoattack import AutoAttackStage
+from lightning_sq.attacks.bpda import BPDA, Attack, bpda
 from lightning_sq.attacks.checks import fools
-from lightning_sq.attacks.pgd import PGD
+from lightning_sq.attacks.elsewhere import Expectation, Transfer, expectation
+from lightning_sq.attacks.front_end import TakenApart, take_apart
+from lightning_sq.attacks.greedy_flips import GreedyFlips
+from lightning_sq.attacks.pgd import FGSM, PGD
 from lightning_sq.attacks.quantized_box import QuantizedBox
+from lightning_sq.attacks.square import Square
 
-__all__ = ["PGD", "QuantizedBox", "bpda", "fools"]
+__all__ = [
+    "BPDA",
+    "FGSM",
+    "PGD",
+    "Attack",
+    "AutoAttackStage",
+    "Expectation",
+    "GreedyFlips",
+    "QuantizedBox",
+    "Square",
+    "TakenApart",
+    "Transfer",
+    "bpda",
+    "expectation",
+    "fools",
+    "take_apart",
+]

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor
 from torch.nn import functional
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -21,4 +26,28 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
     return others.amax(1) - own[:, 0]
 
 
-CRITERIA = {"cross_entropy": cross_entropy, "margin": margin}
+def dlr(logits: Tensor, labels: Tensor) -> Tensor:
+    """margin / (z_(1) - z_(3)), z_(i) the i-th largest logit: the same however the logits are scaled.
+
+    Difference of logits ratio, Croce and Hein 2020 (arXiv 2003.01690). Needs at least 3 classes.
+    """
+    ordered = logits.topk(3, dim=1).values
+    return margin(logits, labels) / (ordered[:, 0] - ordered[:, 2] + 1e-12)
+
+
+CRITERIA: dict[str, Criterion] = {"cross_entropy": cross_entropy, "margin": margin, "dlr": dlr}
+
+
+def towards(targets: Tensor) -> Criterion:
+    """z_t - z_y, for a target class t of each image (B,): the margin against one class only."""
+
+    def targeted_margin(logits: Tensor, labels: Tensor) -> Tensor:
+        return (logits.gather(1, targets[:, None]) - logits.gather(1, labels[:, None]))[:, 0]
+
+    return targeted_margin
+
+
+def likeliest_wrong_class(logits: Tensor, labels: Tensor, place: int) -> Tensor:
+    """The class in `place` (0 the likeliest) among all but the label: (B,) int64. Counts on from the first again."""
+    others = logits.scatter(1, labels[:, None], float("-inf"))
+    return torch.argsort(others, dim=1, descending=True)[:, place % (logits.shape[1] - 1)]

@@ -1,7 +1,8 @@
-"""Projected gradient descent in the L-inf ball (Madry et al. 2018, arXiv 1706.06083)."""
+"""Projected gradient descent in an L-inf or L2 ball (Madry et al. 2018, arXiv 1706.06083)."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -9,40 +10,58 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lightning_sq.attacks.criteria import CRITERIA, margin
+from lightning_sq.attacks.criteria import CRITERIA, Criterion, likeliest_wrong_class, margin, towards
+from lightning_sq.attacks.rows import for_rows
 from lightning_sq.errors import InputError
-from lightning_sq.ops.linf_ball import project, random_start
+from lightning_sq.ops import l2_ball, linf_ball
 
 Model = Callable[[Tensor], Tensor]
+Norm = Literal["linf", "l2"]
+BALLS = {"linf": linf_ball, "l2": l2_ball}
+RESTART_STRIDE = 1009
+"""Between the seeds of two restarts of an image."""
 
 
 @dataclass(frozen=True)
 class PGD:
-    """x <- project(x + step_size * sign(grad_x criterion)), the worst point of all steps and restarts.
+    """x <- project(x + step * steepest(v)), v <- momentum v + g / ||g||_1, g the criterion's gradient at x.
+
+    With one step from the image itself, of the ball's radius, this is FGSM (`FGSM`).
 
     Args:
-        epsilon: Radius of the ball, in units of the full pixel range.
-        num_steps: Gradient steps; 1 without a random start is FGSM.
-        step_size: Length of a step; None is 2.5 epsilon / num_steps, which can cross the ball.
+        num_steps: Gradient steps.
+        step_size: Mean length of a step, in radii of the ball; None is 2.5 / num_steps, which can cross the ball.
+        schedule: "constant", or "cosine": from twice the mean towards 0.
+        momentum: Of the gradient, 0 for none; 1 is MI-FGSM's (Dong et al. 2018, arXiv 1710.06081).
         num_restarts: Starts; images that are fooled already are left out of the later ones.
-        criterion: "cross_entropy" or "margin".
+        criterion: "cross_entropy", "margin" or "dlr".
+        targeted: Restart r raises the r-th likeliest wrong class over the label; the criterion is then their margin.
         from_random_start: Start at a random point of the ball, else at the image.
+        stop_when_fooled: An image is left in peace once it fools the model. False looks for the largest criterion
+            instead, which carries over better to another model.
+        norm: Of the ball, "linf" or "l2".
     """
 
-    epsilon: float
     num_steps: int = 40
     step_size: float | None = None
+    schedule: Literal["constant", "cosine"] = "constant"
+    momentum: float = 0.0
     num_restarts: int = 1
-    criterion: Literal["cross_entropy", "margin"] = "cross_entropy"
+    criterion: str = "cross_entropy"
+    targeted: bool = False
     from_random_start: bool = True
+    stop_when_fooled: bool = True
+    norm: Norm = "linf"
 
     def __post_init__(self) -> None:
         if self.num_steps < 1 or self.num_restarts < 1:
             raise InputError(f"num_steps={self.num_steps} and num_restarts={self.num_restarts} have to be at least 1.")
-        if self.criterion not in CRITERIA:
-            raise InputError(f"criterion={self.criterion!r} is not one of {', '.join(CRITERIA)}.")
+        choices = {"criterion": CRITERIA, "schedule": ("constant", "cosine"), "norm": BALLS}
+        for name, choice in choices.items():
+            if getattr(self, name) not in choice:
+                raise InputError(f"{name}={getattr(self, name)!r} is not one of {', '.join(choice)}.")
 
-    def __call__(self, model: Model, images: Tensor, labels: Tensor, seeds: Sequence[int]) -> Tensor:
+    def __call__(self, model: Model, images: Tensor, labels: Tensor, seeds: Sequence[int], epsilon: float) -> Tensor:
         """Adversarial images, like `images`: (B, C, H, W) in [0, 1] and within epsilon.
 
         Args:
@@ -50,33 +69,85 @@ class PGD:
             images: (B, C, H, W) in [0, 1].
             labels: (B,) int64.
             seeds: One for each image, for its random starts.
+            epsilon: Radius of the ball, in units of the full pixel range.
         """
         worst = _Worst(images)
+        first_guess = None
+        if self.targeted:
+            with torch.no_grad():
+                first_guess = model(images)
         for restart in range(self.num_restarts):
-            active = torch.nonzero(~worst.fooled)[:, 0]
+            active = worst.unfinished(self.stop_when_fooled)
             if len(active) == 0:
                 break
-            start_seeds = [seeds[i] * 1009 + restart for i in active.tolist()]
-            self._descend(model, images[active], labels[active], start_seeds, worst, active)
+            criterion = CRITERIA[self.criterion]
+            targets = None if first_guess is None else likeliest_wrong_class(first_guess, labels, restart)
+            start_seeds = [seeds[i] * RESTART_STRIDE + restart for i in active.tolist()]
+            self._descend(model, images, labels, start_seeds, epsilon, worst, active, criterion, targets)
         return worst.images
 
     def _descend(
-        self, model: Model, images: Tensor, labels: Tensor, seeds: Sequence[int], worst: _Worst, active: Tensor
+        self,
+        model: Model,
+        images: Tensor,
+        labels: Tensor,
+        seeds: Sequence[int],
+        epsilon: float,
+        worst: _Worst,
+        active: Tensor,
+        criterion: Criterion,
+        targets: Tensor | None,
     ) -> None:
-        step_size = 2.5 * self.epsilon / self.num_steps if self.step_size is None else self.step_size
-        x = random_start(images, self.epsilon, seeds) if self.from_random_start else images.clone()
-        for _ in range(self.num_steps):
-            with torch.enable_grad():
-                x.requires_grad_()
-                logits = model(x)
-                values = CRITERIA[self.criterion](logits, labels)
-                (gradient,) = torch.autograd.grad(values.sum(), x)
+        ball = BALLS[self.norm]
+        x = ball.random_start(images[active], epsilon, seeds) if self.from_random_start else images[active].clone()
+        velocity = torch.zeros_like(x)
+        part = for_rows(model, active)
+        for step in range(self.num_steps + 1):
+            rule = criterion if targets is None else towards(targets[active])
+            last = step == self.num_steps
+            with torch.set_grad_enabled(not last):
+                x.requires_grad_(not last)
+                logits = part(x)
+                values = rule(logits, labels[active])
+            worst.update(active, x.detach(), logits.detach(), labels[active], values.detach())
+            if last:
+                return
+            gradient = input_gradient(values, x)
             x = x.detach()
-            worst.update(active, x, logits.detach(), labels, values.detach())
-            x = project(x + step_size * gradient.sign(), images, self.epsilon)
-        with torch.no_grad():
-            logits = model(x)
-            worst.update(active, x, logits, labels, CRITERIA[self.criterion](logits, labels))
+            velocity = self.momentum * velocity + _of_length_one(gradient)
+            x = ball.project(x + epsilon * self._step(step) * ball.steepest(velocity), images[active], epsilon)
+            if self.stop_when_fooled:
+                going = ~worst.fooled[active]
+                if not going.all():
+                    active, x, velocity = active[going], x[going], velocity[going]
+                    part = for_rows(model, active)
+                if len(active) == 0:
+                    return
+
+    def _step(self, step: int) -> float:
+        share = 1.0 if self.schedule == "constant" else 1 + math.cos(math.pi * step / self.num_steps)  # 1 on average
+        return share * (2.5 / self.num_steps if self.step_size is None else self.step_size)
+
+
+def input_gradient(values: Tensor, x: Tensor) -> Tensor:
+    """The gradient of each value (B,) by its image: 0 where it is not a number, or where the model gives none.
+
+    That hides nothing: `evaluation.diagnostics` counts such pixels.
+    """
+    if not values.requires_grad:
+        return torch.zeros_like(x)
+    (gradient,) = torch.autograd.grad(values, x, torch.ones_like(values))
+    return torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _of_length_one(gradient: Tensor) -> Tensor:
+    """g / ||g||_1 for each image."""
+    length = gradient.abs().flatten(1).sum(1).view(-1, *[1] * (gradient.dim() - 1))
+    return torch.where(length > 0, gradient / length, gradient)
+
+
+FGSM = PGD(num_steps=1, step_size=1.0, from_random_start=False)
+"""The fast gradient sign method (Goodfellow et al. 2015, arXiv 1412.6572)."""
 
 
 class _Worst:
@@ -86,6 +157,11 @@ class _Worst:
         self.images = images.clone()
         self.fooled = torch.zeros(len(images), dtype=torch.bool, device=images.device)
         self._values = torch.full((len(images),), float("-inf"), device=images.device)
+
+    def unfinished(self, stop_when_fooled: bool) -> Tensor:
+        """Numbers of the images that are to be attacked on."""
+        todo = ~self.fooled if stop_when_fooled else torch.ones_like(self.fooled)
+        return torch.nonzero(todo)[:, 0]
 
     def update(self, active: Tensor, x: Tensor, logits: Tensor, labels: Tensor, values: Tensor) -> None:
         fooled = margin(logits, labels) > 0

@@ -8,13 +8,14 @@ no staircase can mask, and maps it back to pixels by bisection.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from lightning_sq.attacks.pgd import PGD
+from lightning_sq.attacks.bpda import Attack, bpda
+from lightning_sq.attacks.front_end import Quantized, Quantizer, TakenApart
+from lightning_sq.layers.soft_quantization import SoftQuantization
 from lightning_sq.ops.interval import quantized_box
 from lightning_sq.types import PIXEL_BOUNDS
 
@@ -24,19 +25,17 @@ BISECTIONS = 30
 
 @dataclass(frozen=True)
 class QuantizedBox:
-    """PGD over t in [0, 1]^n with the network's input Q_low + t (Q_high - Q_low).
+    """Another attack, over t in [0, 1]^n with the network's input Q_low + t (Q_high - Q_low), in a ball of radius 1.
 
     Args:
-        epsilon: Radius of the ball in pixels.
-        num_steps: Gradient steps of 2.5 / num_steps of the box.
-        criterion: "cross_entropy" or "margin".
+        attack: An L-inf attack on pixels in [0, 1] that knows `attacks.rows`: `PGD`, `GreedyFlips`, `Square`.
     """
 
-    epsilon: float
-    num_steps: int = 40
-    criterion: Literal["cross_entropy", "margin"] = "margin"
+    attack: Attack
 
-    def __call__(self, model: Any, images: Tensor, labels: Tensor, seeds: Sequence[int]) -> Tensor:
+    def __call__(
+        self, model: Quantized, images: Tensor, labels: Tensor, seeds: Sequence[int], epsilon: float
+    ) -> Tensor:
         """Adversarial images within epsilon, like `images`: (B, C, H, W) in [0, 1].
 
         Args:
@@ -44,21 +43,57 @@ class QuantizedBox:
             images: (B, C, H, W) in [0, 1].
             labels: (B,) int64.
             seeds: One for each image.
+            epsilon: Radius of the ball in pixels.
         """
         quantizer, network = model.quantizer, model.network
         with torch.no_grad():
-            lower, upper = quantized_box(images, self.epsilon, quantizer)
+            lower, upper = quantized_box(images, epsilon, quantizer)
             width = upper - lower
             start = torch.where(width > 0, (quantizer(images) - lower) / width.clamp(min=1e-12), 0.0).clamp(0, 1)
-        # a hard quantizer's output takes only its levels: round, straight through
-        reachable = quantizer.with_backward("identity") if quantizer.hard else torch.nn.Identity()
-
-        def behind(t: Tensor) -> Tensor:
-            return network(reachable(lower + t * width))
-
-        worst = PGD(1.0, self.num_steps, criterion=self.criterion)(behind, start, labels, seeds)
+        inside = InsideBox(lower, width, _nearest_reachable(quantizer, images), network)
+        worst = self.attack(inside, start, labels, seeds, 1.0)
         with torch.no_grad():
-            return preimage(quantizer, reachable(lower + worst * width), images, self.epsilon)
+            return preimage(quantizer, inside.values(worst), images, epsilon)
+
+
+@dataclass(frozen=True)
+class InsideBox:
+    """t in [0, 1]^n to the logits of what stands there in each image's box.
+
+    Args:
+        lower: Q_low, (B, C, H, W).
+        width: Q_high - Q_low, alike.
+        reachable: Values to values that the quantizer takes.
+        network: What is behind the quantizer.
+    """
+
+    lower: Tensor
+    width: Tensor
+    reachable: Quantizer
+    network: Callable[[Tensor], Tensor]
+
+    def values(self, t: Tensor) -> Tensor:
+        """Quantized pixels (B, C, H, W)."""
+        return self.reachable(self.lower + t * self.width)
+
+    def __call__(self, t: Tensor) -> Tensor:
+        return self.network(self.values(t))
+
+    def for_rows(self, rows: Tensor) -> InsideBox:
+        """The boxes of some of the images; see `attacks.rows`."""
+        return replace(self, lower=self.lower[rows], width=self.width[rows])
+
+
+def _nearest_reachable(quantizer: Quantizer, images: Tensor) -> Quantizer:
+    """Values in the box to values that the quantizer takes, straight through: a hard one takes only its levels."""
+    if isinstance(quantizer, SoftQuantization):
+        if not quantizer.hard:
+            return torch.nn.Identity()
+        return SoftQuantization(quantizer.num_levels, hard=True, backward="identity")  # wherever its thresholds are
+    with torch.no_grad():
+        values = quantizer(images)
+        rounds = torch.equal(quantizer(values), values)
+    return bpda(TakenApart(quantizer, quantizer)).quantizer if rounds else torch.nn.Identity()
 
 
 def preimage(quantizer: Callable[[Tensor], Tensor], values: Tensor, images: Tensor, epsilon: float) -> Tensor:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lightning_sq.commands.evaluation_images import choose_images, read_images
+from lightning_sq.commands.launch import launch
 from lightning_sq.commands.parser import Parser
 from lightning_sq.errors import InputError
 from lightning_sq.types import parse_epsilon
@@ -15,18 +18,21 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from lightning_sq.data.index import ImageIndex
     from lightning_sq.evaluation import Evaluation
     from lightning_sq.evaluation.examples import Examples
     from lightning_sq.models import PixelClassifier
 
-CURVE = (0.25, 0.5, 0.75, 1.0)
-"""The curve's points, as parts of --epsilon."""
+CURVE = (0.25, 0.5, 0.75)
+"""Further points of the curve, as parts of the largest --epsilon."""
+VERDICTS = "verdicts"
+"""Subfolder of the output that holds the verdicts of an evaluation that is not finished."""
 
 
 def _parser() -> Parser:
     parser = Parser(
-        "lightning-sq evaluate", description="Attack trained models on the same images, and write a report."
+        "lightning-sq evaluate",
+        description="Attack trained models on the same images, and write a report. Killed and started again with the "
+        "same words, it goes on where it was.",
     )
     parser.add_argument(
         "models", nargs="+", metavar="[NAME=]MODEL", help="a .ckpt of fit, a release folder, or timm:NAME[@FILE]"
@@ -37,17 +43,32 @@ def _parser() -> Parser:
     parser.add_argument(
         "--output", type=Path, required=True, help="folder for results.json, results.csv, robustness.png, report.html"
     )
-    parser.add_argument("--epsilon", default="8/255", help="largest L-inf budget, pixels in [0, 1]; default: 8/255")
     parser.add_argument(
-        "--attacks", default="standard", help="quick, standard, or names with commas; default: standard"
+        "--epsilon", default="8/255", help="budget or budgets with commas, pixels in [0, 1]; default: 8/255"
+    )
+    parser.add_argument("--norm", choices=("linf", "l2"), default="linf", help="of the budget; default: linf")
+    parser.add_argument(
+        "--attacks",
+        default="standard",
+        help="quick, standard, autoattack, rand (for models with noise at inference), or names; default: standard",
+    )
+    parser.add_argument(
+        "--transfer-from",
+        action="append",
+        default=[],
+        metavar="[NAME=]MODEL",
+        help="another model whose adversarial images are tried; the models of the command are anyway",
     )
     parser.add_argument("--num-images", type=int, default=1000, help="images drawn from the folder; default: 1000")
-    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--allow-unreadable", action="store_true", help="leave files out that cannot be read")
+    parser.add_argument("--batch-size", type=int, default=128, help="images at a time; default: 128")
     parser.add_argument("--num-threads", type=int, default=2, help="threads that decode images; default: 2")
     parser.add_argument(
         "--backend", choices=("dali", "torchvision"), default="dali", help="what decodes; default: dali"
     )
-    parser.add_argument("--device", help="default: cuda where there is a GPU, else cpu")
+    parser.add_argument("--device", help="cpu or cuda; default: cuda where there is a GPU")
+    parser.add_argument("--devices", type=int, default=1, help="processes on this machine; default: 1")
+    parser.add_argument("--num-nodes", type=int, default=1, help="machines, under srun or torchrun; default: 1")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--overwrite", action="store_true", help="replace results that are in --output")
     return parser
@@ -55,18 +76,37 @@ def _parser() -> Parser:
 
 def main(arguments: list[str]) -> None:
     options = _parser().parse_args(arguments)
-    budget = parse_epsilon(options.epsilon, name="--epsilon")
-    if min(options.num_images, options.batch_size, options.num_threads) < 1:
-        raise InputError("--num-images, --batch-size and --num-threads have to be at least 1.")
-    sources = dict(_name_and_source(text) for text in options.models)
-    if len(sources) < len(options.models):
+    options.budgets = [_parse_budget(text, options.norm) for text in options.epsilon.split(",")]
+    counts = ("num_images", "batch_size", "num_threads", "devices", "num_nodes")
+    for name in counts:
+        if getattr(options, name) < 1:
+            raise InputError(f"--{name.replace('_', '-')}={getattr(options, name)} has to be at least 1.")
+    if options.seed < 0:
+        raise InputError(f"--seed={options.seed} has to be 0 or more.")
+    sources, others = (_named(texts) for texts in (options.models, options.transfer_from))
+    from lightning_sq.evaluation.suites import attacks_by_name
+
+    attacks_by_name(options.attacks, options.norm)
+    device = launch(options.device, options.devices, options.num_nodes)
+    from lightning_sq.evaluation.processes import barrier, rank
+
+    if rank() == 0:
+        _make_room(options.output, overwrite=options.overwrite)
+    barrier()
+    found, shown = _evaluate_all(sources, others, options, device)
+    if rank() == 0:
+        _write(options.output, found, shown)
+
+
+def _parse_budget(text: str, norm: str) -> float:
+    return parse_epsilon(text, name="--epsilon", largest=1.0 if norm == "linf" else float("inf"))
+
+
+def _named(texts: list[str]) -> dict[str, str]:
+    named = dict(_name_and_source(text) for text in texts)
+    if len(named) < len(texts):
         raise InputError("Two models have the same name. Write NAME=MODEL for each.")
-    if (options.output / "results.json").exists() and not options.overwrite:
-        raise InputError(
-            f"{options.output} already holds results. Add --overwrite to replace them, or give another --output."
-        )
-    found, shown = _evaluate_all(sources, budget, options)
-    _write(options.output, found, shown)
+    return named
 
 
 def _name_and_source(text: str) -> tuple[str, str]:
@@ -78,45 +118,69 @@ def _name_and_source(text: str) -> tuple[str, str]:
     return (path.parent.parent.name if path.parent.name == "checkpoints" else path.stem) or text, text
 
 
+def _make_room(output: Path, *, overwrite: bool) -> None:
+    verdicts = output / VERDICTS
+    if output.exists() and not output.is_dir():
+        raise InputError(f"--output {output} is a file. Give a folder.")
+    if (output / "results.json").exists() and not overwrite:
+        raise InputError(f"{output} already holds results. Add --overwrite to replace them, or give another --output.")
+    if overwrite:
+        for path in verdicts.glob("*/rank-*.sqlite*"):
+            path.unlink()
+    elif any(verdicts.glob("*/rank-*.sqlite")):
+        print(f"Going on with the verdicts in {verdicts}.", flush=True)
+
+
 def _evaluate_all(
-    sources: dict[str, str], budget: float, options: Namespace
+    sources: dict[str, str], others: dict[str, str], options: Namespace, device: torch.device
 ) -> tuple[dict[str, Any], dict[str, Examples]]:
     """(results, examples by model)."""
     import torch
 
     from lightning_sq.evaluation import examples, results
-    from lightning_sq.evaluation.suites import attacks_by_name
+    from lightning_sq.evaluation.processes import first_alone, gather
+    from lightning_sq.evaluation.suites import attacks_by_name, transfer_entries
     from lightning_sq.models.checkpoint_format import versions
     from lightning_sq.release import load
 
     began = time.perf_counter()
-    attacks = attacks_by_name(options.attacks)
-    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     models = {name: load(source).to(device) for name, source in sources.items()}
-    files = _choose_images(options.data, options.num_images, options.seed)
-    pixels, found, rows = {}, {}, []
+    attackers = {name: load(source).to(device) for name, source in others.items()}
+    with first_alone():
+        files = choose_images(options.data, options.num_images, options.seed, allow_unreadable=options.allow_unreadable)
+    pixels = {name: _read(model, files, options, device) for name, model in models.items()}
+    right = {name: _classified_right(model, *pixels[name], options, device) for name, model in models.items()}
+    chosen = examples.choose(list(right.values()))
+    found, rows, shown = {}, [], {}
     for name, model in models.items():
-        pixels[name], found[name], gradient = _evaluate_one(name, model, files, budget, options, device)
-        rows.append(
-            results.model_row(name, sources[name], model.config.to_dict(), found[name], input_gradient_l1=gradient)
-        )
-    chosen = examples.choose(list(found.values()))
-    shown = {
-        name: examples.show(
+        images, labels = pixels[name]
+        comparable = {other: m for other, m in (models | attackers).items() if other != name and _same_input(m, model)}
+        found[name] = _evaluate_one(name, model, images, labels, comparable, chosen, options)
+        gradients = _input_gradients(model, images, labels, options, device)
+        gradient = sum(sum(part) for part in gather(gradients)) / len(labels)
+        description = model.config.to_dict()
+        rows.append(results.model_row(name, sources[name], description, found[name], input_gradient_l1=gradient))
+        adversarial = found[name].examples(images)
+        shown[name] = examples.show(
             model,
-            pixels[name][chosen],
-            found[name].adversarial[chosen].to(device),
+            images[chosen].to(device),
+            torch.stack([adversarial.get(i, images[i]) for i in chosen]).to(device),
             model.quantizer,
-            epsilon=budget,
+            epsilon=found[name].budgets[-1],
             class_names=model.config.class_names,
         )
-        for name, model in models.items()
-    }
+    suite = attacks_by_name(options.attacks, options.norm)
+    suite |= transfer_entries(dict.fromkeys([*others, *(sources if len(sources) > 1 else ())]), options.norm)
     everything = results.assemble(
         rows,
-        data={"folder": str(files.folder), "num_images": len(files), "files": list(files.paths)},
-        epsilons=next(iter(found.values())).epsilons,
-        attacks={name: attack.to_dict() for name, attack in attacks.items()},
+        next(iter(found.values())),
+        data={
+            "folder": str(files.folder),
+            "num_images": len(files),
+            "unreadable": len(files.unreadable),
+            "files": list(files.paths),
+        },
+        attacks={name: entry.to_dict() for name, entry in suite.items()},
         seed=options.seed,
         device=torch.cuda.get_device_name(device)
         if device.type == "cuda"
@@ -127,87 +191,92 @@ def _evaluate_all(
     return everything, shown
 
 
-def _choose_images(data: Path, num_images: int, seed: int) -> ImageIndex:
-    """`num_images` of the validation folder drawn at random, in the index's order."""
-    import numpy as np
+def _same_input(one: PixelClassifier, other: PixelClassifier) -> bool:
+    """Whether what fools one model can be shown to the other."""
+    a, b = one.config, other.config
+    return (a.image_size, a.resize_size, a.class_names) == (b.image_size, b.resize_size, b.class_names)
 
-    from lightning_sq.data.index import load_index
-    from lightning_sq.paths import cache_folder
-    from lightning_sq.progress import progress_bar
 
-    folder = data / "val" if (data / "val").is_dir() else data
-    with progress_bar(f"checking {folder.name}", "files") as advance:
-        index = load_index(folder, cache=cache_folder() / "indexes", progress=advance)
-    chosen = np.random.default_rng(seed).permutation(len(index))[:num_images]
-    return index.take(np.sort(chosen))
+def _read(model: PixelClassifier, files: Any, options: Namespace, device: torch.device) -> tuple[Tensor, Tensor]:
+    return read_images(
+        model.config,
+        files,
+        batch_size=options.batch_size,
+        backend=options.backend,
+        num_threads=options.num_threads,
+        device=device,
+    )
+
+
+def _classified_right(
+    model: PixelClassifier, images: Tensor, labels: Tensor, options: Namespace, device: torch.device
+) -> Tensor:
+    import torch
+
+    from lightning_sq.attacks.checks import classify
+
+    parts = zip(images.split(options.batch_size), labels.split(options.batch_size), strict=True)
+    return torch.cat([classify(model, x.to(device)).cpu() == y for x, y in parts])
+
+
+def _input_gradients(
+    model: PixelClassifier, images: Tensor, labels: Tensor, options: Namespace, device: torch.device
+) -> list[float]:
+    """The l1 norms of this process's share of the images."""
+    from lightning_sq.evaluation.precision import full_precision
+    from lightning_sq.evaluation.processes import rank, world_size
+    from lightning_sq.metrics import input_gradient_l1
+
+    parts = list(zip(images.split(options.batch_size), labels.split(options.batch_size), strict=True))
+    with full_precision():
+        own = parts[rank() :: world_size()]
+        return [value for x, y in own for value in input_gradient_l1(model, x.to(device), y.to(device)).tolist()]
 
 
 def _evaluate_one(
-    name: str, model: PixelClassifier, files: ImageIndex, budget: float, options: Namespace, device: torch.device
-) -> tuple[Tensor, Evaluation, float]:
-    """(images, what was found, mean l1 norm of the input gradient)."""
+    name: str,
+    model: PixelClassifier,
+    images: Tensor,
+    labels: Tensor,
+    others: dict[str, PixelClassifier],
+    chosen: list[int],
+    options: Namespace,
+) -> Evaluation:
     from lightning_sq.evaluation import evaluate
-    from lightning_sq.metrics import input_gradient_l1
+    from lightning_sq.evaluation.processes import rank
     from lightning_sq.progress import progress_bar
 
-    images, labels = _read_images(model, files, options, device)
     with progress_bar(f"attacking {name}", "") as advance:
-        found = evaluate(
+        return evaluate(
             model,
             images,
             labels,
-            epsilon=[budget * part for part in CURVE],
+            epsilon=options.budgets,
             attacks=options.attacks,
+            norm=options.norm,
+            curve=[max(options.budgets) * part for part in CURVE],
+            transfer_from=others,
             batch_size=options.batch_size,
             seed=options.seed,
-            progress=advance,
+            store=options.output / VERDICTS / name,
+            show=chosen,
+            progress=advance if rank() == 0 else None,
         )
-    parts = zip(images.split(options.batch_size), labels.split(options.batch_size), strict=True)
-    gradient = sum(input_gradient_l1(model, x, y).sum().item() for x, y in parts) / len(labels)
-    return images, found, gradient
-
-
-def _read_images(
-    model: PixelClassifier, files: ImageIndex, options: Namespace, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """(images, labels): cut as the model wants them, labelled by the numbers of its logits."""
-    import torch
-
-    from lightning_sq.data.crop import resize_and_center_crop
-    from lightning_sq.data.loader import Dataset, make_loader, read_all
-    from lightning_sq.data.order import EpochOrder
-
-    config = model.config
-    unknown = sorted(set(files.class_names) - set(config.class_names))
-    if unknown:
-        raise InputError(
-            f"The model knows no class {unknown[0]!r} of {files.folder}. Give data with the classes it was trained on."
-        )
-    rule = resize_and_center_crop(config.image_size, resize_size=config.resize_size)
-    loader = make_loader(
-        Dataset(files, rule, config.image_size),
-        EpochOrder(len(files), options.batch_size),
-        backend=options.backend,
-        num_threads=options.num_threads,
-        device_id=(device.index or 0) if device.type == "cuda" else None,
-    )
-    images, labels = read_all(loader)
-    logit_numbers = torch.tensor([config.class_names.index(name) for name in files.class_names])
-    return images.to(device), logit_numbers[labels].to(device)
 
 
 def _write(output: Path, found: dict[str, Any], shown: dict[str, Examples]) -> None:
     from rich.console import Console
 
-    from lightning_sq.evaluation import examples, results
+    from lightning_sq.evaluation import examples, results, robustbench
     from lightning_sq.evaluation.report import FIGURE_FILE, REPORT_FILE, printed_table, write_report
 
-    output.mkdir(parents=True, exist_ok=True)
     results.write_results(output, found)
+    robustbench.write_model_infos(output, found)
     examples.save(output, shown)
     write_report(output)
+    shutil.rmtree(output / VERDICTS)  # every verdict is in results.json now
     Console().print(printed_table(found))
     for model in found["models"]:
-        print(results.verdict(model))
+        print(model["verdict"])
     for name in (results.JSON_FILE, results.CSV_FILE, FIGURE_FILE, REPORT_FILE):
         print(output / name)

@@ -13,7 +13,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lightning_sq.errors import InputError
-from lightning_sq.evaluation.runner import Evaluation
 from lightning_sq.ops.noise import draw_for_each, uniform_noise
 from lightning_sq.types import PIXEL_BOUNDS
 
@@ -22,9 +21,9 @@ NUM_EXAMPLES = 6
 ORDER = ("clean", "noisy", "clean, quantized", "adversarial", "perturbation", "adversarial, quantized")
 
 
-def choose(evaluations: list[Evaluation]) -> list[int]:
-    """Images that most models classify right, spread over the set."""
-    right = torch.stack([e.correct for e in evaluations]).sum(0)
+def choose(correct: Sequence[Tensor]) -> list[int]:
+    """Images that most models classify right, spread over the set; `correct` holds (N,) bool for each model."""
+    right = torch.stack(list(correct)).sum(0)
     best = torch.nonzero(right == right.max())[:, 0]
     spread = torch.linspace(0, len(best) - 1, min(NUM_EXAMPLES, len(best))).round().long()
     return best[spread].tolist()

@@ -1,4 +1,4 @@
-"""report.html: one self-contained file with the verdict, the table, the curves and the images."""
+"""report.html: one self-contained file with the verdict, the table, the checks, the curves and the images."""
 
 from __future__ import annotations
 
@@ -9,11 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
+from rich.markup import escape
 from rich.table import Table
 
 from lightning_sq.evaluation import examples
-from lightning_sq.evaluation.figures import Figure, examples_figure, robustness_figure, save_png
-from lightning_sq.evaluation.results import format_epsilon, read_results, table_rows, verdict
+from lightning_sq.evaluation.figures import Figure, descent_figure, examples_figure, robustness_figure, save_png
+from lightning_sq.evaluation.results import (
+    format_epsilon,
+    largest_budget,
+    percent,
+    read_results,
+    table_columns,
+    table_rows,
+)
 from lightning_sq.paths import write_whole
 
 REPORT_FILE, FIGURE_FILE = "report.html", "robustness.png"
@@ -28,16 +36,27 @@ def write_report(folder: Path) -> None:
     save_png(robustness_figure(results), folder / FIGURE_FILE)
     template = files("lightning_sq.evaluation").joinpath("templates/report.html.j2").read_text()
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"epsilon": format_epsilon, "percent": lambda value: f"{100 * value:.1f}"}
+    environment.filters |= {"epsilon": format_epsilon, "percent": percent, "in_words": _in_words}
     page = environment.from_string(template).render(
         results=results,
+        columns=table_columns(results),
         rows=table_rows(results),
-        verdicts=[verdict(model) for model in results["models"]],
-        largest=results["threat_model"]["epsilons"][-1],
-        curve=_data_uri_of_file(folder / FIGURE_FILE),
+        largest=largest_budget(results),
+        curve=_encode((folder / FIGURE_FILE).read_bytes()),
+        descent=_data_uri(descent_figure(results)),
         grids=[(name, _data_uri(examples_figure(name, kept))) for name, kept in shown.items()],
     )
     write_whole(folder / REPORT_FILE, page)
+
+
+def _in_words(parameters: dict[str, Any]) -> str:
+    """An attack's parameters in one line, an attack inside another one first."""
+    given = {name: value for name, value in parameters.items() if name != "kind" and value is not None}
+    parts = [
+        _in_words(value) if isinstance(value, dict) else f"{name.replace('_', ' ')} {value}"
+        for name, value in given.items()
+    ]
+    return f"{parameters['kind']}({', '.join(parts)})"
 
 
 def _data_uri(figure: Figure) -> str:
@@ -46,22 +65,18 @@ def _data_uri(figure: Figure) -> str:
     return _encode(buffer.getvalue())
 
 
-def _data_uri_of_file(path: Path) -> str:
-    return _encode(path.read_bytes())
-
-
 def _encode(png: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
 def printed_table(results: dict[str, Any]) -> Table:
     """The report's table for a terminal."""
-    epsilon = format_epsilon(results["threat_model"]["epsilons"][-1])
-    table = Table(title=f"accuracy in %, {results['data']['num_images']} images, attacks at {epsilon}")
+    images = results["data"]["num_images"]
+    table = Table(title=f"accuracy in %, {images} images, attacks at {largest_budget(results)}")
     table.add_column("model")
-    for name in ("clean", *results["attacks"], "worst case"):
+    for name in ("clean", *table_columns(results), "worst case", "proven", "flags"):
         table.add_column(name, justify="right")
     for row in table_rows(results):
-        numbers = (row["clean"], *row["attacks"].values(), row["worst_case"])
-        table.add_row(row["name"], *(f"{100 * number:.1f}" for number in numbers))
+        numbers = (row["clean"], *row["attacks"], row["worst_case"], row["certified"])
+        table.add_row(escape(row["name"]), *(percent(number) for number in numbers), str(row["num_flags"]))
     return table

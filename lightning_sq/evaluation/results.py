@@ -1,18 +1,25 @@
 """results.json: the one source of every number in a report. Documented here, versioned by `schema_version`.
 
-    schema_version   1
+    schema_version   2
     created          UTC time, ISO 8601
     seconds          of the whole evaluation
-    data             {folder, num_images, files}: files in the order of every list of verdicts
-    threat_model     {norm: "linf", epsilons: [...]}, in units of the full pixel range
-    attacks          name -> every parameter
-    seed, device, versions
-    models           [{name, source, model (what it is made of), num_images, clean_accuracy, input_gradient_l1,
-                       curve: [{epsilon, worst_case, attacks: {name: accuracy}}], seconds: {attack: s},
-                       verdicts: {clean: "1011...", attack: ["1011..." for each epsilon]}}]
+    data             {folder, num_images, unreadable, files}: files in the order of every list of verdicts
+    threat_model     {norm, budgets: [...], epsilons: [...]}: every attack at each budget, some at the other epsilons
+    attacks          name -> {title, family, on_everyone, parameters}, in the order in which they ran
+    seed, batch_size, num_processes, device, versions
+    models           [{name, source, model (what it is made of), num_images,
+                       clean_accuracy, robust_accuracy, certified_accuracy (null without a proof), input_gradient_l1,
+                       verdict (a sentence), flags: [diagnostics that fired], diagnostics: [{name, title, fired,
+                       measured, limit, why}],
+                       curve: [{epsilon, complete, worst_case, certified, attacks: {name: accuracy of it alone}}],
+                       attacks: [{attack, title, attacked, broken, accuracy, accuracy_after, seconds, notes}],
+                       skipped: {attack: reason},
+                       verdicts: {clean: "1011...", certified: {epsilon: ...}, worst_case: {epsilon: ...},
+                                  attacks: {name: {epsilon: "10-1..."}}}}]
 
-Accuracies are in [0, 1]; in a verdict 1 is still classified as labelled. The worst case is over the attacks that were
-run: an upper bound of the robust accuracy.
+Accuracies are in [0, 1]. In a verdict 1 is still classified as labelled, 0 is not, - was not attacked. Truth lies
+between the certified accuracy (up to float32 rounding) and the robust accuracy, the worst case over the attacks that
+were run.
 """
 
 from __future__ import annotations
@@ -20,6 +27,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,65 +35,92 @@ from typing import Any
 from torch import Tensor
 
 from lightning_sq.errors import InputError
-from lightning_sq.evaluation.runner import Evaluation
+from lightning_sq.evaluation.evaluation import Evaluation
 from lightning_sq.paths import write_whole
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 JSON_FILE, CSV_FILE = "results.json", "results.csv"
+TELLING = 0.01
+"""A difference between two accuracies that a verdict mentions."""
 
 
 def model_row(
-    name: str, source: str, description: dict[str, Any], evaluation: Evaluation, *, input_gradient_l1: float
+    name: str, source: str, description: dict[str, Any], found: Evaluation, *, input_gradient_l1: float
 ) -> dict[str, Any]:
     """One entry of `models`."""
-    worst = evaluation.worst_case
-    return {
+    row = {
         "name": name,
         "source": source,
         "model": description,
-        "num_images": len(evaluation.correct),
-        "clean_accuracy": evaluation.clean_accuracy,
+        "num_images": len(found.correct),
+        "clean_accuracy": found.clean_accuracy,
+        "robust_accuracy": found.robust_accuracy,
+        "certified_accuracy": found.certified_accuracy,
         "input_gradient_l1": input_gradient_l1,
-        "curve": [
-            {
-                "epsilon": epsilon,
-                "worst_case": evaluation.accuracy(worst, i),
-                "attacks": {attack: evaluation.accuracy(rows, i) for attack, rows in evaluation.survived.items()},
-            }
-            for i, epsilon in enumerate(evaluation.epsilons)
+        "flags": found.flags,
+        "diagnostics": [asdict(diagnostic) for diagnostic in found.diagnostics],
+        "curve": [_point(found, epsilon) for epsilon in found.epsilons],
+        "attacks": [
+            one | {"notes": list(found.outcomes[one["attack"]][found.budgets[-1]].notes)} for one in found.table
         ],
-        "seconds": evaluation.seconds,
-        "verdicts": {
-            "clean": _bits(evaluation.correct),
-            **{attack: [_bits(row) for row in rows] for attack, rows in evaluation.survived.items()},
+        "skipped": found.skipped,
+        "verdicts": _verdicts(found),
+    }
+    families = {entry.family for entry in found.attacks.values()}
+    return row | {"verdict": verdict(row, found.budgets[-1], thorough="black box" in families)}
+
+
+def _point(found: Evaluation, epsilon: float) -> dict[str, Any]:
+    complete = epsilon in found.budgets
+    proven = found.certified[epsilon].double().mean().item() if complete and found.certified is not None else None
+    return {
+        "epsilon": epsilon,
+        "complete": complete,
+        "worst_case": found.survived(epsilon).double().mean().item(),
+        "certified": proven,
+        "attacks": {name: found.accuracy(name, epsilon) for name in found.outcomes if found.attacks[name].on_everyone},
+    }
+
+
+def _verdicts(found: Evaluation) -> dict[str, Any]:
+    return {
+        "clean": _bits(found.correct),
+        "certified": {f"{e:.9g}": _bits(flags) for e, flags in (found.certified or {}).items()},
+        "worst_case": {f"{e:.9g}": _bits(found.survived(e)) for e in found.epsilons},
+        "attacks": {
+            name: {f"{e:.9g}": _bits(~outcome.broken, outcome.attacked) for e, outcome in outcomes.items()}
+            for name, outcomes in found.outcomes.items()
         },
     }
 
 
-def _bits(flags: Tensor) -> str:
-    return "".join("01"[flag] for flag in flags.int().tolist())
+def _bits(flags: Tensor, known: Tensor | None = None) -> str:
+    bits = ["01"[flag] for flag in flags.int().tolist()]
+    return "".join(bits if known is None else (b if k else "-" for b, k in zip(bits, known.tolist(), strict=True)))
 
 
 def assemble(
     models: list[dict[str, Any]],
+    found: Evaluation,
     *,
     data: dict[str, Any],
-    epsilons: tuple[float, ...],
     attacks: dict[str, Any],
     seed: int,
     device: str,
     versions: dict[str, str],
     seconds: float,
 ) -> dict[str, Any]:
-    """The whole of results.json."""
+    """The whole of results.json; `found` is the evaluation of any of the models."""
     return {
         "schema_version": SCHEMA_VERSION,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": seconds,
         "data": data,
-        "threat_model": {"norm": "linf", "epsilons": list(epsilons)},
+        "threat_model": {"norm": found.norm, "budgets": list(found.budgets), "epsilons": list(found.epsilons)},
         "attacks": attacks,
         "seed": seed,
+        "batch_size": found.batch_size,
+        "num_processes": found.num_processes,
         "device": device,
         "versions": versions,
         "models": models,
@@ -101,10 +136,11 @@ def write_results(folder: Path, results: dict[str, Any]) -> None:
     for model in results["models"]:
         writer.writerow((model["name"], 0, "clean", f"{model['clean_accuracy']:.6g}", model["num_images"]))
         for point in model["curve"]:
-            for attack, accuracy in {**point["attacks"], "worst_case": point["worst_case"]}.items():
-                writer.writerow(
-                    (model["name"], f"{point['epsilon']:.6g}", attack, f"{accuracy:.6g}", model["num_images"])
-                )
+            values = {**point["attacks"], "worst_case": point["worst_case"]}
+            values |= {} if point["certified"] is None else {"certified": point["certified"]}
+            for attack, accuracy in values.items():
+                row = (model["name"], f"{point['epsilon']:.6g}", attack, f"{accuracy:.6g}", model["num_images"])
+                writer.writerow(row)
     write_whole(folder / CSV_FILE, stream.getvalue())
 
 
@@ -123,49 +159,83 @@ def read_results(folder: Path) -> dict[str, Any]:
         raise InputError(f"{path} is damaged ({type(error).__name__}). Evaluate again.") from error
     if schema != SCHEMA_VERSION:
         raise InputError(f"{path} has schema {schema}, this version reads {SCHEMA_VERSION}. Evaluate again.")
+    missing = {"data", "threat_model", "attacks", "models", "seed", "device", "versions", "seconds"} - results.keys()
+    if missing or not results["models"]:
+        raise InputError(f"{path} is damaged ({min(missing, default='models')} is missing). Evaluate again.")
     return results
 
 
+def verdict(model: dict[str, Any], epsilon: float, *, thorough: bool) -> str:
+    """What was found about one model, in words: the first line of a report.
+
+    Args:
+        model: A row as `model_row` makes it.
+        epsilon: The largest budget.
+        thorough: Whether attacks without a gradient were among those run.
+    """
+    worst, plain = model["robust_accuracy"], model["curve"][-1]["attacks"].get("pgd")
+    sentence = f"{model['name']}: {100 * worst:.1f} % robust at {format_epsilon(epsilon)}"
+    if model["certified_accuracy"]:
+        sentence += f", {100 * model['certified_accuracy']:.1f} % proven"
+    if plain is not None and plain - worst >= TELLING:
+        sentence += f"; plain PGD-40 would have said {100 * plain:.1f} %"
+    sentence += "."
+    if model["flags"]:
+        sentence += f" Not to be called robust: {', '.join(flag.replace('_', ' ') for flag in model['flags'])}."
+    if not thorough:
+        sentence += f" An upper bound from {len(model['attacks'])} attacks: --attacks standard looks harder."
+    return sentence
+
+
+def table_columns(results: dict[str, Any]) -> list[str]:
+    """The attacks that have a number of their own, because they attacked everyone."""
+    return [name for name, attack in results["attacks"].items() if attack["on_everyone"]]
+
+
 def table_rows(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row a model at the largest epsilon: what both the printed table and the report show."""
+    """One row a model at the largest budget: what the printed table, the README's and the report's show."""
     return [
         {
             "name": model["name"],
             "clean": model["clean_accuracy"],
-            "attacks": model["curve"][-1]["attacks"],
-            "worst_case": model["curve"][-1]["worst_case"],
+            "attacks": [model["curve"][-1]["attacks"].get(name) for name in table_columns(results)],
+            "worst_case": model["robust_accuracy"],
+            "certified": model["certified_accuracy"],
             "input_gradient_l1": model["input_gradient_l1"],
+            "num_flags": len(model["flags"]),
         }
         for model in results["models"]
     ]
 
 
+def percent(value: float | None) -> str:
+    """72.0 for 0.72; a dash for what there is no number of."""
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
 def markdown_table(results: dict[str, Any]) -> str:
     """The same table for a README."""
-    epsilon = format_epsilon(results["threat_model"]["epsilons"][-1])
-    attacks = list(results["attacks"])
+    columns = table_columns(results)
     lines = [
-        f"| accuracy in %, {results['data']['num_images']} images, attacks at {epsilon} | clean | "
-        + " | ".join(attacks)
-        + " | worst case | l1 norm of the input gradient |",
-        "| --- |" + " ---: |" * (len(attacks) + 3),
+        f"| accuracy in %, {results['data']['num_images']} images, attacks at {largest_budget(results)} | clean | "
+        + " | ".join(columns)
+        + " | worst case | proven | l1 norm of the input gradient | flags |",
+        "| --- |" + " ---: |" * (len(columns) + 5),
     ]
     for row in table_rows(results):
-        numbers = [f"{100 * x:.1f}" for x in (row["clean"], *row["attacks"].values())]
-        worst, gradient = f"**{100 * row['worst_case']:.1f}**", f"{row['input_gradient_l1']:.3g}"
-        lines.append(f"| {row['name']} | " + " | ".join([*numbers, worst, gradient]) + " |")
+        numbers = [percent(x) for x in (row["clean"], *row["attacks"])]
+        numbers += [f"**{percent(row['worst_case'])}**", percent(row["certified"])]
+        lines.append(
+            f"| {row['name']} | "
+            + " | ".join([*numbers, f"{row['input_gradient_l1']:.3g}", str(row["num_flags"])])
+            + " |"
+        )
     return "\n".join(lines)
 
 
-def verdict(model: dict[str, Any]) -> str:
-    """What was found about one model, in one sentence."""
-    point = model["curve"][-1]
-    worst = point["worst_case"]
-    sentence = f"{model['name']}: at most {worst:.1%} robust at {format_epsilon(point['epsilon'])}"
-    plain = point["attacks"].get("pgd")
-    if plain is not None and plain - worst >= 0.01:
-        return f"{sentence}; plain PGD alone would have said {plain:.1%}, the quantizer hides the gradient from it."
-    return f"{sentence} ({model['clean_accuracy']:.1%} on clean images)."
+def largest_budget(results: dict[str, Any]) -> str:
+    """For people."""
+    return format_epsilon(results["threat_model"]["budgets"][-1])
 
 
 def format_epsilon(epsilon: float) -> str:

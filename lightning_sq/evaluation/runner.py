@@ -1,130 +1,177 @@
-"""Runs attacks on one model and keeps a verdict for every image."""
+"""Runs attacks on one model and keeps a verdict for every image.
+
+A stage is one attack at one epsilon. The images of a stage are cut into batches before it starts, and batch b belongs
+to process b mod n: so neither the number of processes nor a restart changes what is attacked together, with which seed.
+"""
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_sq.attacks import fools
-from lightning_sq.evaluation.suites import Attack, attacks_by_name
-from lightning_sq.ops.pixels import check_pixels
-from lightning_sq.types import parse_epsilon
+from lightning_sq.attacks import Attack, fools
+from lightning_sq.attacks.autoattack import LOGGER
+from lightning_sq.attacks.checks import classify
+from lightning_sq.attacks.pgd import Norm
+from lightning_sq.evaluation.processes import gather, rank, world_size
+from lightning_sq.evaluation.store import Kept, VerdictStore
 
-Model = Callable[[Tensor], Tensor]
 Progress = Callable[[int, int, str], None]
+Model = Callable[[Tensor], Tensor]
 
 
-@dataclass
-class Evaluation:
-    """What was found about one model.
+@dataclass(frozen=True)
+class Outcome:
+    """What one attack did at one epsilon.
 
     Args:
-        epsilons: Budgets, ascending, in units of the full pixel range.
-        correct: (N,) bool: clean images that are classified as labelled.
-        survived: For each attack (epsilons, N) bool: still classified as labelled. What an attack breaks within a
-            small ball stays broken in a larger one.
-        adversarial: (N, C, H, W): the first image found that fools the model, or where there is none the last attempt.
-        seconds: For each attack.
+        attacked: (N,) bool: the images that it was given.
+        broken: (N,) bool: those of them that it broke.
+        seconds: Over all processes.
+        notes: What it had to say, each thing once.
+        examples: Adversarial images that are to be shown, by image number: (C, H, W).
     """
 
-    epsilons: tuple[float, ...]
-    correct: Tensor
-    adversarial: Tensor
-    survived: dict[str, Tensor] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def clean_accuracy(self) -> float:
-        """In [0, 1]."""
-        return self.correct.double().mean().item()
-
-    @property
-    def worst_case(self) -> Tensor:
-        """(epsilons, N) bool: images that survived every attack."""
-        return torch.stack(list(self.survived.values())).all(0)
-
-    @property
-    def robust_accuracy(self) -> float:
-        """Share of images that survived every attack at the largest epsilon, in [0, 1]: an upper bound of the truth."""
-        return self.accuracy(self.worst_case, len(self.epsilons) - 1)
-
-    @staticmethod
-    def accuracy(survived: Tensor, epsilon_number: int) -> float:
-        """Share of images that survived at one of the epsilons."""
-        return survived[epsilon_number].double().mean().item()
+    attacked: Tensor
+    broken: Tensor
+    seconds: float
+    notes: tuple[str, ...]
+    examples: dict[int, Tensor]
 
 
-def evaluate(
-    model: Model,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    epsilon: float | str | Sequence[float],
-    attacks: str | Sequence[str] = "standard",
-    batch_size: int = 128,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> Evaluation:
-    """Attack `model` on `images` with each of `attacks` at each epsilon.
-
-    Clean mistakes are never attacked, images that an attack has broken are not attacked by it again, and every
-    adversarial image is checked for ball, box and misclassification before it counts.
+class StageRunner:
+    """Attacks images of one data set on one model, over all processes.
 
     Args:
-        model: Pixels in [0, 1] to logits, in eval mode; BPDA needs a model that shows its `quantizer`.
-        images: (N, C, H, W) float32 in [0, 1].
+        model: Pixels to logits; its verdict is what counts.
+        attacked: What the attacks are given: the model, or its parts if they are known.
+        images: (N, C, H, W) float32 in [0, 1], on the CPU or the device.
         labels: (N,) int64.
-        epsilon: One budget or several, such as 8/255.
-        attacks: "quick", "standard" or names from `suites.ATTACKS`.
+        store: Where verdicts are kept.
+        device: Where the model is.
+        norm: Of the ball.
         batch_size: Images at a time.
-        seed: Of the random starts; each image has its own, so batches and processes do not change a verdict.
-        progress: Called with (images done, images in all, note).
-    Raises: InputError for an epsilon or an attack that cannot be, and for images that are not pixels in [0, 1].
+        seed: Of everything random; each image has its own.
+        show: Numbers of images whose adversarial version is to be kept.
     """
-    budgets = [epsilon] if isinstance(epsilon, (str, float, int)) else list(epsilon)
-    epsilons = tuple(sorted({parse_epsilon(value) for value in budgets}))
-    chosen = attacks_by_name(attacks)
-    check_pixels(images, "the images to evaluate on")
-    correct = _correct(model, images, labels, batch_size)
-    adversarial, unbroken = images.clone(), correct.clone()
-    result = Evaluation(epsilons, correct.cpu(), adversarial)
-    total, done = len(images) * len(epsilons) * len(chosen), 0
-    for name, attack in chosen.items():
+
+    def __init__(
+        self,
+        model: Model,
+        attacked: Any,
+        images: Tensor,
+        labels: Tensor,
+        store: VerdictStore,
+        *,
+        device: torch.device,
+        norm: Norm = "linf",
+        batch_size: int = 128,
+        seed: int = 0,
+        show: Sequence[int] = (),
+    ) -> None:
+        self.model, self.attacked = model, attacked
+        self.images, self.labels = images, labels
+        self.store, self.device, self.norm = store, device, norm
+        self.batch_size, self.seed, self.show = batch_size, seed, frozenset(show)
+
+    def flags(self, question: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """(N,) bool on the CPU: `question(images, labels)` -> (B,) bool of every image, over all processes."""
+        found: dict[int, bool] = {}
+        for chunk in self._own_batches(torch.arange(len(self.images))):
+            x, y = self._to_device(chunk)
+            found |= zip(chunk.tolist(), question(x, y).tolist(), strict=True)
+        return self._flags(gather(found))
+
+    def correct(self) -> Tensor:
+        """(N,) bool: classified as labelled, before any attack."""
+        return self.flags(lambda x, y: classify(self.model, x) == y)
+
+    def run(
+        self,
+        name: str,
+        attack: Attack,
+        epsilon: float,
+        todo: Tensor,
+        advance: Callable[[int], None] | None = None,
+    ) -> Outcome:
+        """One stage: `attack` at `epsilon` on the images flagged in `todo` (N,), kept batch by batch.
+
+        Args:
+            name: Of the attack; with epsilon, of the stage.
+            advance: Called with the number of images done.
+        """
+        stage = f"{name}@{epsilon:.9g}"
+        found: list[Kept] = []
+        for chunk in self._own_batches(torch.nonzero(todo)[:, 0]):
+            numbers = chunk.tolist()
+            kept = self.store.find(stage, numbers)
+            if kept is None:
+                kept = self._attack(stage, attack, epsilon, chunk)
+                self.store.keep(stage, numbers, kept)
+            found.append(kept)
+            if advance is not None:
+                advance(len(chunk) * world_size())
+        parts = [part for of_rank in gather(found) for part in of_rank]
+        shape = self.images.shape[1:]
+        return Outcome(
+            attacked=todo,
+            broken=self._flags([part.broken for part in parts]),
+            seconds=sum(part.seconds for part in parts),
+            notes=tuple(sorted({note for part in parts for note in part.notes})),
+            examples={i: pixels.view(shape) for part in parts for i, pixels in part.examples.items()},
+        )
+
+    def _attack(self, stage: str, attack: Attack, epsilon: float, chunk: Tensor) -> Kept:
         began = time.perf_counter()
-        alive, rows = correct.clone(), []
-        for budget in epsilons:
-            todo = torch.nonzero(alive)[:, 0]
-            done += len(images) - len(todo)
-            for chunk in todo.split(batch_size) if len(todo) else ():
-                found = _attack(attack, model, images[chunk], labels[chunk], _seeds(seed, chunk), budget)
-                alive[chunk] = ~fools(model, found, images[chunk], labels[chunk], epsilon=budget)
-                adversarial[chunk[unbroken[chunk]]] = found[unbroken[chunk]]
-                unbroken[chunk] &= alive[chunk]
-                done += len(chunk)
-                if progress is not None:
-                    progress(done, total, f"{name} at {budget:.3g}: {100 * alive.double().mean():.1f} % so far")
-            rows.append(alive.clone())
-        result.survived[name] = torch.stack(rows).cpu()
-        result.seconds[name] = time.perf_counter() - began
-    result.adversarial = adversarial.cpu()
-    return result
+        x, y = self._to_device(chunk)
+        seeds = [self.seed * 1_000_003 + i for i in chunk.tolist()]
+        with _random_numbers(zlib.crc32(f"{stage}/{seeds[0]}".encode()), self.device), _collected_notes() as notes:
+            found = attack(self.attacked, x, y, seeds, epsilon) if epsilon > 0 else x.clone()
+            broken = fools(self.model, found, x, y, epsilon=epsilon, norm=self.norm)
+        shown = {i: found[k].cpu() for k, i in enumerate(chunk.tolist()) if i in self.show}
+        verdicts = dict(zip(chunk.tolist(), broken.tolist(), strict=True))
+        return Kept(verdicts, time.perf_counter() - began, tuple(sorted(set(notes))), shown)
+
+    def _own_batches(self, numbers: Tensor) -> Iterator[Tensor]:
+        batches = numbers.split(self.batch_size) if len(numbers) else ()
+        yield from batches[rank() :: world_size()]
+
+    def _to_device(self, chunk: Tensor) -> tuple[Tensor, Tensor]:
+        chunk = chunk.to(self.images.device)
+        return self.images[chunk].to(self.device), self.labels[chunk].to(self.device)
+
+    def _flags(self, parts: Sequence[dict[int, bool]]) -> Tensor:
+        flags = torch.zeros(len(self.images), dtype=torch.bool)
+        for part in parts:
+            flags[[i for i, flag in part.items() if flag]] = True
+        return flags
 
 
-def _attack(
-    attack: Attack, model: Model, images: Tensor, labels: Tensor, seeds: Sequence[int], epsilon: float
-) -> Tensor:
-    return attack(model, images, labels, seeds, epsilon) if epsilon > 0 else images.clone()
+@contextmanager
+def _random_numbers(seed: int, device: torch.device) -> Iterator[None]:
+    """What a random model draws is a function of the batch, and nobody else's random numbers change."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
-def _seeds(seed: int, chunk: Tensor) -> list[int]:
-    return [seed * 1_000_003 + i for i in chunk.tolist()]
-
-
-def _correct(model: Model, images: Tensor, labels: Tensor, batch_size: int) -> Tensor:
-    with torch.no_grad():
-        logits = [model(x).argmax(1) for x in images.split(batch_size)]
-    return torch.cat(logits) == labels
+@contextmanager
+def _collected_notes() -> Iterator[list[str]]:
+    notes: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: notes.append(record.getMessage())
+    passes_on, LOGGER.propagate = LOGGER.propagate, False
+    LOGGER.addHandler(handler)
+    try:
+        yield notes
+    finally:
+        LOGGER.removeHandler(handler)
+        LOGGER.propagate = passes_on

@@ -2,81 +2,178 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Literal
 
-from torch import Tensor
-
-from lightning_sq.attacks import PGD, QuantizedBox, bpda
+from lightning_sq.attacks import (
+    BPDA,
+    FGSM,
+    PGD,
+    Attack,
+    AutoAttackStage,
+    Expectation,
+    GreedyFlips,
+    QuantizedBox,
+    Square,
+    Transfer,
+)
+from lightning_sq.attacks.autoattack import FEWEST_CLASSES
+from lightning_sq.attacks.pgd import Norm
 from lightning_sq.errors import InputError
-from lightning_sq.layers.soft_quantization import Backward
+
+Family = Literal["plain", "adaptive", "black box"]
 
 
 @dataclass(frozen=True)
-class Attack:
-    """PGD on the model as it is (`backward` "exact"), through BPDA, or in the quantized box.
+class Entry:
+    """An attack in a suite.
 
     Args:
         title: For people.
-        space: "pixels", or "quantized box" (see `QuantizedBox`); a model without a quantizer is attacked in its pixels.
-        backward: The derivative of the quantizer that PGD sees.
-        surrogate_sharpness: For backward "surrogate".
-        num_steps, num_restarts, criterion: See `PGD`.
+        attack: What is run.
+        family: "plain" uses the gradient that the model shows, "adaptive" knows of its quantizer, "black box" uses no
+            gradient.
+        on_everyone: Attacks every image that is classified right, so that its own number can be told; another attack
+            gets only those that nothing has broken yet.
+        needs_quantizer: Makes sense only for a model with a quantizer in front.
+        fewest_classes: Of the model.
     """
 
     title: str
-    space: Literal["pixels", "quantized box"] = "pixels"
-    backward: Backward = "exact"
-    surrogate_sharpness: float | None = None
-    num_steps: int = 40
-    num_restarts: int = 1
-    criterion: str = "cross_entropy"
+    attack: Attack
+    family: Family
+    on_everyone: bool = False
+    needs_quantizer: bool = False
+    fewest_classes: int = 2
 
-    def __call__(
-        self, model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, seeds: Sequence[int], epsilon: float
-    ) -> Tensor:
-        """Adversarial images within `epsilon`; see `PGD.__call__`."""
-        quantized = getattr(model, "quantizer", None) is not None
-        if self.space == "quantized box" and quantized:
-            return QuantizedBox(epsilon, self.num_steps, self.criterion)(model, images, labels, seeds)
-        if self.backward != "exact" and hasattr(model, "quantizer"):
-            model = bpda(model, self.backward, self.surrogate_sharpness)
-        pgd = PGD(epsilon, self.num_steps, num_restarts=self.num_restarts, criterion=self.criterion)
-        return pgd(model, images, labels, seeds)
+    def why_not(self, *, quantized: bool, num_classes: int) -> str | None:
+        """Why this attack cannot be run on a model, or None."""
+        if self.needs_quantizer and not quantized:
+            return "the model has no quantizer in front"
+        if num_classes < self.fewest_classes:
+            return f"it needs {self.fewest_classes} classes, the model has {num_classes}"
+        return None
 
     def to_dict(self) -> dict[str, Any]:
         """Every parameter, as it stands in results.json."""
-        whole = "the box" if self.space == "quantized box" else "epsilon"
-        return {"attack": "PGD", "norm": "linf", "step_size": f"2.5 {whole} / num_steps", **asdict(self)}
+        return {
+            "title": self.title,
+            "family": self.family,
+            "on_everyone": self.on_everyone,
+            "parameters": _parameters(self.attack),
+        }
 
 
-ATTACKS = {
-    "pgd": Attack("PGD-40"),
-    "pgd_margin": Attack("PGD-40, margin loss", criterion="margin"),
-    "bpda": Attack("PGD-40 through BPDA, identity", backward="identity"),
-    "bpda_margin": Attack("PGD-40 through BPDA, identity, margin loss", backward="identity", criterion="margin"),
-    "bpda_surrogate": Attack(
-        "PGD-40 through BPDA, softer slope, margin loss",
-        backward="surrogate",
-        surrogate_sharpness=10.0,
-        criterion="margin",
-    ),
-    "quantized_box": Attack("PGD-40 in the quantized box, margin loss", space="quantized box", criterion="margin"),
+def _parameters(attack: Any) -> dict[str, Any]:
+    if not is_dataclass(attack):
+        return {"kind": getattr(attack, "__name__", type(attack).__name__)}
+    values = {field.name: getattr(attack, field.name) for field in fields(attack) if field.name != "source"}
+    return {"kind": type(attack).__name__} | {
+        name: _parameters(value) if is_dataclass(value) else value for name, value in values.items()
+    }
+
+
+def catalogue(norm: Norm = "linf") -> dict[str, Entry]:
+    """Every attack in this norm, in the order in which they are run: cheap and telling ones first, FAB last."""
+    pgd = PGD(norm=norm)
+    margin = replace(pgd, criterion="margin")
+    thorough = replace(margin, num_steps=100, num_restarts=2, schedule="cosine")
+    targeted = replace(margin, targeted=True, num_restarts=9)
+
+    def autoattack(stage: str, **options: Any) -> AutoAttackStage:
+        return AutoAttackStage(stage, norm=norm, **options)
+
+    def adaptive(title: str, attack: Attack, **options: Any) -> Entry:
+        return Entry(title, attack, "adaptive", needs_quantizer=True, **options)
+
+    few = FEWEST_CLASSES["apgd-t"]
+    entries = {
+        "fgsm": Entry("FGSM", replace(FGSM, norm=norm), "plain", on_everyone=True),
+        "pgd": Entry("PGD-40", pgd, "plain", on_everyone=True),
+        "bpda": adaptive("PGD-40 through BPDA, identity", BPDA(pgd), on_everyone=True),
+        "quantized_box": adaptive(
+            "PGD-40 in the quantized box, margin loss", QuantizedBox(replace(margin, norm="linf")), on_everyone=True
+        ),
+        "pgd_margin": Entry("PGD-100 x 2, margin loss", thorough, "plain"),
+        "bpda_margin": adaptive("PGD-100 x 2 through BPDA, identity, margin loss", BPDA(thorough)),
+        **{
+            f"bpda_surrogate_{a}": adaptive(
+                f"PGD-40 through BPDA, slope of sharpness {a}, margin loss", BPDA(margin, "surrogate", float(a))
+            )
+            for a in (3, 10, 30)
+        },
+        "quantized_box_margin": adaptive(
+            "PGD-100 x 4 in the quantized box, margin loss",
+            QuantizedBox(replace(thorough, norm="linf", num_restarts=4)),
+        ),
+        "quantized_box_flips": adaptive("greedy flips in the quantized box", QuantizedBox(GreedyFlips(num_restarts=2))),
+        "quantized_box_targeted": adaptive(
+            "PGD-40 towards 9 classes in the quantized box", QuantizedBox(replace(targeted, norm="linf"))
+        ),
+        "pgd_targeted": Entry("PGD-40 towards 9 classes", targeted, "plain"),
+        "apgd_ce": Entry("AutoAttack: APGD-CE", autoattack("apgd-ce"), "plain"),
+        "bpda_apgd_ce": adaptive("AutoAttack through BPDA: APGD-CE", BPDA(autoattack("apgd-ce"))),
+        "apgd_t": Entry("AutoAttack: targeted APGD", autoattack("apgd-t"), "plain", fewest_classes=few),
+        "bpda_apgd_t": adaptive(
+            "AutoAttack through BPDA: targeted APGD", BPDA(autoattack("apgd-t")), fewest_classes=few
+        ),
+        "square": Entry("AutoAttack: Square, 5,000 queries", autoattack("square"), "black box"),
+        "own_square": Entry("Square, 5,000 queries, squares of each image's own", Square(), "black box"),
+        "quantized_box_square": Entry(
+            "Square in the quantized box, 5,000 queries", QuantizedBox(Square()), "black box", needs_quantizer=True
+        ),
+        "fab_t": Entry("AutoAttack: targeted FAB", autoattack("fab-t"), "plain"),
+        "eot_pgd": Entry("PGD-40, expectation over 20 draws", Expectation(pgd), "adaptive", on_everyone=True),
+        "eot_apgd_ce": Entry("AutoAttack rand: APGD-CE", autoattack("apgd-ce", num_draws=20), "adaptive"),
+        "eot_apgd_dlr": Entry(
+            "AutoAttack rand: APGD-DLR",
+            autoattack("apgd-dlr", num_draws=20),
+            "adaptive",
+            fewest_classes=FEWEST_CLASSES["apgd-dlr"],
+        ),
+    }
+    return entries if norm == "linf" else {k: v for k, v in entries.items() if not _linf_only(v.attack)}
+
+
+def _linf_only(attack: Any) -> bool:
+    return isinstance(attack, (QuantizedBox, Square))
+
+
+AUTOATTACK = ("apgd_ce", "apgd_t", "square", "fab_t")
+RANDOM = ("eot_pgd", "eot_apgd_ce", "eot_apgd_dlr")
+SUITES: dict[str, tuple[str, ...]] = {
+    "quick": ("pgd", "bpda", "quantized_box"),
+    "autoattack": AUTOATTACK,
+    "rand": ("pgd", *RANDOM),
+    "standard": tuple(name for name in catalogue() if name not in ("own_square", *RANDOM)),
 }
 
-SUITES = {"quick": ("pgd", "bpda"), "standard": tuple(ATTACKS)}
 
+def attacks_by_name(names: str | Sequence[str], norm: Norm = "linf") -> dict[str, Entry]:
+    """The attacks of a suite, or those in a list (or a text with commas), in the order of the catalogue.
 
-def attacks_by_name(names: str | Sequence[str]) -> dict[str, Attack]:
-    """The attacks of a suite, or those in a list (or a text with commas).
-
-    Raises: InputError for a name that is neither.
+    Raises: InputError for a name that is neither, and for a norm that is none.
     """
-    if isinstance(names, str):
-        names = SUITES.get(names) or [name.strip() for name in names.split(",") if name.strip()]
-    unknown = [name for name in names if name not in ATTACKS]
-    if unknown or not names:
-        problem = f"There is no attack {unknown[0]!r}" if unknown else "No attack is named"
-        raise InputError(f"{problem}. Choose a suite ({', '.join(SUITES)}) or attacks: {', '.join(ATTACKS)}.")
-    return {name: ATTACKS[name] for name in names}
+    if norm not in ("linf", "l2"):
+        raise InputError(f"norm={norm!r} is not one of linf, l2.")
+    entries = catalogue(norm)
+    asked = [names] if isinstance(names, str) else list(names)
+    asked = [part.strip() for text in asked for part in text.split(",") if part.strip()]
+    wanted: list[str] = []
+    for name in asked:
+        wanted += [member for member in SUITES[name] if member in entries] if name in SUITES else [name]
+    unknown = [name for name in wanted if name not in entries]
+    if unknown or not wanted:
+        problem = f"There is no {norm} attack {unknown[0]!r}" if unknown else "No attack is named"
+        raise InputError(f"{problem}. Choose a suite ({', '.join(SUITES)}) or attacks: {', '.join(entries)}.")
+    return {name: entry for name, entry in entries.items() if name in wanted}
+
+
+def transfer_entries(sources: dict[str, Any], norm: Norm = "linf") -> dict[str, Entry]:
+    """An attack for each other model, by its name: PGD with momentum on it, as far as it goes."""
+    attack = PGD(criterion="margin", momentum=1.0, stop_when_fooled=False, norm=norm)
+    return {
+        f"transfer_{name}": Entry(f"PGD-40 on {name}, transferred", Transfer(source, attack), "black box")
+        for name, source in sources.items()
+    }

@@ -26,3 +26,8 @@ def random_start(images: Tensor, epsilon: float, seeds: Sequence[int]) -> Tensor
 def distance(adversarial: Tensor, images: Tensor) -> Tensor:
     """The largest change of a pixel in each image: (B,) for (B, C, H, W)."""
     return (adversarial - images).abs().flatten(1).amax(1)
+
+
+def steepest(gradient: Tensor) -> Tensor:
+    """The direction of length 1 along which a linear function with this gradient grows fastest: sign g."""
+    return gradient.sign()

@@ -4,7 +4,6 @@ from collections import OrderedDict
 
 import pytest
 import torch
-from torch import nn
 
 from lightning_sq.attacks import PGD, QuantizedBox, bpda, fools
 from lightning_sq.attacks.criteria import cross_entropy, margin
@@ -13,28 +12,7 @@ from lightning_sq.errors import InputError
 from lightning_sq.layers import SoftQuantization
 from lightning_sq.models import PixelClassifier
 from lightning_sq.ops.linf_ball import distance, random_start
-
-GENERATOR = torch.Generator().manual_seed(0)
-IMAGES = torch.rand(24, 3, 6, 6, generator=GENERATOR)
-SEEDS = list(range(24))
-
-
-def linear(seed: int = 0, classes: int = 2) -> nn.Sequential:
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Flatten(), nn.Linear(108, classes))
-
-
-def small_net(seed: int = 0) -> nn.Sequential:
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.Tanh(), nn.Flatten(), nn.Linear(128, 5))
-
-
-def best_linear_attack(
-    model: nn.Sequential, images: torch.Tensor, labels: torch.Tensor, epsilon: float
-) -> torch.Tensor:
-    """The closed form: every pixel as far as the ball and the box let it go, along the sign of the weights."""
-    weight = model[1].weight[1 - labels] - model[1].weight[labels]
-    return (images + epsilon * weight.sign().view_as(images)).clamp(0, 1)
+from tests.attacks.models import IMAGES, SEEDS, best_linear_attack, linear, quantized_linear, small_net
 
 
 @pytest.mark.parametrize("criterion", ["cross_entropy", "margin"])
@@ -43,7 +21,7 @@ def test_pgd_reaches_the_closed_form_optimum_of_a_linear_model(criterion, epsilo
     model = linear()
     labels = model(IMAGES).argmax(1)
     best = margin(model(best_linear_attack(model, IMAGES, labels, epsilon)), labels)
-    found = PGD(epsilon, num_steps=10, criterion=criterion)(model, IMAGES, labels, SEEDS)
+    found = PGD(num_steps=10, criterion=criterion)(model, IMAGES, labels, SEEDS, epsilon)
     robust = best <= 0
     assert torch.equal(margin(model(found), labels) > 0, ~robust)
     assert margin(model(found), labels)[robust].tolist() == pytest.approx(best[robust].tolist(), abs=1e-5)
@@ -56,7 +34,7 @@ def test_pgd_never_does_worse_than_its_random_start(seed, criterion):
     labels = model(IMAGES).argmax(1)
     rule = {"cross_entropy": cross_entropy, "margin": margin}[criterion]
     starts = random_start(IMAGES, 0.05, [s * 1009 for s in SEEDS])
-    found = PGD(0.05, num_steps=3, step_size=0.5, criterion=criterion)(model, IMAGES, labels, SEEDS)  # a wild step
+    found = PGD(num_steps=3, step_size=10, criterion=criterion)(model, IMAGES, labels, SEEDS, 0.05)  # a wild step
     fooled = margin(model(found), labels) > 0
     assert (fooled | (rule(model(found), labels) >= rule(model(starts), labels) - 1e-6)).all()
     assert (fooled | (margin(model(starts), labels) <= 0)).all()
@@ -65,7 +43,7 @@ def test_pgd_never_does_worse_than_its_random_start(seed, criterion):
 @pytest.mark.parametrize("epsilon", [0.01, 0.3, 1.0])
 def test_pgd_never_leaves_the_ball_or_the_box(epsilon):
     model = small_net()
-    found = PGD(epsilon, num_steps=5, num_restarts=2)(model, IMAGES, model(IMAGES).argmax(1), SEEDS)
+    found = PGD(num_steps=5, num_restarts=2)(model, IMAGES, model(IMAGES).argmax(1), SEEDS, epsilon)
     assert distance(found, IMAGES).max() <= epsilon + 1e-6
     assert found.min() >= 0
     assert found.max() <= 1
@@ -75,7 +53,7 @@ def test_more_restarts_fool_at_least_as_many_images():
     model = small_net(3)
     labels = model(IMAGES).argmax(1)
     counts = [
-        (margin(model(PGD(0.06, num_steps=2, num_restarts=n)(model, IMAGES, labels, SEEDS)), labels) > 0).sum().item()
+        (margin(model(PGD(num_steps=2, num_restarts=n)(model, IMAGES, labels, SEEDS, 0.06)), labels) > 0).sum().item()
         for n in (1, 2, 8)
     ]
     assert counts == sorted(counts)
@@ -85,28 +63,24 @@ def test_more_restarts_fool_at_least_as_many_images():
 def test_an_images_attack_does_not_depend_on_its_batch():
     model = linear(classes=4)
     labels = model(IMAGES).argmax(1)
-    together = PGD(0.01, num_steps=3)(model, IMAGES, labels, SEEDS)
-    alone = PGD(0.01, num_steps=3)(model, IMAGES[7:8], labels[7:8], [7])
+    together = PGD(num_steps=3)(model, IMAGES, labels, SEEDS, 0.01)
+    alone = PGD(num_steps=3)(model, IMAGES[7:8], labels[7:8], [7], 0.01)
     assert torch.allclose(alone[0], together[7], atol=1e-6)
 
 
 def test_pgd_leaves_no_gradient_behind_and_works_under_no_grad():
     model = small_net()
     with torch.no_grad():
-        found = PGD(0.1, num_steps=2)(model, IMAGES, torch.zeros(24, dtype=torch.long), SEEDS)
+        found = PGD(num_steps=2)(model, IMAGES, torch.zeros(24, dtype=torch.long), SEEDS, 0.1)
     assert not found.requires_grad
     assert all(parameter.grad is None for parameter in model.parameters())
-
-
-def quantized_linear(quantizer: SoftQuantization) -> PixelClassifier:
-    return PixelClassifier(OrderedDict(quantize=quantizer, backbone=linear())).eval()
 
 
 def test_bpda_fools_a_hard_quantizer_that_stops_plain_pgd():
     model = quantized_linear(SoftQuantization(8, hard=True))
     labels = model(IMAGES).argmax(1)
-    plain = PGD(0.2, num_steps=10, from_random_start=False)(model, IMAGES, labels, SEEDS)
-    through = PGD(0.2, num_steps=10, from_random_start=False)(bpda(model), IMAGES, labels, SEEDS)
+    plain = PGD(num_steps=10, from_random_start=False)(model, IMAGES, labels, SEEDS, 0.2)
+    through = PGD(num_steps=10, from_random_start=False)(bpda(model), IMAGES, labels, SEEDS, 0.2)
     assert not fools(model, plain, IMAGES, labels, epsilon=0.2).any()
     assert fools(model, through, IMAGES, labels, epsilon=0.2).float().mean() > 0.9
 
@@ -132,7 +106,7 @@ def test_the_quantized_box_attack_finds_the_closed_form_behind_a_quantizer(num_l
     weight = (model.backbone[1].weight[1 - labels] - model.backbone[1].weight[labels]).view_as(IMAGES)
     worst = (IMAGES + epsilon * weight.sign()).clamp(0, 1)  # monotone: the end of the ball is the end of the box
     truth = margin(model(worst), labels) > 0
-    found = QuantizedBox(epsilon)(model, IMAGES, labels, SEEDS)
+    found = QuantizedBox(PGD(criterion="margin"))(model, IMAGES, labels, SEEDS, epsilon)
     assert torch.equal(fools(model, found, IMAGES, labels, epsilon=epsilon), truth)
     assert truth.any()
 
@@ -164,7 +138,9 @@ def test_an_adversarial_image_outside_ball_or_box_is_caught():
         fools(model, IMAGES * float("nan"), IMAGES, labels, epsilon=1.0)
 
 
-@pytest.mark.parametrize("options", [{"num_steps": 0}, {"num_restarts": 0}, {"criterion": "guess"}])
+@pytest.mark.parametrize(
+    "options", [{"num_steps": 0}, {"num_restarts": 0}, {"criterion": "guess"}, {"norm": "l7"}, {"schedule": "no"}]
+)
 def test_an_attack_that_cannot_be_is_refused(options):
     with pytest.raises(InputError):
-        PGD(0.1, **options)
+        PGD(**options)

@@ -1,40 +1,29 @@
 from __future__ import annotations
 
-import csv
-import json
-from collections import OrderedDict
+import sqlite3
 
 import pytest
 import torch
 from torch import nn
 
 import lightning_sq
+from lightning_sq.attacks import PGD, TakenApart
 from lightning_sq.errors import InputError
-from lightning_sq.evaluation import examples, results, suites
-from lightning_sq.evaluation.report import write_report
+from lightning_sq.evaluation import suites
+from lightning_sq.evaluation.suites import Entry
 from lightning_sq.layers import SoftQuantization
-from lightning_sq.models import PixelClassifier
-
-IMAGES = torch.rand(40, 3, 6, 6, generator=torch.Generator().manual_seed(1))
+from tests.evaluation.models import IMAGES, closed_form, linear_model
 
 
-def linear_model(quantizer: SoftQuantization | None = None) -> PixelClassifier:
-    torch.manual_seed(0)
-    parts = OrderedDict(backbone=nn.Sequential(nn.Flatten(), nn.Linear(108, 2)))
-    if quantizer is not None:
-        parts = OrderedDict(quantize=quantizer, **parts)
-    return PixelClassifier(parts).eval()
+def only(attack, **options) -> dict[str, Entry]:
+    return {"only": Entry("the only one", attack, "plain", on_everyone=True, **options)}
 
 
-def closed_form(model: PixelClassifier, labels: torch.Tensor, epsilon: float) -> float:
-    """Robust accuracy of the linear model against the best possible attack."""
-    weight = model.backbone[1].weight[1 - labels] - model.backbone[1].weight[labels]
-    worst = (IMAGES + epsilon * weight.sign().view_as(IMAGES)).clamp(0, 1)
-    return (model(worst).argmax(1) == labels).double().mean().item()
-
-
-def test_every_attack_finds_the_truth_about_a_linear_model():
-    model = linear_model()
+@pytest.mark.parametrize(
+    "quantizer", [None, SoftQuantization(2, 60.0), SoftQuantization(4, 200.0), SoftQuantization(8, hard=True)]
+)
+def test_the_worst_case_and_the_proof_meet_at_the_truth_about_a_linear_model(quantizer):
+    model = linear_model(quantizer)
     labels = model(IMAGES).argmax(1)
     labels[:4] = 1 - labels[:4]  # four clean mistakes
     epsilons = [0.005, 0.02, 0.1]
@@ -42,163 +31,224 @@ def test_every_attack_finds_the_truth_about_a_linear_model():
     assert found.clean_accuracy == pytest.approx(36 / 40)
     truth = [closed_form(model, labels, epsilon) for epsilon in epsilons]
     assert 0 < truth[1] < 0.9
-    for survived in found.survived.values():
-        assert [found.accuracy(survived, i) for i in range(3)] == pytest.approx(truth)
-    assert found.robust_accuracy == pytest.approx(truth[-1])
+    assert [found.survived(e).double().mean().item() for e in found.budgets] == pytest.approx(truth)
+    assert [found.certified[e].double().mean().item() for e in found.budgets] == pytest.approx(truth)
+    assert found.robust_accuracy == found.certified_accuracy == found.verdicts.double().mean().item()
 
 
-def test_an_attack_that_does_nothing_is_seen_to_do_nothing(monkeypatch):
+def test_an_attack_that_does_nothing_is_seen_to_do_nothing():
     model = linear_model()
     labels = model(IMAGES).argmax(1)
-    monkeypatch.setitem(suites.ATTACKS, "idle", lambda model, images, labels, seeds, epsilon: images)
-    found = lightning_sq.evaluate(model, IMAGES, labels, epsilon=0.5, attacks=["idle", "pgd"])
-    assert found.accuracy(found.survived["idle"], 0) == 1.0
+    idle = only(lambda model, images, labels, seeds, epsilon: images)
+    entries = idle | {"pgd": suites.catalogue()["pgd"]}
+    found = lightning_sq.evaluate(model, IMAGES, labels, epsilon=0.5, attacks=entries)
+    assert found.accuracy("only", 0.5) == 1.0
     assert found.robust_accuracy == 0.0  # the worst case is over all attacks
+    alone = lightning_sq.evaluate(model, IMAGES, labels, epsilon=0.02, attacks=idle)
+    assert alone.robust_accuracy == 1.0
+    assert "more_steps_break_more" in alone.flags  # the checks do not believe it
 
 
-def test_an_attack_that_cheats_is_caught(monkeypatch):
+def test_an_attack_that_cheats_is_caught():
     model = linear_model()
     labels = model(IMAGES).argmax(1)
-    monkeypatch.setitem(suites.ATTACKS, "cheat", lambda model, images, labels, seeds, epsilon: 1 - images)
     with pytest.raises(AssertionError, match="outside the ball"):
-        lightning_sq.evaluate(model, IMAGES, labels, epsilon=0.1, attacks=["cheat"])
+        lightning_sq.evaluate(
+            model, IMAGES, labels, epsilon=0.1, attacks=only(lambda model, images, labels, seeds, epsilon: 1 - images)
+        )
 
 
-def test_clean_mistakes_are_never_attacked(monkeypatch):
+def test_clean_mistakes_are_never_attacked():
     model = linear_model()
     labels = 1 - model(IMAGES).argmax(1)
     seen = []
-    monkeypatch.setitem(suites.ATTACKS, "watch", lambda model, images, *rest: seen.append(len(images)) or images)
-    found = lightning_sq.evaluate(model, IMAGES, labels, epsilon=0.1, attacks=["watch"])
+    watch = only(lambda model, images, *rest: seen.append(len(images)) or images)
+    found = lightning_sq.evaluate(model, IMAGES, labels, epsilon=0.1, attacks=watch)
     assert found.clean_accuracy == found.robust_accuracy == 0.0
     assert seen == []
 
 
-def test_bpda_sees_through_a_hard_quantizer():
+def test_images_that_are_broken_or_proven_leave_the_batch():
+    model = linear_model()
+    labels = model(IMAGES).argmax(1)
+    found = lightning_sq.evaluate(model, IMAGES, labels, epsilon=0.02, attacks="pgd,own_square,apgd_ce")
+    proven = found.certified[0.02]
+    left = found.correct & ~found.outcomes["pgd"][0.02].broken & ~proven
+    for name in ("apgd_ce", "own_square"):
+        assert torch.equal(found.outcomes[name][0.02].attacked, left)
+    assert proven.any()
+
+
+def test_a_smaller_attack_would_have_lied_about_a_hard_quantizer():
     model = linear_model(SoftQuantization(16, hard=True))
     labels = model(IMAGES).argmax(1)
-    found = lightning_sq.evaluate(model, IMAGES, labels, epsilon=0.15)
-    assert found.accuracy(found.survived["pgd"], 0) > 0.5
-    assert found.accuracy(found.survived["bpda"], 0) < 0.1
-    assert found.robust_accuracy <= found.accuracy(found.survived["bpda"], 0)
+    found = lightning_sq.evaluate(model, IMAGES, labels, epsilon=0.15, attacks="quick")
+    assert found.accuracy("pgd", 0.15) > 0.5
+    assert found.accuracy("bpda", 0.15) < 0.1
+    assert found.robust_accuracy <= found.accuracy("bpda", 0.15)
+    assert {"plain_gradient_misses", "zero_gradients"} <= set(found.flags)
 
 
-def test_the_curve_never_rises_with_epsilon():
+def test_the_curve_never_rises_and_only_attacks_on_everyone_run_between_the_budgets():
     model = linear_model(SoftQuantization(8, 100.0))
     labels = model(IMAGES).argmax(1)
-    found = lightning_sq.evaluate(model, IMAGES, labels, epsilon=[0.2, 0.01, 0.05], attacks="quick")
-    for survived in found.survived.values():
-        curve = [found.accuracy(survived, i) for i in range(3)]
-        assert curve == sorted(curve, reverse=True)
+    found = lightning_sq.evaluate(
+        model, IMAGES, labels, epsilon=[0.2, 0.05], curve=[0.01, 0.1], attacks=["quick", "bpda_margin"]
+    )
+    assert found.epsilons == (0.01, 0.05, 0.1, 0.2)
+    assert sorted(found.outcomes["pgd"]) == [0.01, 0.05, 0.1, 0.2]
+    assert sorted(found.outcomes["bpda_margin"]) == [0.05, 0.2]
+    curve = [found.survived(e).sum().item() for e in found.epsilons]
+    assert curve == sorted(curve, reverse=True)
 
 
-def test_batch_size_changes_no_verdict():
+@pytest.mark.parametrize("attacks", ["quick", "own_square"])
+def test_batch_size_changes_no_verdict(attacks):
     model = linear_model(SoftQuantization(4, 40.0))
     labels = model(IMAGES).argmax(1)
     whole, parts = (
-        lightning_sq.evaluate(model, IMAGES, labels, epsilon=0.03, attacks="quick", batch_size=size) for size in (40, 7)
+        lightning_sq.evaluate(model, IMAGES, labels, epsilon=0.03, attacks=attacks, batch_size=size) for size in (40, 7)
     )
-    assert all(torch.equal(whole.survived[name], parts.survived[name]) for name in whole.survived)
+    for name in whole.outcomes:
+        assert torch.equal(whole.outcomes[name][0.03].broken, parts.outcomes[name][0.03].broken)
+
+
+def test_the_seed_changes_the_random_starts_and_nothing_else():
+    model = linear_model()
+    labels = model(IMAGES).argmax(1)
+    starts = []
+
+    def note(model, images, labels, seeds, epsilon):
+        starts.append(list(seeds))
+        return PGD(2)(model, images, labels, seeds, epsilon)
+
+    first, again, other = (
+        lightning_sq.evaluate(model, IMAGES, labels, epsilon=0.02, attacks=only(note), seed=seed) for seed in (0, 0, 1)
+    )
+    assert starts[0] == starts[1] != starts[2]
+    assert torch.equal(first.verdicts, again.verdicts)
+    assert first.clean_accuracy == other.clean_accuracy
+
+
+def test_an_attack_that_makes_no_sense_for_a_model_is_left_out_with_a_reason():
+    model = linear_model()
+    found = lightning_sq.evaluate(model, IMAGES, model(IMAGES).argmax(1), epsilon=0.02)
+    assert "no quantizer" in found.skipped["bpda"]
+    assert "needs 4 classes" in found.skipped["apgd_t"]
+    with pytest.raises(InputError, match="No attack is left"):
+        lightning_sq.evaluate(model, IMAGES, model(IMAGES).argmax(1), epsilon=0.02, attacks="bpda")
+
+
+def test_a_foreign_front_end_is_given_and_attacked_in_its_box():
+    network = linear_model()
+
+    def three_levels(x):
+        return (x * 2).round() / 2
+
+    labels = TakenApart(three_levels, network)(IMAGES).argmax(1)
+    found = lightning_sq.evaluate(network, IMAGES, labels, epsilon=0.3, attacks="quick", quantizer=three_levels)
+    assert found.accuracy("pgd", 0.3) > 0.5
+    assert found.robust_accuracy == found.certified_accuracy < 0.2
+
+
+def test_any_function_can_be_evaluated_and_the_caller_is_left_alone():
+    net = nn.Sequential(nn.Dropout(0.5), linear_model()).train()
+    labels = net.eval()(IMAGES).argmax(1)
+    net.train()
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    function = lightning_sq.evaluate(lambda x: net[1](x), IMAGES, labels, epsilon=0.02, attacks="pgd")
+    module = lightning_sq.evaluate(net, IMAGES, labels, epsilon=0.02, attacks="pgd")
+    assert function.robust_accuracy == module.robust_accuracy
+    assert function.certified_accuracy is None
+    assert module.certified_accuracy is not None
+    assert net.training
+    assert net[0].training
+    assert all(weight.requires_grad for weight in net.parameters())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_l2_budgets_may_be_larger_than_one():
+    model = linear_model()
+    labels = model(IMAGES).argmax(1)
+    found = lightning_sq.evaluate(model, IMAGES, labels, epsilon=[0.1, 3.0], attacks=["pgd", "apgd_ce"], norm="l2")
+    assert 0 < found.survived(0.1).sum() < 40
+    assert found.robust_accuracy == 0.0
+    assert found.certified_accuracy is None
+    with pytest.raises(InputError, match="no l2 attack 'quantized_box'"):
+        lightning_sq.evaluate(model, IMAGES, labels, epsilon=1.0, attacks="quantized_box", norm="l2")
+
+
+def test_a_model_that_gives_no_numbers_is_refused():
+    with pytest.raises(InputError, match="not finite"):
+        lightning_sq.evaluate(
+            lambda x: x.flatten(1)[:, :3] / 0, IMAGES, torch.zeros(40).long(), epsilon=0.1, attacks="pgd"
+        )
+
+
+def test_labels_that_are_not_one_for_each_image_are_refused():
+    with pytest.raises(InputError, match="40 images and 3 labels"):
+        lightning_sq.evaluate(linear_model(), IMAGES, torch.zeros(3).long(), epsilon=0.1)
 
 
 def test_an_unknown_attack_is_refused_with_the_choice():
-    with pytest.raises(InputError, match=r"no attack 'pgdd'.*quantized_box"):
+    with pytest.raises(InputError, match=r"no linf attack 'pgdd'.*quantized_box"):
         suites.attacks_by_name("pgd,pgdd")
     with pytest.raises(InputError, match="No attack is named"):
         suites.attacks_by_name(",")
+    with pytest.raises(InputError, match="not one of linf, l2"):
+        suites.attacks_by_name("pgd", norm="l3")
 
 
-@pytest.fixture
-def evaluated(tmp_path):
-    """A folder as `lightning-sq evaluate` leaves it."""
-    model = linear_model(SoftQuantization(4, 200.0))
+def test_killed_in_the_middle_it_goes_on_and_loses_nothing_that_was_finished(tmp_path):
+    model = linear_model(SoftQuantization(4, 60.0))
     labels = model(IMAGES).argmax(1)
-    found = lightning_sq.evaluate(model, IMAGES, labels, epsilon=[0.02, 0.1], attacks="quick")
-    description = {"architecture": "linear", "quantizer": {"num_levels": 4, "sharpness": 200.0, "hard": False}}
-    everything = results.assemble(
-        [results.model_row("<b>bold</b>", "here", description, found, input_gradient_l1=1.5)],
-        data={"folder": "nowhere", "num_images": 40, "files": [str(i) for i in range(40)]},
-        epsilons=found.epsilons,
-        attacks={name: suites.ATTACKS[name].to_dict() for name in found.survived},
-        seed=0,
-        device="CPU",
-        versions={"lightning_sq": "0"},
-        seconds=1.0,
-    )
-    results.write_results(tmp_path, everything)
-    chosen = examples.choose([found])
-    shown = examples.show(
-        model, IMAGES[chosen], found.adversarial[chosen], model.quantizer, epsilon=0.1, class_names=("cat", "dog")
-    )
-    examples.save(tmp_path, {"<b>bold</b>": shown})
-    return tmp_path, everything, found
+    options = {"epsilon": [0.02, 0.05], "attacks": "standard", "batch_size": 8, "show": (3, 5)}
+    whole = lightning_sq.evaluate(model, IMAGES, labels, **options)
+    calls = 0
+
+    def power_cut(done, total, note):
+        nonlocal calls
+        calls += 1
+        if calls == 12:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        lightning_sq.evaluate(model, IMAGES, labels, **options, store=tmp_path, progress=power_cut)
+    with sqlite3.connect(tmp_path / "rank-0.sqlite") as connection:
+        before = connection.execute("SELECT COUNT(*) FROM batches").fetchone()[0]
+    assert before >= 9
+
+    resumed = lightning_sq.evaluate(model, IMAGES, labels, **options, store=tmp_path)
+    assert torch.equal(whole.verdicts, resumed.verdicts)
+    assert whole.flags == resumed.flags
+    for name, outcomes in whole.outcomes.items():
+        for epsilon, outcome in outcomes.items():
+            again = resumed.outcomes[name][epsilon]
+            assert torch.equal(outcome.broken, again.broken)
+            assert torch.equal(outcome.attacked, again.attacked)
+    ours, theirs = whole.examples(IMAGES), resumed.examples(IMAGES)
+    assert ours.keys() == theirs.keys() == {3, 5}
+    assert all(torch.equal(ours[i], theirs[i]) for i in ours)
 
 
-def test_results_hold_a_verdict_for_every_image(evaluated):
-    folder, everything, found = evaluated
-    read = results.read_results(folder)
-    assert read == json.loads(json.dumps(everything))
-    (model,) = read["models"]
-    for name, rows in model["verdicts"].items():
-        for row in [rows] if name == "clean" else rows:
-            assert set(row) <= {"0", "1"}
-            assert len(row) == 40
-    assert model["verdicts"]["pgd"][1].count("1") / 40 == model["curve"][1]["attacks"]["pgd"]
-    worst = [min(bits) for bits in zip(*(model["verdicts"][name][1] for name in everything["attacks"]), strict=True)]
-    assert worst.count("1") / 40 == model["curve"][1]["worst_case"] == pytest.approx(found.robust_accuracy)
+@pytest.mark.parametrize("change", ["weights", "images", "seed"])
+def test_verdicts_of_something_else_are_refused(tmp_path, change):
+    model = linear_model()
+    labels = model(IMAGES).argmax(1)
+    options = {"epsilon": 0.02, "attacks": "pgd", "store": tmp_path}
+    lightning_sq.evaluate(model, IMAGES, labels, **options)
+    images = IMAGES
+    if change == "weights":
+        model.backbone[1].bias.data[0] += 1e-3
+    if change == "images":
+        images = (IMAGES + 1e-3).clamp(0, 1)
+    name = {"weights": "model", "images": "images", "seed": "seed"}[change]
+    with pytest.raises(InputError, match=rf"another evaluation \(.*{name}.*--overwrite"):
+        lightning_sq.evaluate(model, images, labels, **options, seed=int(change == "seed"))
 
 
-def test_the_csv_says_what_the_json_says(evaluated):
-    folder, everything, _ = evaluated
-    with (folder / "results.csv").open() as stream:
-        rows = {(row["attack"], row["epsilon"]): float(row["accuracy"]) for row in csv.DictReader(stream)}
-    assert rows["clean", "0"] == 1.0
-    for point in everything["models"][0]["curve"]:
-        assert rows["worst_case", f"{point['epsilon']:.6g}"] == pytest.approx(point["worst_case"])
-    assert len(rows) == 1 + 2 * 3
-
-
-def test_the_report_is_one_file_with_the_numbers_and_nothing_from_outside(evaluated):
-    folder, everything, _ = evaluated
-    write_report(folder)
-    page = (folder / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 2
-    assert "http:" not in page
-    assert "https:" not in page
-    assert f"{100 * everything['models'][0]['curve'][-1]['worst_case']:.1f}" in page
-    assert "&lt;b&gt;bold" in page
-    assert "<b>bold" not in page
-    assert (folder / "robustness.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_examples_keep_their_order_and_say_what_the_model_sees(evaluated):
-    folder, _, found = evaluated
-    shown = examples.read(folder)["<b>bold</b>"]
-    assert tuple(shown.columns) == examples.ORDER
-    assert all(pixels.shape == (6, 3, 6, 6) for pixels in shown.columns.values())
-    broken = ~found.worst_case[-1][examples.choose([found])]
-    differs = [a != c for a, c in zip(shown.captions["adversarial"], shown.captions["clean"], strict=True)]
-    assert differs == broken.tolist()
-
-
-def test_the_verdict_says_what_plain_pgd_would_have_claimed():
-    def sentence(pgd: float, worst: float) -> str:
-        point = {"epsilon": 0.3, "worst_case": worst, "attacks": {"pgd": pgd}}
-        return results.verdict({"name": "net", "clean_accuracy": 0.99, "curve": [point]})
-
-    assert sentence(0.894, 0.72) == (
-        "net: at most 72.0% robust at 0.3; plain PGD alone would have said 89.4%, "
-        "the quantizer hides the gradient from it."
-    )
-    assert "plain PGD" not in sentence(0.72, 0.72)
-
-
-def test_missing_and_damaged_results_have_a_sentence(tmp_path):
-    with pytest.raises(InputError, match="There is no"):
-        write_report(tmp_path)
-    (tmp_path / "results.json").write_text('{"schema_version": 1, "mod')
-    with pytest.raises(InputError, match="damaged"):
-        write_report(tmp_path)
-    (tmp_path / "results.json").write_text('{"schema_version": 99}')
-    with pytest.raises(InputError, match="schema 99"):
-        write_report(tmp_path)
+def test_a_damaged_store_has_a_sentence(tmp_path):
+    (tmp_path / "rank-0.sqlite").write_bytes(b"no database" * 100)
+    with pytest.raises(InputError, match="cannot be read"):
+        lightning_sq.evaluate(linear_model(), IMAGES, torch.zeros(40).long(), epsilon=0.1, store=tmp_path)

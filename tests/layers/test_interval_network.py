@@ -262,7 +262,7 @@ def test_certified_images_survive_every_attack(quantizer):
     assert 0.1 < sure.float().mean() < 0.9
     assert not sure[:20].any()
     for attacked in (model, bpda(model)):
-        found = PGD(epsilon, num_steps=20, criterion="margin")(attacked, images, labels, list(range(200)))
+        found = PGD(num_steps=20, criterion="margin")(attacked, images, labels, list(range(200)), epsilon)
         assert not fools(model, found, images, labels, epsilon=epsilon)[sure].any()
     for _ in range(20):
         signs = torch.randint(0, 2, images.shape, generator=GENERATOR) * 2 - 1

@@ -257,7 +257,7 @@ def test_training_lowers_the_loss_under_attack(cls, quantizer):
 
     def under_attack() -> float:
         model.eval()
-        found = PGD(0.05, num_steps=5)(model, images, LABELS, range(24))
+        found = PGD(num_steps=5)(model, images, LABELS, range(24), 0.05)
         model.train()
         with torch.no_grad():
             return cross_entropy(model(found), LABELS).item()

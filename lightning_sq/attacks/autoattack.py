@@ -1,0 +1,133 @@
+"""The stages of AutoAttack (Croce and Hein 2020, arXiv 2003.01690), by the authors' own code from `pyautoattack`.
+
+The only file that imports it. Each stage is an attack like the others here, so the runner decides which images it gets
+and in which order the stages come. What is mended on the way, because the package does it to whoever calls it:
+logits come to it in float32; gradients are on, whatever the caller's mode; the model is in eval mode and its weights
+are frozen, and both are as before afterwards (FAB would fill their `.grad`); the global random numbers are as before;
+no tracer is installed and no counter outlives a call, because its check for optimisation at inference is not used
+(`evaluation.diagnostics` has one that leaves nothing behind); no more target classes are asked for than there are;
+what it would only log comes out as a record of this module's logger. Its `.mean()` over a process's images and its own
+verdicts are not used: the runner checks each image again and counts over all processes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from lightning_sq.attacks.frozen import frozen
+from lightning_sq.attacks.pgd import Norm
+from lightning_sq.errors import InputError
+
+Stage = Literal["apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square"]
+LOGGER = logging.getLogger(__name__)
+FEWEST_CLASSES = {"apgd-dlr": 3, "apgd-t": 4}
+"""The difference of logits ratio needs a third logit, its targeted form a fourth."""
+
+
+@dataclass(frozen=True)
+class AutoAttackStage:
+    """One stage of AutoAttack with the parameters of its `standard` version.
+
+    Args:
+        stage: "apgd-ce", "apgd-dlr", "apgd-t", "fab-t" or "square".
+        num_steps: Of APGD and FAB.
+        num_restarts: Random starts.
+        num_queries: Of Square, which moves one square at a time for the whole batch: its verdict on an image depends
+            on the images beside it.
+        num_draws: Forward passes a gradient of APGD (expectation over a random model): 20 in version `rand`.
+        norm: "linf" or "l2".
+    """
+
+    stage: Stage
+    num_steps: int = 100
+    num_restarts: int = 1
+    num_queries: int = 5000
+    num_draws: int = 1
+    norm: Norm = "linf"
+
+    def __post_init__(self) -> None:
+        if self.stage not in get_args(Stage):
+            raise InputError(f"stage={self.stage!r} is not one of {', '.join(get_args(Stage))}.")
+
+    def __call__(
+        self,
+        model: Callable[[Tensor], Tensor],
+        images: Tensor,
+        labels: Tensor,
+        seeds: Sequence[int],
+        epsilon: float,
+    ) -> Tensor:
+        """Adversarial images, like `images`; see `PGD.__call__`. The first seed is that of the whole batch.
+
+        Raises: InputError if pyautoattack is not installed, or the model has too few classes for the stage.
+        """
+        with _as_the_package_expects(model, images.device) as float32_model:
+            x, y = images.detach().clone(), labels.clone()  # no inference-mode tensors
+            with torch.no_grad():
+                num_classes = float32_model(x[:1]).shape[1]
+            if num_classes < FEWEST_CLASSES.get(self.stage, 2):
+                raise InputError(
+                    f"{self.stage} needs {FEWEST_CLASSES[self.stage]} classes, the model has {num_classes}."
+                )
+            attack = self._attack(float32_model, epsilon, seeds[0], num_classes, images.device)
+            return attack.perturb(x, y).detach().clamp(0, 1)
+
+    def _attack(self, model: Any, epsilon: float, seed: int, num_classes: int, device: torch.device) -> Any:
+        package = load_package()
+        common = {
+            "norm": {"linf": "Linf", "l2": "L2"}[self.norm],
+            "eps": epsilon,
+            "seed": seed % 2**63,
+            "n_restarts": self.num_restarts,
+            "device": device,
+            "verbose": False,
+        }
+        targets = min(9, num_classes - 1)
+        apgd = {"n_iter": self.num_steps, "eot_iter": self.num_draws, "rho": 0.75, "logger": LOGGER}
+        match self.stage:
+            case "apgd-t":
+                return package["apgd-t"](model, n_target_classes=targets, **apgd, **common)
+            case "fab-t":
+                fab = {"n_iter": self.num_steps, "targeted": True, "n_target_classes": targets}
+                return package["fab-t"](model, **fab, **common)
+            case "square":
+                return package["square"](model, n_queries=self.num_queries, p_init=0.8, resc_schedule=False, **common)
+        return package["apgd"](model, loss=self.stage.removeprefix("apgd-"), **apgd, **common)
+
+
+def load_package() -> dict[str, Any]:
+    """The classes of pyautoattack. Raises: InputError if it is not installed."""
+    try:
+        from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
+        from pyautoattack.fab_pt import FABAttack_PT
+        from pyautoattack.square import SquareAttack
+    except ImportError:
+        raise InputError(
+            "AutoAttack and Square need pyautoattack. Write: pip install 'lightning-sq[attacks]', "
+            "or choose --attacks quick."
+        ) from None
+    return {"apgd": APGDAttack, "apgd-t": APGDAttack_targeted, "fab-t": FABAttack_PT, "square": SquareAttack}
+
+
+@contextmanager
+def _as_the_package_expects(
+    model: Callable[[Tensor], Tensor], device: torch.device
+) -> Iterator[Callable[[Tensor], Tensor]]:
+    gpus = [device] if device.type == "cuda" else []
+
+    def float32_model(x: Tensor) -> Tensor:
+        with torch.autocast(device.type, enabled=False):
+            logits = model(x).float().clone()  # Square writes into its logits
+        if x.requires_grad and not logits.requires_grad:
+            logits = logits + 0 * x.flatten(1).sum(1, keepdim=True)  # a model without a gradient has a gradient of 0
+        return logits
+
+    with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(gpus), frozen(model):
+        yield float32_model

@@ -1,0 +1,80 @@
+"""The images of an evaluation: drawn from a folder, cut as a model wants them, labelled as its logits are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lightning_sq.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from lightning_sq.data.index import ImageIndex
+    from lightning_sq.data.loader import Backend
+    from lightning_sq.models import ModelConfig
+
+
+def choose_images(data: Path, num_images: int, seed: int, *, allow_unreadable: bool) -> ImageIndex:
+    """`num_images` of the validation folder drawn at random, in the index's order.
+
+    Raises: InputError if files cannot be read and that is not allowed: an accuracy over the rest would be another one.
+    """
+    import numpy as np
+
+    from lightning_sq.data.index import load_index
+    from lightning_sq.paths import cache_folder
+    from lightning_sq.progress import progress_bar
+
+    folder = data / "val" if (data / "val").is_dir() else data
+    with progress_bar(f"checking {folder.name}", "files") as advance:
+        index = load_index(folder, cache=cache_folder() / "indexes", progress=advance)
+    if index.unreadable and not allow_unreadable:
+        names = ", ".join(f"{bad.path} ({bad.reason})" for bad in index.unreadable[:5])
+        more = ", ..." if len(index.unreadable) > 5 else ""
+        raise InputError(
+            f"{len(index.unreadable)} of the images in {folder} cannot be read: {names}{more}. "
+            "Mend or remove them, or add --allow-unreadable to leave them out."
+        )
+    chosen = np.random.default_rng(seed).permutation(len(index))[:num_images]
+    return index.take(np.sort(chosen))
+
+
+def read_images(
+    config: ModelConfig,
+    files: ImageIndex,
+    *,
+    batch_size: int,
+    backend: Backend,
+    num_threads: int,
+    device: torch.device,
+) -> tuple[Tensor, Tensor]:
+    """Images (N, 3, H, W) and labels (N,), on the CPU.
+
+    Raises: InputError if the folder has a class that the model does not know.
+    """
+    import torch
+
+    from lightning_sq.data.crop import resize_and_center_crop
+    from lightning_sq.data.loader import Dataset, make_loader, read_all
+    from lightning_sq.data.order import EpochOrder
+    from lightning_sq.progress import progress_bar
+
+    unknown = sorted(set(files.class_names) - set(config.class_names))
+    if unknown:
+        raise InputError(
+            f"The model knows no class {unknown[0]!r} of {files.folder}. Give data with the classes it was trained on."
+        )
+    rule = resize_and_center_crop(config.image_size, resize_size=config.resize_size)
+    loader = make_loader(
+        Dataset(files, rule, config.image_size),
+        EpochOrder(len(files), batch_size),
+        backend=backend,
+        num_threads=num_threads,
+        device_id=(device.index or 0) if device.type == "cuda" else None,
+    )
+    with progress_bar("reading images", "batches") as advance:
+        images, labels = read_all(loader, progress=advance)
+    logit_numbers = torch.tensor([config.class_names.index(name) for name in files.class_names])
+    return images.cpu(), logit_numbers[labels.cpu()]

@@ -1,0 +1,297 @@
+"""`evaluate`: the worst case over many attacks, image by image, between a proof from below and doubts from above."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_sq import __version__
+from lightning_sq.attacks import take_apart
+from lightning_sq.attacks.front_end import Quantizer
+from lightning_sq.attacks.frozen import frozen
+from lightning_sq.attacks.pgd import Norm
+from lightning_sq.errors import InputError
+from lightning_sq.evaluation.certify import certify
+from lightning_sq.evaluation.diagnostics import Diagnostic, Situation, diagnose
+from lightning_sq.evaluation.precision import full_precision
+from lightning_sq.evaluation.processes import rank, world_size
+from lightning_sq.evaluation.runner import Model, Outcome, Progress, StageRunner
+from lightning_sq.evaluation.store import VerdictStore
+from lightning_sq.evaluation.suites import Entry, attacks_by_name, transfer_entries
+from lightning_sq.ops.pixels import check_pixels
+from lightning_sq.types import parse_epsilon
+
+
+@dataclass
+class Evaluation:
+    """What was found about one model.
+
+    Args:
+        epsilons: All radii, ascending, in units of the full pixel range (L2: its square root of a sum of squares).
+        budgets: Those at which every attack was run; at the others only the attacks on everyone were.
+        correct: (N,) bool: clean images that are classified as labelled.
+        certified: For each budget (N,) bool, proven by interval bounds; None where there is no proof for this model.
+        attacks: What was run, by name.
+        skipped: Why an attack of the suite was not.
+        outcomes: What each attack did, by name and epsilon.
+        diagnostics: What may be wrong with these numbers.
+        num_processes: That shared the work.
+    """
+
+    epsilons: tuple[float, ...]
+    budgets: tuple[float, ...]
+    norm: Norm
+    correct: Tensor
+    certified: dict[float, Tensor] | None
+    attacks: dict[str, Entry]
+    skipped: dict[str, str]
+    outcomes: dict[str, dict[float, Outcome]]
+    diagnostics: list[Diagnostic] = field(default_factory=list)
+    batch_size: int = 128
+    num_processes: int = 1
+
+    @property
+    def clean_accuracy(self) -> float:
+        """In [0, 1]."""
+        return _share(self.correct)
+
+    @property
+    def robust_accuracy(self) -> float:
+        """Share of images that survived every attack at the largest budget, in [0, 1]: an upper bound of the truth."""
+        return _share(self.survived())
+
+    @property
+    def certified_accuracy(self) -> float | None:
+        """Share of images that interval bounds prove at the largest budget: a lower bound of the truth."""
+        return None if self.certified is None else _share(self.certified[self.budgets[-1]])
+
+    @property
+    def flags(self) -> list[str]:
+        """Names of the diagnostics that fired. A model with a flag is not to be called robust."""
+        return [diagnostic.name for diagnostic in self.diagnostics if diagnostic.fired]
+
+    @property
+    def verdicts(self) -> Tensor:
+        """(N,) bool: classified right, whatever was tried at the largest budget."""
+        return self.survived()
+
+    @property
+    def table(self) -> list[dict[str, Any]]:
+        """A row an attack at the largest budget; `accuracy` is its own number if it attacked everyone, else None."""
+        rows, alive = [], self.correct.clone()
+        for name, outcomes in self.outcomes.items():
+            outcome = outcomes[self.budgets[-1]]
+            alive &= ~outcome.broken
+            everyone = self.attacks[name].on_everyone
+            rows.append(
+                {
+                    "attack": name,
+                    "title": self.attacks[name].title,
+                    "attacked": int(outcome.attacked.sum()),
+                    "broken": int(outcome.broken.sum()),
+                    "accuracy": self.accuracy(name, self.budgets[-1]) if everyone else None,
+                    "accuracy_after": _share(alive),
+                    "seconds": sum(one.seconds for one in outcomes.values()),
+                }
+            )
+        return rows
+
+    def survived(self, epsilon: float | None = None, attacks: Sequence[str] | None = None) -> Tensor:
+        """(N,) bool: right, and not broken by any of `attacks` (all) at `epsilon` (the largest budget) or less."""
+        epsilon = self.budgets[-1] if epsilon is None else epsilon
+        alive = self.correct.clone()
+        for name in self.outcomes if attacks is None else attacks:
+            for value, outcome in self.outcomes[name].items():
+                if value <= epsilon:
+                    alive &= ~outcome.broken
+        return alive
+
+    def accuracy(self, attack: str, epsilon: float) -> float:
+        """Share of images that survive one attack at one epsilon, if it attacked everyone."""
+        return _share(self.correct & ~self.outcomes[attack][epsilon].broken)
+
+    def examples(self, images: Tensor) -> dict[int, Tensor]:
+        """For each image that was to be shown: what broke it at the smallest epsilon, else the last attempt."""
+        shown: dict[int, Tensor] = {}
+        broken_at: dict[int, float] = {}
+        for outcomes in self.outcomes.values():
+            for epsilon, outcome in outcomes.items():
+                for i, pixels in outcome.examples.items():
+                    best = broken_at.get(i)
+                    if outcome.broken[i] and (best is None or epsilon < best):
+                        shown[i], broken_at[i] = pixels, epsilon
+                    elif best is None:
+                        shown[i] = pixels
+        return shown
+
+
+def _share(flags: Tensor) -> float:
+    return flags.double().mean().item()
+
+
+def evaluate(
+    model: Model,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    epsilon: float | str | Sequence[float | str],
+    attacks: str | Sequence[str] | dict[str, Entry] = "standard",
+    norm: Norm = "linf",
+    curve: Sequence[float] = (),
+    quantizer: Quantizer | None = None,
+    transfer_from: dict[str, Model] | None = None,
+    batch_size: int = 128,
+    seed: int = 0,
+    store: Path | None = None,
+    show: Sequence[int] = (),
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Attack `model` on `images` with each of `attacks`; report the worst case, image by image.
+
+    Clean mistakes are never attacked. Attacks on everyone run on all other images at every epsilon, so that their own
+    number can be told; the rest get only the images that nothing has broken and nothing has proven yet. Every
+    adversarial image is checked for ball, box and misclassification in a fresh float32 pass before it counts. In a
+    process group (torchrun, srun, Lightning) the batches are shared out; every process gets the whole result.
+
+    Args:
+        model: Pixels in [0, 1] to logits: any function. An nn.Module is put into eval mode meanwhile.
+        images: (N, C, H, W) float32 in [0, 1].
+        labels: (N,) int64.
+        epsilon: One budget or several, such as 8/255.
+        attacks: A suite ("quick", "standard", "autoattack", "rand"), names from `suites.catalogue`, or entries of your
+            own by name.
+        norm: "linf" or "l2".
+        curve: Further epsilons, at which only the attacks on everyone are run.
+        quantizer: For a foreign model: its elementwise, non-decreasing front end; `model` is then what is behind it.
+            Our own layer is found by itself.
+        transfer_from: Other models over the same classes, by name, whose adversarial images are tried.
+        batch_size: Images at a time.
+        seed: Of everything random; each image has its own.
+        store: A folder where verdicts are kept; called again with it, the evaluation goes on where it was.
+        show: Numbers of images whose adversarial version is to be kept; see `Evaluation.examples`.
+        progress: Called with (images done, images in all, note).
+    Raises: InputError for an epsilon or an attack that cannot be, for images that are not pixels in [0, 1], for
+        logits that are not numbers, and for a `store` of another evaluation.
+    """
+    largest = 1.0 if norm == "linf" else float("inf")
+    budgets = tuple(sorted({parse_epsilon(value, largest=largest) for value in _as_list(epsilon)}))
+    epsilons = tuple(sorted({*budgets, *(parse_epsilon(value, largest=largest) for value in curve)}))
+    check_pixels(images, "the images to evaluate on")
+    if len(images) == 0 or len(images) != len(labels):
+        raise InputError(f"There are {len(images)} images and {len(labels)} labels. Give one label for each image.")
+    entries = (attacks if isinstance(attacks, dict) else attacks_by_name(attacks, norm)) | transfer_entries(
+        transfer_from or {}, norm
+    )
+    device = _device(model, images)
+    with ExitStack() as stack:
+        for module in (model, *(transfer_from or {}).values()):
+            stack.enter_context(frozen(module))
+        stack.enter_context(full_precision())
+        few = images[:16].to(device)
+        apart = take_apart(model, few, quantizer=quantizer)
+        whole = apart if quantizer is not None else model
+        with torch.no_grad():
+            logits = whole(few)
+        possible = {
+            name: entry.why_not(quantized=apart is not None, num_classes=logits.shape[1])
+            for name, entry in entries.items()
+        }
+        chosen = {name: entries[name] for name, why in possible.items() if why is None}
+        if not chosen:
+            raise InputError(f"No attack is left: {next(iter(possible.values()))}. Add pgd to the attacks.")
+        identity = {
+            "lightning_sq": __version__,
+            "torch": torch.__version__,
+            "model": _digest(model, logits),
+            "images": hashlib.sha256(images.cpu().numpy().tobytes()).hexdigest(),
+            "labels": hashlib.sha256(labels.cpu().numpy().tobytes()).hexdigest(),
+            "epsilons": epsilons,
+            "budgets": budgets,
+            "norm": norm,
+            "attacks": {name: entry.to_dict() for name, entry in chosen.items()},
+            "batch_size": batch_size,
+            "seed": seed,
+        }
+        verdicts = VerdictStore(store, identity, rank())
+        stack.callback(verdicts.close)
+        runner = StageRunner(
+            whole,
+            whole if apart is None else apart,
+            images,
+            labels,
+            verdicts,
+            device=device,
+            norm=norm,
+            batch_size=batch_size,
+            seed=seed,
+            show=show,
+        )
+        certified = {e: certify(runner, apart, e) for e in budgets} if norm == "linf" else {}
+        found = Evaluation(
+            epsilons=epsilons,
+            budgets=budgets,
+            norm=norm,
+            correct=runner.correct(),
+            certified=None if not certified or None in certified.values() else certified,
+            attacks=chosen,
+            skipped={name: why for name, why in possible.items() if why is not None},
+            outcomes={},
+            batch_size=batch_size,
+            num_processes=world_size(),
+        )
+        _attack_all(runner, found, progress)
+        found.diagnostics = diagnose(Situation(runner, apart, found))
+    return found
+
+
+def _attack_all(runner: StageRunner, found: Evaluation, progress: Progress | None) -> None:
+    stages = [
+        (name, entry, value)
+        for name, entry in found.attacks.items()
+        for value in (found.epsilons if entry.on_everyone else found.budgets)
+    ]
+    total, done = len(stages) * len(runner.images), 0
+    for number, (name, entry, value) in enumerate(stages):
+        alive = found.survived(value)
+        todo = found.correct if entry.on_everyone else alive
+        if found.certified is not None and not entry.on_everyone:
+            todo = todo & ~found.certified[value]
+        left, done = int(todo.sum()), (number + 1) * len(runner.images) - int(todo.sum())
+
+        def advance(count: int, name: str = name, value: float = value, alive: Tensor = alive) -> None:
+            nonlocal left, done
+            left, done = max(left - count, 0), min(done + count, total)
+            if progress is not None:
+                progress(done, total, f"{name} at {value:.3g}: {left} left, {100 * _share(alive):.1f} % robust so far")
+
+        found.outcomes.setdefault(name, {})[value] = runner.run(name, entry.attack, value, todo, advance)
+        if progress is not None:
+            progress(
+                (number + 1) * len(runner.images), total, f"{100 * _share(found.survived(value)):.1f} % at {value:.3g}"
+            )
+
+
+def _as_list(epsilon: float | str | Sequence[float | str]) -> list[float | str]:
+    return [epsilon] if isinstance(epsilon, (str, float, int)) else list(epsilon)
+
+
+def _device(model: Model, images: Tensor) -> torch.device:
+    weight = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+    return images.device if weight is None else weight.device
+
+
+def _digest(model: Model, logits: Tensor) -> str:
+    """Of the weights, if the model has some, and of what it says about a few images."""
+    digest = hashlib.sha256(logits.float().cpu().numpy().tobytes())
+    if isinstance(model, nn.Module):
+        for name, value in sorted(model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

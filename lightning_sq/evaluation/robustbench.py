@@ -1,0 +1,47 @@
+"""A row in the form of RobustBench's model_info (https://github.com/RobustBench/robustbench), one file a model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lightning_sq.evaluation.results import largest_budget
+from lightning_sq.evaluation.suites import AUTOATTACK
+from lightning_sq.paths import write_whole
+
+FOLDER = "robustbench"
+
+
+def model_info(results: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]:
+    """What RobustBench lists of a model; accuracies in %, as text, as there.
+
+    `autoattack_acc` is the share left by the four stages of AutoAttack and by what ran before them; null unless all
+    four ran. `external` is the worst case over everything, `unreliable` says whether a diagnostic fired.
+    """
+    ran = {row["attack"] for row in model["attacks"]}
+    last_stage = max((i for i, row in enumerate(model["attacks"]) if row["attack"] in AUTOATTACK), default=None)
+    complete = ran.issuperset(AUTOATTACK) and last_stage is not None
+    return {
+        "name": model["name"],
+        "dataset": Path(results["data"]["folder"]).parent.name or results["data"]["folder"],
+        "num_images": model["num_images"],
+        "norm": {"linf": "Linf", "l2": "L2"}[results["threat_model"]["norm"]],
+        "eps": largest_budget(results),
+        "architecture": model["model"].get("architecture"),
+        "number_forward_passes": 1,
+        "additional_data": None,
+        "clean_acc": f"{100 * model['clean_accuracy']:.2f}",
+        "autoattack_acc": f"{100 * model['attacks'][last_stage]['accuracy_after']:.2f}" if complete else None,
+        "external": f"{100 * model['robust_accuracy']:.2f}",
+        "unreliable": bool(model["flags"]),
+        "footnote": model["verdict"],
+    }
+
+
+def write_model_infos(folder: Path, results: dict[str, Any]) -> None:
+    """robustbench/NAME.json for each model."""
+    (folder / FOLDER).mkdir(exist_ok=True)
+    for model in results["models"]:
+        text = json.dumps(model_info(results, model), indent=2) + "\n"
+        write_whole(folder / FOLDER / f"{model['name'].replace('/', '_')}.json", text)

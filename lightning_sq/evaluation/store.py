@@ -1,0 +1,144 @@
+"""A verdict a row, kept as soon as it is known, so that an evaluation that was killed goes on where it was.
+
+Every process writes an SQLite file of its own (one writer a file, which network file systems bear), and reads those of
+all. A stage is one attack at one epsilon.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_sq.errors import InputError
+
+TABLES = """
+CREATE TABLE IF NOT EXISTS identity (value TEXT);
+CREATE TABLE IF NOT EXISTS verdicts (stage TEXT, image INTEGER, broken INTEGER, PRIMARY KEY (stage, image));
+CREATE TABLE IF NOT EXISTS batches (stage TEXT, first INTEGER, seconds REAL, notes TEXT, PRIMARY KEY (stage, first));
+CREATE TABLE IF NOT EXISTS examples (stage TEXT, image INTEGER, pixels BLOB, PRIMARY KEY (stage, image));
+"""
+
+
+@dataclass
+class Kept:
+    """What is known of one batch of a stage.
+
+    Args:
+        broken: For each image number whether the attack broke it.
+        seconds: That it took.
+        notes: What the attack had to say.
+        examples: Adversarial images that are to be shown, by image number.
+    """
+
+    broken: dict[int, bool]
+    seconds: float = 0.0
+    notes: tuple[str, ...] = ()
+    examples: dict[int, Tensor] = field(default_factory=dict)
+
+
+class VerdictStore:
+    """Batches of verdicts by stage; in memory, and in a folder if one is given.
+
+    Args:
+        folder: Made on first use; None keeps nothing beyond the process.
+        identity: What is evaluated and how: plain values. What was kept for another identity is refused.
+        rank: Of this process; names its file.
+    Raises: InputError if the folder holds verdicts of another evaluation, or a file that cannot be read.
+    """
+
+    def __init__(self, folder: Path | None, identity: dict[str, Any], rank: int = 0) -> None:
+        self._batches: dict[str, dict[int, Kept]] = {}
+        self._connection: sqlite3.Connection | None = None
+        if folder is None:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(identity, sort_keys=True)
+        try:
+            for path in sorted(folder.glob("rank-*.sqlite")):
+                self._read(path, text)
+            self._connection = sqlite3.connect(folder / f"rank-{rank}.sqlite")
+            with self._connection as connection:
+                connection.executescript(TABLES)
+                if connection.execute("SELECT COUNT(*) FROM identity").fetchone()[0] == 0:
+                    connection.execute("INSERT INTO identity VALUES (?)", (text,))
+        except sqlite3.DatabaseError as error:
+            raise InputError(f"The verdicts in {folder} cannot be read ({error}). Delete that folder.") from error
+
+    def _read(self, path: Path, identity: str) -> None:
+        with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
+            if connection.execute("SELECT name FROM sqlite_master WHERE name='identity'").fetchone() is None:
+                return  # killed before it had a table
+            found = connection.execute("SELECT value FROM identity").fetchone()
+            if found is None:
+                return
+            if found[0] != identity:
+                raise InputError(
+                    f"{path.parent} holds verdicts of another evaluation ({_difference(found[0], identity)}). "
+                    "Add --overwrite to drop them, or give another --output."
+                )
+            for stage, first, seconds, notes in connection.execute("SELECT * FROM batches"):
+                self._batches.setdefault(stage, {})[first] = Kept({}, seconds, tuple(json.loads(notes)))
+            firsts = {stage: sorted(batches) for stage, batches in self._batches.items()}
+            for stage, image, broken in connection.execute("SELECT * FROM verdicts"):
+                first = _last_at_most(firsts[stage], image)
+                self._batches[stage][first].broken[image] = bool(broken)
+            for stage, image, pixels in connection.execute("SELECT * FROM examples"):
+                first = _last_at_most(firsts[stage], image)
+                values = torch.from_numpy(np.frombuffer(pixels, dtype=np.float32).copy())
+                self._batches[stage][first].examples[image] = values
+        connection.close()
+
+    @property
+    def num_verdicts(self) -> int:
+        """Over all stages."""
+        return sum(len(kept.broken) for batches in self._batches.values() for kept in batches.values())
+
+    def find(self, stage: str, images: list[int]) -> Kept | None:
+        """What is known of a batch; None if it was not finished."""
+        kept = self._batches.get(stage, {}).get(images[0])
+        return kept if kept is not None and kept.broken.keys() == set(images) else None
+
+    def keep(self, stage: str, images: list[int], kept: Kept) -> None:
+        """Keep a finished batch, whole or not at all."""
+        self._batches.setdefault(stage, {})[images[0]] = kept
+        if self._connection is None:
+            return
+        with self._connection as connection:
+            connection.executemany(
+                "INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?)",
+                [(stage, image, int(broken)) for image, broken in kept.broken.items()],
+            )
+            connection.executemany(
+                "INSERT OR REPLACE INTO examples VALUES (?, ?, ?)",
+                [
+                    (stage, image, pixels.numpy().astype(np.float32).tobytes())
+                    for image, pixels in kept.examples.items()
+                ],
+            )
+            connection.execute(
+                "INSERT OR REPLACE INTO batches VALUES (?, ?, ?, ?)",
+                (stage, images[0], kept.seconds, json.dumps(kept.notes)),
+            )
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def _last_at_most(firsts: list[int], image: int) -> int:
+    return firsts[int(np.searchsorted(firsts, image, side="right")) - 1]
+
+
+def _difference(found: str, wanted: str) -> str:
+    old, new = json.loads(found), json.loads(wanted)
+    names = [name for name in new if old.get(name) != new[name]]
+    return f"{', '.join(names) or 'its version'} differ" + ("s" if len(names) == 1 else "")

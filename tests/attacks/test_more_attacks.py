@@ -1,0 +1,295 @@
+"""L2, momentum, targets, flips, Square, transfer, foreign front ends, and the stages of AutoAttack."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_sq.attacks import (
+    BPDA,
+    FGSM,
+    PGD,
+    AutoAttackStage,
+    Expectation,
+    GreedyFlips,
+    QuantizedBox,
+    Square,
+    Transfer,
+    fools,
+    take_apart,
+)
+from lightning_sq.attacks.autoattack import LOGGER
+from lightning_sq.attacks.criteria import dlr, margin
+from lightning_sq.errors import InputError
+from lightning_sq.layers import SoftQuantization
+from tests.attacks.models import IMAGES, SEEDS, best_linear_attack, linear, quantized_linear, small_net
+
+LINF_ATTACKS = {
+    "pgd with momentum": PGD(num_steps=10, momentum=0.9),
+    "pgd with a cosine step": PGD(num_steps=10, schedule="cosine"),
+    "pgd towards a class": PGD(num_steps=10, targeted=True),
+    "fgsm": FGSM,
+    "greedy flips": GreedyFlips(num_rounds=30),
+    "square": Square(num_queries=800),
+    "apgd-ce": AutoAttackStage("apgd-ce", num_steps=20),
+    "fab-t": AutoAttackStage("fab-t", num_steps=20),
+    "square of the authors": AutoAttackStage("square", num_queries=800),
+}
+
+
+@pytest.mark.parametrize("name", LINF_ATTACKS)
+@pytest.mark.parametrize("epsilon", [0.02, 0.3])
+def test_every_linf_attack_reaches_the_closed_form_on_a_linear_model(name, epsilon):
+    model = linear()
+    labels = model(IMAGES).argmax(1)
+    truth = margin(model(best_linear_attack(model, IMAGES, labels, epsilon)), labels) > 0
+    assert truth.any()
+    found = LINF_ATTACKS[name](model, IMAGES, labels, SEEDS, epsilon)
+    ours = fools(model, found, IMAGES, labels, epsilon=epsilon)
+    assert not (ours & ~truth).any()
+    assert ours.sum() >= 0.9 * truth.sum() if "square" in name else torch.equal(ours, truth)
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [PGD(60, 0.3, schedule="cosine", norm="l2"), AutoAttackStage("apgd-ce", num_steps=30, norm="l2")],
+)
+def test_l2_attacks_reach_the_closed_form_on_a_linear_model(attack):
+    """Away from the pixel bounds the worst case is eps ||w||_2."""
+    model = linear()
+    images = 0.4 + 0.2 * IMAGES
+    labels = model(images).argmax(1)
+    weight = model[1].weight[1 - labels] - model[1].weight[labels]
+    epsilon = 0.15
+    truth = margin(model(images), labels) + epsilon * weight.norm(dim=1) > 0
+    assert truth.any()
+    assert not truth.all()
+    found = attack(model, images, labels, SEEDS, epsilon)
+    assert torch.equal(fools(model, found, images, labels, epsilon=epsilon, norm="l2"), truth)
+
+
+def test_an_l2_attack_that_leaves_its_ball_is_caught():
+    model = linear()
+    with pytest.raises(AssertionError, match="outside the ball"):
+        fools(model, (IMAGES + 0.05).clamp(0, 1), IMAGES, torch.zeros(24).long(), epsilon=0.1, norm="l2")
+
+
+def test_targets_find_what_the_likeliest_class_alone_does_not():
+    model = small_net(2)
+    labels = model(IMAGES).argmax(1)
+    one, all_classes = (
+        fools(
+            model,
+            PGD(20, targeted=True, num_restarts=n)(model, IMAGES, labels, SEEDS, 0.04),
+            IMAGES,
+            labels,
+            epsilon=0.04,
+        )
+        for n in (1, 4)
+    )
+    assert (all_classes | ~one).all()
+    assert all_classes.sum() > 0
+
+
+def test_the_difference_of_logits_ratio_is_the_margin_over_the_gap_to_the_third_class():
+    logits = torch.tensor([[1.0, 3.0, 2.0, 0.0]])
+    assert dlr(logits, torch.tensor([1])).item() == pytest.approx(-1.0 / 2.0)
+    assert dlr(10 * logits, torch.tensor([0])).item() == pytest.approx(2.0 / 2.0)
+
+
+def test_square_finds_the_same_for_an_image_alone_and_in_a_batch():
+    model = small_net(1)
+    labels = model(IMAGES).argmax(1)
+    attack = Square(num_queries=60)
+    together = attack(model, IMAGES, labels, SEEDS, 0.05)
+    alone = attack(model, IMAGES[5:6], labels[5:6], SEEDS[5:6], 0.05)
+    assert torch.allclose(together[5], alone[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("attack", [PGD(10, criterion="margin"), GreedyFlips(), Square(400)])
+@pytest.mark.parametrize("hard", [False, True])
+def test_any_search_inside_the_quantized_box_finds_the_closed_form(attack, hard):
+    epsilon = 0.15
+    model = quantized_linear(SoftQuantization(2, 60.0, hard=hard))
+    labels = model(IMAGES).argmax(1)
+    weight = (model.backbone[1].weight[1 - labels] - model.backbone[1].weight[labels]).view_as(IMAGES)
+    truth = margin(model((IMAGES + epsilon * weight.sign()).clamp(0, 1)), labels) > 0
+    found = QuantizedBox(attack)(model, IMAGES, labels, SEEDS, epsilon)
+    ours = fools(model, found, IMAGES, labels, epsilon=epsilon)
+    assert not (ours & ~truth).any()
+    assert ours.sum() >= 0.9 * truth.sum() > 0
+
+
+class Foreign(nn.Module):
+    """Somebody else's model with our layer inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.front = nn.ModuleDict({"quantize": SoftQuantization(4, hard=True)})
+        self.net = linear(classes=5)
+
+    def forward(self, x):
+        return self.net(self.front["quantize"](x))
+
+
+def test_a_quantizer_inside_a_foreign_model_is_found_and_the_weights_are_shared():
+    model = Foreign()
+    apart = take_apart(model, IMAGES)
+    assert apart.quantizer is model.front["quantize"]
+    assert next(apart.network.parameters()) is next(model.parameters())
+    assert torch.equal(apart(IMAGES), model(IMAGES))
+    assert isinstance(model.front["quantize"], SoftQuantization)
+
+
+def test_a_quantizer_that_is_not_in_front_is_not_taken_for_one():
+    behind = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Sigmoid(), SoftQuantization(4), linear())
+    assert take_apart(behind, IMAGES) is None
+    assert take_apart(linear(), IMAGES) is None
+    assert take_apart(lambda x: x.flatten(1), IMAGES) is None
+
+
+@pytest.mark.parametrize("backward", ["identity", "surrogate"])
+def test_a_foreign_front_end_is_attacked_through_bpda_and_in_its_box(backward):
+    def five_levels(x):
+        return (x * 4).round() / 4
+
+    apart = take_apart(linear(), IMAGES, quantizer=five_levels)
+    labels = apart(IMAGES).argmax(1)
+    plain = PGD(10, from_random_start=False)(apart, IMAGES, labels, SEEDS, 0.2)
+    assert not fools(apart, plain, IMAGES, labels, epsilon=0.2).any()
+    for attack in (BPDA(PGD(10), backward, 5.0), QuantizedBox(PGD(10, criterion="margin"))):
+        found = attack(apart, IMAGES, labels, SEEDS, 0.2)
+        assert fools(apart, found, IMAGES, labels, epsilon=0.2).float().mean() > 0.9
+
+
+def test_a_front_end_that_decreases_is_refused():
+    with pytest.raises(InputError, match="non-decreasing"):
+        take_apart(linear(), IMAGES, quantizer=lambda x: 1 - x)
+
+
+def test_transfer_uses_the_other_model_alone():
+    model, source = small_net(0), small_net(0)
+    labels = model(IMAGES).argmax(1)
+    attack = Transfer(source, PGD(20, criterion="margin", stop_when_fooled=False))
+
+    def unseen(x):
+        raise AssertionError("the attacked model was called")
+
+    found = attack(unseen, IMAGES, labels, SEEDS, 0.1)
+    direct = PGD(20, criterion="margin")(model, IMAGES, labels, SEEDS, 0.1)
+    assert torch.equal(*(fools(model, x, IMAGES, labels, epsilon=0.1) for x in (found, direct)))
+
+
+def test_an_attack_that_goes_on_ends_with_a_larger_margin():
+    model = small_net(0)
+    labels = model(IMAGES).argmax(1)
+    stopped, gone_on = (
+        PGD(20, criterion="margin", stop_when_fooled=stop)(model, IMAGES, labels, SEEDS, 0.1) for stop in (True, False)
+    )
+    fooled = margin(model(stopped), labels) > 0
+    assert fooled.any()
+    assert margin(model(gone_on), labels)[fooled].mean() > margin(model(stopped), labels)[fooled].mean() + 0.01
+
+
+def test_expectation_attacks_through_the_noise_of_a_model():
+    model = linear()
+    generator = torch.Generator().manual_seed(0)
+
+    def noisy(x):
+        return model(x + 0.3 * torch.randn(x.shape, generator=generator))
+
+    labels = model(IMAGES).argmax(1)
+    best = best_linear_attack(model, IMAGES, labels, 0.1)
+    one, many = (
+        margin(model(attack(noisy, IMAGES, labels, SEEDS, 0.1)), labels).mean()
+        for attack in (PGD(1, 1.0, stop_when_fooled=False), Expectation(PGD(1, 1.0, stop_when_fooled=False), 30))
+    )
+    assert one <= many + 1e-6 <= margin(model(best), labels).mean() + 1e-5
+
+
+# the ways in which pyautoattack would harm whoever calls it
+
+
+def test_autoattack_gets_float32_logits_from_a_half_precision_model():
+    model = linear(classes=5)
+    labels = model(IMAGES).argmax(1)
+    seen = []
+
+    def half(x):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return model(x).bfloat16()
+
+    with torch.autocast("cpu", torch.bfloat16):
+        found = AutoAttackStage("square", num_queries=20)(half, IMAGES, labels, SEEDS, 0.1)
+    assert found.dtype == torch.float32
+    assert not any(seen)
+
+
+def test_autoattack_works_inside_inference_mode():
+    model = small_net(0)
+    labels = model(IMAGES).argmax(1)
+    with torch.inference_mode():
+        found = AutoAttackStage("apgd-t", num_steps=10)(model, IMAGES.clone(), labels.clone(), SEEDS, 0.1)
+    assert fools(model, found, IMAGES, labels, epsilon=0.1).any()
+
+
+@pytest.mark.parametrize("stage", ["apgd-ce", "fab-t"])
+def test_autoattack_leaves_the_model_as_it_was(stage):
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(128, 5)).train()
+    model[0].weight.requires_grad_(False)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    AutoAttackStage(stage, num_steps=5)(model, IMAGES, torch.zeros(24).long(), SEEDS, 0.1)
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert all(module.training for module in model.modules())
+    assert [weight.requires_grad for weight in model.parameters()] == [False] + [True] * 5
+    assert all(weight.grad is None for weight in model.parameters())
+
+
+def test_autoattack_leaves_the_random_numbers_and_the_tracer_alone():
+    model = small_net(0)
+    torch.manual_seed(3)
+    state, tracer = torch.get_rng_state(), sys.gettrace()
+    AutoAttackStage("apgd-ce", num_steps=3)(model, IMAGES, model(IMAGES).argmax(1), SEEDS, 0.1)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert sys.gettrace() is tracer
+    from pyautoattack import checks
+
+    assert not any(checks.funcs.values())
+
+
+@pytest.mark.parametrize("stage", ["apgd-t", "fab-t"])
+def test_autoattack_asks_for_no_more_classes_than_there_are(stage):
+    model = small_net(0)  # 5 classes, the package would try 9 others
+    labels = model(IMAGES).argmax(1)
+    found = AutoAttackStage(stage, num_steps=10)(model, IMAGES, labels, SEEDS, 0.1)
+    assert fools(model, found, IMAGES, labels, epsilon=0.1).any()
+    with pytest.raises(InputError, match="needs 4 classes"):
+        AutoAttackStage("apgd-t")(linear(classes=3), IMAGES, labels.clamp(max=2), SEEDS, 0.1)
+
+
+def test_what_autoattack_would_only_log_can_be_collected(caplog):
+    with caplog.at_level(logging.WARNING, logger=LOGGER.name):
+        AutoAttackStage("apgd-dlr", num_steps=2)(
+            quantized_linear(SoftQuantization(4, hard=True), classes=5), IMAGES, torch.zeros(24).long(), SEEDS, 0.1
+        )
+    assert "zero gradient" in caplog.text
+
+
+def test_the_same_seed_gives_the_same_images_from_autoattack():
+    model = small_net(0)
+    labels = model(IMAGES).argmax(1)
+    once, again, other = (
+        AutoAttackStage("apgd-ce", num_steps=3)(model, IMAGES, labels, [seed] * 24, 0.1) for seed in (1, 1, 2)
+    )
+    assert torch.equal(once, again)
+    assert not torch.equal(once, other)
+
+
+def test_without_the_package_one_sentence_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyautoattack.autopgd_base", None)
+    with pytest.raises(InputError, match=r"lightning-sq\[attacks\]"):
+        AutoAttackStage("square")(small_net(0), IMAGES, torch.zeros(24).long(), SEEDS, 0.1)

@@ -1,0 +1,109 @@
+"""Each diagnostic catches the model that was planted for it, and none flags a sound one."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+import lightning_sq
+from lightning_sq.evaluation.derivatives_inside import uses_derivatives
+from lightning_sq.layers import SoftQuantization
+from tests.evaluation.models import IMAGES, linear_model
+
+EPSILON = 0.05
+
+
+def sound() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 5))
+
+
+def through(function) -> nn.Module:
+    """A sound model whose logits go through a function."""
+
+    class Planted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = sound()
+
+        def forward(self, x):
+            return function(self.net, x)
+
+    return Planted()
+
+
+def takes_derivatives(net, x):
+    with torch.enable_grad():
+        y = x.detach().clone().requires_grad_()
+        torch.autograd.grad(net(y).sum(), y)
+    return net(x)
+
+
+def rough(net, x):
+    return net(x) + 5 * torch.sin(3e4 * x.flatten(1)[:, :5])
+
+
+PLANTED = {
+    "zero_gradients": through(lambda net, x: net(x.detach()) + 0 * x.flatten(1)[:, :5]),
+    "plain_gradient_misses": linear_model(SoftQuantization(8, hard=True)),
+    "quantizer_widens_the_ball": linear_model(SoftQuantization(3, 500.0)),
+    "survives_everything": through(lambda net, x: net(x.detach()) + 0 * x.flatten(1)[:, :5]),
+    "small_steps_jump": through(rough),
+    "random_answers": through(lambda net, x: net(x) + 0.1 * torch.randn(len(x), 5)),
+    "outputs_are_probabilities": through(lambda net, x: net(x).softmax(1)),
+    "optimises_at_inference": through(takes_derivatives),
+    "not_float32": through(lambda net, x: net(x.bfloat16()).float()),
+    "black_box_beats_white_box": through(lambda net, x: net(x.detach()) + 0 * x.flatten(1)[:, :5]),
+    "successes_get_lost": through(lambda net, x: net(x) + 0.3 * torch.randn(len(x), 5)),
+}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_planted_fault_is_caught(name):
+    model = PLANTED[name]
+    if name == "not_float32":
+        model = model.bfloat16()
+    with torch.no_grad():
+        labels = model(IMAGES).argmax(1)
+    attacks = ["quick", "own_square"] if name == "black_box_beats_white_box" else "quick"
+    epsilon = 0.2 if name in ("plain_gradient_misses", "black_box_beats_white_box") else EPSILON
+    found = lightning_sq.evaluate(model, IMAGES, labels, epsilon=epsilon, attacks=attacks)
+    assert name in found.flags, {d.name: d.measured for d in found.diagnostics}
+
+
+def test_attacks_that_get_weaker_with_more_steps_or_more_room_are_caught(monkeypatch):
+    from lightning_sq.attacks import PGD
+
+    whole = PGD.__call__
+
+    def weaker(self, model, images, labels, seeds, epsilon):
+        if self.num_steps >= 40 and epsilon > 0.02:
+            return images.clone()
+        return whole(self, model, images, labels, seeds, epsilon)
+
+    monkeypatch.setattr(PGD, "__call__", weaker)
+    model = linear_model()
+    found = lightning_sq.evaluate(model, IMAGES, model(IMAGES).argmax(1), epsilon=0.05, curve=[0.02], attacks="pgd")
+    assert {"more_steps_help_the_model", "larger_ball_helps_the_model", "survives_everything"} <= set(found.flags)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [sound(), linear_model(), linear_model(SoftQuantization(2, 5.0))],
+    ids=["convolution", "linear", "soft quantizer"],
+)
+def test_a_sound_model_has_no_flag(model):
+    labels = model(IMAGES).argmax(1)
+    found = lightning_sq.evaluate(model, IMAGES, labels, epsilon=EPSILON, curve=[0.02], attacks="standard")
+    assert found.flags == [], {d.name: (d.measured, d.limit) for d in found.diagnostics if d.fired}
+
+
+def test_watching_for_derivatives_leaves_nothing_behind():
+    grad, backward, tracer = torch.autograd.grad, torch.Tensor.backward, sys.gettrace()
+    assert not uses_derivatives(sound(), IMAGES)
+    assert uses_derivatives(through(takes_derivatives), IMAGES)
+    assert not uses_derivatives(sound(), IMAGES)  # the flag of one model is not another's
+    assert (torch.autograd.grad, torch.Tensor.backward, sys.gettrace()) == (grad, backward, tracer)

@@ -1,0 +1,191 @@
+"""What an evaluation leaves behind says what was found."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+import torch
+
+import lightning_sq
+from lightning_sq.errors import InputError
+from lightning_sq.evaluation import examples, results, robustbench, suites
+from lightning_sq.evaluation.report import printed_table, write_report
+from lightning_sq.layers import SoftQuantization
+from tests.evaluation.models import IMAGES, linear_model
+
+NAME = "<b>[bold]$x</b>"
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    """A folder as `lightning-sq evaluate` leaves it."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    model = linear_model(SoftQuantization(4, 200.0))
+    labels = model(IMAGES).argmax(1)
+    labels[0] = 1 - labels[0]
+    chosen = [1, 5, 9]
+    attacks = ["quick", "own_square"]
+    found = lightning_sq.evaluate(
+        model, IMAGES, labels, epsilon=[0.02, 0.1], curve=[0.05], attacks=attacks, show=chosen
+    )
+    description = {"architecture": "linear", "quantizer": {"num_levels": 4, "sharpness": 200.0, "hard": False}}
+    everything = results.assemble(
+        [results.model_row(NAME, "here", description, found, input_gradient_l1=1.5)],
+        found,
+        data={"folder": "no/where", "num_images": 40, "unreadable": 2, "files": [str(i) for i in range(40)]},
+        attacks={name: entry.to_dict() for name, entry in suites.attacks_by_name(attacks).items()},
+        seed=0,
+        device="CPU",
+        versions={"lightning_sq": "0"},
+        seconds=1.0,
+    )
+    results.write_results(folder, everything)
+    robustbench.write_model_infos(folder, everything)
+    adversarial = torch.stack([found.examples(IMAGES).get(i, IMAGES[i]) for i in chosen])
+    shown = examples.show(
+        model, IMAGES[chosen], adversarial, model.quantizer, epsilon=0.1, class_names=("cat", "dog_$1$")
+    )
+    examples.save(folder, {NAME: shown})
+    write_report(folder)
+    return folder, everything, found
+
+
+def test_results_hold_a_verdict_for_every_image(evaluated):
+    folder, everything, found = evaluated
+    read = results.read_results(folder)
+    assert read == json.loads(json.dumps(everything))
+    (model,) = read["models"]
+    verdicts = model["verdicts"]
+    assert verdicts["clean"].count("1") == 39
+    for name, rows in verdicts["attacks"].items():
+        for epsilon, row in rows.items():
+            outcome = found.outcomes[name][float(epsilon)]
+            assert len(row) == 40
+            assert row.count("-") == (~outcome.attacked).sum()
+            assert row.count("0") == outcome.broken.sum()
+    assert set(verdicts["attacks"]["pgd"]) == {"0.02", "0.05", "0.1"}
+    assert set(verdicts["attacks"]["own_square"]) == {"0.02", "0.1"}
+    assert verdicts["worst_case"]["0.1"].count("1") / 40 == model["robust_accuracy"] == model["curve"][2]["worst_case"]
+    assert verdicts["certified"]["0.1"].count("1") / 40 == model["certified_accuracy"]
+    assert [point["complete"] for point in model["curve"]] == [True, False, True]
+    assert model["curve"][1]["certified"] is None
+
+
+def test_every_parameter_of_an_attack_is_in_the_results(evaluated):
+    box = evaluated[1]["attacks"]["quantized_box"]
+    assert box["parameters"]["kind"] == "QuantizedBox"
+    assert box["parameters"]["attack"]["kind"] == "PGD"
+    assert box["parameters"]["attack"]["num_steps"] == 40
+    assert box["parameters"]["attack"]["criterion"] == "margin"
+
+
+def test_the_csv_says_what_the_json_says(evaluated):
+    folder, everything, _ = evaluated
+    with (folder / "results.csv").open() as stream:
+        rows = {(row["attack"], row["epsilon"]): float(row["accuracy"]) for row in csv.DictReader(stream)}
+    assert rows["clean", "0"] == 39 / 40
+    for point in everything["models"][0]["curve"]:
+        assert rows["worst_case", f"{point['epsilon']:.6g}"] == pytest.approx(point["worst_case"])
+    assert len(rows) == 1 + 3 * 4 + 2
+
+
+def test_the_report_is_one_file_with_the_verdict_first_and_nothing_from_outside(evaluated):
+    folder, everything, found = evaluated
+    page = (folder / "report.html").read_text()
+    (model,) = everything["models"]
+    assert page.count("data:image/png;base64,") == 3
+    assert "http:" not in page
+    assert "https:" not in page
+    body = page[page.index("<h1>") :]
+    assert 0 < body.index("% robust at 0.1") < body.index("<h2>")
+    assert f"{100 * model['robust_accuracy']:.1f}" in page
+    assert "2 unreadable files" in page
+    assert page.count('class="fired"') == len(found.flags)
+    assert page.count('class="passed"') == len(found.diagnostics) - len(found.flags)
+    assert "&lt;b&gt;[bold]$x" in page
+    assert "<b>[bold]" not in page
+    assert (folder / "robustness.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_name_that_looks_like_markup_is_printed_as_it_is(evaluated, capsys):
+    from rich.console import Console
+
+    Console(width=200).print(printed_table(evaluated[1]))
+    assert NAME in capsys.readouterr().out
+
+
+def test_examples_keep_their_order_and_say_what_the_model_sees(evaluated):
+    folder, _, found = evaluated
+    shown = examples.read(folder)[NAME]
+    assert tuple(shown.columns) == examples.ORDER
+    assert all(pixels.shape == (3, 3, 6, 6) for pixels in shown.columns.values())
+    broken = ~found.survived()[[1, 5, 9]]
+    differs = [a != c for a, c in zip(shown.captions["adversarial"], shown.captions["clean"], strict=True)]
+    assert differs == broken.tolist()
+    assert any(differs)
+
+
+def test_examples_are_images_that_most_models_classify_right():
+    right = [torch.tensor([True, True, False, True]), torch.tensor([True, False, True, True])]
+    assert examples.choose(right) == [0, 3]
+
+
+def verdict(pgd=0.894, worst=0.72, certified=None, flags=(), thorough=True):
+    model = {
+        "name": "net",
+        "robust_accuracy": worst,
+        "certified_accuracy": certified,
+        "curve": [{"attacks": {"pgd": pgd}}],
+        "flags": list(flags),
+        "attacks": [{}, {}],
+    }
+    return results.verdict(model, 0.3, thorough=thorough)
+
+
+def test_the_verdict_says_what_plain_pgd_would_have_claimed():
+    assert verdict() == "net: 72.0 % robust at 0.3; plain PGD-40 would have said 89.4 %."
+    assert verdict(pgd=0.725) == "net: 72.0 % robust at 0.3."
+    assert verdict(pgd=0.72, certified=0.6) == "net: 72.0 % robust at 0.3, 60.0 % proven."
+
+
+def test_a_flagged_model_is_never_called_robust_and_few_attacks_are_said_to_be_few():
+    assert verdict(flags=["zero_gradients"]).endswith("Not to be called robust: zero gradients.")
+    assert "upper bound from 2 attacks" in verdict(thorough=False)
+
+
+def test_robustbench_rows_say_unreliable_where_a_check_fired(evaluated):
+    folder, _, found = evaluated
+    (path,) = (folder / "robustbench").iterdir()
+    row = json.loads(path.read_text())
+    assert row["eps"] == "0.1"
+    assert row["unreliable"] == bool(found.flags)
+    assert row["autoattack_acc"] is None  # it did not run
+    assert row["external"] == f"{100 * found.robust_accuracy:.2f}"
+
+
+def test_the_table_for_a_readme_has_a_dash_for_what_was_not_measured(evaluated):
+    table = results.markdown_table(evaluated[1])
+    assert table.count("\n") == 2
+    assert "| – |" not in table
+    model = dict(evaluated[1]["models"][0], certified_accuracy=None)
+    assert "| – |" in results.markdown_table(evaluated[1] | {"models": [model]})
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('{"schema_version": 2, "mod', "damaged"),
+        ('{"schema_version": 2}', "damaged"),
+        ("[]", "damaged"),
+        ('{"schema_version": 99}', "schema 99"),
+        ('{"schema_version": 1}', "schema 1"),
+    ],
+)
+def test_missing_and_damaged_results_have_a_sentence(tmp_path, text, sentence):
+    with pytest.raises(InputError, match="There is no"):
+        write_report(tmp_path)
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(InputError, match=sentence):
+        write_report(tmp_path)
