@@ -59,6 +59,8 @@ class CommandLine(LightningCLI):
         config = self.config[self.subcommand]
         fits, output = self.subcommand == "fit", Path(config.output)
         check_output(output)
+        if not config.checkpoint_minutes >= 0:
+            raise InputError(f"checkpoint_minutes={config.checkpoint_minutes:g} is not at least 0. 15 is usual.")
         self._dump_config()
         self.recipe = {key: value for key, value in self.config_dump.items() if key not in HOW_IT_WAS_STARTED}
         start = Path(config.ckpt_path) if config.ckpt_path else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ class SavedRun:
 
     Args:
         path: The file.
-        model: Weights and description.
+        model: Description, and tensors without their values.
         resume: `RESUME_KEYS`.
     """
 
@@ -79,7 +79,9 @@ class SavedRun:
         require_keys(path, entry["resume"], RESUME_KEYS)
         if to_go_on:
             require_keys(path, content, RESTARTED)
-        return cls(path, trained_model(content), entry["resume"])
+        model = trained_model(content)
+        shapes = {name: tensor.to("meta") for name, tensor in model.state.items()}  # the weights need not stay
+        return cls(path, replace(model, state=shapes), entry["resume"])
 
     def check_model(self, model: PixelClassifier) -> None:
         """Raises: InputError if the checkpoint is of another model than `model`."""

@@ -63,6 +63,7 @@ MISTAKES = {
         ["vit_tiny_patch16_224 takes no images of 32 x 32", "--data.image_size 224"],
     ),
     "a negative seed": (["--seed_everything", "-1"], ["seed_everything=-1"]),
+    "a time before now": (["--checkpoint_minutes", "-1"], ["checkpoint_minutes=-1"]),
     "no device": (["--trainer.devices", "0"], ["devices"]),
     "a word for devices": (["--trainer.devices", "many"], ["devices"]),
     "an unknown accelerator": (["--trainer.accelerator", "abacus"], ["accelerator='abacus'"]),
