@@ -32,4 +32,4 @@ lint: setup
 
 lock:
 	$(RUN)uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	  --no-header --group dev pyproject.toml -o requirements.lock
+	  --no-header --group dev --extra attacks pyproject.toml -o requirements.lock
