@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,121 +17,15 @@ from lightning_sq.attacks.frozen import frozen
 from lightning_sq.attacks.pgd import Norm
 from lightning_sq.errors import InputError
 from lightning_sq.evaluation.certify import certify
-from lightning_sq.evaluation.diagnostics import Diagnostic, Situation, diagnose
+from lightning_sq.evaluation.diagnostics import Situation, diagnose
+from lightning_sq.evaluation.found import Evaluation, share_of
 from lightning_sq.evaluation.precision import full_precision
 from lightning_sq.evaluation.processes import rank, world_size
-from lightning_sq.evaluation.runner import Model, Outcome, Progress, StageRunner
+from lightning_sq.evaluation.runner import Model, Progress, StageRunner
 from lightning_sq.evaluation.store import VerdictStore
 from lightning_sq.evaluation.suites import Entry, attacks_by_name, transfer_entries
 from lightning_sq.ops.pixels import check_pixels
 from lightning_sq.types import parse_epsilon
-
-
-@dataclass
-class Evaluation:
-    """What was found about one model.
-
-    Args:
-        epsilons: All radii, ascending, in units of the full pixel range (L2: its square root of a sum of squares).
-        budgets: Those at which every attack was run; at the others only the attacks on everyone were.
-        correct: (N,) bool: clean images that are classified as labelled.
-        certified: For each budget (N,) bool, proven by interval bounds; None where there is no proof for this model.
-        attacks: What was run, by name.
-        skipped: Why an attack of the suite was not.
-        outcomes: What each attack did, by name and epsilon.
-        diagnostics: What may be wrong with these numbers.
-        num_processes: That shared the work.
-    """
-
-    epsilons: tuple[float, ...]
-    budgets: tuple[float, ...]
-    norm: Norm
-    correct: Tensor
-    certified: dict[float, Tensor] | None
-    attacks: dict[str, Entry]
-    skipped: dict[str, str]
-    outcomes: dict[str, dict[float, Outcome]]
-    diagnostics: list[Diagnostic] = field(default_factory=list)
-    batch_size: int = 128
-    num_processes: int = 1
-
-    @property
-    def clean_accuracy(self) -> float:
-        """In [0, 1]."""
-        return _share(self.correct)
-
-    @property
-    def robust_accuracy(self) -> float:
-        """Share of images that survived every attack at the largest budget, in [0, 1]: an upper bound of the truth."""
-        return _share(self.survived())
-
-    @property
-    def certified_accuracy(self) -> float | None:
-        """Share of images that interval bounds prove at the largest budget: a lower bound of the truth."""
-        return None if self.certified is None else _share(self.certified[self.budgets[-1]])
-
-    @property
-    def flags(self) -> list[str]:
-        """Names of the diagnostics that fired. A model with a flag is not to be called robust."""
-        return [diagnostic.name for diagnostic in self.diagnostics if diagnostic.fired]
-
-    @property
-    def verdicts(self) -> Tensor:
-        """(N,) bool: classified right, whatever was tried at the largest budget."""
-        return self.survived()
-
-    @property
-    def table(self) -> list[dict[str, Any]]:
-        """A row an attack at the largest budget; `accuracy` is its own number if it attacked everyone, else None."""
-        rows, alive = [], self.correct.clone()
-        for name, outcomes in self.outcomes.items():
-            outcome = outcomes[self.budgets[-1]]
-            alive &= ~outcome.broken
-            everyone = self.attacks[name].on_everyone
-            rows.append(
-                {
-                    "attack": name,
-                    "title": self.attacks[name].title,
-                    "attacked": int(outcome.attacked.sum()),
-                    "broken": int(outcome.broken.sum()),
-                    "accuracy": self.accuracy(name, self.budgets[-1]) if everyone else None,
-                    "accuracy_after": _share(alive),
-                    "seconds": sum(one.seconds for one in outcomes.values()),
-                }
-            )
-        return rows
-
-    def survived(self, epsilon: float | None = None, attacks: Sequence[str] | None = None) -> Tensor:
-        """(N,) bool: right, and not broken by any of `attacks` (all) at `epsilon` (the largest budget) or less."""
-        epsilon = self.budgets[-1] if epsilon is None else epsilon
-        alive = self.correct.clone()
-        for name in self.outcomes if attacks is None else attacks:
-            for value, outcome in self.outcomes[name].items():
-                if value <= epsilon:
-                    alive &= ~outcome.broken
-        return alive
-
-    def accuracy(self, attack: str, epsilon: float) -> float:
-        """Share of images that survive one attack at one epsilon, if it attacked everyone."""
-        return _share(self.correct & ~self.outcomes[attack][epsilon].broken)
-
-    def examples(self, images: Tensor) -> dict[int, Tensor]:
-        """For each image that was to be shown: what broke it at the smallest epsilon, else the last attempt."""
-        shown: dict[int, Tensor] = {}
-        broken_at: dict[int, float] = {}
-        for outcomes in self.outcomes.values():
-            for epsilon, outcome in outcomes.items():
-                for i, pixels in outcome.examples.items():
-                    best = broken_at.get(i)
-                    if outcome.broken[i] and (best is None or epsilon < best):
-                        shown[i], broken_at[i] = pixels, epsilon
-                    elif best is None:
-                        shown[i] = pixels
-        return shown
-
-
-def _share(flags: Tensor) -> float:
-    return flags.double().mean().item()
 
 
 def evaluate(
@@ -269,13 +161,12 @@ def _attack_all(runner: StageRunner, found: Evaluation, progress: Progress | Non
             nonlocal left, done
             left, done = max(left - count, 0), min(done + count, total)
             if progress is not None:
-                progress(done, total, f"{name} at {value:.3g}: {left} left, {100 * _share(alive):.1f} % robust so far")
+                so_far = f"{100 * share_of(alive):.1f} % robust so far"
+                progress(done, total, f"{name} at {value:.3g}: {left} left, {so_far}")
 
         found.outcomes.setdefault(name, {})[value] = runner.run(name, entry.attack, value, todo, advance)
-        if progress is not None:
-            progress(
-                (number + 1) * len(runner.images), total, f"{100 * _share(found.survived(value)):.1f} % at {value:.3g}"
-            )
+    if progress is not None:
+        progress(total, total, f"{100 * found.robust_accuracy:.1f} % robust, checking")
 
 
 def _as_list(epsilon: float | str | Sequence[float | str]) -> list[float | str]:

@@ -35,7 +35,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_sq.errors import InputError
-from lightning_sq.evaluation.evaluation import Evaluation
+from lightning_sq.evaluation.found import Evaluation
 from lightning_sq.paths import write_whole
 
 SCHEMA_VERSION = 2

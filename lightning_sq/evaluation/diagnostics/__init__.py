@@ -1,0 +1,57 @@
+"""What would be seen if the attacks were too weak for a model: each check is a row of the report, and may be a flag.
+
+Sources: the flags of AutoAttack (arXiv 2003.01690), the indicators of attack failure of Pintor et al. 2022 (arXiv
+2106.09947), the checklists of Athalye et al. 2018 (arXiv 1802.00420) and Carlini et al. 2019 (arXiv 1902.06705), and
+two of this project's own: the width of the quantized box, and gradients that are exactly zero where a pixel can move.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from lightning_sq.evaluation.diagnostics.answers import (
+    not_float32,
+    optimises_at_inference,
+    outputs_are_probabilities,
+    random_answers,
+)
+from lightning_sq.evaluation.diagnostics.attacks import (
+    black_box_beats_white_box,
+    larger_ball_helps_the_model,
+    more_steps_break_more,
+    more_steps_help_the_model,
+    plain_gradient_misses,
+    survives_everything,
+)
+from lightning_sq.evaluation.diagnostics.gradients import (
+    quantizer_widens_the_ball,
+    small_steps_jump,
+    successes_get_lost,
+    zero_gradients,
+)
+from lightning_sq.evaluation.diagnostics.situation import Diagnostic, Situation
+
+__all__ = ["Diagnostic", "Situation", "diagnose"]
+
+CHECKS: tuple[Callable[[Situation], Diagnostic | None], ...] = (
+    plain_gradient_misses,
+    black_box_beats_white_box,
+    more_steps_break_more,
+    more_steps_help_the_model,
+    survives_everything,
+    larger_ball_helps_the_model,
+    zero_gradients,
+    quantizer_widens_the_ball,
+    small_steps_jump,
+    successes_get_lost,
+    random_answers,
+    outputs_are_probabilities,
+    optimises_at_inference,
+    not_float32,
+)
+
+
+def diagnose(situation: Situation) -> list[Diagnostic]:
+    """Every check that applies, in the order of the report."""
+    rows = (check(situation) for check in CHECKS)
+    return [found for found in rows if found is not None]

@@ -1,0 +1,64 @@
+"""Checks of what the model answers: the same twice, logits, without derivatives of its own, in float32."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from lightning_sq.evaluation.derivatives_inside import uses_derivatives
+from lightning_sq.evaluation.diagnostics.situation import FEW, Diagnostic, Situation, row
+
+
+def random_answers(s: Situation) -> Diagnostic:
+    """Two passes over the same images."""
+    images, _ = s.batch(FEW)
+    with torch.no_grad():
+        first, second = s.runner.model(images), s.runner.model(images)
+    return row(
+        "random_answers",
+        "largest difference between the logits of two passes, relative to their size",
+        ((first - second).abs().amax() / first.abs().amax().clamp(min=1e-12)).item(),
+        1e-4,
+        "The model is random: attack its expectation (--attacks rand).",
+    )
+
+
+def outputs_are_probabilities(s: Situation) -> Diagnostic:
+    """A softmax at the end saturates, and then has no gradient."""
+    images, _ = s.batch(FEW)
+    with torch.no_grad():
+        out = s.runner.model(images)
+    likely = bool((out >= 0).all() and (out <= 1).all() and ((out.sum(1) - 1).abs() < 1e-4).all())
+    return row(
+        "outputs_are_probabilities",
+        "whether the outputs are probabilities instead of logits",
+        float(likely),
+        0.5,
+        "A softmax that is sure has a gradient of zero. Give the logits.",
+    )
+
+
+def optimises_at_inference(s: Situation) -> Diagnostic:
+    """A defence that takes derivatives inside its forward pass has to be attacked through them."""
+    images, _ = s.batch(4)
+    return row(
+        "optimises_at_inference",
+        "whether the forward pass takes derivatives itself",
+        float(uses_derivatives(s.runner.model, images)),
+        0.5,
+        "The attacks here do not see through an optimisation inside the model.",
+    )
+
+
+def not_float32(s: Situation) -> Diagnostic:
+    """Lower precision rounds small gradients to zero."""
+    model = s.runner.model
+    weights = list(model.parameters()) if isinstance(model, nn.Module) else []
+    low = [weight for weight in weights if weight.is_floating_point() and weight.dtype.itemsize < 4]
+    return row(
+        "not_float32",
+        "share of weights in less than float32",
+        len(low) / max(len(weights), 1),
+        0.0,
+        "In bfloat16 a quarter of the gradients behind a quantizer vanish. Evaluate in float32.",
+    )

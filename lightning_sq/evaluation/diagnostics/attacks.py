@@ -1,0 +1,103 @@
+"""Checks that ask whether a stronger attack would have found more."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+
+from lightning_sq.evaluation.diagnostics.situation import FEW, MANY, Diagnostic, Situation, row, share
+
+
+def plain_gradient_misses(s: Situation) -> Diagnostic | None:
+    """BPDA and the quantized box against plain PGD."""
+    outcomes = s.found.outcomes
+    adaptive = [name for name, entry in s.found.attacks.items() if entry.family == "adaptive"]
+    if "pgd" not in outcomes or not adaptive:
+        return None
+    left = s.found.correct & ~outcomes["pgd"][s.budget].broken
+    also = torch.stack([outcomes[name][s.budget].broken for name in adaptive]).any(0)
+    return row(
+        "plain_gradient_misses",
+        "share of images that plain PGD leaves and an attack that knows the quantizer breaks",
+        share(left & also),
+        0.01,
+        "The gradient that the model shows leads attacks astray: whoever uses plain PGD reports too much.",
+    )
+
+
+def black_box_beats_white_box(s: Situation) -> Diagnostic | None:
+    """Square and transfer against everything that uses a gradient."""
+    black = [name for name, entry in s.found.attacks.items() if entry.family == "black box"]
+    if not black:
+        return None
+    white = [name for name in s.found.attacks if name not in black]
+    left = s.found.survived(s.budget, white)
+    broken = torch.stack([s.found.outcomes[name][s.budget].broken for name in black]).any(0)
+    return row(
+        "black_box_beats_white_box",
+        "share of images that only attacks without a gradient break",
+        share(left & broken),
+        0.002,
+        "A search without a gradient should not find more: the gradients used are misleading.",
+    )
+
+
+def more_steps_break_more(s: Situation) -> Diagnostic:
+    """Another, longer attack on what is left: it should find next to nothing."""
+    alive = s.some(s.found.survived(), MANY)
+    longer = s.behind(s.pgd(num_steps=100, schedule="cosine", criterion="margin"))
+    return row(
+        "more_steps_break_more",
+        "share of the surviving images that another 100 steps from another start break",
+        share(s.broken("more steps", longer, s.budget, alive), alive),
+        0.02,
+        "The attacks have not converged: the robust accuracy is lower than what is printed.",
+    )
+
+
+def more_steps_help_the_model(s: Situation) -> Diagnostic:
+    """PGD with 10 steps against PGD with 40: more steps must not leave more images."""
+    some = s.some(s.found.correct, MANY)
+    short, long = (s.broken(f"pgd {n}", s.pgd(num_steps=n), s.budget, some) for n in (10, 40))
+    return row(
+        "more_steps_help_the_model",
+        "share of images that PGD breaks in 10 steps and not in 40, net",
+        share(short, some) - share(long, some),
+        0.02,
+        "More steps should never help the defender: the gradient does not point where the loss grows.",
+    )
+
+
+def survives_everything(s: Situation) -> Diagnostic:
+    """With the whole pixel range as budget, nothing may be left."""
+    some = s.some(s.found.correct, FEW)
+    radius = 1.0 if s.found.norm == "linf" else s.runner.images[0].numel() ** 0.5
+    plain = s.broken("unbounded pgd", s.pgd(criterion="margin"), radius, some)
+    behind = s.broken("unbounded", s.behind(s.pgd(criterion="margin")), radius, some & ~plain)
+    return row(
+        "survives_everything",
+        "accuracy where every pixel may be anything",
+        1 - share(plain | behind, some) if some.any() else 0.0,
+        0.05,
+        "No image of the label is left unchanged, so a working attack must succeed: this one is broken or blind.",
+    )
+
+
+def larger_ball_helps_the_model(s: Situation) -> Diagnostic | None:
+    """The curve over epsilon, each point attacked on its own, must fall."""
+    back = [
+        (smaller[1].broken & ~larger[1].broken).sum().item()
+        for name, outcomes in s.found.outcomes.items()
+        if s.found.attacks[name].on_everyone
+        for smaller, larger in pairwise(sorted(outcomes.items()))
+    ]
+    if not back:
+        return None
+    return row(
+        "larger_ball_helps_the_model",
+        "share of images that an attack breaks in a smaller ball and not in a larger one",
+        max(back) / len(s.found.correct),
+        0.02,
+        "The larger ball holds the smaller one: an attack that loses an image there is not optimising.",
+    )

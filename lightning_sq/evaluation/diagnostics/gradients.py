@@ -1,0 +1,96 @@
+"""Checks of what an attack has to go by: the gradient, the quantizer, the loss around an image."""
+
+from __future__ import annotations
+
+import torch
+
+from lightning_sq.attacks.criteria import cross_entropy, margin
+from lightning_sq.attacks.watched import Watched
+from lightning_sq.evaluation.diagnostics.situation import FEW, MANY, Diagnostic, Situation, row
+from lightning_sq.ops.interval import quantized_box
+
+
+def zero_gradients(s: Situation) -> Diagnostic:
+    """Pixels that an attacker can move and whose gradient is exactly 0, or not a number."""
+    images, labels = s.batch(FEW)
+    epsilon = s.budget if s.found.norm == "linf" else 1 / 255
+    movable = quantized_box(images, epsilon)
+    with torch.no_grad():
+        if s.apart is not None:
+            movable = quantized_box(images, epsilon, s.apart.quantizer)
+        can_move = movable.upper - movable.lower > 0.01 * epsilon
+    with torch.enable_grad():
+        x = images.clone().requires_grad_()
+        value = cross_entropy(s.runner.model(x), labels).sum()
+        gradient = torch.autograd.grad(value, x)[0] if value.requires_grad else torch.zeros_like(x)
+    gone = (gradient == 0) | ~torch.isfinite(gradient)
+    return row(
+        "zero_gradients",
+        "share of movable pixels whose gradient is exactly zero or not a number",
+        ((gone & can_move).sum() / can_move.sum().clamp(min=1)).item(),
+        0.1,
+        "An attack that follows this gradient cannot move these pixels although they matter.",
+    )
+
+
+def quantizer_widens_the_ball(s: Situation) -> Diagnostic | None:
+    """The mean width of the quantized box against that of the ball of pixels."""
+    if s.apart is None or s.found.norm != "linf":
+        return None
+    images, _ = s.batch(MANY)
+    with torch.no_grad():
+        behind, before = (quantized_box(images, s.budget, q) for q in (s.apart.quantizer, None))
+    ratio = (behind.upper - behind.lower).mean() / (before.upper - before.lower).mean().clamp(min=1e-12)
+    return row(
+        "quantizer_widens_the_ball",
+        "mean width of the quantized box, relative to the ball of pixels",
+        ratio.item(),
+        1.0,
+        "Above 1 the quantizer gives the attacker more room than there was: what looks like robustness is hiding.",
+    )
+
+
+def small_steps_jump(s: Situation) -> Diagnostic:
+    """The loss around an image at a hundredth of the budget (unstable predictions)."""
+    images, labels = s.batch(FEW)
+    generator = torch.Generator(images.device).manual_seed(0)
+    with torch.no_grad():
+        here = cross_entropy(s.runner.model(images), labels)
+        change = torch.zeros_like(here)
+        for _ in range(10):
+            noise = (2 * torch.rand(images.shape, generator=generator, device=images.device) - 1) * s.budget / 100
+            change += (cross_entropy(s.runner.model((images + noise).clamp(0, 1)), labels) - here).abs() / 10
+    return row(
+        "small_steps_jump",
+        "mean change of the loss within a hundredth of the budget, relative to the loss (at least 1)",
+        (change / here.clamp(min=1.0)).clamp(max=1.0).mean().item(),
+        0.1,
+        "The loss is too rough for an attack that goes step by step.",
+    )
+
+
+def successes_get_lost(s: Situation) -> Diagnostic:
+    """What an attack saw and did not give back, and what fools the network in its box but not the model."""
+    some = s.some(s.found.correct, FEW)
+    lost = 0
+    search = s.pgd(criterion="margin")
+    for name, make in (("plain", lambda attack: attack), ("box", s.behind)):
+        if name == "box" and s.apart is None:
+            continue
+        watched = Watched(search)
+        numbers = torch.nonzero(some)[:, 0].to(s.runner.images.device)
+        x, y = s.runner.images[numbers].to(s.runner.device), s.runner.labels[numbers].to(s.runner.device)
+        if len(x) == 0:
+            continue
+        attacked = s.runner.model if s.apart is None else s.apart
+        found = make(watched)(attacked, x, y, numbers.tolist(), s.budget)
+        with torch.no_grad():
+            fooled = margin(s.runner.model(found), y) > 0
+        lost += int((watched.seen & ~fooled).sum())
+    return row(
+        "successes_get_lost",
+        "share of images that an attack saw broken and that a fresh look finds unbroken",
+        lost / max(int(some.sum()), 1),
+        0.0,
+        "The model answers differently to the same image, or the attack gives back the wrong one.",
+    )

@@ -1,0 +1,77 @@
+"""What a check may look at, and what it gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_sq.attacks import PGD, Attack, QuantizedBox
+from lightning_sq.attacks.front_end import Quantized
+from lightning_sq.evaluation.found import Diagnostic, Evaluation
+from lightning_sq.evaluation.runner import StageRunner
+
+FEW = 64
+"""Images on which a check that needs no precise share is made."""
+MANY = 256
+"""Images on which a check that counts is made."""
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What a check may look at.
+
+    Args:
+        runner: The model, the images, and stages of further attacks.
+        apart: The model's parts, if it has a quantizer.
+        found: The evaluation, with all attacks done.
+    """
+
+    runner: StageRunner
+    apart: Quantized | None
+    found: Evaluation
+
+    @property
+    def budget(self) -> float:
+        """The largest."""
+        return self.found.budgets[-1]
+
+    def some(self, flags: Tensor, count: int) -> Tensor:
+        """(N,) bool: `count` of the flagged images, spread over the set."""
+        numbers = torch.nonzero(flags)[:, 0]
+        chosen = torch.zeros_like(flags)
+        if len(numbers):
+            chosen[numbers[torch.linspace(0, len(numbers) - 1, min(count, len(numbers))).round().long()]] = True
+        return chosen
+
+    def batch(self, count: int) -> tuple[Tensor, Tensor]:
+        """A few images and labels on the model's device, spread over the set."""
+        chosen = torch.nonzero(self.some(torch.ones_like(self.found.correct), count))[:, 0]
+        runner = self.runner
+        here = chosen.to(runner.images.device)
+        return runner.images[here].to(runner.device), runner.labels[here].to(runner.device)
+
+    def behind(self, search: Attack) -> Attack:
+        """`search` where nothing can hide from it: in the quantized box, if there is one."""
+        return QuantizedBox(search) if self.apart is not None and self.found.norm == "linf" else search
+
+    def pgd(self, **options: Any) -> PGD:
+        """In the norm of this evaluation, or inside the box, which is L-inf's."""
+        return PGD(norm=self.found.norm, **options)
+
+    def broken(self, name: str, attack: Attack, epsilon: float, todo: Tensor) -> Tensor:
+        """(N,) bool: a further stage, kept like the others."""
+        return self.runner.run(f"check {name}", attack, epsilon, todo).broken
+
+
+def row(name: str, title: str, measured: float, limit: float, why: str) -> Diagnostic:
+    """A check that fires above its limit."""
+    return Diagnostic(name, title, measured > limit, measured, limit, why)
+
+
+def share(flags: Tensor, of: Tensor | None = None) -> float:
+    """Of all images, or of those flagged in `of`."""
+    count = len(flags) if of is None else int(of.sum())
+    return int(flags.sum()) / max(count, 1)

@@ -1,0 +1,141 @@
+"""What was found about one model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from lightning_sq.attacks.pgd import Norm
+from lightning_sq.evaluation.runner import Outcome
+from lightning_sq.evaluation.suites import Entry
+
+
+@dataclass(frozen=True)
+class Diagnostic:
+    """One check.
+
+    Args:
+        name: The flag's.
+        title: What was asked.
+        fired: Whether the answer casts doubt.
+        measured: The number that was found, and `limit`, above which the check fires.
+        why: What it means, for people.
+    """
+
+    name: str
+    title: str
+    fired: bool
+    measured: float
+    limit: float
+    why: str
+
+
+@dataclass
+class Evaluation:
+    """What was found about one model.
+
+    Args:
+        epsilons: All radii, ascending, in units of the full pixel range (L2: its square root of a sum of squares).
+        budgets: Those at which every attack was run; at the others only the attacks on everyone were.
+        correct: (N,) bool: clean images that are classified as labelled.
+        certified: For each budget (N,) bool, proven by interval bounds; None where there is no proof for this model.
+        attacks: What was run, by name.
+        skipped: Why an attack of the suite was not.
+        outcomes: What each attack did, by name and epsilon.
+        diagnostics: What may be wrong with these numbers.
+        num_processes: That shared the work.
+    """
+
+    epsilons: tuple[float, ...]
+    budgets: tuple[float, ...]
+    norm: Norm
+    correct: Tensor
+    certified: dict[float, Tensor] | None
+    attacks: dict[str, Entry]
+    skipped: dict[str, str]
+    outcomes: dict[str, dict[float, Outcome]]
+    diagnostics: list[Diagnostic] = field(default_factory=list)
+    batch_size: int = 128
+    num_processes: int = 1
+
+    @property
+    def clean_accuracy(self) -> float:
+        """In [0, 1]."""
+        return share_of(self.correct)
+
+    @property
+    def robust_accuracy(self) -> float:
+        """Share of images that survived every attack at the largest budget, in [0, 1]: an upper bound of the truth."""
+        return share_of(self.survived())
+
+    @property
+    def certified_accuracy(self) -> float | None:
+        """Share of images that interval bounds prove at the largest budget: a lower bound of the truth."""
+        return None if self.certified is None else share_of(self.certified[self.budgets[-1]])
+
+    @property
+    def flags(self) -> list[str]:
+        """Names of the diagnostics that fired. A model with a flag is not to be called robust."""
+        return [diagnostic.name for diagnostic in self.diagnostics if diagnostic.fired]
+
+    @property
+    def verdicts(self) -> Tensor:
+        """(N,) bool: classified right, whatever was tried at the largest budget."""
+        return self.survived()
+
+    @property
+    def table(self) -> list[dict[str, Any]]:
+        """A row an attack at the largest budget; `accuracy` is its own number if it attacked everyone, else None."""
+        rows, alive = [], self.correct.clone()
+        for name, outcomes in self.outcomes.items():
+            outcome = outcomes[self.budgets[-1]]
+            alive &= ~outcome.broken
+            everyone = self.attacks[name].on_everyone
+            rows.append(
+                {
+                    "attack": name,
+                    "title": self.attacks[name].title,
+                    "attacked": int(outcome.attacked.sum()),
+                    "broken": int(outcome.broken.sum()),
+                    "accuracy": self.accuracy(name, self.budgets[-1]) if everyone else None,
+                    "accuracy_after": share_of(alive),
+                    "seconds": sum(one.seconds for one in outcomes.values()),
+                }
+            )
+        return rows
+
+    def survived(self, epsilon: float | None = None, attacks: Sequence[str] | None = None) -> Tensor:
+        """(N,) bool: right, and not broken by any of `attacks` (all) at `epsilon` (the largest budget) or less."""
+        epsilon = self.budgets[-1] if epsilon is None else epsilon
+        alive = self.correct.clone()
+        for name in self.outcomes if attacks is None else attacks:
+            for value, outcome in self.outcomes[name].items():
+                if value <= epsilon:
+                    alive &= ~outcome.broken
+        return alive
+
+    def accuracy(self, attack: str, epsilon: float) -> float:
+        """Share of images that survive one attack at one epsilon, if it attacked everyone."""
+        return share_of(self.correct & ~self.outcomes[attack][epsilon].broken)
+
+    def examples(self, images: Tensor) -> dict[int, Tensor]:
+        """For each image that was to be shown: what broke it at the smallest epsilon, else the last attempt."""
+        shown: dict[int, Tensor] = {}
+        broken_at: dict[int, float] = {}
+        for outcomes in self.outcomes.values():
+            for epsilon, outcome in outcomes.items():
+                for i, pixels in outcome.examples.items():
+                    best = broken_at.get(i)
+                    if outcome.broken[i] and (best is None or epsilon < best):
+                        shown[i], broken_at[i] = pixels, epsilon
+                    elif best is None:
+                        shown[i] = pixels
+        return shown
+
+
+def share_of(flags: Tensor) -> float:
+    """Of the images that are flagged, in [0, 1]."""
+    return flags.double().mean().item()
