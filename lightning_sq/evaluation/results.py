@@ -66,8 +66,8 @@ def model_row(
         "skipped": found.skipped,
         "verdicts": _verdicts(found),
     }
-    families = {entry.family for entry in found.attacks.values()}
-    return row | {"verdict": verdict(row, found.budgets[-1], thorough="black box" in families)}
+    searched = not {"square", "own_square"}.isdisjoint(found.attacks)
+    return row | {"verdict": verdict(row, found.budgets[-1], thorough=searched)}
 
 
 def _point(found: Evaluation, epsilon: float) -> dict[str, Any]:
@@ -171,7 +171,7 @@ def verdict(model: dict[str, Any], epsilon: float, *, thorough: bool) -> str:
     Args:
         model: A row as `model_row` makes it.
         epsilon: The largest budget.
-        thorough: Whether attacks without a gradient were among those run.
+        thorough: Whether a search without a gradient was among the attacks.
     """
     worst, plain = model["robust_accuracy"], model["curve"][-1]["attacks"].get("pgd")
     sentence = f"{model['name']}: {100 * worst:.1f} % robust at {format_epsilon(epsilon)}"

@@ -91,19 +91,20 @@ def catalogue(norm: Norm = "linf") -> dict[str, Entry]:
     entries = {
         "fgsm": Entry("FGSM", replace(FGSM, norm=norm), "plain", on_everyone=True),
         "pgd": Entry("PGD-40", pgd, "plain", on_everyone=True),
+        "pgd_margin": Entry("PGD-40, margin loss", margin, "plain", on_everyone=True),
         "bpda": adaptive("PGD-40 through BPDA, identity", BPDA(pgd), on_everyone=True),
         "quantized_box": adaptive(
             "PGD-40 in the quantized box, margin loss", QuantizedBox(replace(margin, norm="linf")), on_everyone=True
         ),
-        "pgd_margin": Entry("PGD-100 x 2, margin loss", thorough, "plain"),
-        "bpda_margin": adaptive("PGD-100 x 2 through BPDA, identity, margin loss", BPDA(thorough)),
+        "pgd_thorough": Entry("PGD-100 x 2, margin loss", thorough, "plain"),
+        "bpda_thorough": adaptive("PGD-100 x 2 through BPDA, identity, margin loss", BPDA(thorough)),
         **{
             f"bpda_surrogate_{a}": adaptive(
                 f"PGD-40 through BPDA, slope of sharpness {a}, margin loss", BPDA(margin, "surrogate", float(a))
             )
             for a in (3, 10, 30)
         },
-        "quantized_box_margin": adaptive(
+        "quantized_box_thorough": adaptive(
             "PGD-100 x 4 in the quantized box, margin loss",
             QuantizedBox(replace(thorough, norm="linf", num_restarts=4)),
         ),
@@ -143,7 +144,7 @@ def _linf_only(attack: Any) -> bool:
 AUTOATTACK = ("apgd_ce", "apgd_t", "square", "fab_t")
 RANDOM = ("eot_pgd", "eot_apgd_ce", "eot_apgd_dlr")
 SUITES: dict[str, tuple[str, ...]] = {
-    "quick": ("pgd", "bpda", "quantized_box"),
+    "quick": ("pgd", "pgd_margin", "bpda", "quantized_box"),
     "autoattack": AUTOATTACK,
     "rand": ("pgd", *RANDOM),
     "standard": tuple(name for name in catalogue() if name not in ("own_square", *RANDOM)),

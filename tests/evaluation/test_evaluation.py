@@ -93,11 +93,11 @@ def test_the_curve_never_rises_and_only_attacks_on_everyone_run_between_the_budg
     model = linear_model(SoftQuantization(8, 100.0))
     labels = model(IMAGES).argmax(1)
     found = lightning_sq.evaluate(
-        model, IMAGES, labels, epsilon=[0.2, 0.05], curve=[0.01, 0.1], attacks=["quick", "bpda_margin"]
+        model, IMAGES, labels, epsilon=[0.2, 0.05], curve=[0.01, 0.1], attacks=["quick", "bpda_thorough"]
     )
     assert found.epsilons == (0.01, 0.05, 0.1, 0.2)
     assert sorted(found.outcomes["pgd"]) == [0.01, 0.05, 0.1, 0.2]
-    assert sorted(found.outcomes["bpda_margin"]) == [0.05, 0.2]
+    assert sorted(found.outcomes["bpda_thorough"]) == [0.05, 0.2]
     curve = [found.survived(e).sum().item() for e in found.epsilons]
     assert curve == sorted(curve, reverse=True)
 

@@ -88,7 +88,7 @@ def test_the_csv_says_what_the_json_says(evaluated):
     assert rows["clean", "0"] == 39 / 40
     for point in everything["models"][0]["curve"]:
         assert rows["worst_case", f"{point['epsilon']:.6g}"] == pytest.approx(point["worst_case"])
-    assert len(rows) == 1 + 3 * 4 + 2
+    assert len(rows) == 1 + 3 * 5 + 2
 
 
 def test_the_report_is_one_file_with_the_verdict_first_and_nothing_from_outside(evaluated):

@@ -27,10 +27,10 @@ MAY_IMPORT = {
     "evaluation": {"attacks", "layers", "ops"},
     "release": {"models"},
     "training": {"data", "metrics", "models", "objectives", "layers", "ops"},
-    "commands": {"data", "evaluation", "metrics", "models", "release", "training"},
+    "commands": {"attacks", "data", "evaluation", "metrics", "models", "release", "training"},
 }
 EVERYBODYS = {"errors", "types", "paths", "progress"}
-ONE_DOOR = {"timm": "models/backbone.py", "nvidia": "data/dali.py"}
+ONE_DOOR = {"timm": "models/backbone.py", "nvidia": "data/dali.py", "pyautoattack": "attacks/autoattack.py"}
 WITHOUT_LIGHTNING = ("ops", "layers", "models", "objectives", "attacks", "evaluation", "release", "metrics")
 
 

@@ -10,18 +10,20 @@ from lightning_sq.evaluation.diagnostics.situation import FEW, MANY, Diagnostic,
 
 
 def plain_gradient_misses(s: Situation) -> Diagnostic | None:
-    """BPDA and the quantized box against plain PGD."""
-    outcomes = s.found.outcomes
-    adaptive = [name for name, entry in s.found.attacks.items() if entry.family == "adaptive"]
-    if "pgd" not in outcomes or not adaptive:
+    """BPDA and the quantized box against the attacks that follow the gradient shown. One image is no evidence."""
+    of_family = {
+        family: [name for name, entry in s.found.attacks.items() if entry.family == family and entry.on_everyone]
+        for family in ("plain", "adaptive")
+    }
+    if not all(of_family.values()):
         return None
-    left = s.found.correct & ~outcomes["pgd"][s.budget].broken
-    also = torch.stack([outcomes[name][s.budget].broken for name in adaptive]).any(0)
+    left = s.found.survived(s.budget, of_family["plain"])
+    also = torch.stack([s.found.outcomes[name][s.budget].broken for name in of_family["adaptive"]]).any(0)
     return row(
         "plain_gradient_misses",
         "share of images that plain PGD leaves and an attack that knows the quantizer breaks",
         share(left & also),
-        0.01,
+        max(0.01, 1 / len(left)),
         "The gradient that the model shows leads attacks astray: whoever uses plain PGD reports too much.",
     )
 

@@ -28,7 +28,7 @@ def zero_gradients(s: Situation) -> Diagnostic:
         "zero_gradients",
         "share of movable pixels whose gradient is exactly zero or not a number",
         ((gone & can_move).sum() / can_move.sum().clamp(min=1)).item(),
-        0.1,
+        0.01,
         "An attack that follows this gradient cannot move these pixels although they matter.",
     )
 

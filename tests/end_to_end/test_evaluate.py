@@ -1,0 +1,155 @@
+"""The real command line: killed and resumed, in two processes, and with what it must refuse."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from lightning_sq.__main__ import main
+from lightning_sq.models import ModelConfig, QuantizerConfig, build_model
+from lightning_sq.models.checkpoint_format import TrainedModel
+from lightning_sq.models.release_format import write_release
+from tests.conftest import REPOSITORY
+
+TIMES = ("created", "seconds", "num_processes", "device")  # a process of two has half the threads
+
+
+@pytest.fixture(scope="module")
+def releases(tmp_path_factory, few_digits):
+    """Two untrained models on the digits: with a quantizer and without."""
+    folder = tmp_path_factory.mktemp("releases")
+    names = tuple(sorted(path.name for path in (few_digits / "train").iterdir()))
+    for name, quantizer in {"plain": None, "quantized": QuantizerConfig(4, 60.0)}.items():
+        torch.manual_seed(0)
+        config = ModelConfig("test_resnet", names, (0.5,) * 3, (0.25,) * 3, 32, 36, quantizer)
+        write_release(folder / name, TrainedModel(config, build_model(config).state_dict()), "# a test's\n")
+    return folder
+
+
+def words(releases, data, output, *options) -> list[str]:
+    models = [f"plain={releases / 'plain'}", f"quantized={releases / 'quantized'}"]
+    attacks = ["--attacks", "fgsm,pgd,quantized_box,apgd_ce"]
+    fast = ["--epsilon", "1/255,2/255", "--batch-size", "7", "--num-images", "30", "--device", "cpu"]
+    return ["evaluate", *models, "--data", str(data), "--output", str(output), *attacks, *fast, *options]
+
+
+def command(*arguments: str, **options) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-m", "lightning_sq", *arguments], cwd=REPOSITORY, **options)
+
+
+def found(output: Path) -> dict:
+    results = json.loads((output / "results.json").read_text())
+    for key in TIMES:
+        results.pop(key)
+    for model in results["models"]:
+        for row in model["attacks"]:
+            row.pop("seconds")
+        for row, key in [(model, "input_gradient_l1"), *((row, "measured") for row in model["diagnostics"])]:
+            row[key] = float(f"{row[key]:.4g}")  # a sum over other batches rounds otherwise
+    return results
+
+
+@pytest.mark.end_to_end
+def test_killed_and_resumed_and_in_two_processes_it_finds_the_same(releases, few_digits, tmp_path):
+    assert main(words(releases, few_digits, tmp_path / "whole")) == 0
+
+    killed = command(*words(releases, few_digits, tmp_path / "killed", "--devices", "2"))
+    store = tmp_path / "killed/verdicts/quantized/rank-0.sqlite"
+    while not store.exists() and killed.poll() is None:
+        time.sleep(0.05)
+    time.sleep(1.0)
+    assert killed.poll() is None, "it was too fast to be killed"
+    subprocess.run(["pkill", "-KILL", "-f", str(tmp_path / "killed")], check=False)
+    assert killed.wait() == -signal.SIGKILL
+    assert not (tmp_path / "killed/results.json").exists()
+    resumed = command(*words(releases, few_digits, tmp_path / "killed", "--devices", "2"), stdout=subprocess.PIPE)
+    text = resumed.communicate()[0].decode()
+    assert resumed.returncode == 0
+    assert text.count("Going on with the verdicts") == 1
+    assert text.count("robust at 2/255") == 2  # process 0 alone speaks
+    assert found(tmp_path / "killed") == found(tmp_path / "whole")
+    left = sorted(str(path.relative_to(tmp_path / "killed")) for path in (tmp_path / "killed").rglob("*.*"))
+    assert left == [
+        *("examples.safetensors", "report.html", "results.csv", "results.json"),
+        *("robustbench/plain.json", "robustbench/quantized.json", "robustness.png"),
+    ]
+
+
+def test_unreadable_images_are_an_error_unless_they_are_allowed(releases, few_digits, tmp_path, capsys):
+    data = tmp_path / "data"
+    shutil.copytree(few_digits / "val", data)
+    next((data / "3").iterdir()).write_bytes(b"no image")
+    quick = ["evaluate", str(releases / "plain"), "--data", str(data), "--attacks", "pgd", "--output"]
+    assert main([*quick, str(tmp_path / "out")]) == 2
+    assert "1 of the images" in (said := capsys.readouterr().err)
+    assert "--allow-unreadable" in said
+    assert not (tmp_path / "out").exists()
+    assert main([*quick, str(tmp_path / "out"), "--allow-unreadable"]) == 0
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    assert results["data"]["unreadable"] == 1
+    assert results["data"]["num_images"] == 39
+
+
+def test_the_labels_of_a_folder_with_some_of_the_classes_are_those_of_the_model(releases, few_digits, tmp_path):
+    data = tmp_path / "data"
+    for name in ("7", "2"):
+        shutil.copytree(few_digits / "val" / name, data / name)
+    accuracies = []
+    for folder in (few_digits / "val", data):
+        output = tmp_path / f"of-{folder.name}"
+        quick = ["--data", str(folder), "--attacks", "fgsm", "--output", str(output)]
+        assert main(["evaluate", str(releases / "plain"), *quick]) == 0
+        results = found(output)
+        verdicts = dict(zip(results["data"]["files"], results["models"][0]["verdicts"]["clean"], strict=True))
+        accuracies.append({file: bit for file, bit in verdicts.items() if file[0] in "72"})
+    assert accuracies[0] == accuracies[1]
+    assert len(accuracies[1]) == 8
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--epsilon", "8"], "Write 8/255"),
+        (["--attacks", "pgdd"], "no linf attack 'pgdd'"),
+        (["--norm", "l2", "--attacks", "quantized_box"], "no l2 attack"),
+        (["--seed", "-1"], "0 or more"),
+        (["--num-images", "0"], "--num-images=0 has to be at least 1"),
+        (["--device", "gpu"], "is no device"),
+        (["--device", "mps"], "is not one of cpu, cuda"),
+        (["--output", "README.md"], "is a file"),
+        (["--data", "nowhere"], "nowhere"),
+    ],
+)
+def test_a_mistake_has_one_sentence_and_leaves_nothing(releases, few_digits, tmp_path, capsys, options, sentence):
+    output = tmp_path / "out"
+    arguments = ["evaluate", str(releases / "plain"), "--data", str(few_digits), "--output", str(output), *options]
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert "Traceback" not in said
+    assert not output.exists()
+
+
+def test_results_are_replaced_only_when_asked(releases, few_digits, tmp_path, capsys):
+    once = [
+        "evaluate",
+        str(releases / "plain"),
+        "--data",
+        str(few_digits),
+        "--attacks",
+        "fgsm",
+        "--output",
+        str(tmp_path),
+    ]
+    assert main(once) == 0
+    assert main(once) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert main([*once, "--overwrite"]) == 0
