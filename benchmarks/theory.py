@@ -98,7 +98,9 @@ def attacked_losses(model: PixelClassifier, images: Tensor, labels: Tensor, epsi
             tries["other"] += [
                 pgd(each, images, labels, seeds) for each in (bpda(model), bpda(model, "surrogate", 10.0))
             ]
-            tries["other"].append(QuantizedBox(PGD(num_steps=40, criterion=criterion))(model, images, labels, seeds, epsilon))
+            tries["other"].append(
+                QuantizedBox(PGD(num_steps=40, criterion=criterion))(model, images, labels, seeds, epsilon)
+            )
     everything = torch.stack(tries["plain"] + tries["other"])
     with torch.no_grad():
         losses = torch.stack([cross_entropy(model(x), labels, reduction="none") for x in everything])

@@ -246,7 +246,7 @@ def _evaluate_one(
     from lightning_sq.evaluation.processes import rank
     from lightning_sq.progress import progress_bar
 
-    with progress_bar(f"attacking {name}", "") as advance:
+    with progress_bar(f"attacking {name}", "passes") as advance:
         return evaluate(
             model,
             images,

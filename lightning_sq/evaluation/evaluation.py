@@ -68,7 +68,7 @@ def evaluate(
         seed: Of everything random; each image has its own.
         store: A folder where verdicts are kept; called again with it, the evaluation goes on where it was.
         show: Numbers of images whose adversarial version is to be kept; see `Evaluation.examples`.
-        progress: Called with (images done, images in all, note).
+        progress: Called with (model passes done, passes in all as far as can be told, note).
     Raises: InputError for an epsilon or an attack that cannot be, for images that are not pixels in [0, 1], for
         logits that are not numbers, and for a `store` of another evaluation.
     """
@@ -149,24 +149,30 @@ def _attack_all(runner: StageRunner, found: Evaluation, progress: Progress | Non
         for name, entry in found.attacks.items()
         for value in (found.epsilons if entry.on_everyone else found.budgets)
     ]
-    total, done = len(stages) * len(runner.images), 0
-    for number, (name, entry, value) in enumerate(stages):
-        alive = found.survived(value)
-        todo = found.correct if entry.on_everyone else alive
-        if found.certified is not None and not entry.on_everyone:
-            todo = todo & ~found.certified[value]
-        left, done = int(todo.sum()), (number + 1) * len(runner.images) - int(todo.sum())
+    done = 0
 
-        def advance(count: int, name: str = name, value: float = value, alive: Tensor = alive) -> None:
+    def left_in(entry: Entry, value: float) -> Tensor:
+        if entry.on_everyone:
+            return found.correct
+        alive = found.survived(value)
+        return alive if found.certified is None else alive & ~found.certified[value]
+
+    for number, (name, entry, value) in enumerate(stages, start=1):
+        todo, robust = left_in(entry, value), share_of(found.survived(value))
+        later = sum(other.cost * int(left_in(other, at).sum()) for _, other, at in stages[number:])
+        left = int(todo.sum())
+        note = f"{100 * robust:.1f} % robust at {value:.3g} so far"
+
+        def advance(count: int, name: str = name, cost: int = entry.cost, later: int = later, note: str = note) -> None:
             nonlocal left, done
-            left, done = max(left - count, 0), min(done + count, total)
+            count = min(count, left)
+            left, done = left - count, done + count * cost
             if progress is not None:
-                so_far = f"{100 * share_of(alive):.1f} % robust so far"
-                progress(done, total, f"{name} at {value:.3g}: {left} left, {so_far}")
+                progress(done, done + left * cost + later, f"{name}: {left} images left, {note}")
 
         found.outcomes.setdefault(name, {})[value] = runner.run(name, entry.attack, value, todo, advance)
     if progress is not None:
-        progress(total, total, f"{100 * found.robust_accuracy:.1f} % robust, checking")
+        progress(done, done, f"{100 * found.robust_accuracy:.1f} % robust, checking")
 
 
 def _as_list(epsilon: float | str | Sequence[float | str]) -> list[float | str]:

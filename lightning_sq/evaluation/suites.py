@@ -55,6 +55,11 @@ class Entry:
             return f"it needs {self.fewest_classes} classes, the model has {num_classes}"
         return None
 
+    @property
+    def cost(self) -> int:
+        """Passes of the model that an image costs, about: a gradient counts as three."""
+        return passes(self.attack)
+
     def to_dict(self) -> dict[str, Any]:
         """Every parameter, as it stands in results.json."""
         return {
@@ -63,6 +68,27 @@ class Entry:
             "on_everyone": self.on_everyone,
             "parameters": _parameters(self.attack),
         }
+
+
+def passes(attack: Any) -> int:
+    """Passes of the model for an image that is never broken; 1 for an attack that is not ours."""
+    match attack:
+        case PGD():
+            return 3 * attack.num_steps * attack.num_restarts
+        case GreedyFlips():
+            return 3 * attack.num_rounds * attack.num_restarts
+        case Square():
+            return attack.num_queries
+        case AutoAttackStage(stage="square"):
+            return attack.num_queries * attack.num_restarts
+        case AutoAttackStage():
+            per_step = {"apgd-t": 27, "fab-t": 36}.get(
+                attack.stage, 3
+            )  # nine targets; FAB looks once more at each step
+            return per_step * attack.num_steps * attack.num_restarts * attack.num_draws
+        case Expectation():
+            return attack.num_draws * passes(attack.attack)
+    return passes(attack.attack) if hasattr(attack, "attack") else 1
 
 
 def _parameters(attack: Any) -> dict[str, Any]:

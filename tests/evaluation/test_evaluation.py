@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sqlite3
+from itertools import pairwise
 
 import pytest
 import torch
@@ -252,3 +253,21 @@ def test_a_damaged_store_has_a_sentence(tmp_path):
     (tmp_path / "rank-0.sqlite").write_bytes(b"no database" * 100)
     with pytest.raises(InputError, match="cannot be read"):
         lightning_sq.evaluate(linear_model(), IMAGES, torch.zeros(40).long(), epsilon=0.1, store=tmp_path)
+
+
+def test_progress_ends_full_and_its_cost_is_that_of_the_attacks():
+    model = linear_model(SoftQuantization(4, 60.0))
+    labels = model(IMAGES).argmax(1)
+    seen = []
+    lightning_sq.evaluate(
+        model, IMAGES, labels, epsilon=0.02, batch_size=8, progress=lambda *report: seen.append(report)
+    )
+    assert all(0 <= before[0] <= after[0] for before, after in pairwise(seen))
+    assert all(done <= total for done, total, _ in seen)
+    assert seen[0][2].endswith("% robust at 0.02 so far")
+    assert "images left" in seen[0][2]
+    assert seen[-1][0] == seen[-1][1]
+    entries = suites.catalogue()
+    assert entries["pgd"].cost == entries["bpda"].cost == 3 * 40
+    assert entries["eot_pgd"].cost == 20 * 3 * 40
+    assert entries["quantized_box_square"].cost == entries["square"].cost == 5000
