@@ -125,7 +125,7 @@ def evaluate(
             seed=seed,
             show=show,
         )
-        certified = {e: certify(runner, apart, e) for e in budgets} if norm == "linf" else {}
+        certified = {e: certify(runner, apart, e) for e in epsilons} if norm == "linf" else {}
         found = Evaluation(
             epsilons=epsilons,
             budgets=budgets,

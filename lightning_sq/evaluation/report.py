@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
+from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
@@ -72,10 +73,11 @@ def _encode(png: bytes) -> str:
 def printed_table(results: dict[str, Any]) -> Table:
     """The report's table for a terminal."""
     images = results["data"]["num_images"]
-    table = Table(title=f"accuracy in %, {images} images, attacks at {largest_budget(results)}")
-    table.add_column("model")
+    title = f"accuracy in %, {images} images, attacks at {largest_budget(results)}"
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    table.add_column("model", overflow="fold", min_width=17)
     for name in ("clean", *table_columns(results), "worst case", "proven", "flags"):
-        table.add_column(name, justify="right")
+        table.add_column(name.replace("_", " "), justify="right", overflow="fold")
     for row in table_rows(results):
         numbers = (row["clean"], *row["attacks"], row["worst_case"], row["certified"])
         table.add_row(escape(row["name"]), *(percent(number) for number in numbers), str(row["num_flags"]))

@@ -35,13 +35,13 @@ from typing import Any
 from torch import Tensor
 
 from lightning_sq.errors import InputError
-from lightning_sq.evaluation.found import Evaluation
+from lightning_sq.evaluation.found import Evaluation, share_of
 from lightning_sq.paths import write_whole
 
 SCHEMA_VERSION = 2
 JSON_FILE, CSV_FILE = "results.json", "results.csv"
 TELLING = 0.01
-"""A difference between two accuracies that a verdict mentions."""
+"""A difference between two accuracies above which a verdict mentions it, if it is more than one image."""
 
 
 def model_row(
@@ -71,13 +71,11 @@ def model_row(
 
 
 def _point(found: Evaluation, epsilon: float) -> dict[str, Any]:
-    complete = epsilon in found.budgets
-    proven = found.certified[epsilon].double().mean().item() if complete and found.certified is not None else None
     return {
         "epsilon": epsilon,
-        "complete": complete,
-        "worst_case": found.survived(epsilon).double().mean().item(),
-        "certified": proven,
+        "complete": epsilon in found.budgets,
+        "worst_case": share_of(found.survived(epsilon)),
+        "certified": None if found.certified is None else share_of(found.certified[epsilon]),
         "attacks": {name: found.accuracy(name, epsilon) for name in found.outcomes if found.attacks[name].on_everyone},
     }
 
@@ -177,7 +175,7 @@ def verdict(model: dict[str, Any], epsilon: float, *, thorough: bool) -> str:
     sentence = f"{model['name']}: {100 * worst:.1f} % robust at {format_epsilon(epsilon)}"
     if model["certified_accuracy"]:
         sentence += f", {100 * model['certified_accuracy']:.1f} % proven"
-    if plain is not None and plain - worst >= TELLING:
+    if plain is not None and plain - worst > max(TELLING, 1 / model["num_images"]) + 1e-9:
         sentence += f"; plain PGD-40 would have said {100 * plain:.1f} %"
     sentence += "."
     if model["flags"]:
