@@ -74,8 +74,8 @@ def printed_table(results: dict[str, Any]) -> Table:
     """The report's table for a terminal."""
     images = results["data"]["num_images"]
     title = f"accuracy in %, {images} images, attacks at {largest_budget(results)}"
-    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-    table.add_column("model", overflow="fold", min_width=17)
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("model", overflow="fold", min_width=15)
     for name in ("clean", *table_columns(results), "worst case", "proven", "flags"):
         table.add_column(name.replace("_", " "), justify="right", overflow="fold")
     for row in table_rows(results):
