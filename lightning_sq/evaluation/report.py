@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
-from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
@@ -71,14 +70,17 @@ def _encode(png: bytes) -> str:
 
 
 def printed_table(results: dict[str, Any]) -> Table:
-    """The report's table for a terminal."""
+    """The report's table for a terminal: a column a model, so that it fits."""
     images = results["data"]["num_images"]
-    title = f"accuracy in %, {images} images, attacks at {largest_budget(results)}"
-    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("model", overflow="fold", min_width=15)
-    for name in ("clean", *table_columns(results), "worst case", "proven", "flags"):
-        table.add_column(name.replace("_", " "), justify="right", overflow="fold")
-    for row in table_rows(results):
-        numbers = (row["clean"], *row["attacks"], row["worst_case"], row["certified"])
-        table.add_row(escape(row["name"]), *(percent(number) for number in numbers), str(row["num_flags"]))
+    table = Table("", title=f"accuracy in %, {images} images, attacks at {largest_budget(results)}")
+    rows = table_rows(results)
+    for row in rows:
+        table.add_column(escape(row["name"]), justify="right", overflow="fold")
+    table.add_row("clean", *(percent(row["clean"]) for row in rows))
+    for number, name in enumerate(table_columns(results)):
+        table.add_row(name, *(percent(row["attacks"][number]) for row in rows))
+    table.add_section()
+    table.add_row("worst case of all", *(percent(row["worst_case"]) for row in rows), style="bold")
+    table.add_row("proven", *(percent(row["certified"]) for row in rows))
+    table.add_row("flags", *(str(row["num_flags"]) for row in rows))
     return table
