@@ -37,6 +37,7 @@ class TorchvisionLoader(Loader):
             collate_fn=self._collate,
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # else it would take from the stream that dropout draws from
         )
         for batch in loader:
             if isinstance(batch, InputError):

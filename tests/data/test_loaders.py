@@ -93,6 +93,14 @@ def test_an_epoch_can_be_left_and_begun_again(photographs, tmp_path_factory):
 
 
 @pytest.mark.parametrize("backend", ["dali", "torchvision"])
+def test_a_loader_takes_nothing_from_the_random_numbers_that_dropout_draws_from(photographs, tmp_path_factory, backend):
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    list(loader(photographs, tmp_path_factory, backend, train=True))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("backend", ["dali", "torchvision"])
 def test_a_loader_goes_on_at_the_batch_that_would_have_come(photographs, tmp_path_factory, backend):
     first = loader(photographs, tmp_path_factory, backend, train=True)
     first.set_epoch(4)

@@ -18,7 +18,7 @@ from lightning_sq.objectives import Natural, NoisyNatural
 from tests.conftest import REPOSITORY
 
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
-NUM_CONFIGS = 6
+NUM_CONFIGS = 16
 NOISE = {"noise", "epsilon", "pattern", "scales", "num_draws", "select"}  # what Natural has not of NoisyNatural
 
 
@@ -40,21 +40,25 @@ def test_a_recipe_parses_and_says_what_and_how(config, capsys, monkeypatch):
         assert len(re.findall(rf"^# {line}: +\S", header, re.MULTILINE)) == 1, line
 
 
-@pytest.mark.parametrize(
-    "config", [path for path in CONFIGS if not path.stem.endswith("_natural")], ids=lambda path: path.stem
-)
+WITH_A_CONTROL = [path for path in CONFIGS if not path.stem.endswith(("_natural", "_unquantized"))]
+
+
+@pytest.mark.parametrize("config", WITH_A_CONTROL, ids=lambda path: path.stem)
 def test_a_recipe_has_a_control_that_differs_in_quantizer_and_noise_alone(config):
-    recipe = yaml.safe_load(config.read_text())
-    control = yaml.safe_load(config.with_name(f"{config.stem}_natural.yaml").read_text())
+    (name,) = re.findall(r"^# Control: (\S+)$", config.read_text(), re.MULTILINE)
+    assert name in (f"{config.stem}_natural.yaml", f"{config.stem}_unquantized.yaml")
+    recipe, control = (yaml.safe_load(path.read_text()) for path in (config, config.with_name(name)))
     assert "quantizer" in recipe["model"]
     assert "quantizer" not in control["model"]
     for values in (recipe, control):
         values.pop("output")
         values["model"].pop("quantizer", None)
-        objective = values["model"].pop("objective", {"class_path": "lightning_sq.objectives.Natural"})
-        assert objective.pop("class_path").split(".")[-1] == ("NoisyNatural" if values is recipe else "Natural")
-        options = objective.get("init_args", {})
-        values["model"]["objective"] = {key: options[key] for key in options.keys() - NOISE}
+    if name.endswith("_natural.yaml"):
+        for values in (recipe, control):
+            objective = values["model"].pop("objective", {"class_path": "lightning_sq.objectives.Natural"})
+            assert objective.pop("class_path").split(".")[-1] == ("NoisyNatural" if values is recipe else "Natural")
+            options = objective.get("init_args", {})
+            values["model"]["objective"] = {key: options[key] for key in options.keys() - NOISE}
     assert recipe == control
 
 
