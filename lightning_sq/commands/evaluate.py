@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shutil
 import time
-from argparse import Namespace
+from argparse import Action, ArgumentParser, Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from lightning_sq.commands.evaluation_images import choose_images, read_images
 from lightning_sq.commands.launch import launch
@@ -67,17 +67,29 @@ def _parser() -> Parser:
         "--backend", choices=("dali", "torchvision"), default="dali", help="what decodes; default: dali"
     )
     parser.add_argument("--device", help="cpu or cuda; default: cuda where there is a GPU")
-    parser.add_argument("--devices", type=int, default=1, help="processes on this machine; default: 1")
-    parser.add_argument("--num-nodes", type=int, default=1, help="machines, under srun or torchrun; default: 1")
+    parser.add_argument("--devices", type=int, default=1, help="processes; default: 1, or as torchrun or srun say")
+    parser.add_argument("--list-attacks", action=_ListAttacks, nargs=0, help="print the attacks by name, and stop")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--overwrite", action="store_true", help="replace results that are in --output")
     return parser
 
 
+class _ListAttacks(Action):
+    """Prints the suites and the catalogue."""
+
+    def __call__(self, parser: ArgumentParser, *_: Any) -> NoReturn:
+        from lightning_sq.evaluation.suites import SUITES, catalogue
+
+        for name, entry in catalogue().items():
+            suites = [suite for suite, members in SUITES.items() if name in members]
+            print(f"{name:24}{entry.title:58}{', '.join(suites)}")
+        parser.exit()
+
+
 def main(arguments: list[str]) -> None:
     options = _parser().parse_args(arguments)
     options.budgets = [_parse_budget(text, options.norm) for text in options.epsilon.split(",")]
-    counts = ("num_images", "batch_size", "num_threads", "devices", "num_nodes")
+    counts = ("num_images", "batch_size", "num_threads", "devices")
     for name in counts:
         if getattr(options, name) < 1:
             raise InputError(f"--{name.replace('_', '-')}={getattr(options, name)} has to be at least 1.")
@@ -87,7 +99,7 @@ def main(arguments: list[str]) -> None:
     from lightning_sq.evaluation.suites import attacks_by_name
 
     attacks_by_name(options.attacks, options.norm)
-    device = launch(options.device, options.devices, options.num_nodes)
+    device = launch(options.device, options.devices)
     from lightning_sq.evaluation.processes import barrier, rank
 
     if rank() == 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from lightning_sq.errors import InputError
@@ -11,21 +12,19 @@ if TYPE_CHECKING:
     import torch
 
 
-def launch(device: str | None, devices: int, num_nodes: int) -> torch.device:
+def launch(device: str | None, devices: int) -> torch.device:
     """Join the other processes, start them if nobody has, and return this one's device.
 
     Args:
         device: "cpu", "cuda" or "cuda:N"; None is CUDA where there is a GPU, else the CPU.
-        devices: Processes on this node, each with a GPU of its own where there are some.
-        num_nodes: Nodes; more than one needs torchrun or srun.
+        devices: Processes on this machine, each with a GPU of its own where there are some; torchrun and srun know
+            better.
     Raises: InputError for a device that is not there.
     """
     import torch
 
     chosen = _device(device)
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        devices = int(os.environ["LOCAL_WORLD_SIZE"])
-        num_nodes = int(os.environ["WORLD_SIZE"]) // devices
+    devices, num_nodes = started_by_others(os.environ) or (devices, 1)
     if devices * num_nodes == 1:
         return chosen
     if chosen.type == "cuda" and devices > torch.cuda.device_count():
@@ -39,6 +38,18 @@ def launch(device: str | None, devices: int, num_nodes: int) -> torch.device:
     fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=num_nodes, strategy="ddp")
     fabric.launch()
     return fabric.device
+
+
+def started_by_others(environment: Mapping[str, str]) -> tuple[int, int] | None:
+    """(processes on a node, nodes) where torchrun or srun has started them; None where this process is alone."""
+    if "TORCHELASTIC_RUN_ID" in environment:
+        devices = int(environment["LOCAL_WORLD_SIZE"])
+        return devices, int(environment["WORLD_SIZE"]) // devices
+    tasks = int(environment.get("SLURM_STEP_NUM_TASKS", 1))  # of srun; a batch script by itself has none
+    if tasks > 1:
+        num_nodes = int(environment.get("SLURM_STEP_NUM_NODES", 1))
+        return tasks // num_nodes, num_nodes
+    return None
 
 
 def _device(name: str | None) -> torch.device:
