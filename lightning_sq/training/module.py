@@ -25,7 +25,7 @@ from lightning_sq.training.saved_state import settings
 from lightning_sq.types import Batch
 
 GRADIENT_IMAGES = 256
-"""The input gradient is measured on the validation images with the first indices, whatever the batches are."""
+"""At least so many validation images, if there are, show the input gradient: every n-th, over all classes."""
 
 
 class ClassifierModule(LightningModule):
@@ -105,7 +105,7 @@ class ClassifierModule(LightningModule):
         if "noisy_top1" in self.val_metrics:
             noisy = self.objective.perturb_repeatably(images, indices)
             self.val_metrics["noisy_top1"].update(self(noisy), labels)
-        probe = indices < GRADIENT_IMAGES
+        probe = indices % max(1, len(self.trainer.datamodule.index("val")) // GRADIENT_IMAGES) == 0
         if probe.any():
             self.val_metrics["input_gradient_l1"].update(input_gradient_l1(self, images[probe], labels[probe]))
 

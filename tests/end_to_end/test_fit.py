@@ -243,3 +243,18 @@ def test_two_processes_resume_exactly_and_validate_like_one(few_digits, tmp_path
     assert numbers[0].keys() == numbers[1].keys() >= {"val/clean_top1", "val/noisy_top1", "val/loss"}
     for key in numbers[0]:
         assert numbers[0][key] == pytest.approx(numbers[1][key], rel=1e-5), key
+
+
+def test_the_input_gradient_is_looked_at_over_all_classes(fit, monkeypatch):
+    from lightning_sq.training import module
+
+    seen = []
+
+    def note(model, images, labels):
+        seen.extend(labels.tolist())
+        return torch.zeros(len(labels))
+
+    monkeypatch.setattr(module, "GRADIENT_IMAGES", 10)  # of 40, four a class
+    monkeypatch.setattr(module, "input_gradient_l1", note)
+    fit("run", "--trainer.max_epochs", "1", "--trainer.num_sanity_val_steps", "0")
+    assert sorted(seen) == list(range(10))
