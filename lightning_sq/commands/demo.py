@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--data", type=Path, default=Path("data/digits"), help="made if missing; default: data/digits")
     parser.add_argument("--configs", type=Path, default=Path("configs"), help="default: configs, of the clone")
     parser.add_argument("--epsilon", default="0.1", help="largest L-inf budget; default: 0.1")
-    parser.add_argument("--num-images", type=int, default=100, help="validation images to attack; default: 100")
+    parser.add_argument("--num-images", type=int, default=64, help="validation images to attack; default: 64")
     parser.add_argument("--max-epochs", type=int, help="default: as the configs say")
     options = parser.parse_args(arguments)
     _check(options)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lightning_sq.evaluation.examples import Examples
     from lightning_sq.models import PixelClassifier
 
-CURVE = (0.25, 0.5, 0.75)
+CURVE = (1 / 3, 2 / 3)
 """Further points of the curve, as parts of the largest --epsilon."""
 VERDICTS = "verdicts"
 """Subfolder of the output that holds the verdicts of an evaluation that is not finished."""
