@@ -7,9 +7,10 @@ to process b mod n: so neither the number of processes nor a restart changes wha
 from __future__ import annotations
 
 import logging
+import re
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +37,7 @@ class Outcome:
         attacked: (N,) bool: the images that it was given.
         broken: (N,) bool: those of them that it broke.
         seconds: Over all processes.
-        notes: What it had to say, each thing once.
+        notes: What it had to say, each thing once, as of the first batch that it was said of.
         examples: Adversarial images that are to be shown, by image number: (C, H, W).
     """
 
@@ -125,7 +126,7 @@ class StageRunner:
             attacked=todo,
             broken=self._flags([part.broken for part in parts]),
             seconds=sum(part.seconds for part in parts),
-            notes=tuple(sorted({note for part in parts for note in part.notes})),
+            notes=_distinct(note for part in parts for note in part.notes),
             examples={i: pixels.view(shape) for part in parts for i, pixels in part.examples.items()},
         )
 
@@ -138,7 +139,7 @@ class StageRunner:
             broken = fools(self.model, found, x, y, epsilon=epsilon, norm=self.norm)
         shown = {i: found[k].cpu() for k, i in enumerate(chunk.tolist()) if i in self.show}
         verdicts = dict(zip(chunk.tolist(), broken.tolist(), strict=True))
-        return Kept(verdicts, time.perf_counter() - began, tuple(sorted(set(notes))), shown)
+        return Kept(verdicts, time.perf_counter() - began, _distinct(notes), shown)
 
     def _own_batches(self, numbers: Tensor) -> Iterator[Tensor]:
         batches = numbers.split(self.batch_size) if len(numbers) else ()
@@ -153,6 +154,14 @@ class StageRunner:
         for part in parts:
             flags[[i for i, flag in part.items() if flag]] = True
         return flags
+
+
+def _distinct(notes: Iterable[str]) -> tuple[str, ...]:
+    """Each once, in order; those that differ in their numbers only are one, with the numbers of the first."""
+    first: dict[str, str] = {}
+    for note in notes:
+        first.setdefault(re.sub(r"\d+", "#", note), note)
+    return tuple(first[key] for key in sorted(first))
 
 
 @contextmanager

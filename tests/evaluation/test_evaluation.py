@@ -271,3 +271,31 @@ def test_progress_ends_full_and_its_cost_is_that_of_the_attacks():
     assert entries["pgd"].cost == entries["bpda"].cost == 3 * 40
     assert entries["eot_pgd"].cost == 20 * 3 * 40
     assert entries["quantized_box_square"].cost == entries["square"].cost == 5000
+
+
+def test_what_autoattack_would_only_log_is_in_the_outcome_and_in_the_store(tmp_path):
+    model = linear_model(SoftQuantization(4, hard=True), classes=5)
+    labels = model(IMAGES).argmax(1)
+    options = {"epsilon": 0.01, "attacks": "apgd_t", "store": tmp_path}
+    for _ in range(2):  # the second time from the store
+        found = lightning_sq.evaluate(model, IMAGES, labels, **options)
+        (note,) = found.outcomes["apgd_t"][0.01].notes
+        assert "zero gradient" in note
+
+
+def test_verdicts_do_not_depend_on_what_else_the_process_evaluated():
+    """AutoAttack's own check counts a derivative in one model against every later one."""
+    model = linear_model()
+    labels = model(IMAGES).argmax(1)
+
+    def optimises(x):
+        with torch.enable_grad():
+            y = x.detach().clone().requires_grad_()
+            torch.autograd.grad(model(y).sum(), y)
+        return model(x)
+
+    flags = [
+        lightning_sq.evaluate(f, IMAGES, labels, epsilon=0.02, attacks="pgd,apgd_ce").flags
+        for f in (model, optimises, model)
+    ]
+    assert flags == [[], ["optimises_at_inference"], []]
