@@ -120,7 +120,7 @@ class StageRunner:
             found.append(kept)
             if advance is not None:
                 advance(len(chunk) * world_size())
-        parts = [part for of_rank in gather(found) for part in of_rank]
+        parts = sorted((part for of_rank in gather(found) for part in of_rank), key=lambda part: min(part.broken))
         shape = self.images.shape[1:]
         return Outcome(
             attacked=todo,
