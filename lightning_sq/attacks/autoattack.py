@@ -110,7 +110,7 @@ def load_package() -> dict[str, Any]:
         from pyautoattack.square import SquareAttack
     except ImportError:
         raise InputError(
-            "AutoAttack and Square need pyautoattack. Write: pip install 'lightning-sq[attacks]', "
+            "AutoAttack and Square need pyautoattack. Write: pip install 'pyautoattack>=0.2,<0.3', "
             "or choose --attacks quick."
         ) from None
     return {"apgd": APGDAttack, "apgd-t": APGDAttack_targeted, "fab-t": FABAttack_PT, "square": SquareAttack}

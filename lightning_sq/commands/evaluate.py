@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from argparse import Action, ArgumentParser, Namespace
 from pathlib import Path
@@ -99,11 +98,13 @@ def main(arguments: list[str]) -> None:
     from lightning_sq.evaluation.suites import attacks_by_name
 
     attacks_by_name(options.attacks, options.norm)
+    _check_room(options.output, overwrite=options.overwrite)
     device = launch(options.device, options.devices)
     from lightning_sq.evaluation.processes import barrier, rank
 
+    barrier()  # every process has looked at the folder before one changes it
     if rank() == 0:
-        _make_room(options.output, overwrite=options.overwrite)
+        _make_room(options.output / VERDICTS, overwrite=options.overwrite)
     barrier()
     found, shown = _evaluate_all(sources, others, options, device)
     if rank() == 0:
@@ -130,17 +131,28 @@ def _name_and_source(text: str) -> tuple[str, str]:
     return (path.parent.parent.name if path.parent.name == "checkpoints" else path.stem) or text, text
 
 
-def _make_room(output: Path, *, overwrite: bool) -> None:
-    verdicts = output / VERDICTS
+def _check_room(output: Path, *, overwrite: bool) -> None:
+    """Raises: InputError if `output` is a file, or holds results that are not to be replaced."""
     if output.exists() and not output.is_dir():
         raise InputError(f"--output {output} is a file. Give a folder.")
     if (output / "results.json").exists() and not overwrite:
         raise InputError(f"{output} already holds results. Add --overwrite to replace them, or give another --output.")
+
+
+def _make_room(verdicts: Path, *, overwrite: bool) -> None:
     if overwrite:
-        for path in verdicts.glob("*/rank-*.sqlite*"):
-            path.unlink()
+        _drop(verdicts)
     elif any(verdicts.glob("*/rank-*.sqlite")):
         print(f"Going on with the verdicts in {verdicts}.", flush=True)
+
+
+def _drop(verdicts: Path) -> None:
+    """Remove what a store wrote, and the folders that are empty then."""
+    for path in verdicts.glob("*/rank-*.sqlite*"):
+        path.unlink()
+    for folder in (*verdicts.glob("*/"), verdicts):
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _evaluate_all(
@@ -286,7 +298,7 @@ def _write(output: Path, found: dict[str, Any], shown: dict[str, Examples]) -> N
     robustbench.write_model_infos(output, found)
     examples.save(output, shown)
     write_report(output)
-    shutil.rmtree(output / VERDICTS)  # every verdict is in results.json now
+    _drop(output / VERDICTS)  # every verdict is in results.json now
     Console().print(printed_table(found))
     for model in found["models"]:
         print(model["verdict"])

@@ -78,19 +78,18 @@ def evaluate(
     check_pixels(images, "the images to evaluate on")
     if len(images) == 0 or len(images) != len(labels):
         raise InputError(f"There are {len(images)} images and {len(labels)} labels. Give one label for each image.")
-    entries = (attacks if isinstance(attacks, dict) else attacks_by_name(attacks, norm)) | transfer_entries(
-        transfer_from or {}, norm
-    )
+    sources = transfer_from or {}
+    entries = dict(attacks) if isinstance(attacks, dict) else attacks_by_name(attacks, norm)
+    entries |= transfer_entries(sources, norm)
     device = _device(model, images)
     with ExitStack() as stack:
-        for module in (model, *(transfer_from or {}).values()):
+        for module in (model, *sources.values()):
             stack.enter_context(frozen(module))
         stack.enter_context(full_precision())
         few = images[:16].to(device)
         apart = take_apart(model, few, quantizer=quantizer)
         whole = apart if quantizer is not None else model
-        with torch.no_grad():
-            logits = whole(few)
+        logits = _logits(whole, few)
         possible = {
             name: entry.why_not(quantized=apart is not None, num_classes=logits.shape[1])
             for name, entry in entries.items()
@@ -108,6 +107,7 @@ def evaluate(
             "budgets": budgets,
             "norm": norm,
             "attacks": {name: entry.to_dict() for name, entry in chosen.items()},
+            "transfer_from": {name: _digest(other, _logits(other, few)) for name, other in sources.items()},
             "batch_size": batch_size,
             "seed": seed,
         }
@@ -182,6 +182,11 @@ def _as_list(epsilon: float | str | Sequence[float | str]) -> list[float | str]:
 def _device(model: Model, images: Tensor) -> torch.device:
     weight = next(model.parameters(), None) if isinstance(model, nn.Module) else None
     return images.device if weight is None else weight.device
+
+
+@torch.no_grad()
+def _logits(model: Model, images: Tensor) -> Tensor:
+    return model(images)
 
 
 def _digest(model: Model, logits: Tensor) -> str:

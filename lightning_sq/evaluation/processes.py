@@ -44,6 +44,8 @@ def first_alone() -> Iterator[None]:
     """Process 0 goes first, and the others find what it left in a cache."""
     if rank() != 0:
         barrier()
-    yield
-    if rank() == 0:
-        barrier()
+    try:
+        yield
+    finally:  # else the others would wait for a process that has stopped
+        if rank() == 0:
+            barrier()

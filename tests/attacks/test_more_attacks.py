@@ -291,5 +291,5 @@ def test_the_same_seed_gives_the_same_images_from_autoattack():
 
 def test_without_the_package_one_sentence_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "pyautoattack.autopgd_base", None)
-    with pytest.raises(InputError, match=r"lightning-sq\[attacks\]"):
+    with pytest.raises(InputError, match="pip install 'pyautoattack"):
         AutoAttackStage("square")(small_net(0), IMAGES, torch.zeros(24).long(), SEEDS, 0.1)

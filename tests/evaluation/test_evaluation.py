@@ -233,6 +233,16 @@ def test_killed_in_the_middle_it_goes_on_and_loses_nothing_that_was_finished(tmp
     assert all(torch.equal(ours[i], theirs[i]) for i in ours)
 
 
+def test_another_model_to_transfer_from_is_another_evaluation(tmp_path):
+    model, one, other = linear_model(), linear_model(), linear_model()
+    other.backbone[1].bias.data[0] += 0.1
+    options = {"epsilon": 0.02, "attacks": "pgd", "store": tmp_path}
+    labels = model(IMAGES).argmax(1)
+    lightning_sq.evaluate(model, IMAGES, labels, **options, transfer_from={"control": one})
+    with pytest.raises(InputError, match=r"another evaluation \(transfer_from differs"):
+        lightning_sq.evaluate(model, IMAGES, labels, **options, transfer_from={"control": other})
+
+
 @pytest.mark.parametrize("change", ["weights", "images", "seed"])
 def test_verdicts_of_something_else_are_refused(tmp_path, change):
     model = linear_model()
