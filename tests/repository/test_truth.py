@@ -74,6 +74,16 @@ def test_the_imagenet_recipe_runs_on_a_folder_of_the_same_shape(few_digits, monk
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "config", [path for path in CONFIGS if path.stem.startswith("digits")], ids=lambda path: path.stem
+)
+def test_a_recipe_for_digits_takes_a_step_and_validates(config, few_digits, monkeypatch, tmp_path):
+    monkeypatch.setattr("sys.argv", ["lightning-sq"])
+    monkeypatch.chdir(tmp_path)
+    options = ["--data.root", str(few_digits), "--model.architecture", "test_resnet", "--trainer.accelerator", "cpu"]
+    assert main(["fit", "--config", str(config), *options, "--trainer.fast_dev_run", "true"]) == 0
+
+
 def sbatch_scripts():
     return sorted((REPOSITORY / "slurm").glob("*.sh"))
 
