@@ -1,4 +1,4 @@
-"""What does everything before the network cost?   python benchmarks/front_end.py [--rounds 7]
+"""What does everything before the network cost?   python benchmarks/front_end.py [--rounds 15]
 
 The front end is noise -> clip -> quantize -> normalise -> cast -> channels_last from uint8 pixels, compiled. It is held
 against the training step of the network that it feeds, and the quantizer of 256 levels against that of 2.
@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lightning_sq.layers import Normalize, SoftQuantization
+from lightning_sq.ops.noise import uniform_noise
 
+FrontEnd = Callable[[Tensor], Tensor]
 RELATIVE_SHARPNESS = 30.0
 """Sharpness times step: each stair is equally steep whatever the number of levels."""
 
@@ -45,17 +47,22 @@ def quantizer_rows(rounds: int, device: str) -> list[Row]:
     ]
 
 
-def front_end(num_levels: int, epsilon: float, dtype: torch.dtype, device: str) -> Callable[[Tensor], Tensor]:
-    """uint8 NCHW pixels to the network's input."""
+def front_ends(num_levels: int, epsilon: float, dtype: torch.dtype, device: str) -> dict[str, FrontEnd]:
+    """uint8 NCHW pixels to the network's input, in one graph, with the noise drawn inside it or before it."""
     quantize = SoftQuantization(num_levels, RELATIVE_SHARPNESS * (num_levels - 1))
     normalize = Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)).to(device)
+    generator = torch.Generator(device).manual_seed(0)
 
-    def run(pixels: Tensor) -> Tensor:
-        x = pixels.float() / 255
-        x = (x + (torch.rand_like(x) * 2 - 1) * epsilon).clamp(0, 1)
-        return normalize(quantize(x)).to(dtype).contiguous(memory_format=torch.channels_last)
+    def rest(pixels: Tensor, noise: Tensor) -> Tensor:
+        x = quantize((pixels.float() / 255 + noise).clamp(0, 1))
+        return normalize(x).to(dtype).contiguous(memory_format=torch.channels_last)
 
-    return torch.compile(run, fullgraph=True)
+    inside = torch.compile(lambda p: rest(p, (torch.rand(p.shape, device=p.device) * 2 - 1) * epsilon), fullgraph=True)
+    after = torch.compile(rest, fullgraph=True)
+    return {
+        "noise drawn inside": inside,
+        "noise drawn by its generator": lambda p: after(p, uniform_noise(p, epsilon=epsilon, generator=generator)),
+    }
 
 
 def train_step(architecture: str, x: Tensor, labels: Tensor, dtype: torch.dtype) -> Callable[[], None]:
@@ -78,19 +85,27 @@ def front_end_rows(rounds: int, device: str) -> list[Row]:
     limit = 0.01 if gpu else 0.02
     pixels = torch.randint(0, 256, (batch, 3, 224, 224), dtype=torch.uint8, device=device)
     labels = torch.randint(0, 1000, (batch,), device=device)
-    run = front_end(16, 8 / 255, dtype, device)
-    step = train_step(architecture, run(pixels), labels, dtype)
-    times = seconds_of({"front end": lambda: run(pixels), "train step": step}, rounds=rounds)
-    share = times["front end"] / times["train step"]
-    question = f"front end against a {architecture} step, batch {batch} at 224 px, {str(dtype).split('.')[1]}"
-    rows = [Row(question, 100 * share, "%", f"<= {100 * limit:g} %", share <= limit, times)]
+    ways = front_ends(16, 8 / 255, dtype, device)
+    step = train_step(architecture, next(iter(ways.values()))(pixels), labels, dtype)
+    times = seconds_of(
+        {name: lambda run=run: run(pixels) for name, run in ways.items()} | {"train step": step}, rounds=rounds
+    )
+    rows = []
+    fit = "noise drawn inside" if gpu else "noise drawn by its generator"  # a GPU's draws need no pass over memory
+    for name in ways:
+        share = times[name] / times["train step"]
+        question = f"front end, {name}, against a {architecture} step, batch {batch} at 224 px, {str(dtype)[6:]}"
+        bounded = name == fit
+        to_reach = f"<= {100 * limit:g} %" if bounded else "reported"
+        rows.append(Row(question, 100 * share, "%", to_reach, share <= limit if bounded else None))
+    rows[0].detail = times
     moved = pixels.numel() * (1 + dtype.itemsize)
     source = torch.empty(2**28, dtype=torch.uint8, device=device)
     copied = seconds_of({"copy": source.clone}, rounds=rounds)["copy"]
-    bandwidth, measured = 2 * source.numel() / copied, moved / times["front end"]
+    bandwidth, measured = 2 * source.numel() / copied, moved / times[fit]
     rows.append(
         Row(
-            "front end's bandwidth against a plain copy's",
+            f"front end's bandwidth, {fit}, against a plain copy's",
             100 * measured / bandwidth,
             "%",
             ">= 60 % on a GPU",
@@ -103,7 +118,7 @@ def front_end_rows(rounds: int, device: str) -> list[Row]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rows = quantizer_rows(options.rounds, device) + front_end_rows(options.rounds, device)

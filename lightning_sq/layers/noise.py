@@ -101,7 +101,7 @@ class PixelNoise(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        return (images + self._draw(images, self.generator_on(images.device))).clamp(*PIXEL_BOUNDS)
+        return (images + self._draw(images, self.generator_on(images.device))).clamp_(*PIXEL_BOUNDS)
 
     def repeatable(self, images: Tensor, indices: Tensor) -> Tensor:
         """Like `forward`, with noise that depends on each image's dataset index (B,) alone.

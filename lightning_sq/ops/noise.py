@@ -18,15 +18,25 @@ NoiseKind = Literal["uniform", "rademacher", "gaussian"]
 NoisePattern = Literal["pixel", "image", "blocks", "smooth", "mixture"]
 
 
+def random_int16(like: Tensor, *, generator: Generator) -> Tensor:
+    """All 65,536 values of int16 with equal odds, one for each value of `like`; four come from one 64-bit draw."""
+    words = torch.empty(-(-like.numel() // 4), dtype=torch.int64, device=like.device)
+    return words.random_(-(2**63), None, generator=generator).view(torch.int16)[: like.numel()].view(like.shape)
+
+
+def as_uniform(integers: Tensor, *, epsilon: float) -> Tensor:
+    """int16 -> 65,536 equally spaced values in (-epsilon, epsilon), symmetric about 0; far finer than 8-bit pixels."""
+    return (integers + 0.5).mul_(epsilon / 2**15)
+
+
 def uniform_noise(like: Tensor, *, epsilon: float, generator: Generator) -> Tensor:
-    """Uniform in [-epsilon, epsilon], independently for every value of `like`."""
-    return (torch.rand(like.shape, generator=generator, device=like.device) * 2 - 1) * epsilon
+    """Uniform in (-epsilon, epsilon), in steps of epsilon / 2^15, independently for every value of `like`."""
+    return as_uniform(random_int16(like, generator=generator), epsilon=epsilon)
 
 
 def rademacher_noise(like: Tensor, *, epsilon: float, generator: Generator) -> Tensor:
     """-epsilon or +epsilon with equal odds, independently: the corners of the L-inf ball."""
-    signs = torch.randint(0, 2, like.shape, generator=generator, device=like.device)
-    return (signs * 2 - 1) * epsilon
+    return torch.where(random_int16(like, generator=generator) < 0, -epsilon, epsilon)
 
 
 def gaussian_noise(like: Tensor, *, epsilon: float, generator: Generator) -> Tensor:

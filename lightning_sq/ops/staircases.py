@@ -91,13 +91,14 @@ def sigmoid_staircase(
 
 
 def _sum_uniform(y: Tensor, sharpness: float | Tensor, count: int, terms: int) -> Tensor:
-    first: Tensor | int = 0  # number of the lowest threshold of each pixel's window, from 0; those below count one each
+    u = y * count  # in steps: the k-th threshold from 0 is at k + 1/2
+    first: Tensor | int = 0  # number of the lowest threshold of each pixel's window; those below count one each
     if terms < count:
-        first = (torch.floor(y.detach() * count) - (terms - 1) // 2).clamp(0, count - terms)
+        first = (torch.floor(u.detach()) - (terms - 1) // 2).clamp(0, count - terms)
     total: Tensor | int = first
     for i in range(terms):
-        total = total + logsigmoid(sharpness * (y - (first + (i + 0.5)) / count)).exp()
-    return total / count
+        total = total + logsigmoid(sharpness / count * (u - first - (i + 0.5))).exp()
+    return total * (1 / count)  # at most 1: float32 rounds count * (1 / count) to 1 or just below
 
 
 def _sum_given(y: Tensor, sharpness: float | Tensor, thresholds: Tensor, terms: int) -> Tensor:
