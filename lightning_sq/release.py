@@ -18,7 +18,7 @@ PRIVATE_KEYS = frozenset(
 
 
 def load(source: str | Path) -> PixelClassifier:
-    """A trained model in eval mode: images (B, 3, H, W) in [0, 1] in, logits (B, classes) out.
+    """A trained model in eval mode: images (B, C, H, W) in [0, 1] in, logits (B, classes) out.
 
     Args:
         source: A release folder; a Lightning checkpoint that `lightning-sq fit` wrote; or an undefended ImageNet-1k
@@ -93,6 +93,7 @@ def model_card(trained: TrainedModel) -> str:
     """README.md of a release, in the Hub's format; numbers stand only where a run measured them."""
     config, quantizer = trained.config, trained.config.quantizer
     front = "none" if quantizer is None else _in_words(quantizer)
+    colour = "RGB" if config.num_channels == 3 else "grey"
     recipe = json.dumps(trained.training.get("recipe", {}), indent=2)
     return f"""---
 library_name: lightning_sq
@@ -106,7 +107,7 @@ tags: [adversarial-robustness, soft-quantization, timm]
 | --- | --- |
 | architecture | timm `{config.architecture}`, {len(config.class_names)} classes |
 | soft quantization | {front} |
-| input | RGB pixels in [0, 1], {config.image_size} x {config.image_size}; nothing is to be normalised by the caller |
+| input | {colour} pixels in [0, 1], {config.image_size} x {config.image_size}; the caller normalises nothing |
 | preprocessing | shorter side to {config.resize_size} (bilinear, antialiased), centre crop of {config.image_size} |
 | trained | {_duration(trained.training)} |
 
@@ -116,7 +117,7 @@ tags: [adversarial-robustness, soft-quantization, timm]
 import lightning_sq
 
 model = lightning_sq.load("PATH/TO/THIS/FOLDER")
-logits = model(images)  # (B, 3, {config.image_size}, {config.image_size}) in [0, 1]
+logits = model(images)  # (B, {config.num_channels}, {config.image_size}, {config.image_size}) in [0, 1]
 ```
 
 ## Robustness

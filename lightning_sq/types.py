@@ -1,7 +1,7 @@
 """The words that every part of the project shares: a batch, the pixel range, a perturbation budget.
 
-Shape legend: B images in a batch, C channels (3, RGB), H and W pixels, K quantization levels.
-Pixels are float32, NCHW, RGB, in [0, 1] from the loader to the normaliser: nothing else is ever normalised.
+Shape legend: B images in a batch, C channels (3 for RGB, 1 for grey), H and W pixels, K quantization levels.
+Pixels are float32, NCHW, in [0, 1] from the loader to the normaliser: nothing else is ever normalised.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Batch(NamedTuple):
     """What a loader yields.
 
     Args:
-        images: (B, 3, H, W) float32 in [0, 1].
+        images: (B, C, H, W) float32 in [0, 1].
         labels: (B,) int64 class indices.
         indices: (B,) int64 positions in the dataset's index, or `PADDING_INDEX`.
     """

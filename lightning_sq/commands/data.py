@@ -1,8 +1,8 @@
-"""`lightning-sq data digits` and `lightning-sq data check`."""
+"""`lightning-sq data digits | mnist | cifar10 | check`."""
 
 from __future__ import annotations
 
-from argparse import RawDescriptionHelpFormatter
+from argparse import Namespace, RawDescriptionHelpFormatter
 from pathlib import Path
 
 from lightning_sq.commands.parser import Parser
@@ -13,11 +13,20 @@ def main(arguments: list[str]) -> None:
     parser = Parser(
         "lightning-sq data", description="Make and look at data.", formatter_class=RawDescriptionHelpFormatter
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{digits,check}", parser_class=Parser)
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="{digits,mnist,cifar10,check}", parser_class=Parser
+    )
     digits = commands.add_parser("digits", help="write scikit-learn's 1,797 handwritten digits as a JPEG image folder")
     digits.add_argument("folder", nargs="?", type=Path, default=Path("data/digits"), help="default: data/digits")
     digits.add_argument("--overwrite", action="store_true", help="write anew a folder that this command wrote")
     digits.add_argument("--keep", action="store_true", help="be content with a folder that exists already")
+    for name in ("mnist", "cifar10"):
+        known = commands.add_parser(name, help=f"write {name.upper()} as an image folder of PNG files")
+        known.add_argument("folder", nargs="?", type=Path, help=f"default: data/{name}, or data/{name}-tuning")
+        known.add_argument("--from", dest="source", type=Path, help="where its files are; default: download them")
+        known.add_argument("--tuning", action="store_true", help="val is the last training images; no test images")
+        known.add_argument("--overwrite", action="store_true", help="write anew a folder that this command wrote")
+        known.add_argument("--keep", action="store_true", help="be content with a folder that exists already")
     check = commands.add_parser(
         "check", help="decode every file once; exit status 2 if one is unreadable or a class empty"
     )
@@ -25,8 +34,10 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     if options.command == "digits":
         _digits(options.folder, overwrite=options.overwrite, keep=options.keep)
-    else:
+    elif options.command == "check":
         _check(options.folder)
+    else:
+        _benchmark_set(options)
 
 
 def _digits(folder: Path, *, overwrite: bool, keep: bool) -> None:
@@ -36,6 +47,23 @@ def _digits(folder: Path, *, overwrite: bool, keep: bool) -> None:
         print(f"{folder} is there already")
         return
     print(f"{write_digits(folder, overwrite=overwrite):,} images written to {folder}")
+
+
+def _benchmark_set(options: Namespace) -> None:
+    from lightning_sq.data import benchmark_sets
+    from lightning_sq.progress import progress_bar
+
+    name = options.command
+    folder = options.folder or Path("data") / f"{name}{'-tuning' * options.tuning}"
+    if options.keep and folder.is_dir():
+        print(f"{folder} is there already")
+        return
+    write = {"mnist": benchmark_sets.write_mnist, "cifar10": benchmark_sets.write_cifar10}[name]
+    with progress_bar(f"writing {folder}", "images") as advance:
+        count = write(
+            folder, source=options.source, tuning=options.tuning, overwrite=options.overwrite, progress=advance
+        )
+    print(f"{count:,} images written to {folder}")
 
 
 def _check(folder: Path) -> None:

@@ -50,7 +50,7 @@ def read_images(
     num_threads: int,
     device: torch.device,
 ) -> tuple[Tensor, Tensor]:
-    """Images (N, 3, H, W) and labels (N,), on the CPU.
+    """Images (N, C, H, W) and labels (N,), on the CPU.
 
     Raises: InputError if the folder has a class that the model does not know.
     """
@@ -68,7 +68,7 @@ def read_images(
         )
     rule = resize_and_center_crop(config.image_size, resize_size=config.resize_size)
     loader = make_loader(
-        Dataset(files, rule, config.image_size),
+        Dataset(files, rule, config.image_size, channels=config.num_channels),
         EpochOrder(len(files), batch_size),
         backend=backend,
         num_threads=num_threads,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +33,38 @@ class Crop(NamedTuple):
     flip: bool
 
 
+class Shifts(NamedTuple):
+    """Where each image of an epoch is cut out of itself with a margin of zeros around it: three arrays (N,)."""
+
+    top: np.ndarray
+    left: np.ndarray
+    flip: np.ndarray
+
+
+@dataclass(frozen=True)
+class RandomShift:
+    """The training rule of small images: moved by up to `max_shift` pixels along each axis, and filled with zeros.
+
+    Args:
+        max_shift: Pixels; 0 leaves every image where it is.
+        flip_probability: Of a left-right mirror.
+    """
+
+    max_shift: int = 0
+    flip_probability: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.max_shift < 0:
+            raise InputError(f"max_shift={self.max_shift} is negative. Write 0 for none, or 2.")
+        _check_flip_probability(self.flip_probability)
+
+    def of_epoch(self, seed: int, epoch: int, num_images: int) -> Shifts:
+        """What becomes of each image in `epoch`, by its number: the same on whichever rank it is read."""
+        rng = generator_for(seed, epoch, 0)
+        top, left = rng.integers(0, 2 * self.max_shift + 1, (2, num_images))
+        return Shifts(top, left, rng.random(num_images) < self.flip_probability)
+
+
 CropRule = Callable[[np.random.Generator, int, int], Crop]
 """(random generator, stored height, stored width) -> Crop."""
 
@@ -55,8 +88,7 @@ def random_resized_crop(
     _check_image_size(image_size)
     if not 0 < min_crop_area <= 1:
         raise InputError(f"min_crop_area={min_crop_area} is not in (0, 1], a share of the image. Write 0.25 or 0.08.")
-    if not 0 <= flip_probability <= 1:
-        raise InputError(f"flip_probability={flip_probability} is not in [0, 1]. Write 0.5, or 0 for no flips.")
+    _check_flip_probability(flip_probability)
 
     def rule(rng: np.random.Generator, height: int, width: int) -> Crop:
         window = _random_window(rng, height, width, (min_crop_area, 1.0), ratio)
@@ -113,6 +145,11 @@ def _central_span(length: int, resized: int, image_size: int) -> tuple[int, int,
     reach = max(scale, 1) + 1  # of the triangular filter, and one for rounding
     first, last = max(0, math.floor(start - reach)), min(length, math.ceil(end + reach))
     return first, last - first, start - first, end - first
+
+
+def _check_flip_probability(flip_probability: float) -> None:
+    if not 0 <= flip_probability <= 1:
+        raise InputError(f"flip_probability={flip_probability} is not in [0, 1]. Write 0.5, or 0 for no flips.")
 
 
 def _check_image_size(image_size: int) -> None:

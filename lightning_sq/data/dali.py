@@ -60,6 +60,7 @@ class DaliLoader(Loader):
         pipeline = _decode_pipeline(
             source=source,
             image_size=self.dataset.image_size,
+            channels=self.dataset.channels,
             on_gpu=self.device_id is not None,
             batch_size=batch_size,
             num_threads=self._num_threads,
@@ -161,20 +162,20 @@ def _reason(error: RuntimeError) -> str:
     return (after if found else str(error)).strip().splitlines()[0]
 
 
-def decoder_options(on_gpu: bool) -> dict[str, Any]:
+def decoder_options(on_gpu: bool, channels: int = 3) -> dict[str, Any]:
     """EXIF is ignored, as in torchvision, and the GPU enlarges JPEG's colour as the CPU does: smoothly."""
-    options = {"output_type": types.RGB, "adjust_orientation": False}
+    options = {"output_type": types.GRAY if channels == 1 else types.RGB, "adjust_orientation": False}
     return options | ({"device": "mixed", "jpeg_fancy_upsampling": True} if on_gpu else {"device": "cpu"})
 
 
 @pipeline_def
-def _decode_pipeline(source: Any, image_size: int, on_gpu: bool) -> Any:
+def _decode_pipeline(source: Any, image_size: int, channels: int, on_gpu: bool) -> Any:
     """The resize is triangular with antialias, as in torchvision."""
     encoded, window, window_size, start, end, flip = fn.external_source(source=source, num_outputs=6, batch=True)
     pixels = {"normalized_anchor": False, "normalized_shape": False, "axes": [0, 1]}
-    images = fn.decoders.image_slice(encoded, window, window_size, **pixels, **decoder_options(on_gpu))
+    images = fn.decoders.image_slice(encoded, window, window_size, **pixels, **decoder_options(on_gpu, channels))
     square = {"size": [image_size, image_size], "roi_start": start, "roi_end": end}
     images = fn.resize(images, **square, interp_type=types.INTERP_TRIANGULAR, antialias=True)
     return fn.crop_mirror_normalize(
-        images.gpu() if on_gpu else images, mirror=flip, dtype=types.FLOAT, std=[255.0] * 3, output_layout="CHW"
+        images.gpu() if on_gpu else images, mirror=flip, dtype=types.FLOAT, std=[255.0] * channels, output_layout="CHW"
     )

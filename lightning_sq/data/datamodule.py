@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lightning_sq.data.crop import CropRule, random_resized_crop, resize_and_center_crop
+from lightning_sq.data.crop import CropRule, RandomShift, random_resized_crop, resize_and_center_crop
 from lightning_sq.data.index import ImageIndex, class_folders, load_index
 from lightning_sq.data.loader import Backend, Dataset, Loader, check_num_threads, make_loader
 from lightning_sq.data.order import EpochOrder, check_seed
@@ -28,13 +28,16 @@ class ImageFolderData(LightningDataModule):
 
     Args:
         root: The data folder.
-        backend: "dali" decodes on the GPU where there is one, else on the CPU; "torchvision" is PIL in processes.
+        backend: "dali" decodes on the GPU where there is one, else on the CPU; "torchvision" is PIL in processes;
+            "memory" decodes everything once and keeps it, for small images that all have `image_size` pixels a side.
         image_size: Height and width of the network's input, in pixels.
         resize_size: Shorter side before the centre crop, in pixels; None is image_size * 256 / 224.
         batch_size_per_device: Images a process takes in one step.
         num_threads: DALI's CPU threads (or torchvision's worker processes, 0 for none) for each process.
         min_crop_area: Smallest share of the image that a training crop shows.
         flip_probability: Of a left-right mirror in training; 0 where left and right matter.
+        max_shift: With backend=memory: training moves an image by up to so many pixels, instead of cropping it.
+        channels: 3 for RGB, 1 for grey.
         allow_unreadable_validation: Leave unreadable validation images out instead of refusing to start.
         batch_repeats: How often each training batch comes before the next one: m of free adversarial training. An
             epoch has m times the steps, so `max_epochs` is to be divided by m.
@@ -51,6 +54,8 @@ class ImageFolderData(LightningDataModule):
         num_threads: int = 2,
         min_crop_area: float = 0.25,
         flip_probability: float = 0.5,
+        max_shift: int = 0,
+        channels: Literal[1, 3] = 3,
         allow_unreadable_validation: bool = False,
         batch_repeats: int = 1,
         seed: int = 0,
@@ -60,6 +65,10 @@ class ImageFolderData(LightningDataModule):
         self.backend = backend
         self.image_size = image_size
         self.resize_size = round(image_size * 256 / 224) if resize_size is None else resize_size
+        if backend == "memory" and self.resize_size != image_size:
+            raise InputError(f"backend=memory takes images as they are. Set --data.resize_size {image_size}.")
+        if max_shift and backend != "memory":
+            raise InputError(f"max_shift={max_shift} is done by backend=memory alone, and backend={backend}.")
         for name, value in {"batch_size_per_device": batch_size_per_device, "batch_repeats": batch_repeats}.items():
             if value < 1:
                 raise InputError(f"{name}={value} is not at least 1.")
@@ -70,6 +79,8 @@ class ImageFolderData(LightningDataModule):
         self.num_threads = num_threads
         self.min_crop_area = min_crop_area
         self.flip_probability = flip_probability
+        self.max_shift = max_shift
+        self.channels = channels
         for split in ("train", "val"):
             self._crop_rule(split)
         self.allow_unreadable_validation = allow_unreadable_validation
@@ -136,15 +147,17 @@ class ImageFolderData(LightningDataModule):
             device_id: The local GPU for DALI; None decodes on the CPU.
         """
         return make_loader(
-            Dataset(self.index(split), self._crop_rule(split), self.image_size, self.seed),
+            Dataset(self.index(split), self._crop_rule(split), self.image_size, self.seed, self.channels),
             self._order(split, rank, world_size),
             backend=self.backend,
             num_threads=self.num_threads,
             device_id=device_id,
         )
 
-    def _crop_rule(self, split: Split) -> CropRule:
+    def _crop_rule(self, split: Split) -> CropRule | RandomShift:
         """Raises: InputError for sizes, areas and probabilities that cannot be."""
+        if self.backend == "memory":
+            return RandomShift(self.max_shift, self.flip_probability) if split == "train" else RandomShift()
         if split == "val":
             return resize_and_center_crop(self.image_size, resize_size=self.resize_size)
         return random_resized_crop(

@@ -12,23 +12,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_sq.data.crop import Crop, CropRule, generator_for
+from lightning_sq.data.crop import Crop, CropRule, RandomShift, generator_for
 from lightning_sq.data.index import ImageIndex
 from lightning_sq.data.order import EpochOrder, check_seed
 from lightning_sq.errors import InputError
+from lightning_sq.progress import progress_bar
 from lightning_sq.types import PADDING_INDEX, Batch
 
-Backend = Literal["dali", "torchvision"]
+Backend = Literal["dali", "torchvision", "memory"]
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """An index with a rule that says how to cut each image. Image `i` of an epoch is the same wherever it is read."""
+    """An index with a rule that says how to cut each image. Image `i` of an epoch is the same wherever it is read.
+
+    `channels` is 3 for RGB, or 1 for grey; stored images of the other kind are converted.
+    """
 
     index: ImageIndex
-    crop_rule: CropRule
+    crop_rule: CropRule | RandomShift
     image_size: int
     seed: int = 0
+    channels: int = 3
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
@@ -44,6 +49,8 @@ class Dataset:
 
     def crop(self, epoch: int, index: int) -> Crop:
         """How image `index` is cut in `epoch`."""
+        if isinstance(self.crop_rule, RandomShift):
+            raise InputError("Shifted images are cut in memory. Set --data.backend memory, or leave max_shift out.")
         return self.crop_rule(generator_for(self.seed, epoch, max(index, 0)), *self.size(index))
 
     def labels(self, indices: np.ndarray) -> np.ndarray:
@@ -125,8 +132,8 @@ def make_loader(
     Args:
         dataset: What to read and how to cut it.
         order: This rank's share.
-        backend: "dali" or "torchvision".
-        num_threads: DALI's CPU threads, or torchvision's worker processes.
+        backend: "dali", "torchvision" or "memory", which decodes everything now.
+        num_threads: DALI's or memory's CPU threads, or torchvision's worker processes.
         device_id: The local GPU for DALI; None decodes on the CPU.
     Raises: InputError if there are too few threads.
     """
@@ -135,6 +142,12 @@ def make_loader(
         from lightning_sq.data.torch_loader import TorchvisionLoader
 
         return TorchvisionLoader(dataset, order, num_workers=num_threads)
+    if backend == "memory":
+        from lightning_sq.data.memory import MemoryLoader, decode_all
+
+        with progress_bar(f"decoding {dataset.index.folder}", "images") as advance:
+            images = decode_all(dataset, num_threads=num_threads, progress=advance)
+        return MemoryLoader(dataset, order, images)
     from lightning_sq.data.dali import DaliLoader
 
     return DaliLoader(dataset, order, num_threads=num_threads, device_id=device_id)

@@ -60,7 +60,7 @@ class _Images(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> tuple[int, Tensor] | InputError:
         """(index, pixels); a bad file's error is handed over, for one raised in a worker arrives as its traceback."""
         try:
-            image = self._decode(index)
+            image = decode(self.dataset, index)
         except InputError as error:
             return error
         crop = self.dataset.crop(self.epoch, index)
@@ -71,14 +71,16 @@ class _Images(torch.utils.data.Dataset):
             image = transforms.horizontal_flip(image)
         return index, transforms.pil_to_tensor(image).float() / 255
 
-    def _decode(self, index: int) -> Image.Image:
-        path = self.dataset.path(index)
-        try:
-            with Image.open(path) as file:
-                image = file.convert("RGB")
-        except Exception as error:  # PIL's readers raise whatever a damaged file makes them stumble over
-            reason = " ".join(str(error).split())
-            raise InputError(f"{path} cannot be decoded ({reason}). Mend, convert or remove it, and resume.") from error
-        if image.size != self.dataset.size(index)[::-1]:
-            raise InputError(f"{path} has another size than when it was indexed. Start again, for a new index.")
-        return image
+
+def decode(dataset: Dataset, index: int) -> Image.Image:
+    """The whole image, grey or RGB. Raises: InputError if its file is damaged, or another one than was indexed."""
+    path = dataset.path(index)
+    try:
+        with Image.open(path) as file:
+            image = file.convert("L" if dataset.channels == 1 else "RGB")
+    except Exception as error:  # PIL's readers raise whatever a damaged file makes them stumble over
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} cannot be decoded ({reason}). Mend, convert or remove it, and resume.") from error
+    if image.size != dataset.size(index)[::-1]:
+        raise InputError(f"{path} has another size than when it was indexed. Start again, for a new index.")
+    return image

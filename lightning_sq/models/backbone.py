@@ -1,17 +1,20 @@
-"""timm behind one small door: the only file that imports it."""
+"""timm behind one small door: only this file and `small_networks`, which adds to it, import timm."""
 
 from __future__ import annotations
 
 import difflib
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import timm
 import torch
 from safetensors.torch import load_file
+from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
 from lightning_sq.errors import InputError
+from lightning_sq.models import small_networks  # noqa: F401 - timm knows its names from here on
 
 
 def check_architecture(name: str) -> str:
@@ -28,12 +31,19 @@ def check_architecture(name: str) -> str:
     return name
 
 
-def pretrained_normalization(architecture: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(mean, std) a channel that the architecture's pretrained weights were trained with, in pixel units."""
+def pretrained_normalization(architecture: str, channels: int = 3) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(mean, std) a channel that the architecture's pretrained weights were trained with, in pixel units.
+
+    For another number of channels than those had, each gets the average of theirs.
+    """
     config = timm.get_pretrained_cfg(check_architecture(architecture))
     if config is None:
-        return timm.data.IMAGENET_DEFAULT_MEAN, timm.data.IMAGENET_DEFAULT_STD
-    return tuple(config.mean), tuple(config.std)
+        config = PretrainedCfg(mean=timm.data.IMAGENET_DEFAULT_MEAN, std=timm.data.IMAGENET_DEFAULT_STD)
+    return tuple(_per_channel(values, channels) for values in (config.mean, config.std))
+
+
+def _per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    return tuple(values) if len(values) == channels else (fmean(values),) * channels
 
 
 def imagenet_class_names(num_classes: int) -> tuple[str, ...]:
@@ -50,7 +60,7 @@ def evaluation_sizes(architecture: str) -> tuple[int, int]:
     return image_size, int(image_size / (config.crop_pct if config else 0.875))
 
 
-def check_image_size(model: nn.Module, architecture: str, image_size: int, num_classes: int) -> None:
+def check_image_size(model: nn.Module, architecture: str, image_size: int, num_classes: int, channels: int = 3) -> None:
     """One forward pass over nothing, in eval mode, before anything costs time.
 
     Raises: InputError if `model` takes no images of `image_size` x `image_size` pixels or gives no logits.
@@ -58,7 +68,7 @@ def check_image_size(model: nn.Module, architecture: str, image_size: int, num_c
     was_training = model.training
     try:
         with torch.no_grad():
-            logits = model.eval()(torch.zeros(1, 3, image_size, image_size))
+            logits = model.eval()(torch.zeros(1, channels, image_size, image_size))
     except Exception as error:  # each architecture refuses in its own way
         raise InputError(
             f"{architecture} takes no images of {image_size} x {image_size} pixels ({str(error).strip()[:120]}). "
@@ -73,18 +83,18 @@ def check_image_size(model: nn.Module, architecture: str, image_size: int, num_c
         )
 
 
-def create_backbone(architecture: str, num_classes: int) -> nn.Module:
+def create_backbone(architecture: str, num_classes: int, channels: int = 3) -> nn.Module:
     """A timm model with random weights and a head of `num_classes` logits."""
-    return timm.create_model(check_architecture(architecture), num_classes=num_classes)
+    return timm.create_model(check_architecture(architecture), num_classes=num_classes, in_chans=channels)
 
 
-def pretrained_state(architecture: str) -> dict[str, Tensor]:
-    """The weights that timm downloads for `architecture`.
+def pretrained_state(architecture: str, channels: int = 3) -> dict[str, Tensor]:
+    """The weights that timm downloads for `architecture`, its first layer made to take so many channels.
 
     Raises: InputError where they cannot be had, with the option that needs no network.
     """
     try:
-        return timm.create_model(check_architecture(architecture), pretrained=True).state_dict()
+        return timm.create_model(check_architecture(architecture), pretrained=True, in_chans=channels).state_dict()
     except Exception as error:  # timm and its hub raise many kinds; the way out is the same for all
         raise InputError(
             f"The pretrained weights of {architecture} could not be downloaded ({type(error).__name__}). "

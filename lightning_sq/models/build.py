@@ -49,6 +49,11 @@ class ModelConfig:
     resize_size: int
     quantizer: QuantizerConfig | None = None
 
+    @property
+    def num_channels(self) -> int:
+        """3 for RGB images, 1 for grey ones."""
+        return len(self.mean)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values only, as they stand in JSON."""
         return asdict(self)
@@ -76,7 +81,7 @@ class ModelConfig:
 
 
 class PixelClassifier(nn.Sequential):
-    """`quantize` (if the model has one), `normalize`, `backbone`: images (B, 3, H, W) in [0, 1] to logits (B, classes).
+    """`quantize` (if the model has one), `normalize`, `backbone`: images (B, C, H, W) in [0, 1] to logits (B, classes).
 
     `print(model)` is the method's diagram, and `model.backbone.state_dict()` loads into plain timm.
     """
@@ -120,5 +125,5 @@ def build_model(config: ModelConfig) -> PixelClassifier:
     if config.quantizer is not None:
         parts["quantize"] = SoftQuantization(**asdict(config.quantizer))
     parts["normalize"] = Normalize(config.mean, config.std)
-    parts["backbone"] = create_backbone(config.architecture, len(config.class_names))
+    parts["backbone"] = create_backbone(config.architecture, len(config.class_names), config.num_channels)
     return PixelClassifier(parts, config)

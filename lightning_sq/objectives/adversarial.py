@@ -104,7 +104,7 @@ class Adversarial(AttackedObjective):
         self.start.generator_state = state
 
     def attack(self, model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> Tensor:
-        """The last iterate, like `images`: (B, 3, H, W) in [0, 1] and within epsilon."""
+        """The last iterate, like `images`: (B, C, H, W) in [0, 1] and within epsilon."""
         model, x = self.as_attacked(model), self.start(images)
         with torch.enable_grad(), running_statistics_kept(model):
             for _ in range(self.num_steps):

@@ -42,7 +42,7 @@ class Objective(nn.Module):
         """Put back what `random_state` gave."""
 
     def perturb(self, images: Tensor) -> Tensor:
-        """The images as the model is trained on them: (B, 3, H, W) in [0, 1], the same out."""
+        """The images as the model is trained on them: (B, C, H, W) in [0, 1], the same out."""
         raise AssertionError(f"{type(self).__name__} does not perturb without the model")
 
     def perturb_repeatably(self, images: Tensor, indices: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ class Objective(nn.Module):
 
         Args:
             model: Pixels in [0, 1] to logits, in training mode; a `PixelClassifier` where the command line trains.
-            images: (B, 3, H, W) natural images in [0, 1].
+            images: (B, C, H, W) natural images in [0, 1].
             labels: (B,) int64.
         """
         logits = model(self.perturb(images))

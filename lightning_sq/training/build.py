@@ -24,6 +24,7 @@ def build_module(
     class_names: Sequence[str],
     image_size: int,
     resize_size: int,
+    channels: int = 3,
     architecture: str = "resnet18",
     pretrained: bool = False,
     checkpoint_path: str | None = None,
@@ -38,6 +39,7 @@ def build_module(
         class_names: From the data.
         image_size: From the data.
         resize_size: From the data.
+        channels: From the data.
         architecture: Any timm model name.
         pretrained: Start from the weights that timm downloads.
         checkpoint_path: Start from a local .safetensors (or plain .pth) file of backbone weights instead.
@@ -47,14 +49,14 @@ def build_module(
         seed: Of the noise.
     Raises: InputError for a model that timm lacks or that takes no such images, or weights that cannot be had.
     """
-    mean, std = pretrained_normalization(architecture)
+    mean, std = pretrained_normalization(architecture, channels)
     config = ModelConfig(architecture, tuple(class_names), mean, std, image_size, resize_size, quantizer)
     model = build_model(config)
-    check_image_size(model, architecture, image_size, len(class_names))
+    check_image_size(model, architecture, image_size, len(class_names), channels)
     if checkpoint_path is not None:
         _start_from(model.backbone, file_state(Path(checkpoint_path)), source=checkpoint_path)
     elif pretrained:
-        _start_from(model.backbone, pretrained_state(architecture), source=f"timm's {architecture}")
+        _start_from(model.backbone, pretrained_state(architecture, channels), source=f"timm's {architecture}")
     return ClassifierModule(model, objective or Natural(), optimization or Optimization(), seed)
 
 

@@ -45,7 +45,7 @@ class CommandLine(LightningCLI):
             default=15.0,
             help="Save checkpoints/last.ckpt this often, besides each epoch.",
         )
-        for name in ("class_names", "image_size", "resize_size"):
+        for name in ("class_names", "image_size", "resize_size", "channels"):
             parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
         for name in ("data", "model"):
             parser.link_arguments("seed_everything", f"{name}.seed")

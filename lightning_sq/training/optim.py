@@ -1,9 +1,10 @@
-"""SGD with momentum, no weight decay on norms and biases, linear warm-up and cosine decay."""
+"""SGD with momentum or AdamW, no weight decay on norms and biases, linear warm-up and cosine decay."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
@@ -19,15 +20,17 @@ class Optimization:
     Args:
         base_learning_rate: Peak, for a global batch of 256 images; scaled linearly with the global batch
             (Goyal et al. 2017, arXiv 1706.02677).
-        momentum: Nesterov.
+        momentum: Nesterov; of AdamW it is the first beta.
         weight_decay: On weights of convolutions and linear layers only.
         warmup_epochs: Linear rise from 0; may be a fraction.
+        optimizer: "sgd", or "adamw" (Loshchilov and Hutter 2019, arXiv 1711.05101), for which 0.001 is a usual rate.
     """
 
     base_learning_rate: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 1e-4
     warmup_epochs: float = 1.0
+    optimizer: Literal["sgd", "adamw"] = "sgd"
 
     def __post_init__(self) -> None:
         if self.base_learning_rate <= 0:
@@ -37,20 +40,19 @@ class Optimization:
                 raise InputError(f"{name}={getattr(self, name)} is negative. 0 switches it off.")
 
 
-def make_optimizer(model: nn.Module, optimization: Optimization, *, global_batch_size: int) -> torch.optim.SGD:
-    """SGD over two groups: weights, which decay, and what does not: norms, biases, and what a quantizer learns."""
+def make_optimizer(model: nn.Module, optimization: Optimization, *, global_batch_size: int) -> torch.optim.Optimizer:
+    """Over two groups: weights, which decay, and what does not: norms, biases, and what a quantizer learns."""
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     decaying = [p for name, p in named if p.ndim > 1 and not name.startswith("quantize.")]
     free = [p for name, p in named if p.ndim <= 1 or name.startswith("quantize.")]
-    return torch.optim.SGD(
-        [
-            {"params": decaying, "weight_decay": optimization.weight_decay},
-            {"params": free, "weight_decay": 0.0},
-        ],
-        lr=optimization.base_learning_rate * global_batch_size / 256,
-        momentum=optimization.momentum,
-        nesterov=optimization.momentum > 0,
-    )
+    groups = [
+        {"params": decaying, "weight_decay": optimization.weight_decay},
+        {"params": free, "weight_decay": 0.0},
+    ]
+    rate = optimization.base_learning_rate * global_batch_size / 256
+    if optimization.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=rate, betas=(optimization.momentum, 0.999))
+    return torch.optim.SGD(groups, lr=rate, momentum=optimization.momentum, nesterov=optimization.momentum > 0)
 
 
 def warmup_cosine(step: int, *, warmup_steps: int, total_steps: int) -> float:

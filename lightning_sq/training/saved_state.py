@@ -135,6 +135,5 @@ def _short(value: Any) -> str:
 def _model_option(name: str) -> str:
     if name in ("image_size", "resize_size"):
         return f"--data.{name}"
-    return {"class_names": "--data.root", "mean": "--model.architecture", "std": "--model.architecture"}.get(
-        name, f"--model.{name}"
-    )
+    normalization = "--data.channels and --model.architecture"
+    return {"class_names": "--data.root", "mean": normalization, "std": normalization}.get(name, f"--model.{name}")

@@ -1,0 +1,170 @@
+"""MNIST and CIFAR-10 as image folders of PNG files, from what torchvision downloads or from files that are at hand."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import pickle
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from lightning_sq.data.image_folder import write_image_folder
+from lightning_sq.errors import InputError
+from lightning_sq.paths import cache_folder
+
+HELD_OUT = 5000
+"""Training images that take the test images' place with `tuning`."""
+
+
+class _Part(NamedTuple):
+    images: np.ndarray | list[bytes]  # (N, H, W[, 3]) uint8, or encoded files
+    labels: list[int]
+    class_names: list[str]
+
+
+def write_mnist(
+    folder: Path, *, source: Path | None = None, tuning: bool = False, overwrite: bool = False, progress=None
+) -> int:
+    """MNIST (LeCun et al. 1998) as `folder/{train,val}/<digit>/<number>.png`, 28 x 28, grey; val is the test set.
+
+    Args:
+        folder: See `write_image_folder`, as for the errors.
+        source: A folder with the four original files, gzipped or not, anywhere below it; None downloads them.
+        tuning: Leave the test images out: val is the last 5,000 training images, train the others.
+        overwrite: Replace what this wrote there before.
+        progress: Called with (images written, images to write).
+    Returns: the number of images written.
+    Raises: InputError if the files are not all there, or not what they should be.
+    """
+    return _write(folder, "MNIST", source, _mnist, tuning=tuning, overwrite=overwrite, progress=progress)
+
+
+def write_cifar10(
+    folder: Path, *, source: Path | None = None, tuning: bool = False, overwrite: bool = False, progress=None
+) -> int:
+    """CIFAR-10 (Krizhevsky 2009) as `folder/{train,val}/<class>/<number>.png`, 32 x 32; arguments as `write_mnist`.
+
+    `source` is a folder with the original `cifar-10-batches-py`, or a zip file of images in `train/<class>/` and
+    `test/<class>/`, which are written as PNG with the pixels that they decode to.
+    """
+    return _write(folder, "CIFAR10", source, _cifar10, tuning=tuning, overwrite=overwrite, progress=progress)
+
+
+def _write(
+    folder: Path,
+    name: str,
+    source: Path | None,
+    read: Callable[[Path, bool], _Part],
+    *,
+    tuning: bool,
+    overwrite: bool,
+    progress: Callable[[int, int], None] | None,
+) -> int:
+    marker = f"{name} as PNG files{', its last training images as val' * tuning}, by lightning-sq data\n"
+    source = _downloaded(name) if source is None else source
+    train = read(source, True)
+    if tuning:
+        cut = len(train.labels) - HELD_OUT
+        if cut < 1:
+            raise InputError(f"{source} holds {len(train.labels)} training images; {HELD_OUT} are held out for tuning.")
+        parts = {
+            "train": _Part(train.images[:cut], train.labels[:cut], train.class_names),
+            "val": _Part(train.images[cut:], train.labels[cut:], train.class_names),
+        }
+    else:
+        parts = {"train": train, "val": read(source, False)}
+    total = sum(len(part.labels) for part in parts.values())
+
+    def images() -> Iterator[tuple[str, Image.Image]]:
+        done = 0
+        for split, part in parts.items():
+            for number, (pixels, label) in enumerate(zip(part.images, part.labels, strict=True)):
+                yield f"{split}/{part.class_names[label]}/{number:05d}.png", _image(pixels)
+                done += 1
+                if progress is not None:
+                    progress(done, total)
+
+    return write_image_folder(folder, images(), marker=marker, overwrite=overwrite)
+
+
+def _image(pixels: np.ndarray | bytes) -> Image.Image:
+    if isinstance(pixels, bytes):
+        return Image.open(io.BytesIO(pixels)).convert("RGB")
+    return Image.fromarray(pixels)
+
+
+def _downloaded(name: str) -> Path:
+    from torchvision import datasets
+
+    root = cache_folder() / "downloads"
+    try:
+        getattr(datasets, name)(root, download=True)
+    except Exception as error:  # of the network, of a mirror, or of a checksum
+        raise InputError(
+            f"{name} could not be downloaded ({type(error).__name__}). Give --from a folder that holds its files."
+        ) from error
+    return root
+
+
+def _mnist(source: Path, train: bool) -> _Part:
+    prefix = "train" if train else "t10k"
+    images = _idx(source, f"{prefix}-images-idx3-ubyte")
+    labels = _idx(source, f"{prefix}-labels-idx1-ubyte")
+    if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels) or labels.max(initial=0) > 9:
+        raise InputError(f"{source} holds {prefix} files of MNIST that do not belong together. Download them again.")
+    return _Part(images, labels.tolist(), [str(digit) for digit in range(10)])
+
+
+def _idx(source: Path, name: str) -> np.ndarray:
+    """The array of unsigned bytes in an IDX file: two zeros, the type 8, the number of dimensions, and their sizes."""
+    found = [path for path in sorted(source.rglob(f"{name}*")) if path.name in (name, f"{name}.gz")]
+    if not found:
+        raise InputError(f"{source} holds no {name}.gz. Give --from the folder of MNIST's four files.")
+    try:
+        content = found[0].read_bytes()
+        content = gzip.decompress(content) if found[0].suffix == ".gz" else content
+        num_dimensions = content[3] if content[:3] == b"\0\0\x08" else -1
+        shape = np.frombuffer(content, ">u4", count=num_dimensions, offset=4)
+        return np.frombuffer(content, np.uint8, offset=4 + 4 * num_dimensions).reshape(shape)
+    except (OSError, EOFError, ValueError, IndexError) as error:
+        raise InputError(f"{found[0]} is damaged ({error}). Download it again.") from error
+
+
+def _cifar10(source: Path, train: bool) -> _Part:
+    if source.is_file():
+        return _zipped(source, "train" if train else "test")
+    from torchvision.datasets import CIFAR10
+
+    try:
+        found = CIFAR10(source, train=train)  # looks at the files' checksums before it unpickles them
+    except (RuntimeError, OSError, pickle.UnpicklingError) as error:
+        raise InputError(
+            f"{source} holds no whole cifar-10-batches-py. Give --from its parent folder, or a zip file of "
+            "train/<class>/ and test/<class>/."
+        ) from error
+    return _Part(found.data, found.targets, found.classes)
+
+
+def _zipped(path: Path, folder: str) -> _Part:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in sorted(archive.namelist()) if _in_class(name, folder)]
+            class_names = sorted({name.split("/")[-2] for name in names})
+            files = [archive.read(name) for name in names]
+    except (OSError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} is no readable zip file ({error}). Download it again.") from error
+    if not names:
+        raise InputError(f"{path} holds no images in {folder}/<class>/. Give another --from.")
+    order = np.random.default_rng(0).permutation(len(files))  # by class as they are, and the last are held out
+    labels = [class_names.index(name.split("/")[-2]) for name in names]
+    return _Part([files[i] for i in order], [labels[i] for i in order], class_names)
+
+
+def _in_class(name: str, folder: str) -> bool:
+    parts = name.split("/")
+    return len(parts) >= 3 and parts[-3] == folder and Path(name).suffix.lower() in (".jpg", ".jpeg", ".png")

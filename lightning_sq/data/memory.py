@@ -1,0 +1,86 @@
+"""Small images, all of them decoded once and kept in memory: for sets such as MNIST, where decoding costs the most."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_sq.data.crop import RandomShift
+from lightning_sq.data.loader import Dataset, Loader
+from lightning_sq.data.order import EpochOrder
+from lightning_sq.data.torch_loader import decode
+from lightning_sq.errors import InputError
+from lightning_sq.types import Batch
+
+LARGEST = 64
+"""Pixels along a side: a million images of 64 x 64 are 12 GB."""
+
+
+class MemoryLoader(Loader):
+    """Batches cut from one tensor of all images, shifted and flipped as a whole.
+
+    Args:
+        dataset: Its rule is a `RandomShift`; its images all have its size.
+        order: This rank's share.
+        images: What `decode_all` gave for the dataset's index.
+    """
+
+    def __init__(self, dataset: Dataset, order: EpochOrder, images: Tensor) -> None:
+        super().__init__(dataset, order)
+        if not isinstance(dataset.crop_rule, RandomShift):
+            raise InputError("backend=memory shifts images and does not resize them. Set --data.max_shift 0, or more.")
+        self.rule = dataset.crop_rule
+        margin = [self.rule.max_shift] * 4
+        self.padded = torch.nn.functional.pad(images, margin) if self.rule.max_shift else images
+
+    def batches(self, epoch: int, first: int) -> Iterator[Batch]:
+        draws = self.rule.of_epoch(self.dataset.seed, epoch, len(self.dataset.index))
+        for indices in self.order.epoch(epoch)[first:]:
+            chosen = np.maximum(indices, 0)  # padding shows the first image, and is masked out of everything
+            images = self._cut(chosen, draws.top[chosen], draws.left[chosen], draws.flip[chosen])
+            yield Batch(images, torch.from_numpy(self.dataset.labels(indices)), torch.from_numpy(indices.copy()))
+
+    def _cut(self, chosen: np.ndarray, top: np.ndarray, left: np.ndarray, flip: np.ndarray) -> Tensor:
+        if self.padded.shape[-1] == self.dataset.image_size and not flip.any():
+            return self.padded[torch.from_numpy(chosen)].float().div_(255)
+        along = np.arange(self.dataset.image_size)
+        rows = top[:, None] + along
+        columns = left[:, None] + np.where(flip[:, None], along[::-1], along)
+        where = (torch.from_numpy(part) for part in (chosen[:, None, None], rows[:, :, None], columns[:, None, :]))
+        number, row, column = where
+        return self.padded[number, :, row, column].permute(0, 3, 1, 2).contiguous().float().div_(255)
+
+
+def decode_all(dataset: Dataset, *, num_threads: int, progress: Callable[[int, int], None] | None = None) -> Tensor:
+    """(N, C, S, S) uint8: the images of the dataset's index as they are stored.
+
+    Raises: InputError if one cannot be decoded, or has another size than the dataset's.
+    """
+    size, count = dataset.image_size, len(dataset.index)
+    if size > LARGEST:
+        raise InputError(
+            f"backend=memory is for images of up to {LARGEST} pixels a side, and image_size={size}. "
+            "Set --data.backend dali."
+        )
+    odd = np.flatnonzero((dataset.index.sizes != size).any(1))
+    if len(odd):
+        height, width = dataset.size(int(odd[0]))
+        raise InputError(
+            f"{dataset.path(int(odd[0]))} is {height} x {width} pixels, and backend=memory takes images of "
+            f"image_size={size} alone. Set --data.backend dali, which resizes, or mend --data.image_size."
+        )
+    images = torch.empty(count, dataset.channels, size, size, dtype=torch.uint8)
+
+    def put(i: int) -> None:
+        pixels = np.asarray(decode(dataset, i))
+        images[i] = torch.from_numpy(pixels.reshape(size, size, dataset.channels).transpose(2, 0, 1).copy())
+
+    with ThreadPoolExecutor(max(1, num_threads)) as pool:
+        for done, _ in enumerate(pool.map(put, range(count), chunksize=256), start=1):
+            if progress is not None and (done % 1000 == 0 or done == count):
+                progress(done, count)
+    return images
