@@ -6,23 +6,33 @@ import gzip
 import io
 import pickle
 import zipfile
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from lightning_sq.data.image_folder import write_image_folder
+from lightning_sq.data.image_folder import CLASS_NAME, check_replaceable, write_image_folder
 from lightning_sq.errors import InputError
 from lightning_sq.paths import cache_folder
 
 HELD_OUT = 5000
 """Training images that take the test images' place with `tuning`."""
+DIGIT, PHOTOGRAPH = 28, 32
+"""Pixels along a side."""
+
+
+class _File(NamedTuple):
+    """An image of a zip file, as it is stored in there."""
+
+    name: str
+    content: bytes
 
 
 class _Part(NamedTuple):
-    images: np.ndarray | list[bytes]  # (N, H, W[, 3]) uint8, or encoded files
+    images: Sequence[np.ndarray | _File]  # (H, W[, 3]) uint8 each
     labels: list[int]
     class_names: list[str]
 
@@ -66,25 +76,16 @@ def _write(
     progress: Callable[[int, int], None] | None,
 ) -> int:
     marker = f"{name} as PNG files{', its last training images as val' * tuning}, by lightning-sq data\n"
+    check_replaceable(folder, marker, overwrite=overwrite)  # before anything is downloaded
     source = _downloaded(name) if source is None else source
-    train = read(source, True)
-    if tuning:
-        cut = len(train.labels) - HELD_OUT
-        if cut < 1:
-            raise InputError(f"{source} holds {len(train.labels)} training images; {HELD_OUT} are held out for tuning.")
-        parts = {
-            "train": _Part(train.images[:cut], train.labels[:cut], train.class_names),
-            "val": _Part(train.images[cut:], train.labels[cut:], train.class_names),
-        }
-    else:
-        parts = {"train": train, "val": read(source, False)}
+    parts = _tuning_parts(source, read(source, True)) if tuning else _parts(source, read)
     total = sum(len(part.labels) for part in parts.values())
 
     def images() -> Iterator[tuple[str, Image.Image]]:
         done = 0
         for split, part in parts.items():
-            for number, (pixels, label) in enumerate(zip(part.images, part.labels, strict=True)):
-                yield f"{split}/{part.class_names[label]}/{number:05d}.png", _image(pixels)
+            for number, (image, label) in enumerate(zip(part.images, part.labels, strict=True)):
+                yield f"{split}/{part.class_names[label]}/{number:05d}.png", _image(image, source)
                 done += 1
                 if progress is not None:
                     progress(done, total)
@@ -92,10 +93,42 @@ def _write(
     return write_image_folder(folder, images(), marker=marker, overwrite=overwrite)
 
 
-def _image(pixels: np.ndarray | bytes) -> Image.Image:
-    if isinstance(pixels, bytes):
-        return Image.open(io.BytesIO(pixels)).convert("RGB")
-    return Image.fromarray(pixels)
+def _parts(source: Path, read: Callable[[Path, bool], _Part]) -> dict[str, _Part]:
+    parts = {"train": read(source, True), "val": read(source, False)}
+    if not all(part.labels for part in parts.values()):
+        raise InputError(f"{source} has no training images, or no test images. Download it again.")
+    train, test = (set(part.class_names) for part in parts.values())
+    if train != test:
+        raise InputError(f"{source} has different classes in train/ and test/: {min(train ^ test)} is in one alone.")
+    return parts
+
+
+def _tuning_parts(source: Path, train: _Part) -> dict[str, _Part]:
+    cut = len(train.labels) - HELD_OUT
+    if cut < 1:
+        raise InputError(
+            f"{source} holds {len(train.labels):,} training images, and {HELD_OUT:,} are held out for tuning. "
+            "Leave --tuning out, or give another --from."
+        )
+    return {
+        "train": train._replace(images=train.images[:cut], labels=train.labels[:cut]),
+        "val": train._replace(images=train.images[cut:], labels=train.labels[cut:]),
+    }
+
+
+def _image(image: np.ndarray | _File, source: Path) -> Image.Image:
+    if not isinstance(image, _File):
+        return Image.fromarray(image)
+    try:
+        found = Image.open(io.BytesIO(image.content)).convert("RGB")
+    except Exception as error:  # PIL's readers raise whatever a damaged file makes them stumble over
+        raise InputError(f"{image.name} in {source} is no readable image. Mend or remove it.") from error
+    if found.size != (PHOTOGRAPH, PHOTOGRAPH):
+        raise InputError(
+            f"{image.name} in {source} is {found.height} x {found.width} pixels; CIFAR-10's are "
+            f"{PHOTOGRAPH} x {PHOTOGRAPH}. Give another --from."
+        )
+    return found
 
 
 def _downloaded(name: str) -> Path:
@@ -115,23 +148,25 @@ def _mnist(source: Path, train: bool) -> _Part:
     prefix = "train" if train else "t10k"
     images = _idx(source, f"{prefix}-images-idx3-ubyte")
     labels = _idx(source, f"{prefix}-labels-idx1-ubyte")
-    if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels) or labels.max(initial=0) > 9:
+    sizes = images.shape[1:], labels.shape
+    if sizes != ((DIGIT, DIGIT), images.shape[:1]) or labels.max(initial=0) > 9:
         raise InputError(f"{source} holds {prefix} files of MNIST that do not belong together. Download them again.")
     return _Part(images, labels.tolist(), [str(digit) for digit in range(10)])
 
 
 def _idx(source: Path, name: str) -> np.ndarray:
     """The array of unsigned bytes in an IDX file: two zeros, the type 8, the number of dimensions, and their sizes."""
-    found = [path for path in sorted(source.rglob(f"{name}*")) if path.name in (name, f"{name}.gz")]
+    found = [path for path in sorted(source.rglob(f"{name}*")) if path.name in (name, f"{name}.gz") and path.is_file()]
     if not found:
         raise InputError(f"{source} holds no {name}.gz. Give --from the folder of MNIST's four files.")
     try:
         content = found[0].read_bytes()
         content = gzip.decompress(content) if found[0].suffix == ".gz" else content
-        num_dimensions = content[3] if content[:3] == b"\0\0\x08" else -1
-        shape = np.frombuffer(content, ">u4", count=num_dimensions, offset=4)
-        return np.frombuffer(content, np.uint8, offset=4 + 4 * num_dimensions).reshape(shape)
-    except (OSError, EOFError, ValueError, IndexError) as error:
+        if content[:3] != b"\0\0\x08":
+            raise ValueError("no IDX file of bytes")
+        shape = np.frombuffer(content, ">u4", count=content[3], offset=4)
+        return np.frombuffer(content, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
+    except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
         raise InputError(f"{found[0]} is damaged ({error}). Download it again.") from error
 
 
@@ -156,15 +191,21 @@ def _zipped(path: Path, folder: str) -> _Part:
             names = [name for name in sorted(archive.namelist()) if _in_class(name, folder)]
             class_names = sorted({name.split("/")[-2] for name in names})
             files = [archive.read(name) for name in names]
-    except (OSError, zipfile.BadZipFile) as error:
+    except Exception as error:  # of a damaged one zipfile and zlib raise whatever they stumble over
         raise InputError(f"{path} is no readable zip file ({error}). Download it again.") from error
     if not names:
         raise InputError(f"{path} holds no images in {folder}/<class>/. Give another --from.")
+    if odd := [name for name in class_names if not CLASS_NAME.fullmatch(name)]:
+        raise InputError(
+            f"{path} has a class {odd[0]!r}; names are of small letters, digits and _. Give another --from."
+        )
     order = np.random.default_rng(0).permutation(len(files))  # by class as they are, and the last are held out
     labels = [class_names.index(name.split("/")[-2]) for name in names]
-    return _Part([files[i] for i in order], [labels[i] for i in order], class_names)
+    return _Part([_File(names[i], files[i]) for i in order], [labels[i] for i in order], class_names)
 
 
 def _in_class(name: str, folder: str) -> bool:
     parts = name.split("/")
-    return len(parts) >= 3 and parts[-3] == folder and Path(name).suffix.lower() in (".jpg", ".jpeg", ".png")
+    hidden = parts[-1].startswith(".")  # beside each file of a zip made on macOS
+    suffix = Path(name).suffix.lower()
+    return len(parts) >= 3 and parts[-3] == folder and not hidden and suffix in (".jpg", ".jpeg", ".png")

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MARKER = "README.txt"
-OURS = re.compile(rf"{re.escape(MARKER)}|(train|val)(/[a-z0-9_]+(/[0-9]+\.(jpg|png))?)?")
+CLASS_NAME = re.compile(r"[a-z0-9_]+")
+OURS = re.compile(rf"{re.escape(MARKER)}|(train|val)(/{CLASS_NAME.pattern}(/[0-9]+\.(jpg|png))?)?")
 """Paths below the folder that this may have written."""
 JPEG_QUALITY = 95
 
@@ -29,27 +30,38 @@ def write_image_folder(
         images: (path below `folder`, image); its suffix says the format.
         marker: One line that says what the folder holds; by it the folder is known again.
     Returns: the number of images written.
-    Raises: InputError if `folder` exists and is not to be overwritten, or holds anything else.
+    Raises: InputError as `check_replaceable` does, or if `folder` cannot be written.
     """
-    if folder.exists():
-        _check_ours(folder, marker, overwrite)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as room:
-        new, old = Path(room) / "new", Path(room) / "old"
-        count = _write(new, images)
-        (new / MARKER).write_text(marker)
-        if folder.exists():
-            folder.rename(old)
-        try:
-            new.rename(folder)
-        except OSError:
-            if old.exists():
-                old.rename(folder)
-            raise
+    check_replaceable(folder, marker, overwrite=overwrite)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as room:
+            new = Path(room) / "new"
+            new.mkdir()
+            count = _write(new, images)
+            (new / MARKER).write_text(marker)
+            _put(new, folder, Path(room) / "old")
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written ({error.strerror or error}). Give another folder.") from error
     return count
 
 
-def _check_ours(folder: Path, marker: str, overwrite: bool) -> None:
+def _put(new: Path, folder: Path, old: Path) -> None:
+    """Rename `new` to `folder`; what was there becomes `old`, or stays if that cannot be."""
+    if folder.exists():
+        folder.rename(old)
+    try:
+        new.rename(folder)
+    except OSError:
+        if old.exists():
+            old.rename(folder)
+        raise
+
+
+def check_replaceable(folder: Path, marker: str, *, overwrite: bool) -> None:
+    """Raises: InputError if `folder` exists and is not to be overwritten, or holds what this did not write."""
+    if not (folder.exists() or folder.is_symlink()):  # or a link to nowhere
+        return
     if not overwrite:
         raise InputError(f"{folder} exists already (add --overwrite to write it anew). Give another folder.")
     found = folder / MARKER
