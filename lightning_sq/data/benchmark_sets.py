@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from lightning_sq.data.image_folder import CLASS_NAME, check_replaceable, write_image_folder
+from lightning_sq.data.image_folder import Content, check_replaceable, write_image_folder
 from lightning_sq.errors import InputError
 from lightning_sq.paths import cache_folder
 
@@ -22,6 +22,11 @@ HELD_OUT = 5000
 """Training images that take the test images' place with `tuning`."""
 DIGIT, PHOTOGRAPH = 28, 32
 """Pixels along a side."""
+CLASS_NAMES = {
+    "MNIST": tuple("0123456789"),
+    "CIFAR10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+}
+"""In the order of the original labels."""
 
 
 class _File(NamedTuple):
@@ -34,7 +39,6 @@ class _File(NamedTuple):
 class _Part(NamedTuple):
     images: Sequence[np.ndarray | _File]  # (H, W[, 3]) uint8 each
     labels: list[int]
-    class_names: list[str]
 
 
 def write_mnist(
@@ -76,7 +80,8 @@ def _write(
     progress: Callable[[int, int], None] | None,
 ) -> int:
     marker = f"{name} as PNG files{', its last training images as val' * tuning}, by lightning-sq data\n"
-    check_replaceable(folder, marker, overwrite=overwrite)  # before anything is downloaded
+    content = Content(marker, CLASS_NAMES[name], ".png")
+    check_replaceable(folder, content, overwrite=overwrite)  # before anything is downloaded
     source = _downloaded(name) if source is None else source
     parts = _tuning_parts(source, read(source, True)) if tuning else _parts(source, read)
     total = sum(len(part.labels) for part in parts.values())
@@ -85,21 +90,18 @@ def _write(
         done = 0
         for split, part in parts.items():
             for number, (image, label) in enumerate(zip(part.images, part.labels, strict=True)):
-                yield f"{split}/{part.class_names[label]}/{number:05d}.png", _image(image, source)
+                yield f"{split}/{content.class_names[label]}/{number:05d}.png", _image(image, source)
                 done += 1
                 if progress is not None:
                     progress(done, total)
 
-    return write_image_folder(folder, images(), marker=marker, overwrite=overwrite)
+    return write_image_folder(folder, content, images(), overwrite=overwrite)
 
 
 def _parts(source: Path, read: Callable[[Path, bool], _Part]) -> dict[str, _Part]:
     parts = {"train": read(source, True), "val": read(source, False)}
     if not all(part.labels for part in parts.values()):
         raise InputError(f"{source} has no training images, or no test images. Download it again.")
-    train, test = (set(part.class_names) for part in parts.values())
-    if train != test:
-        raise InputError(f"{source} has different classes in train/ and test/: {min(train ^ test)} is in one alone.")
     return parts
 
 
@@ -111,8 +113,8 @@ def _tuning_parts(source: Path, train: _Part) -> dict[str, _Part]:
             "Leave --tuning out, or give another --from."
         )
     return {
-        "train": train._replace(images=train.images[:cut], labels=train.labels[:cut]),
-        "val": train._replace(images=train.images[cut:], labels=train.labels[cut:]),
+        "train": _Part(train.images[:cut], train.labels[:cut]),
+        "val": _Part(train.images[cut:], train.labels[cut:]),
     }
 
 
@@ -151,7 +153,7 @@ def _mnist(source: Path, train: bool) -> _Part:
     sizes = images.shape[1:], labels.shape
     if sizes != ((DIGIT, DIGIT), images.shape[:1]) or labels.max(initial=0) > 9:
         raise InputError(f"{source} holds {prefix} files of MNIST that do not belong together. Download them again.")
-    return _Part(images, labels.tolist(), [str(digit) for digit in range(10)])
+    return _Part(images, labels.tolist())
 
 
 def _idx(source: Path, name: str) -> np.ndarray:
@@ -182,26 +184,25 @@ def _cifar10(source: Path, train: bool) -> _Part:
             f"{source} holds no whole cifar-10-batches-py. Give --from its parent folder, or a zip file of "
             "train/<class>/ and test/<class>/."
         ) from error
-    return _Part(found.data, found.targets, found.classes)
+    return _Part(found.data, found.targets)
 
 
 def _zipped(path: Path, folder: str) -> _Part:
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name for name in sorted(archive.namelist()) if _in_class(name, folder)]
-            class_names = sorted({name.split("/")[-2] for name in names})
             files = [archive.read(name) for name in names]
     except Exception as error:  # of a damaged one zipfile and zlib raise whatever they stumble over
         raise InputError(f"{path} is no readable zip file ({error}). Download it again.") from error
     if not names:
         raise InputError(f"{path} holds no images in {folder}/<class>/. Give another --from.")
-    if odd := [name for name in class_names if not CLASS_NAME.fullmatch(name)]:
-        raise InputError(
-            f"{path} has a class {odd[0]!r}; names are of small letters, digits and _. Give another --from."
-        )
+    classes = [name.split("/")[-2] for name in names]
+    if odd := sorted(set(classes) ^ set(CLASS_NAMES["CIFAR10"])):
+        what = "has a class" if odd[0] in classes else "lacks the class"
+        raise InputError(f"{path} {what} {odd[0]!r} in {folder}/. Name the folders as CIFAR-10's classes.")
     order = np.random.default_rng(0).permutation(len(files))  # by class as they are, and the last are held out
-    labels = [class_names.index(name.split("/")[-2]) for name in names]
-    return _Part([_File(names[i], files[i]) for i in order], [labels[i] for i in order], class_names)
+    labels = [CLASS_NAMES["CIFAR10"].index(name) for name in classes]
+    return _Part([_File(names[i], files[i]) for i in order], [labels[i] for i in order])
 
 
 def _in_class(name: str, folder: str) -> bool:

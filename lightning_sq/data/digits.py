@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lightning_sq.data.image_folder import write_image_folder
+from lightning_sq.data.image_folder import Content, write_image_folder
 
 NUM_VALIDATION = 360
-MARKER_TEXT = "scikit-learn's handwritten digits as JPEG files, by lightning-sq data digits\n"
+CONTENT = Content(
+    "scikit-learn's handwritten digits as JPEG files, by lightning-sq data digits\n", tuple("0123456789"), ".jpg"
+)
 
 
 def write_digits(folder: Path, *, overwrite: bool = False, image_size: int = 32) -> int:
@@ -26,7 +28,7 @@ def write_digits(folder: Path, *, overwrite: bool = False, image_size: int = 32)
         image_size: Height and width of the JPEG files, in pixels.
     Returns: the number of images written.
     """
-    return write_image_folder(folder, _images(image_size), marker=MARKER_TEXT, overwrite=overwrite)
+    return write_image_folder(folder, CONTENT, _images(image_size), overwrite=overwrite)
 
 
 def _images(image_size: int) -> Iterator[tuple[str, Image.Image]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,32 +15,50 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MARKER = "README.txt"
-CLASS_NAME = re.compile(r"[a-z0-9_]+")
-OURS = re.compile(rf"{re.escape(MARKER)}|(train|val)(/{CLASS_NAME.pattern}(/[0-9]+\.(jpg|png))?)?")
-"""Paths below the folder that this may have written."""
 JPEG_QUALITY = 95
 
 
+@dataclass(frozen=True)
+class Content:
+    """What a folder holds, and by which it is known again.
+
+    Args:
+        marker: One line that says it.
+        class_names: The folders in train/ and val/.
+        suffix: ".jpg" or ".png", which is the format.
+    """
+
+    marker: str
+    class_names: tuple[str, ...]
+    suffix: str
+
+    def may_have(self, path: str) -> bool:
+        """Whether `path`, relative to the folder, is one that `write_image_folder` writes or makes."""
+        names = "|".join(map(re.escape, self.class_names))
+        image = rf"(train|val)(/({names})(/[0-9]+{re.escape(self.suffix)})?)?"
+        return path == MARKER or re.fullmatch(image, path) is not None
+
+
 def write_image_folder(
-    folder: Path, images: Iterable[tuple[str, Image]], *, marker: str, overwrite: bool = False
+    folder: Path, content: Content, images: Iterable[tuple[str, Image]], *, overwrite: bool = False
 ) -> int:
     """Write `folder/{train,val}/<class>/<number>.{jpg,png}`.
 
     Args:
         folder: Made by this; an existing one is kept unless `overwrite`, then replaced if this wrote all of it.
-        images: (path below `folder`, image); its suffix says the format.
-        marker: One line that says what the folder holds; by it the folder is known again.
+        content: Of the folder.
+        images: (path below `folder`, image).
     Returns: the number of images written.
     Raises: InputError as `check_replaceable` does, or if `folder` cannot be written.
     """
-    check_replaceable(folder, marker, overwrite=overwrite)
+    check_replaceable(folder, content, overwrite=overwrite)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as room:
             new = Path(room) / "new"
             new.mkdir()
             count = _write(new, images)
-            (new / MARKER).write_text(marker)
+            (new / MARKER).write_text(content.marker)
             _put(new, folder, Path(room) / "old")
     except OSError as error:
         raise InputError(f"{folder} cannot be written ({error.strerror or error}). Give another folder.") from error
@@ -58,20 +77,19 @@ def _put(new: Path, folder: Path, old: Path) -> None:
         raise
 
 
-def check_replaceable(folder: Path, marker: str, *, overwrite: bool) -> None:
+def check_replaceable(folder: Path, content: Content, *, overwrite: bool) -> None:
     """Raises: InputError if `folder` exists and is not to be overwritten, or holds what this did not write."""
     if not (folder.exists() or folder.is_symlink()):  # or a link to nowhere
         return
     if not overwrite:
         raise InputError(f"{folder} exists already (add --overwrite to write it anew). Give another folder.")
     found = folder / MARKER
-    if not found.is_file() or found.read_bytes() != marker.encode():
+    if not found.is_file() or found.read_bytes() != content.marker.encode():
         raise InputError(f"{folder} exists already (it was not written by this command). Give another folder.")
-    foreign = [path for path in sorted(folder.rglob("*")) if not OURS.fullmatch(path.relative_to(folder).as_posix())]
-    if foreign:
+    there = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")))
+    if foreign := next((path for path in there if not content.may_have(path)), None):
         raise InputError(
-            f"{folder} holds {foreign[0].relative_to(folder)}, which this command did not write. "
-            "Move that elsewhere, or give another folder."
+            f"{folder} holds {foreign}, which this command did not write. Move that elsewhere, or give another folder."
         )
 
 
