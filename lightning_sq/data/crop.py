@@ -85,7 +85,7 @@ def random_resized_crop(
         flip_probability: Of a left-right mirror; 0 where left and right matter.
     Raises: InputError for an image size, area or probability that cannot be.
     """
-    _check_image_size(image_size)
+    check_image_size(image_size)
     if not 0 < min_crop_area <= 1:
         raise InputError(f"min_crop_area={min_crop_area} is not in (0, 1], a share of the image. Write 0.25 or 0.08.")
     _check_flip_probability(flip_probability)
@@ -119,7 +119,7 @@ def resize_and_center_crop(image_size: int, *, resize_size: int) -> CropRule:
 
     Raises: InputError if the square does not fit into what it is cut from.
     """
-    _check_image_size(image_size)
+    check_image_size(image_size)
     if resize_size < image_size:
         raise InputError(
             f"resize_size={resize_size} is smaller than image_size={image_size}. Leave it out for 8/7 of it."
@@ -152,7 +152,8 @@ def _check_flip_probability(flip_probability: float) -> None:
         raise InputError(f"flip_probability={flip_probability} is not in [0, 1]. Write 0.5, or 0 for no flips.")
 
 
-def _check_image_size(image_size: int) -> None:
+def check_image_size(image_size: int) -> None:
+    """Raises: InputError if nothing is left to look at."""
     if image_size < 1:
         raise InputError(f"image_size={image_size} is not at least 1 pixel. Write 224.")
 

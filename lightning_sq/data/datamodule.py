@@ -9,9 +9,22 @@ import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lightning_sq.data.crop import CropRule, RandomShift, random_resized_crop, resize_and_center_crop
+from lightning_sq.data.crop import (
+    CropRule,
+    RandomShift,
+    check_image_size,
+    random_resized_crop,
+    resize_and_center_crop,
+)
 from lightning_sq.data.index import ImageIndex, class_folders, load_index
-from lightning_sq.data.loader import Backend, Dataset, Loader, check_num_threads, make_loader
+from lightning_sq.data.loader import (
+    Backend,
+    Dataset,
+    Loader,
+    check_fits_memory,
+    check_num_threads,
+    make_loader,
+)
 from lightning_sq.data.order import EpochOrder, check_seed
 from lightning_sq.errors import InputError
 from lightning_sq.paths import cache_folder
@@ -31,10 +44,11 @@ class ImageFolderData(LightningDataModule):
         backend: "dali" decodes on the GPU where there is one, else on the CPU; "torchvision" is PIL in processes;
             "memory" decodes everything once and keeps it, for small images that all have `image_size` pixels a side.
         image_size: Height and width of the network's input, in pixels.
-        resize_size: Shorter side before the centre crop, in pixels; None is image_size * 256 / 224.
+        resize_size: Shorter side before the centre crop, in pixels; None is image_size * 256 / 224, or image_size with
+            backend=memory, which does not resize.
         batch_size_per_device: Images a process takes in one step.
         num_threads: DALI's CPU threads (or torchvision's worker processes, 0 for none) for each process.
-        min_crop_area: Smallest share of the image that a training crop shows.
+        min_crop_area: Smallest share of the image that a training crop shows; of no account with backend=memory.
         flip_probability: Of a left-right mirror in training; 0 where left and right matter.
         max_shift: With backend=memory: training moves an image by up to so many pixels, instead of cropping it.
         channels: 3 for RGB, 1 for grey.
@@ -64,11 +78,9 @@ class ImageFolderData(LightningDataModule):
         self.root = Path(root)
         self.backend = backend
         self.image_size = image_size
-        self.resize_size = round(image_size * 256 / 224) if resize_size is None else resize_size
-        if backend == "memory" and self.resize_size != image_size:
-            raise InputError(f"backend=memory takes images as they are. Set --data.resize_size {image_size}.")
-        if max_shift and backend != "memory":
-            raise InputError(f"max_shift={max_shift} is done by backend=memory alone, and backend={backend}.")
+        if resize_size is None:
+            resize_size = image_size if backend == "memory" else round(image_size * 256 / 224)
+        self.resize_size = resize_size
         for name, value in {"batch_size_per_device": batch_size_per_device, "batch_repeats": batch_repeats}.items():
             if value < 1:
                 raise InputError(f"{name}={value} is not at least 1.")
@@ -81,12 +93,32 @@ class ImageFolderData(LightningDataModule):
         self.flip_probability = flip_probability
         self.max_shift = max_shift
         self.channels = channels
+        self._check_memory_options()
         for split in ("train", "val"):
             self._crop_rule(split)
         self.allow_unreadable_validation = allow_unreadable_validation
         self.seed = seed
         self.class_names = self._common_classes()
         self._indexes: dict[Split, ImageIndex] = {}
+
+    def _check_memory_options(self) -> None:
+        if self.backend == "memory":
+            check_image_size(self.image_size)
+            check_fits_memory(self.image_size)
+            if self.resize_size != self.image_size:
+                raise InputError(
+                    f"backend=memory takes images as they are, and resize_size={self.resize_size}. "
+                    f"Set --data.resize_size {self.image_size}, or leave it out."
+                )
+            if self.max_shift >= self.image_size:
+                raise InputError(
+                    f"max_shift={self.max_shift} would move images of {self.image_size} pixels out of sight. Write 2."
+                )
+        elif self.max_shift:
+            raise InputError(
+                f"max_shift={self.max_shift} is done by backend=memory alone, and backend={self.backend}. "
+                "Set --data.backend memory, or leave max_shift out."
+            )
 
     def _common_classes(self) -> tuple[str, ...]:
         train, val = (class_folders(self.root / split) for split in ("train", "val"))

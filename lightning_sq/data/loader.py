@@ -21,6 +21,9 @@ from lightning_sq.types import PADDING_INDEX, Batch
 
 Backend = Literal["dali", "torchvision", "memory"]
 
+LARGEST_IN_MEMORY = 64
+"""Pixels along a side: a million images of 64 x 64 are 12 GB."""
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -37,6 +40,8 @@ class Dataset:
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
+        if self.channels not in (1, 3):
+            raise InputError(f"channels={self.channels} is neither 3, for RGB, nor 1, for grey.")
 
     def path(self, index: int) -> Path:
         """The file of an image; padding reads the first one, and is masked out of everything that counts."""
@@ -122,6 +127,15 @@ def check_num_threads(num_threads: int, backend: Backend) -> None:
     least = 0 if backend == "torchvision" else 1  # torchvision decodes in the main process if it has no others
     if num_threads < least:
         raise InputError(f"num_threads={num_threads} is not at least {least}, what backend={backend} needs. Write 2.")
+
+
+def check_fits_memory(image_size: int) -> None:
+    """Raises: InputError for images too large to be all kept decoded."""
+    if image_size > LARGEST_IN_MEMORY:
+        raise InputError(
+            f"backend=memory is for images of up to {LARGEST_IN_MEMORY} pixels a side, and image_size={image_size}. "
+            "Set --data.backend dali."
+        )
 
 
 def make_loader(

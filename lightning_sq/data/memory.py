@@ -10,14 +10,11 @@ import torch
 from torch import Tensor
 
 from lightning_sq.data.crop import RandomShift
-from lightning_sq.data.loader import Dataset, Loader
+from lightning_sq.data.loader import Dataset, Loader, check_fits_memory
 from lightning_sq.data.order import EpochOrder
 from lightning_sq.data.torch_loader import decode
 from lightning_sq.errors import InputError
 from lightning_sq.types import Batch
-
-LARGEST = 64
-"""Pixels along a side: a million images of 64 x 64 are 12 GB."""
 
 
 class MemoryLoader(Loader):
@@ -61,11 +58,7 @@ def decode_all(dataset: Dataset, *, num_threads: int, progress: Callable[[int, i
     Raises: InputError if one cannot be decoded, or has another size than the dataset's.
     """
     size, count = dataset.image_size, len(dataset.index)
-    if size > LARGEST:
-        raise InputError(
-            f"backend=memory is for images of up to {LARGEST} pixels a side, and image_size={size}. "
-            "Set --data.backend dali."
-        )
+    check_fits_memory(size)
     odd = np.flatnonzero((dataset.index.sizes != size).any(1))
     if len(odd):
         height, width = dataset.size(int(odd[0]))

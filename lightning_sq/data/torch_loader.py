@@ -77,7 +77,9 @@ def decode(dataset: Dataset, index: int) -> Image.Image:
     path = dataset.path(index)
     try:
         with Image.open(path) as file:
-            image = file.convert("L" if dataset.channels == 1 else "RGB")
+            mode = "L" if dataset.channels == 1 else "RGB"
+            file.draft(mode, None)  # of a JPEG file grey is what it stores as luminance, as to DALI
+            image = file.convert(mode)
     except Exception as error:  # PIL's readers raise whatever a damaged file makes them stumble over
         reason = " ".join(str(error).split())
         raise InputError(f"{path} cannot be decoded ({reason}). Mend, convert or remove it, and resume.") from error
