@@ -16,6 +16,7 @@ COMMANDS = {
     "evaluate": ("lightning_sq.commands.evaluate", "attack trained models and write a robustness report"),
     "export": ("lightning_sq.commands.export", "turn a checkpoint into weights that others can load"),
     "report": ("lightning_sq.commands.report", "draw the report of an evaluation again"),
+    "reproduce": ("lightning_sq.commands.reproduce", "the paper's claims on MNIST and CIFAR-10, trained and judged"),
     "demo": ("lightning_sq.commands.demo", "all of it on handwritten digits, in a few minutes"),
 }
 

@@ -96,7 +96,7 @@ def examples_figure(title: str, shown: Examples) -> Figure:
         grid[0][k].set_title(name, fontsize=9)
         texts = shown.captions.get(name, [""] * count)
         for row, image, text, clean in zip(grid, pixels, texts, shown.captions["clean"], strict=True):
-            row[k].imshow(image.permute(1, 2, 0).numpy(), interpolation="nearest")
+            row[k].imshow(image.expand(3, -1, -1).permute(1, 2, 0).numpy(), interpolation="nearest")  # grey, too
             row[k].set(xticks=[], yticks=[], xlabel=f"seen as {text[:16]}" if text else "")
             row[k].xaxis.label.set(parse_math=False, fontsize=8, color="black" if text == clean else "#d1242f")
             row[k].spines[:].set_visible(False)

@@ -100,8 +100,12 @@ class PixelNoise(nn.Module):
             turn=turn,
         )
 
+    def draw(self, images: Tensor) -> Tensor:
+        """The next noise for images (B, C, H, W), neither added nor clipped."""
+        return self._draw(images, self.generator_on(images.device))
+
     def forward(self, images: Tensor) -> Tensor:
-        return (images + self._draw(images, self.generator_on(images.device))).clamp_(*PIXEL_BOUNDS)
+        return (images + self.draw(images)).clamp_(*PIXEL_BOUNDS)
 
     def repeatable(self, images: Tensor, indices: Tensor) -> Tensor:
         """Like `forward`, with noise that depends on each image's dataset index (B,) alone.

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any
 
-from timm.models import build_model_with_cfg, create_model, generate_default_cfgs, register_model
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models.resnet import BasicBlock, ResNet
 from torch import nn
 
 NORMALIZATION = {"mean": (0.0,), "std": (1.0,), "num_classes": 10, "classifier": "head"}
@@ -86,10 +87,9 @@ def wide_cnn(pretrained: bool = False, **kwargs: Any) -> ConvNet:
 @register_model
 def resnet18_cifar(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """timm's ResNet-18 with a 3 x 3 first convolution of stride 1 and no pooling behind it, for 32 x 32 pixels."""
-    kwargs.pop("pretrained_cfg", None), kwargs.pop("pretrained_cfg_overlay", None)
-    model = create_model("resnet18", **kwargs)
+    shape = {"block": BasicBlock, "layers": (2, 2, 2, 2), "num_classes": 10}
+    model = build_model_with_cfg(ResNet, "resnet18_cifar", pretrained, **shape | kwargs)
     model.conv1 = nn.Conv2d(model.conv1.in_channels, 64, 3, 1, 1, bias=False)
     nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
     model.maxpool = nn.Identity()
-    model.pretrained_cfg = model.default_cfg = default_cfgs["resnet18_cifar"].default.to_dict()
     return model

@@ -13,12 +13,13 @@ from lightning_sq.types import Batch
 
 
 class Throughput(Callback):
-    """Logs train/images_per_second over all processes, once an epoch and in the progress bar.
+    """Logs train/images_per_second over all processes, and train/seconds of the run so far, once an epoch.
 
-    Validation is not counted; waiting for data is.
+    Validation is not counted; waiting for data is. The seconds are saved, so they are those of all starts together.
     """
 
     def __init__(self) -> None:
+        self.total_seconds = 0.0
         self._images = 0
         self._seconds = 0.0
         self._since = 0.0
@@ -34,12 +35,22 @@ class Throughput(Callback):
     ) -> None:
         self._images += len(batch.labels) * trainer.world_size
         now = time.perf_counter()
-        self._seconds, self._since = self._seconds + now - self._since, now
+        passed = now - self._since
+        self._seconds, self._since, self.total_seconds = self._seconds + passed, now, self.total_seconds + passed
         rate = self._images / self._seconds
         pl_module.log("train/images_per_second", rate, prog_bar=True, on_step=False, on_epoch=True, sync_dist=True)
 
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        pl_module.log("train/seconds", self.total_seconds, sync_dist=True)
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._since = time.perf_counter()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"total_seconds": self.total_seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.total_seconds = state_dict["total_seconds"]
 
 
 class ProgressLines(Callback):

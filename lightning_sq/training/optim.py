@@ -20,7 +20,7 @@ class Optimization:
     Args:
         base_learning_rate: Peak, for a global batch of 256 images; scaled linearly with the global batch
             (Goyal et al. 2017, arXiv 1706.02677).
-        momentum: Nesterov; of AdamW it is the first beta.
+        momentum: Nesterov, in [0, 1); of AdamW it is the first beta.
         weight_decay: On weights of convolutions and linear layers only.
         warmup_epochs: Linear rise from 0; may be a fraction.
         optimizer: "sgd", or "adamw" (Loshchilov and Hutter 2019, arXiv 1711.05101), for which 0.001 is a usual rate.
@@ -38,6 +38,10 @@ class Optimization:
         for name in ("momentum", "weight_decay", "warmup_epochs"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name}={getattr(self, name)} is negative. 0 switches it off.")
+        if self.momentum >= 1:
+            raise InputError(f"momentum={self.momentum} is not below 1. 0.9 is usual.")
+        if self.optimizer not in ("sgd", "adamw"):
+            raise InputError(f"There is no optimizer {self.optimizer!r} here. Write sgd or adamw.")
 
 
 def make_optimizer(model: nn.Module, optimization: Optimization, *, global_batch_size: int) -> torch.optim.Optimizer:

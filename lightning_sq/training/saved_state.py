@@ -100,7 +100,7 @@ class SavedRun:
 
     def check_settings(self, here: dict[str, Any]) -> None:
         """Raises: InputError if a step would see other images, or follow them otherwise, than in the saved run."""
-        there = self.resume["settings"]
+        there = asdict(Optimization()) | self.resume["settings"]  # an older one lacks what was as by default
         for name, new in here.items():
             if (old := there.get(name)) != new:
                 remedy = REMEDIES.get(name, f"Set --model.optimization.{name} {{}}").format(old)
@@ -112,6 +112,8 @@ class SavedRun:
 
 def _differences(there: ModelConfig, here: ModelConfig) -> Iterable[tuple[str, Any, Any]]:
     """(field, in the checkpoint, here) wherever the two differ."""
+    if there.num_channels != here.num_channels:
+        yield "channels", there.num_channels, here.num_channels
     for field in fields(ModelConfig):
         old, new = getattr(there, field.name), getattr(here, field.name)
         if field.name == "quantizer" and old and new:
@@ -133,7 +135,8 @@ def _short(value: Any) -> str:
 
 
 def _model_option(name: str) -> str:
-    if name in ("image_size", "resize_size"):
+    if name in ("image_size", "resize_size", "channels"):
         return f"--data.{name}"
-    normalization = "--data.channels and --model.architecture"
-    return {"class_names": "--data.root", "mean": normalization, "std": normalization}.get(name, f"--model.{name}")
+    return {"class_names": "--data.root", "mean": "--model.architecture", "std": "--model.architecture"}.get(
+        name, f"--model.{name}"
+    )

@@ -1,0 +1,165 @@
+"""Each sentence of the paper's abstract held against what was measured, by its own attacks and by the strongest."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+from lightning_sq.reproduction.studies import Study
+
+PAPERS_ATTACKS = ("pgd", "bpda")
+"""By which the paper judged: plain PGD, and PGD through BPDA where there is a quantizer."""
+COMPARABLE = 0.03
+"""Two accuracies are comparable within so much."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A line of the page.
+
+    Args:
+        claim: In words.
+        by_papers_attacks: What was measured under the attacks of the paper.
+        by_strongest: What was measured under the worst case over all attacks, or proven.
+        verdict: In words.
+        holds: None where it was not measured.
+    """
+
+    claim: str
+    by_papers_attacks: str
+    by_strongest: str
+    verdict: str
+    holds: bool | None
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and standard deviation over seeds (None for one)."""
+
+    mean: float
+    deviation: float | None
+
+    @classmethod
+    def of(cls, values: list[float]) -> Spread:
+        """Raises: statistics.StatisticsError if there are none."""
+        return cls(fmean(values), stdev(values) if len(values) > 1 else None)
+
+    def __str__(self) -> str:
+        spread = "" if self.deviation is None else f" ± {100 * self.deviation:.1f}"
+        return f"{100 * self.mean:.1f}{spread}"
+
+
+def spread_of(rows: dict[str, Any], name: str, key: str) -> Spread | None:
+    """Of one number of a row over its seeds; None if the row was not run, or has no such number."""
+    values = [seed[key] for seed in rows.get(name, {}).get("seeds", []) if seed.get(key) is not None]
+    return Spread.of(values) if values else None
+
+
+def seconds_to(rows: dict[str, Any], name: str, accuracy: float) -> float | None:
+    """Seconds of training after which the quick attack's accuracy first was so large, the mean over the seeds."""
+    times = []
+    for seed in rows.get(name, {}).get("seeds", []):
+        reached = [point["seconds"] for point in seed["curve"] if point["robust"] >= accuracy]
+        if not reached:
+            return None
+        times.append(reached[0])
+    return fmean(times) if times else None
+
+
+def best_of_all_seeds(rows: dict[str, Any], name: str) -> float | None:
+    """The accuracy under the quick attack that each seed of the row has reached at some time."""
+    seeds = rows.get(name, {}).get("seeds", [])
+    best = [max((point["robust"] for point in seed["curve"]), default=0.0) for seed in seeds]
+    return min(best) if best else None
+
+
+def judge(study: Study, rows: dict[str, Any]) -> list[dict[str, Any]]:
+    """The claims as plain values, for the page and its JSON."""
+    claims = [_comparable(study, rows), _robust(study, rows), _certified(study, rows)]
+    claims += [_faster(study, rows, name) for name in (study.method, study.certified, study.fast)]
+    claims += [_as_published(study, rows, row.name) for row in study.rows if row.published]
+    return [asdict(claim) for claim in claims]
+
+
+def _not_run(claim: str, *names: str) -> Claim:
+    return Claim(claim, "–", "–", f"not measured: {' and '.join(names)} not trained here", None)
+
+
+def _comparable(study: Study, rows: dict[str, Any]) -> Claim:
+    text = "the method is comparable to PGD training under PGD and BPDA"
+    method, pgd = (spread_of(rows, name, "papers_attacks") for name in (study.method, study.adversarial))
+    if method is None or pgd is None:
+        return _not_run(text, study.method, study.adversarial)
+    worst, worst_pgd = (spread_of(rows, name, "worst_case") for name in (study.method, study.adversarial))
+    holds = method.mean >= pgd.mean - COMPARABLE
+    verdict = "reproduced" if holds else f"not reproduced: {100 * (pgd.mean - method.mean):.1f} points less"
+    if holds and worst.mean < worst_pgd.mean - COMPARABLE:
+        verdict = (
+            f"reproduced by the paper's attacks, but {100 * (worst_pgd.mean - worst.mean):.1f} points less in truth"
+        )
+    return Claim(
+        text,
+        f"{method} against {pgd} of PGD training",
+        f"{worst} against {worst_pgd} of PGD training",
+        verdict,
+        holds,
+    )
+
+
+def _robust(study: Study, rows: dict[str, Any]) -> Claim:
+    published = study.row(study.adversarial).published
+    worst = spread_of(rows, study.method, "worst_case")
+    if published is None:
+        text = "PGD training is not needed: the method is as robust as PGD-trained models in truth"
+        other = spread_of(rows, study.adversarial, "worst_case")
+        goal, source = (None, "") if other is None else (other.mean, "our PGD-trained row")
+    else:
+        goal, source = published
+        text = f"PGD training is not needed: the method is as robust in truth as {source} ({100 * goal:.1f} %)"
+    if worst is None or goal is None:
+        return _not_run(text, study.method)
+    holds = worst.mean >= goal
+    verdict = "reached" if holds else f"not reached: {100 * (goal - worst.mean):.1f} points less than {source}"
+    return Claim(text, str(spread_of(rows, study.method, "papers_attacks")), str(worst), verdict, holds)
+
+
+def _certified(study: Study, rows: dict[str, Any]) -> Claim:
+    text = "natural samples alone, no input gradient, and a proof instead of an attack (quantizer + interval bounds)"
+    proven = spread_of(rows, study.certified, "certified")
+    if proven is None:
+        return _not_run(text, study.certified)
+    worst_pgd = spread_of(rows, study.adversarial, "worst_case")
+    rest = "" if worst_pgd is None else f"; PGD training keeps {worst_pgd} under attack, without a proof"
+    holds = None if worst_pgd is None else proven.mean >= worst_pgd.mean
+    verdict = {None: "nothing to compare with", True: "more is proven than PGD training keeps under attack"}.get(
+        holds, "less is proven than PGD training keeps under attack"
+    )
+    paper = spread_of(rows, study.certified, "papers_attacks")
+    return Claim(text, str(paper), f"{proven} proven on all validation images{rest}", verdict, holds)
+
+
+def _faster(study: Study, rows: dict[str, Any], name: str) -> Claim:
+    title = study.row(name).title
+    text = f"{title}: 24 times faster than PGD training to the same accuracy"
+    best = [best_of_all_seeds(rows, row) for row in (name, study.adversarial)]
+    if None in best:
+        return _not_run(text, name, study.adversarial)
+    goal = min(best)
+    ours, theirs = (seconds_to(rows, row, goal) for row in (name, study.adversarial))
+    ratio = theirs / ours
+    measured = f"{100 * goal:.1f} % under the quick attack after {ours:.0f} s against {theirs:.0f} s: {ratio:.1f} times"
+    verdict = "reached" if ratio >= 24 else f"not reached: {ratio:.1f} times"
+    return Claim(text, "–", measured, verdict, ratio >= 24)
+
+
+def _as_published(study: Study, rows: dict[str, Any], name: str) -> Claim:
+    row = study.row(name)
+    accuracy, source = row.published
+    text = f"our {row.title} row is as robust as published ({100 * accuracy:.1f} %: {source})"
+    worst = spread_of(rows, name, "worst_case")
+    if worst is None:
+        return _not_run(text, name)
+    gap = accuracy - worst.mean
+    verdict = "within 3 points, or better" if gap <= COMPARABLE else f"{100 * gap:.1f} points less"
+    return Claim(text, str(spread_of(rows, name, "papers_attacks")), str(worst), verdict, gap <= COMPARABLE)

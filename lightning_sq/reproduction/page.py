@@ -1,0 +1,198 @@
+"""The page of a study: one JSON with every number, and the table, figures and verdicts that are made from it alone.
+
+    schema_version   1
+    study, title, epsilon, form ("quick" or "full"), created, seconds, device, num_threads, jobs, versions
+    attacks, num_images   of the worst case
+    rows             {name: {title, options (of its recipe), seeds: [{
+                       seed, epochs, seconds (of training), curve: [{seconds, clean, robust}] after each epoch,
+                       clean, papers_attacks (the smaller of PGD's and BPDA's), by_attack: {name: accuracy},
+                       worst_case, certified (on all validation images; null without a proof),
+                       over_epsilon: [[epsilon, worst case]], flags, verdict}]}}
+    claims           [{claim, by_papers_attacks, by_strongest, verdict, holds}]
+
+Accuracies are in [0, 1].
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from lightning_sq.errors import InputError
+from lightning_sq.evaluation.figures import save_png
+from lightning_sq.evaluation.results import format_epsilon, percent
+from lightning_sq.paths import whole_file, write_whole
+from lightning_sq.reproduction.claims import PAPERS_ATTACKS, spread_of
+from lightning_sq.types import parse_epsilon
+
+SCHEMA_VERSION = 1
+JSON_FILE, PAGE_FILE, CURVES_FILE, TRAINING_FILE = "study.json", "README.md", "curves.png", "training.png"
+STYLES = [(color, line) for line in ("-", "--") for color in plt.get_cmap("tab10").colors[:7]]
+
+
+def seed_entry(
+    seed: int, trained: dict[str, Any], evaluated: dict[str, Any], certified: float | None
+) -> dict[str, Any]:
+    """One seed of a row.
+
+    Args:
+        seed: Of the training.
+        trained: What its marker holds.
+        evaluated: The model's entry in its results.json.
+        certified: Share of all validation images; None without a proof.
+    """
+    by_attack = evaluated["curve"][-1]["attacks"]
+    return {
+        "seed": seed,
+        "epochs": trained["epochs"],
+        "seconds": trained["curve"][-1]["seconds"],
+        "curve": trained["curve"],
+        "clean": evaluated["clean_accuracy"],
+        "papers_attacks": min(by_attack[name] for name in PAPERS_ATTACKS if name in by_attack),
+        "by_attack": by_attack,
+        "worst_case": evaluated["robust_accuracy"],
+        "certified": certified,
+        "over_epsilon": [[point["epsilon"], point["worst_case"]] for point in evaluated["curve"]],
+        "flags": evaluated["flags"],
+        "verdict": evaluated["verdict"],
+    }
+
+
+def write_page(folder: Path, content: dict[str, Any]) -> None:
+    """study.json, README.md and the figures, each whole or not at all."""
+    write_whole(folder / JSON_FILE, json.dumps(content, indent=1) + "\n")
+    write_whole(folder / PAGE_FILE, markdown(content))
+    for name, figure in ((CURVES_FILE, curves_figure(content)), (TRAINING_FILE, training_figure(content))):
+        with whole_file(folder / name) as temporary:
+            save_png(figure, temporary)
+
+
+def read_study(folder: Path) -> dict[str, Any]:
+    """What `write_page` wrote. Raises: InputError if it is missing or of another schema."""
+    path = folder / JSON_FILE
+    if not path.is_file():
+        raise InputError(f"There is no {path}. Make it with lightning-sq reproduce.")
+    content = json.loads(path.read_text())
+    if content.get("schema_version") != SCHEMA_VERSION:
+        raise InputError(f"{path} has another schema than this version reads. Make it again.")
+    return content
+
+
+def markdown(content: dict[str, Any]) -> str:
+    """The page."""
+    epsilon = format_epsilon(parse_epsilon(content["epsilon"]))
+    form = {"quick": "The quick form: few images and short schedules, to see the order.", "full": "The full form."}
+    lines = [
+        f"# {content['title']}: the paper's claims, reproduced and judged",
+        "",
+        f"{form[content['form']]} Written by `lightning-sq reproduce {content['study']}`; every number is in",
+        f"[{JSON_FILE}]({JSON_FILE}). L-inf, epsilon {epsilon}; attacks on {content['num_images']} test images",
+        f"({', '.join(content['attacks'])}), proofs on all of them. Trained on {content['device']},",
+        f"{content['num_threads']} thread{'s' * (content['num_threads'] > 1)} a row, {content['jobs']} rows at a time.",
+        "",
+        "## Claims",
+        "",
+        "| claim | by the paper's attacks | by the strongest attack | verdict |",
+        "| --- | --- | --- | --- |",
+    ]
+    keys = ("claim", "by_papers_attacks", "by_strongest", "verdict")
+    lines += [f"| {' | '.join(claim[key] for key in keys)} |" for claim in content["claims"]]
+    lines += [
+        "",
+        "## Rows",
+        "",
+        "Accuracy in %, mean and standard deviation over the seeds; the worst case is taken image by image over all",
+        "attacks, and a row whose diagnostics fired is not to be called robust.",
+        "",
+        "| row | seeds | clean | PGD-40 | BPDA | worst case | proven | flags | epochs | seconds of training |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- | ---: | ---: |",
+        *[_line(content["rows"], name) for name in content["rows"]],
+    ]
+    if content["not_run"]:
+        lines += ["", f"Not run here: {', '.join(content['not_run'])}."]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"![accuracy over the budget]({CURVES_FILE})",
+            "",
+            f"![accuracy over the time of training]({TRAINING_FILE})",
+            "",
+        ]
+    )
+
+
+def _line(rows: dict[str, Any], name: str) -> str:
+    row = rows[name]
+    seeds = row["seeds"]
+    by_attack = {
+        attack: spread_of({name: {"seeds": [seed["by_attack"] for seed in seeds]}}, name, attack)
+        for attack in PAPERS_ATTACKS
+    }
+    numbers = [spread_of(rows, name, "clean"), *by_attack.values()]
+    numbers += [spread_of(rows, name, "worst_case"), spread_of(rows, name, "certified")]
+    flags = sorted({flag.replace("_", " ") for seed in seeds for flag in seed["flags"]})
+    cells = [row["title"], str(len(seeds)), *("–" if value is None else str(value) for value in numbers)]
+    cells[5] = f"**{cells[5]}**"
+    seconds = sum(seed["seconds"] for seed in seeds) / len(seeds)
+    cells += [", ".join(flags) or "none", f"{seeds[0]['epochs']:g}", f"{seconds:.0f}"]
+    return f"| {' | '.join(cells)} |"
+
+
+def curves_figure(content: dict[str, Any]) -> Figure:
+    """Worst case over the budget, a line a row, the mean over its seeds; a triangle is what is proven."""
+    figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
+    for (color, line), row in zip(STYLES, content["rows"].values(), strict=False):
+        seeds = row["seeds"]
+        points = [(0.0, _mean(seed["clean"] for seed in seeds))]
+        for k, (epsilon, _) in enumerate(seeds[0]["over_epsilon"]):
+            points.append((epsilon, _mean(seed["over_epsilon"][k][1] for seed in seeds)))
+        axes.plot(*zip(*((x, 100 * y) for x, y in points), strict=True), line, color=color, marker="o", ms=4,
+                  label=row["title"])  # fmt: skip
+        proven = [seed["certified"] for seed in seeds if seed["certified"]]
+        if proven:
+            axes.plot([points[-1][0]], [100 * _mean(proven)], "^", color=color, ms=8, mfc="white")
+    axes.set(
+        xlabel=r"perturbation budget $\epsilon$ (L$_\infty$, full pixel range = 1)",
+        ylabel="accuracy under the worst case, %",
+        ylim=(-2, 102),
+        xlim=(0, None),
+    )
+    axes.set_title(f"{content['title']}, {content['num_images']} test images (triangle: proven, on all)", fontsize=10)
+    return _finished(figure, axes)
+
+
+def training_figure(content: dict[str, Any]) -> Figure:
+    """Accuracy under the quick attack over the time of training, a line a seed."""
+    figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
+    for (color, line), row in zip(STYLES, content["rows"].values(), strict=False):
+        for number, seed in enumerate(row["seeds"]):
+            x, y = ([point[key] for point in seed["curve"]] for key in ("seconds", "robust"))
+            axes.plot(x, [100 * value for value in y], line, color=color, marker=".", ms=4, lw=1.3,
+                      label=None if number else row["title"])  # fmt: skip
+    axes.set(xscale="log", xlabel="seconds of training", ylabel="accuracy under a quick attack, %", ylim=(-2, 102))
+    return _finished(figure, axes)
+
+
+def _finished(figure: Figure, axes: plt.Axes) -> Figure:
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    return figure
+
+
+def _mean(values: Any) -> float:
+    values = list(values)
+    return sum(values) / len(values)
+
+
+def printed(content: dict[str, Any]) -> list[str]:
+    """The verdicts, for the terminal."""
+    marks = {True: "yes", False: "no", None: "not measured"}
+    return [f"{marks[claim['holds']]:>12}  {claim['claim']}: {claim['verdict']}" for claim in content["claims"]] + [
+        f"{percent(spread_of(content['rows'], name, 'worst_case').mean):>12}  {row['title']}"
+        for name, row in content["rows"].items()
+    ]

@@ -1,0 +1,119 @@
+"""The recipe of a row: the study's own, with what the row changes laid over it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from lightning_sq.errors import InputError
+from lightning_sq.models import ModelConfig, PixelClassifier, QuantizerConfig, build_model
+from lightning_sq.models.backbone import pretrained_normalization
+from lightning_sq.reproduction.studies import Row, Study
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What `lightning-sq fit` is given for one row.
+
+    Args:
+        files: The recipe files, in the order in which they are laid over each other.
+        changes: Values that the form of the study changes, by their option's name without dashes.
+    """
+
+    files: tuple[Path, ...]
+    changes: dict[str, Any]
+
+    def options(self) -> list[str]:
+        """The words behind `lightning-sq fit`."""
+        words = [word for file in self.files for word in ("--config", str(file))]
+        return words + [word for name, value in self.changes.items() for word in (f"--{name}", str(value))]
+
+    def values(self) -> dict[str, Any]:
+        """All of it as one dictionary, defaults left out."""
+        values: dict[str, Any] = {}
+        for file in self.files:
+            values = _laid_over(values, yaml.safe_load(file.read_text()))
+        for name, value in self.changes.items():
+            *path, last = name.split(".")
+            place = values
+            for part in path:
+                place = place.setdefault(part, {})
+            place[last] = value
+        return values
+
+    def fingerprint(self) -> str:
+        """Another recipe has another."""
+        return hashlib.sha256(json.dumps(self.values(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def model(self, num_classes: int) -> PixelClassifier:
+        """The network with random weights, to be timed."""
+        model, data = self.values()["model"], self.values()["data"]
+        channels, size = data.get("channels", 3), data["image_size"]
+        quantizer = None if model.get("quantizer") is None else QuantizerConfig(**model["quantizer"])
+        names = tuple(str(i) for i in range(num_classes))
+        mean, std = pretrained_normalization(model["architecture"], channels)
+        return build_model(ModelConfig(model["architecture"], names, mean, std, size, size, quantizer))
+
+    def objective(self) -> Callable[[PixelClassifier, Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """What is minimised."""
+        given = self.values()["model"]["objective"]
+        path, arguments = (given, {}) if isinstance(given, str) else (given["class_path"], given.get("init_args", {}))
+        module, _, name = path.rpartition(".")
+        return getattr(import_module(module), name)(**arguments)
+
+
+def recipe_of(study: Study, row: Row, *, configs: Path, seed: int, changes: dict[str, Any]) -> Recipe:
+    """The recipe of `row`. Raises: InputError if its files are not in `configs`."""
+    files = [configs / f"{study.name}.yaml"]
+    if row.name != study.method:
+        files.append(configs / study.name / f"{row.name}.yaml")
+    for file in files:
+        if not file.is_file():
+            raise InputError(f"There is no {file}. Run this in a clone of the project, or give --configs.")
+    return Recipe(tuple(files), {"seed_everything": seed} | changes)
+
+
+def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(below.get(key), dict) and "class_path" not in value
+        merged[key] = _laid_over(below[key], value) if both else value
+    return merged
+
+
+def seconds_per_image(recipe: Recipe, *, num_classes: int = 10) -> tuple[float, float]:
+    """(of a training step, of a forward pass) of one image on this machine and this many threads, measured."""
+    import time
+
+    torch.manual_seed(0)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model, objective = recipe.model(num_classes).to(device).train(), recipe.objective()
+    data = recipe.values()["data"]
+    images = torch.rand(data["batch_size_per_device"], data.get("channels", 3), *[data["image_size"]] * 2).to(device)
+    labels = torch.randint(0, num_classes, (len(images),), device=device)
+
+    def timed(run: Callable[[], Any]) -> float:
+        run()
+        began = time.perf_counter()
+        for _ in range(2):
+            run()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return (time.perf_counter() - began) / 2 / len(images)
+
+    def step() -> None:
+        loss, _ = objective(model, images, labels)
+        loss.backward()
+
+    with torch.no_grad():
+        forward = timed(lambda: model(images))
+    return timed(step), forward

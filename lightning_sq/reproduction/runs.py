@@ -1,0 +1,169 @@
+"""Training and attacking the rows, each by the command that a person would type, several side by side."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning_sq.errors import InputError
+from lightning_sq.paths import write_whole
+from lightning_sq.reproduction.recipes import Recipe
+from lightning_sq.reproduction.studies import Row
+
+TRAINED, EVALUATED, EVALUATION, LOG = "trained.json", "evaluated.json", "evaluation", "log.txt"
+CHECKPOINT = "checkpoints/last.ckpt"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One row with one seed.
+
+    Args:
+        row: The row.
+        seed: Of its training.
+        recipe: Of its training.
+        folder: Of the run.
+    """
+
+    row: Row
+    seed: int
+    recipe: Recipe
+    folder: Path
+
+    @property
+    def checkpoint(self) -> Path:
+        """Of the last epoch."""
+        return self.folder / CHECKPOINT
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return f"{self.row.name}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command that is run unless its marker says that it was.
+
+    Args:
+        title: For people.
+        words: Behind `lightning-sq`.
+        marker: Written when the command has ended well; JSON.
+        key: What the marker has to say for the step to be done.
+        estimate: Seconds.
+        log: Takes the command's output.
+        result: What the marker is to hold besides the key, asked when the command has ended.
+    """
+
+    title: str
+    words: list[str]
+    marker: Path
+    key: str
+    estimate: float
+    log: Path
+    result: Callable[[], dict[str, Any]]
+
+    def is_done(self) -> bool:
+        """Raises: InputError if the marker is of another recipe, or of other settings."""
+        if not self.marker.exists():
+            return False
+        known = json.loads(self.marker.read_text())["key"]
+        if known != self.key:
+            raise InputError(
+                f"{self.marker.parent} holds {self.title} by other settings (its recipe or options have changed). "
+                "Add --overwrite to do it again, or give another --runs."
+            )
+        return True
+
+
+def training_step(run: Run, data: Path, estimate: float) -> Step:
+    """`lightning-sq fit`, gone on with where it was stopped."""
+    words = ["fit", *run.recipe.options(), "--data.root", str(data), "--output", str(run.folder), "--resume"]
+    return Step(
+        f"training {run.title}",
+        words,
+        run.folder / TRAINED,
+        run.recipe.fingerprint(),
+        estimate,
+        run.folder / LOG,
+        lambda: {"curve": training_curve(run.folder), "epochs": run.recipe.values()["trainer"]["max_epochs"]},
+    )
+
+
+def evaluation_step(run: Run, options: Sequence[str], sources: Sequence[str], estimate: float) -> Step:
+    """`lightning-sq evaluate` of the last checkpoint, gone on with where it was stopped.
+
+    Args:
+        run: Which.
+        options: Of the evaluation; with others it is another one.
+        sources: NAME=MODEL of the models whose adversarial images are tried too.
+        estimate: Seconds.
+    """
+    output = run.folder / EVALUATION
+    words = ["evaluate", f"{run.row.name}={run.checkpoint}", *options, "--output", str(output)]
+    words += [word for source in sources for word in ("--transfer-from", source)]
+    words += ["--overwrite"] if (output / "results.json").exists() else []
+    key = " ".join([run.recipe.fingerprint(), *options])
+    return Step(f"attacking {run.title}", words, run.folder / EVALUATED, key, estimate, run.folder / LOG, dict)
+
+
+def training_curve(folder: Path) -> list[dict[str, float]]:
+    """[{seconds, clean, robust}] after each epoch, from the run's logs; robust is that of a quick attack."""
+    epochs: dict[int, dict[str, float]] = {}
+    names = {"train/seconds": "seconds", "val/clean_top1": "clean", "val/robust_top1": "robust"}
+    for file in sorted(folder.glob("logs/*/metrics.csv"), key=lambda path: path.stat().st_mtime):
+        for line in csv.DictReader(file.read_text().splitlines()):
+            found = {ours: float(line[name]) for name, ours in names.items() if line.get(name)}
+            if found and line.get("epoch"):
+                epochs.setdefault(int(line["epoch"]), {}).update(found)
+    return [epochs[number] for number in sorted(epochs) if len(epochs[number]) == len(names)]
+
+
+def run_all(steps: Sequence[Step], *, jobs: int, advance: Callable[[int, int, str], None], num_threads: int) -> None:
+    """Run the steps that are not done, `jobs` at a time, the longest first.
+
+    Args:
+        steps: In any order; none needs another.
+        jobs: Commands side by side.
+        advance: Called with (seconds of estimated work done, in all, what ended last).
+        num_threads: CPU threads of each command.
+    Raises: InputError if one fails, when those that run beside it have ended.
+    """
+    todo = sorted((step for step in steps if not step.is_done()), key=lambda step: -step.estimate)
+    total, done = round(sum(step.estimate for step in todo)), 0.0
+    with ThreadPoolExecutor(jobs) as pool:
+        futures = {pool.submit(_run, step, num_threads): step for step in todo}
+        try:
+            for future in as_completed(futures):
+                future.result()
+                done += futures[future].estimate
+                advance(round(done), total, futures[future].title)
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            raise
+
+
+def _run(step: Step, num_threads: int) -> None:
+    step.log.parent.mkdir(parents=True, exist_ok=True)
+    environment = os.environ | {"OMP_NUM_THREADS": str(num_threads), "PYTHONUNBUFFERED": "1"}
+    began = time.perf_counter()
+    with step.log.open("a") as log:
+        log.write(f"$ lightning-sq {' '.join(step.words)}\n")
+        log.flush()
+        command = [sys.executable, "-m", "lightning_sq", *step.words]
+        status = subprocess.run(command, stdout=log, stderr=log, env=environment, check=False).returncode
+    if status:
+        last = step.log.read_text().strip().splitlines()[-1]
+        raise InputError(f"{step.title} failed: {last.removeprefix('lightning-sq: error: ')} (see {step.log})")
+    content = {"key": step.key, "seconds_in_all": time.perf_counter() - began, "num_threads": num_threads}
+    write_whole(step.marker, json.dumps(content | step.result(), indent=1) + "\n")
