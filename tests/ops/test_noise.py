@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from lightning_sq.ops.linf_ball import distance, project, random_start
-from lightning_sq.ops.noise import INDEPENDENT, correlated_noise, draw_for_each, gaussian_field
+from lightning_sq.ops.noise import (
+    INDEPENDENT,
+    as_uniform,
+    correlated_noise,
+    draw_for_each,
+    gaussian_field,
+    random_int16,
+)
 
 
 def draw(kind: str, seed: int = 0, shape: tuple[int, ...] = (64, 3, 16, 16)) -> torch.Tensor:
@@ -30,6 +37,34 @@ def test_rademacher_takes_two_values_in_equal_shares():
     noise = draw("rademacher")
     assert sorted(noise.unique().tolist()) == pytest.approx([-0.1, 0.1])
     assert (noise > 0).double().mean().item() == pytest.approx(0.5, abs=0.01)
+
+
+def test_uniform_noise_takes_65536_equally_spaced_values_inside_the_ball():
+    values = as_uniform(torch.arange(-(2**15), 2**15).to(torch.int16), epsilon=0.25)
+    assert values.dtype == torch.float32
+    assert torch.equal(values, -values.flip(0))  # symmetric about 0
+    assert values.max() == 0.25 - 0.25 / 2**16
+    assert torch.allclose(values.diff(), torch.tensor(0.25 / 2**15), rtol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(0,), (1,), (7,), (2, 3, 5, 5)])
+def test_draws_have_the_shape_asked_for_when_it_is_no_multiple_of_four(shape):
+    drawn = random_int16(torch.zeros(shape), generator=torch.Generator().manual_seed(0))
+    assert drawn.shape == shape
+    assert drawn.dtype == torch.int16
+
+
+def test_every_bit_of_a_draw_is_fair_and_tells_nothing_of_another():
+    drawn = random_int16(torch.zeros(100_000), generator=torch.Generator().manual_seed(0))
+    bits = torch.stack([(drawn >> k) & 1 for k in range(16)]).double()
+    assert bits.mean(1).tolist() == pytest.approx([0.5] * 16, abs=0.01)
+    assert (torch.corrcoef(bits) - torch.eye(16)).abs().max() < 0.02
+    top, bottom = bits[15], bits[0]
+    for lag in (1, 2, 3, 4):  # four come from one draw of 64 bits
+        for bit in (top, bottom):
+            assert correlation(bit[lag:], bit[:-lag]) == pytest.approx(0, abs=0.02)
+    counts = torch.bincount((drawn.int() + 2**15) >> 8, minlength=256).double()
+    assert ((counts - 390.625).square() / 390.625).sum() < 360  # chi-square, 255 degrees, odds of 1 in 100,000
 
 
 @pytest.mark.parametrize("kind", INDEPENDENT)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from torch import nn
 
 from lightning_sq.errors import InputError
@@ -38,3 +39,26 @@ def test_values_that_cannot_be_are_refused():
         Optimization(base_learning_rate=0.0)
     with pytest.raises(InputError, match="warmup_epochs=-1"):
         Optimization(warmup_epochs=-1)
+    with pytest.raises(InputError, match=r"momentum=1\.0 is not below 1"):
+        Optimization(momentum=1.0, optimizer="adamw")
+    with pytest.raises(InputError, match="no optimizer 'adam' here"):
+        Optimization(optimizer="adam")
+
+
+def test_adamw_takes_the_step_of_its_paper_and_decays_weights_alone():
+    model = nn.Linear(2, 1)
+    weight, bias = model.weight.detach().clone(), model.bias.detach().clone()
+    optimization = Optimization(base_learning_rate=0.02, momentum=0.8, weight_decay=0.5, optimizer="adamw")
+    optimizer = make_optimizer(model, optimization, global_batch_size=128)
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert [group["betas"] for group in optimizer.param_groups] == [(0.8, 0.999)] * 2
+    model(torch.tensor([[3.0, -4.0]])).backward()
+    optimizer.step()
+    rate = 0.01  # for 128 of 256 images; the first step of Adam is the gradient's sign
+    expected = weight * (1 - rate * 0.5) - rate * torch.tensor([[1.0, -1.0]])
+    assert torch.allclose(model.weight, expected, atol=1e-6)
+    assert torch.allclose(model.bias, bias - rate, atol=1e-6)
+
+
+def test_sgd_is_what_is_used_when_nothing_else_is_asked_for():
+    assert isinstance(make_optimizer(nn.Linear(2, 2), Optimization(), global_batch_size=256), torch.optim.SGD)
