@@ -57,6 +57,7 @@ OTHER_MODELS = {
     "architecture": (["--model.architecture", "test_efficientnet"], ["architecture is test_resnet", "test_efficient"]),
     "levels": (["--model.quantizer.num_levels", "4"], ["quantizer.num_levels is 2 in it and 4 here"]),
     "sharpness": (["--model.quantizer.sharpness", "61"], ["quantizer.sharpness is 60.0", "61.0"]),
+    "channels": (["--data.channels", "1"], ["channels is 3 in it and 1 here. Set --data.channels as it was"]),
     "size": (["--data.image_size", "28"], ["image_size is 32", "28", "--data.image_size"]),
 }
 
@@ -94,6 +95,16 @@ def test_going_on_with_other_batches(command, stopped, what):
     before, (options, parts) = contents(stopped), OTHER_BATCHES[what]
     assert_one_sentence(command("fit", "--resume", *options), *parts, "--output")
     assert contents(stopped) == before
+
+
+def test_a_setting_that_an_older_checkpoint_lacks_was_as_it_is_by_default(command, stopped):
+    path = stopped / "checkpoints/last.ckpt"
+    content = torch.load(path, weights_only=True)
+    content["lightning_sq"]["resume"]["settings"].pop("optimizer")
+    torch.save(content, path)
+    found = command("fit", "--resume", "--model.optimization.optimizer", "adamw")
+    assert_one_sentence(found, "optimizer=sgd, this one has adamw", "Set --model.optimization.optimizer sgd")
+    assert command("fit", "--resume")[0] == 0
 
 
 def test_going_on_with_other_images(command, stopped, few_digits, tmp_path):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import json
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 
 import lightning_sq
 from lightning_sq.errors import InputError
 from lightning_sq.evaluation import examples, results, robustbench, suites
+from lightning_sq.evaluation.figures import examples_figure
 from lightning_sq.evaluation.report import printed_table, write_report
 from lightning_sq.layers import SoftQuantization
 from tests.evaluation.models import IMAGES, linear_model
@@ -192,3 +194,12 @@ def test_missing_and_damaged_results_have_a_sentence(tmp_path, text, sentence):
     (tmp_path / "results.json").write_text(text)
     with pytest.raises(InputError, match=sentence):
         write_report(tmp_path)
+
+
+def test_grey_examples_are_drawn_in_grey_from_black_to_white():
+    shown = examples.Examples({"clean": torch.full((1, 1, 2, 2), 0.4)}, {"clean": ["seven"]})
+    figure = examples_figure("a model", shown)
+    drawn = figure.axes[0].images[0].get_array()
+    plt.close(figure)
+    assert drawn.shape == (2, 2, 3)
+    assert drawn.flatten().tolist() == pytest.approx([0.4] * 12)
