@@ -1,4 +1,4 @@
-"""The LightningDataModule: a folder of JPEG files in, batches for every rank out."""
+"""The LightningDataModule: a folder of image files in, batches for every rank out."""
 
 from __future__ import annotations
 
