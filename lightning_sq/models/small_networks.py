@@ -1,6 +1,6 @@
 """The small networks of the field's MNIST and CIFAR-10 experiments, under names that `timm.create_model` knows.
 
-They take 28 x 28 pixels (the ResNet 32 x 32), and their layers have exact interval rules (`layers/interval_network`).
+They take 28 x 28 pixels (those of CIFAR 32 x 32), and their layers have exact interval rules (`layers/interval_network`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ default_cfgs = generate_default_cfgs(
         "small_cnn.untrained": DIGITS,
         "madry_cnn.untrained": DIGITS,
         "wide_cnn.untrained": DIGITS,
+        "wide_cnn_cifar.untrained": TINY_PHOTOGRAPHS | {"classifier": "head"},
         "resnet18_cifar.untrained": TINY_PHOTOGRAPHS,
     }
 )
@@ -32,7 +33,7 @@ class ConvNet(nn.Sequential):
     Args:
         convolutions: (filters, kernel size, stride, padding) of each; stride 0 is a stride of 1 and 2 x 2 max pooling.
         hidden: Units of each linear layer.
-        num_features: What the convolutions leave of a 28 x 28 image.
+        num_features: What the convolutions leave of an image.
         num_classes: Logits.
         in_chans: Channels of the image.
     """
@@ -82,6 +83,13 @@ def wide_cnn(pretrained: bool = False, **kwargs: Any) -> ConvNet:
     """conv(64, 5, 2, 2), conv(128, 5, 2, 2), linear(512): few and wide, for interval bounds grow with every layer."""
     shape = {"convolutions": ((64, 5, 2, 2), (128, 5, 2, 2)), "hidden": (512,), "num_features": 128 * 7 * 7}
     return build_model_with_cfg(ConvNet, "wide_cnn", pretrained, **shape, **kwargs)
+
+
+@register_model
+def wide_cnn_cifar(pretrained: bool = False, **kwargs: Any) -> ConvNet:
+    """`wide_cnn` for 32 x 32 pixels."""
+    shape = {"convolutions": ((64, 5, 2, 2), (128, 5, 2, 2)), "hidden": (512,), "num_features": 128 * 8 * 8}
+    return build_model_with_cfg(ConvNet, "wide_cnn_cifar", pretrained, **shape, **kwargs)
 
 
 @register_model

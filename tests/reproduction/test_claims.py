@@ -1,0 +1,136 @@
+"""Verdicts follow from the numbers, in words that a number on either side of the line changes."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+
+from lightning_sq.errors import InputError
+from lightning_sq.reproduction import claims, page
+from lightning_sq.reproduction.studies import CIFAR10, MNIST
+
+
+def seed(worst, papers=None, certified=None, curve=((10, 0.5), (20, 0.8))):
+    return {
+        "seed": 0,
+        "epochs": 2,
+        "seconds": curve[-1][0],
+        "curve": [{"seconds": s, "clean": 0.99, "robust": r} for s, r in curve],
+        "clean": 0.99,
+        "papers_attacks": worst if papers is None else papers,
+        "by_attack": {"pgd": worst if papers is None else papers},
+        "worst_case": worst,
+        "certified": certified,
+        "over_epsilon": [[0.1, 0.9], [0.3, worst]],
+        "flags": [],
+        "verdict": "",
+    }
+
+
+def rows(**seeds):
+    return {name: {"title": MNIST.row(name).title, "options": [], "seeds": list(own)} for name, own in seeds.items()}
+
+
+def verdict(number, known, study=MNIST):
+    return claims.judge(study, known)[number]
+
+
+def test_comparable_by_the_papers_attacks_and_in_truth_are_told_apart():
+    honest = verdict(0, rows(method=[seed(0.87, 0.88)], pgd=[seed(0.88, 0.9)]))
+    assert (honest["verdict"], honest["holds"]) == ("reproduced", True)
+    masked = verdict(0, rows(method=[seed(0.72, 0.89)], pgd=[seed(0.88, 0.9)]))
+    assert masked["verdict"] == "reproduced by the paper's attacks, but 16.0 points less in truth"
+    worse = verdict(0, rows(method=[seed(0.72, 0.8)], pgd=[seed(0.88, 0.9)]))
+    assert (worse["verdict"], worse["holds"]) == ("not reproduced: 10.0 points less", False)
+
+
+@pytest.mark.parametrize(("worst", "holds"), [(0.884, False), (0.885, True)])
+def test_the_method_is_held_against_the_published_number(worst, holds):
+    assert verdict(1, rows(method=[seed(worst)]))["holds"] is holds
+
+
+def test_without_a_published_number_it_is_our_own_row():
+    known = rows(method=[seed(0.3)], pgd=[seed(0.4)])
+    assert verdict(1, known, CIFAR10)["verdict"] == "not reached: 10.0 points less than our PGD-trained row"
+    assert verdict(1, rows(method=[seed(0.3)]), CIFAR10)["holds"] is None
+
+
+def test_a_proof_is_held_against_what_pgd_training_keeps():
+    more = verdict(2, rows(interval_bound=[seed(0.95, certified=0.94)], pgd=[seed(0.9)]))
+    assert more["holds"] is True
+    assert more["by_strongest"].startswith("94.0 proven")
+    assert verdict(2, rows(interval_bound=[seed(0.95, certified=0.8)], pgd=[seed(0.9)]))["holds"] is False
+    assert verdict(2, rows(interval_bound=[seed(0.95, certified=0.8)]))["holds"] is None
+    assert verdict(2, rows(interval_bound=[seed(0.95)], pgd=[seed(0.9)]))["holds"] is None
+
+
+def test_time_is_counted_to_the_accuracy_that_both_reach():
+    slow = [seed(0.9, curve=((100, 0.1), (250, 0.82), (500, 0.9)))]
+    known = rows(method=[seed(0.8, curve=((5, 0.6), (10, 0.8)))], pgd=slow)
+    found = verdict(3, known)
+    assert "80.0 % under the quick attack after 10 s against 250 s: 25.0 times" in found["by_strongest"]
+    assert found["holds"] is True
+    known["pgd"]["seeds"][0]["curve"][1]["seconds"] = 230
+    assert verdict(3, known)["verdict"] == "not reached: 23.0 times"
+
+
+def test_what_was_not_trained_is_not_judged():
+    for claim in claims.judge(MNIST, {}):
+        assert claim["holds"] is None
+        assert claim["verdict"].startswith("not measured")
+
+
+@pytest.mark.parametrize(("worst", "holds"), [(0.80, True), (0.798, False), (0.9, True)])
+def test_our_rows_are_held_against_the_literature(worst, holds):
+    found = next(c for c in claims.judge(MNIST, rows(fgsm_rs=[seed(worst)])) if "82.9" in c["claim"])
+    assert found["holds"] is holds
+
+
+def test_seeds_have_a_mean_and_a_spread():
+    assert str(claims.Spread.of([0.8, 0.9])) == "85.0 ± 7.1"
+    assert str(claims.Spread.of([0.8])) == "80.0"
+
+
+@pytest.fixture
+def content():
+    known = rows(natural=[seed(0.0)], method=[seed(0.8), seed(0.7)], interval_bound=[seed(0.9, certified=0.85)])
+    known["natural"]["seeds"][0]["flags"] = ["gradients_vanish"]
+    return {
+        "schema_version": page.SCHEMA_VERSION,
+        "study": "mnist",
+        "title": "MNIST",
+        "epsilon": "0.3",
+        "form": "full",
+        "created": "",
+        "device": "CPU",
+        "num_threads": 1,
+        "jobs": 2,
+        "versions": {},
+        "attacks": ["pgd"],
+        "num_images": 500,
+        "rows": known,
+        "not_run": ["PGD-40"],
+        "claims": claims.judge(MNIST, known),
+    }
+
+
+def test_the_page_has_a_line_for_each_row_and_claim_and_says_what_is_missing(content, tmp_path):
+    page.write_page(tmp_path, content)
+    text = (tmp_path / page.PAGE_FILE).read_text()
+    assert page.read_study(tmp_path) == content
+    assert "| soft quantization + noisy natural samples | 2 | 99.0 ± 0.0 | 75.0 ± 7.1 | – | **75.0 ± 7.1** |" in text
+    assert "| **90.0** | 85.0 |" in text
+    assert "gradients vanish" in text
+    assert "Not run here: PGD-40." in text
+    assert all(claim["claim"] in text for claim in content["claims"])
+    for name in (page.CURVES_FILE, page.TRAINING_FILE):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_page_of_another_schema_is_refused(content, tmp_path):
+    with pytest.raises(InputError, match="There is no"):
+        page.read_study(tmp_path)
+    page.write_page(tmp_path, copy.deepcopy(content) | {"schema_version": 0})
+    with pytest.raises(InputError, match="another schema"):
+        page.read_study(tmp_path)

@@ -1,0 +1,82 @@
+"""Every row's recipe is what `fit` reads, and differs from the study's own by what its file says."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+import yaml
+
+from lightning_sq.__main__ import main
+from lightning_sq.errors import InputError
+from lightning_sq.objectives import Natural, NoisyNatural
+from lightning_sq.reproduction.recipes import recipe_of, seconds_per_image
+from lightning_sq.reproduction.studies import CIFAR10, MNIST, STUDIES
+from tests.conftest import REPOSITORY
+
+CONFIGS = REPOSITORY / "configs"
+ROWS = [(study, row) for study in STUDIES.values() for row in study.rows]
+IDS = [f"{study.name}-{row.name}" for study, row in ROWS]
+
+
+def recipe(study, name, **changes):
+    return recipe_of(study, study.row(name), configs=CONFIGS, seed=0, changes=changes)
+
+
+@pytest.mark.parametrize(("study", "row"), ROWS, ids=IDS)
+def test_fit_reads_a_row_as_the_study_does(study, row, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["lightning-sq"])
+    ours = recipe_of(study, row, configs=CONFIGS, seed=3, changes={"trainer.max_epochs": 2})
+    with pytest.raises(SystemExit):
+        main(["fit", *ours.options(), "--print_config"])
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["seed_everything"] == 3
+    assert printed["trainer"]["max_epochs"] == 2
+    objective = printed["model"]["objective"]
+    assert objective["class_path"].endswith(f".{type(ours.objective()).__name__}")
+    mine = ours.values()["model"]["objective"]
+    given = {} if isinstance(mine, str) else mine.get("init_args", {})
+    assert {name: objective["init_args"][name] for name in given} == given
+    assert (printed["model"]["quantizer"] is None) == (ours.model(10).quantizer is None)
+    assert printed["model"]["architecture"] == ours.values()["model"]["architecture"]
+
+
+def test_every_recipe_of_a_study_is_a_row_of_it():
+    for study in STUDIES.values():
+        files = {path.stem for path in (CONFIGS / study.name).glob("*.yaml")}
+        assert files | {study.method} == {row.name for row in study.rows}
+        assert {study.natural, study.adversarial, study.certified, study.fast} <= files
+
+
+def test_an_objective_is_replaced_and_not_mixed_with_the_one_below():
+    natural, method = recipe(MNIST, "natural"), recipe(MNIST, "method")
+    assert isinstance(natural.objective(), Natural)
+    assert isinstance(method.objective(), NoisyNatural)
+    assert natural.values()["data"] == method.values()["data"]
+    assert "select" not in recipe(MNIST, "pgd").values()["model"]["objective"]["init_args"]
+
+
+def test_another_recipe_has_another_fingerprint(tmp_path):
+    known = recipe(MNIST, "natural")
+    assert known.fingerprint() == recipe(MNIST, "natural").fingerprint()
+    assert known.fingerprint() != recipe(MNIST, "noise_only").fingerprint()
+    assert known.fingerprint() != recipe(MNIST, "natural", **{"trainer.max_epochs": 1}).fingerprint()
+    shutil.copytree(CONFIGS, tmp_path / "configs")
+    file = tmp_path / "configs/mnist/natural.yaml"
+    file.write_text(file.read_text().replace("max_epochs: 5", "max_epochs: 6"))
+    changed = recipe_of(MNIST, MNIST.row("natural"), configs=tmp_path / "configs", seed=0, changes={})
+    assert changed.fingerprint() != known.fingerprint()
+
+
+def test_a_folder_without_the_recipes_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"There is no .*cifar10\.yaml\. Run this in a clone"):
+        recipe_of(CIFAR10, CIFAR10.rows[0], configs=tmp_path, seed=0, changes={})
+
+
+def test_a_dearer_objective_is_timed_as_dearer():
+    torch.manual_seed(0)
+    natural, forward = seconds_per_image(recipe(MNIST, "natural"))
+    pgd, _ = seconds_per_image(recipe(MNIST, "pgd"))
+    assert 0 < forward < pgd
+    assert pgd > 5 * natural  # 40 gradient steps: no measure of speed, but of what is counted
