@@ -81,10 +81,19 @@ def test_the_adversarial_loss_of_a_linear_model_by_hand():
 def test_fgsm_rs_is_one_step_of_1_25_epsilon_from_the_random_start():
     model, objective = classifier(), seeded(FGSMRS(0.1), 4)
     found = objective.attack(model, IMAGES, LABELS)
-    start = seeded(FGSMRS(0.1), 4).start(IMAGES)
+    start = IMAGES + seeded(FGSMRS(0.1), 4).start.draw(IMAGES)
     assert torch.equal(found, project(start + 0.125 * worse_direction(model), IMAGES, 0.1))
     assert distance(start, IMAGES).max() <= 0.1 + 1e-6
     assert (start != IMAGES).float().mean() > 0.9
+
+
+def test_fgsm_rs_leaves_black_pixels_their_random_start():
+    model, objective = classifier(), seeded(FGSMRS(0.1), 4)
+    black = torch.zeros_like(IMAGES)
+    found = objective.attack(model, black, LABELS)
+    raised = found[found > 0]
+    # uniform in (-0.1, 0.1) and 0.125 up, at most 0.1: 3 in 8 stay below; clipped to 0 before the step, none would
+    assert (raised < 0.1 - 1e-6).float().mean().item() == pytest.approx(3 / 8, abs=0.05)
 
 
 @pytest.mark.parametrize("cls", OBJECTIVES)
@@ -105,8 +114,10 @@ def test_whatever_the_model_sees_is_in_the_ball_and_in_the_box(cls, epsilon, qua
     for _ in range(3):
         objective(model, IMAGES, LABELS)[0].backward()
     assert len(seen) == {Adversarial: 33, FGSMRS: 6, FreeAdversarial: 3}[cls]
+    trained_on = seen if cls is not FGSMRS else seen[1::2]  # its start is not clipped, what it trains on is
     for x in seen:
         assert distance(x, IMAGES).max() <= epsilon + 1e-6
+    for x in trained_on:
         assert x.min() >= 0
         assert x.max() <= 1
     assert distance(seen[-1], IMAGES).min() > 0.9 * epsilon

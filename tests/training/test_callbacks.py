@@ -52,6 +52,24 @@ def test_speed_counts_from_the_start_of_training_when_a_run_goes_on_inside_an_ep
     assert logged == {"train/images_per_second": pytest.approx(2 * 8 / 2.0)}
 
 
+def test_the_seconds_of_a_run_are_those_of_all_its_starts_without_validation(monkeypatch):
+    clock, logged = iter([0.0, 3.0, 100.0, 101.0]), {}
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    trainer, batch = SimpleNamespace(world_size=1), SimpleNamespace(labels=torch.zeros(8))
+    module = SimpleNamespace(log=lambda name, value, **options: logged.update({name: value}))
+    first = Throughput()
+    first.on_train_start(trainer, module)
+    first.on_train_batch_end(trainer, module, None, batch, 0)
+    first.on_validation_end(trainer, module)  # at 100
+    first.on_train_batch_end(trainer, module, None, batch, 1)
+    first.on_train_epoch_end(trainer, module)
+    assert logged["train/seconds"] == 4.0
+    second = Throughput()
+    second.load_state_dict(first.state_dict())
+    second.on_train_epoch_end(trainer, module)
+    assert logged["train/seconds"] == 4.0
+
+
 def test_what_nobody_can_mend_is_not_said_and_the_filters_do_not_pile_up():
     logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     with warnings.catch_warnings(record=True) as caught:
