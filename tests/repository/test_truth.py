@@ -18,7 +18,8 @@ from lightning_sq.objectives import Natural, NoisyNatural
 from tests.conftest import REPOSITORY
 
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
-NUM_CONFIGS = 16
+NUM_CONFIGS = 18
+STUDIES = ("mnist", "cifar10")  # recipes whose controls and other rows are laid over them
 NOISE = {"noise", "epsilon", "pattern", "scales", "num_draws", "select"}  # what Natural has not of NoisyNatural
 
 
@@ -40,7 +41,32 @@ def test_a_recipe_parses_and_says_what_and_how(config, capsys, monkeypatch):
         assert len(re.findall(rf"^# {line}: +\S", header, re.MULTILINE)) == 1, line
 
 
-WITH_A_CONTROL = [path for path in CONFIGS if not path.stem.endswith(("_natural", "_unquantized"))]
+WITH_A_CONTROL = [
+    path for path in CONFIGS if not path.stem.endswith(("_natural", "_unquantized")) and path.stem not in STUDIES
+]
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_the_control_of_a_study_differs_in_quantizer_and_noise_and_in_how_long_it_trains(name):
+    config = REPOSITORY / "configs" / f"{name}.yaml"
+    (control,) = re.findall(r"^# Control: (\S+)$", config.read_text(), re.MULTILINE)
+    assert control == f"{name}/natural.yaml"
+    values = yaml.safe_load((config.parent / control).read_text())
+    assert values.pop("output") == f"runs/{name}_natural"
+    assert values.pop("trainer", {}).keys() <= {"max_epochs"}
+    assert values == {"model": {"quantizer": None, "objective": "lightning_sq.objectives.Natural"}}
+
+
+@pytest.mark.parametrize(
+    "row",
+    sorted(path for name in STUDIES for path in (REPOSITORY / "configs" / name).glob("*.yaml")),
+    ids=lambda p: p.stem,
+)
+def test_a_row_says_what_it_is_and_how_it_is_run(row):
+    text, study = row.read_text(), row.parent.name
+    assert re.findall(r"^# (\w+): +\S", text, re.MULTILINE) == ["What", "Source", "Run"]
+    assert f"--config configs/{study}.yaml --config configs/{study}/{row.name}" in text
+    assert f"\noutput: runs/{study}_{row.stem}\n" in text
 
 
 @pytest.mark.parametrize("config", WITH_A_CONTROL, ids=lambda path: path.stem)

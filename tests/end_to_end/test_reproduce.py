@@ -1,0 +1,95 @@
+"""`lightning-sq reproduce` on sixty digits: it plans, trains, attacks, judges, and does nothing twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lightning_sq.__main__ import main
+from lightning_sq.reproduction.page import read_study
+from tests.conftest import REPOSITORY
+from tests.data.idx import NUM_TEST, tiny_mnist, write_idx
+
+ROWS = "natural,interval_bound"
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory) -> list[str]:
+    folder = tmp_path_factory.mktemp("reproduce")
+    source = write_idx(folder / "source", tiny_mnist())
+    return [
+        *("reproduce", "mnist", "--quick", "--data-dir", str(source), "--data", str(folder / "mnist")),
+        *("--configs", str(REPOSITORY / "configs"), "--runs", str(folder / "runs"), "--max-epochs", "1"),
+        *("--num-images", str(NUM_TEST), "--attacks", "pgd,quantized_box", "--jobs", "2"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def page(words) -> Path:
+    assert main([*words, "--rows", ROWS]) == 0
+    return Path(words[words.index("--runs") + 1])
+
+
+def test_the_page_holds_what_the_runs_left(page):
+    content = read_study(page)
+    assert list(content["rows"]) == ROWS.split(",")
+    for name, row in content["rows"].items():
+        (seed,) = row["seeds"]
+        results = json.loads((page / name / "seed0/evaluation/results.json").read_text())
+        assert results["data"]["num_images"] == NUM_TEST
+        assert seed["worst_case"] == results["models"][0]["robust_accuracy"]
+        assert seed["clean"] == results["models"][0]["clean_accuracy"]
+        assert seed["epochs"] == 1
+        assert len(seed["curve"]) == 1
+        assert seed["curve"][0]["seconds"] > 0
+        if name == "interval_bound":  # the same images, so the proof is that of the evaluation
+            assert seed["certified"] == results["models"][0]["certified_accuracy"]
+    assert "soft quantization + noisy natural samples" in content["not_run"]
+    text = (page / "README.md").read_text()
+    assert "The quick form" in text
+    assert f"attacks on {NUM_TEST} test images" in text
+
+
+def test_the_undefended_net_lends_its_adversarial_images(page):
+    results = json.loads((page / "interval_bound/seed0/evaluation/results.json").read_text())
+    assert "transfer_natural" in results["attacks"]
+
+
+def test_started_again_it_does_nothing_twice(words, page, capsys):
+    logs = {path: path.read_text() for path in page.glob("*/seed0/log.txt")}
+    assert len(logs) == 2
+    assert main([*words, "--rows", ROWS]) == 0
+    assert {path: path.read_text() for path in page.glob("*/seed0/log.txt")} == logs
+    assert "in all at most" in capsys.readouterr().out
+
+
+def test_other_settings_are_refused_and_overwrite_is_named(words, page, capsys):
+    again = ["2" if word == "1" and words[k - 1] == "--max-epochs" else word for k, word in enumerate(words)]
+    assert main([*again, "--rows", "interval_bound"]) == 2
+    assert "Add --overwrite to do it again, or give another --runs." in capsys.readouterr().err
+
+
+def test_plan_trains_nothing_and_page_needs_something(words, page, tmp_path, capsys):
+    elsewhere = [*words, "--rows", "pgd", "--runs", str(tmp_path / "runs")]
+    assert main([*elsewhere, "--plan"]) == 0
+    assert "pgd" in capsys.readouterr().out
+    assert main([*elsewhere, "--page"]) == 2
+    assert "holds no row that was trained and attacked" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("extra", "sentence"),
+    [
+        (["--rows", "natural,nothing"], "mnist has no row 'nothing'. Choose from: natural, hard_threshold"),
+        (["--jobs", "0"], "--jobs 0 is not at least 1."),
+        (["--configs", "nowhere"], "There is no nowhere/mnist.yaml. Run this in a clone"),
+        (["--attacks", "nothing"], "There is no linf attack 'nothing'"),
+    ],
+)
+def test_bad_input_is_one_sentence_before_anything_runs(words, extra, sentence, tmp_path, capsys):
+    assert main([*words, "--runs", str(tmp_path / "runs"), *extra]) == 2
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
