@@ -13,6 +13,7 @@ import json
 import tempfile
 from collections import OrderedDict
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -93,10 +94,10 @@ def attacked_losses(model: PixelClassifier, images: Tensor, labels: Tensor, epsi
     tries: dict[str, list[Tensor]] = {"plain": [], "other": []}
     for criterion in ("cross_entropy", "margin"):
         pgd = PGD(num_steps=40, criterion=criterion)
-        tries["plain"].append(pgd(model, images, labels, seeds))
+        tries["plain"].append(pgd(model, images, labels, seeds, epsilon))
         if model.quantizer is not None:
             tries["other"] += [
-                pgd(each, images, labels, seeds) for each in (bpda(model), bpda(model, "surrogate", 10.0))
+                pgd(each, images, labels, seeds, epsilon) for each in (bpda(model), bpda(model, "surrogate", 10.0))
             ]
             tries["other"].append(
                 QuantizedBox(PGD(num_steps=40, criterion=criterion))(model, images, labels, seeds, epsilon)
@@ -112,7 +113,7 @@ def attacked_losses(model: PixelClassifier, images: Tensor, labels: Tensor, epsi
     }
 
 
-def measure(model: PixelClassifier, images: Tensor, labels: Tensor, epsilon: float) -> dict[str, Any]:
+def measure(model: PixelClassifier, images: Tensor, labels: Tensor, epsilon: float) -> dict[str, float]:
     """What the theory predicts and what attacks find, as means over the images."""
     noise = PixelNoise("uniform", epsilon)
     attacked = attacked_losses(model, images, labels, epsilon)
@@ -122,7 +123,7 @@ def measure(model: PixelClassifier, images: Tensor, labels: Tensor, epsilon: flo
         robust = (model(attacked["images"]).argmax(1) == labels) & (logits.argmax(1) == labels)
     points = {"natural": images, "noisy": noise(images), "adversarial": attacked["images"]}
     gradient = {name: input_gradient_l1(model, x, labels).mean().item() for name, x in points.items()}
-    row = {
+    return {
         "clean_accuracy": (logits.argmax(1) == labels).double().mean().item(),
         "robust_accuracy": robust.double().mean().item(),
         **{f"gradient_{name}": value for name, value in gradient.items()},
@@ -130,7 +131,12 @@ def measure(model: PixelClassifier, images: Tensor, labels: Tensor, epsilon: flo
         "rise_by_plain_pgd": (attacked["plain"] - loss).mean().item(),
         "rise_by_strongest": (attacked["strongest"] - loss).mean().item(),
     }
-    return row | {"in_words": in_words(row)}
+
+
+def mean_over_seeds(measured: list[dict[str, float]]) -> dict[str, Any]:
+    """The mean of each number, the numbers of each seed, and in words what the means say."""
+    row: dict[str, Any] = {key: fmean(one[key] for one in measured) for key in measured[0]}
+    return row | {"seeds": measured, "in_words": in_words(row)}
 
 
 def rows_to_train(epsilon: float, steps: int) -> dict[str, tuple[SoftQuantization | None, Objective]]:
@@ -140,7 +146,7 @@ def rows_to_train(epsilon: float, steps: int) -> dict[str, tuple[SoftQuantizatio
         "natural": (None, Natural()),
         "noise only": (None, NoisyNatural(epsilon=wide)),
         "gradient penalty": (None, GradientPenalty(epsilon)),
-        "PGD-10 training": (None, Adversarial(epsilon)),
+        "PGD-10 training": (None, Adversarial(epsilon, ramp_steps=steps // 4)),
     }
     for sharpness in SHARPNESSES:
         rows[f"2 levels, sharpness {sharpness:g}, noise"] = (SoftQuantization(2, sharpness), NoisyNatural(epsilon=wide))
@@ -212,8 +218,8 @@ def markdown(content: dict[str, Any]) -> str:
         "",
         "Written by `python benchmarks/theory.py`. A small net (two convolutions) on scikit-learn's digits at 32 px,",
         f"each row trained for {content['settings']['epochs']} epochs, measured on {content['num_images']} validation",
-        f"images at epsilon {content['settings']['epsilon']:g}, one seed, on {content['device']}.",
-        "Gradient norms and rises of the loss are means over images; predicted is epsilon times the norm at the",
+        f"images at epsilon {content['settings']['epsilon']:g}, {_seeds(content)}, on {content['device']}.",
+        "Gradient norms and rises of the loss are means over images and seeds; predicted is epsilon times the norm at the",
         "natural image. The strongest attack is the worst, image by image, of plain PGD, BPDA by two derivatives and",
         "the quantized box, 40 steps each, by cross-entropy and by margin.",
         "",
@@ -222,12 +228,22 @@ def markdown(content: dict[str, Any]) -> str:
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     for name, row in content["rows"].items():
-        numbers = [f"{100 * row['clean_accuracy']:.1f}", f"{100 * row['robust_accuracy']:.1f}"]
+        numbers = [_percent(row, "clean_accuracy"), _percent(row, "robust_accuracy")]
         keys = ("gradient_natural", "gradient_noisy", "gradient_adversarial")
         keys += ("predicted_rise", "rise_by_plain_pgd", "rise_by_strongest")
         numbers += [f"{row[key]:.3g}" for key in keys]
         lines.append(f"| {name} | {' | '.join(numbers)} | {row['in_words']} |")
     return "\n".join([*lines, "", "![prediction against truth](theory.png)", ""])
+
+
+def _seeds(content: dict[str, Any]) -> str:
+    number = content["settings"]["num_seeds"]
+    return "one seed" if number == 1 else f"{number} seeds (accuracies with their standard deviation)"
+
+
+def _percent(row: dict[str, Any], key: str) -> str:
+    values = [100 * one[key] for one in row["seeds"]]
+    return f"{fmean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
 
 
 def main() -> None:
@@ -236,20 +252,23 @@ def main() -> None:
     parser.add_argument("--epsilon", type=float, default=0.1)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--num-images", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--num-seeds", type=int, default=3)
     options = parser.parse_args()
     sets = read_digits()
-    chosen = torch.randperm(len(sets["val"][0]), generator=torch.Generator().manual_seed(options.seed))
+    chosen = torch.randperm(len(sets["val"][0]), generator=torch.Generator().manual_seed(0))
     images, labels = (part[chosen[: options.num_images]] for part in sets["val"])
-    todo = rows_to_train(options.epsilon, steps=options.epochs * -(-len(sets["train"][0]) // 64))
-    rows = {}
+    steps = options.epochs * -(-len(sets["train"][0]) // 64)
+    measured: dict[str, list[dict[str, float]]] = {}
     with progress_bar("training and attacking", "models") as advance:
-        for done, (name, (quantizer, objective)) in enumerate(todo.items(), start=1):
-            torch.manual_seed(options.seed)
-            model = small_net(quantizer)
-            train(model, objective, sets["train"], options.epochs, options.seed)
-            rows[name] = measure(model, images, labels, options.epsilon)
-            advance(done, len(todo), name)
+        for seed in range(options.num_seeds):
+            todo = rows_to_train(options.epsilon, steps)
+            for name, (quantizer, objective) in todo.items():
+                torch.manual_seed(seed)
+                model = small_net(quantizer)
+                train(model, objective, sets["train"], options.epochs, seed)
+                measured.setdefault(name, []).append(measure(model, images, labels, options.epsilon))
+                advance(sum(map(len, measured.values())), options.num_seeds * len(todo), name)
+    rows = {name: mean_over_seeds(seeds) for name, seeds in measured.items()}
     content = {
         "settings": {**vars(options), "output": str(options.output)},
         "num_images": len(images),

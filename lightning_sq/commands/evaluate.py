@@ -49,7 +49,8 @@ def _parser() -> Parser:
     parser.add_argument(
         "--attacks",
         default="standard",
-        help="quick, standard, autoattack, rand (for models with noise at inference), or names; default: standard",
+        help="quick, standard, autoattack, rand (for models with noise at inference), or names, with parameters as in "
+        "pgd:num_steps=200:num_restarts=5 (--list-attacks shows them); default: standard",
     )
     parser.add_argument(
         "--transfer-from",
@@ -77,11 +78,13 @@ class _ListAttacks(Action):
     """Prints the suites and the catalogue."""
 
     def __call__(self, parser: ArgumentParser, *_: Any) -> NoReturn:
+        from lightning_sq.evaluation.parameters import parameters
         from lightning_sq.evaluation.suites import SUITES, catalogue
 
         for name, entry in catalogue().items():
             suites = [suite for suite, members in SUITES.items() if name in members]
             print(f"{name:24}{entry.title:58}{', '.join(suites)}")
+            print(" " * 24 + " ".join(f"{key}={value}" for key, value in parameters(entry.attack).items()))
         parser.exit()
 
 

@@ -21,6 +21,7 @@ from lightning_sq.attacks import (
 from lightning_sq.attacks.autoattack import FEWEST_CLASSES
 from lightning_sq.attacks.pgd import Norm
 from lightning_sq.errors import InputError
+from lightning_sq.evaluation.parameters import with_parameters
 
 Family = Literal["plain", "adaptive", "black box"]
 
@@ -180,7 +181,10 @@ SUITES: dict[str, tuple[str, ...]] = {
 def attacks_by_name(names: str | Sequence[str], norm: Norm = "linf") -> dict[str, Entry]:
     """The attacks of a suite, or those in a list (or a text with commas), in the order of the catalogue.
 
-    Raises: InputError for a name that is neither, and for a norm that is none.
+    One with other parameters is written `pgd:num_steps=200:num_restarts=5`, and comes behind the one that it is of.
+
+    Raises: InputError for a name that is neither, for a parameter or its value that cannot be, and for a norm that is
+        none.
     """
     if norm not in ("linf", "l2"):
         raise InputError(f"norm={norm!r} is not one of linf, l2.")
@@ -190,11 +194,26 @@ def attacks_by_name(names: str | Sequence[str], norm: Norm = "linf") -> dict[str
     wanted: list[str] = []
     for name in asked:
         wanted += [member for member in SUITES[name] if member in entries] if name in SUITES else [name]
+    for name in [name for name in wanted if ":" in name and name.split(":")[0] in entries]:
+        entries = _inserted(entries, name)
     unknown = [name for name in wanted if name not in entries]
     if unknown or not wanted:
         problem = f"There is no {norm} attack {unknown[0]!r}" if unknown else "No attack is named"
         raise InputError(f"{problem}. Choose a suite ({', '.join(SUITES)}) or attacks: {', '.join(entries)}.")
     return {name: entry for name, entry in entries.items() if name in wanted}
+
+
+def _inserted(entries: dict[str, Entry], text: str) -> dict[str, Entry]:
+    """`entries` with the one of `name:parameter=value:...` behind `name`."""
+    name, *settings = text.split(":")
+    title = f"{entries[name].title}; {', '.join(settings)}"
+    changed = replace(entries[name], title=title, attack=with_parameters(entries[name].attack, settings))
+    found: dict[str, Entry] = {}
+    for known, entry in entries.items():
+        found[known] = entry
+        if known == name:
+            found[text] = changed
+    return found
 
 
 def transfer_entries(sources: dict[str, Any], norm: Norm = "linf") -> dict[str, Entry]:
