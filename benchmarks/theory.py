@@ -155,7 +155,7 @@ def rows_to_train(epsilon: float, steps: int) -> dict[str, tuple[SoftQuantizatio
         SoftQuantization(2, 80.0),
         NoisyNatural("rademacher", epsilon, pattern="mixture", num_draws=8, select="hardest"),
     )
-    bound = IntervalBound(epsilon, warmup_steps=steps // 10, ramp_steps=steps // 2)
+    bound = IntervalBound(epsilon, warmup_steps=steps // 10, ramp_steps=max(1, steps // 2))
     rows["2 levels, sharpness 80, interval bounds"] = (SoftQuantization(2, 80.0), bound)
     return rows
 
@@ -219,9 +219,9 @@ def markdown(content: dict[str, Any]) -> str:
         "Written by `python benchmarks/theory.py`. A small net (two convolutions) on scikit-learn's digits at 32 px,",
         f"each row trained for {content['settings']['epochs']} epochs, measured on {content['num_images']} validation",
         f"images at epsilon {content['settings']['epsilon']:g}, {_seeds(content)}, on {content['device']}.",
-        "Gradient norms and rises of the loss are means over images and seeds; predicted is epsilon times the norm at the",
-        "natural image. The strongest attack is the worst, image by image, of plain PGD, BPDA by two derivatives and",
-        "the quantized box, 40 steps each, by cross-entropy and by margin.",
+        "Gradient norms and rises of the loss are means over images and seeds; predicted is epsilon times the norm",
+        "at the natural image. The strongest attack is the worst, image by image, of plain PGD, BPDA by two",
+        "derivatives and the quantized box, 40 steps each, by cross-entropy and by margin.",
         "",
         "| trained by | clean % | robust % | norm at natural | noisy | adversarial "
         "| predicted rise | plain PGD | strongest | in words |",

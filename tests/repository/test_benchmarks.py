@@ -1,0 +1,75 @@
+"""The benchmarks run: not how fast, but that they measure what they say and write it down."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+
+@pytest.fixture
+def benchmark(monkeypatch, tmp_path):
+    """Import a benchmark by name, with its results below `tmp_path`."""
+    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+    harness = importlib.import_module("harness")
+    monkeypatch.setattr(harness, "RESULTS", tmp_path)
+
+    def run(name, *options):
+        module = importlib.import_module(name)
+        monkeypatch.setattr(sys, "argv", [name, *options])
+        return module
+
+    yield run
+    for name in ("harness", "theory", "objectives", "front_end", "autoattack"):
+        sys.modules.pop(name, None)
+
+
+def test_objectives_are_timed_against_the_natural_step(benchmark, tmp_path):
+    options = ["--architecture", "test_resnet", "--image-size", "32", "--batch-size", "2", "--rounds", "1"]
+    module = benchmark("objectives", *options)
+    module.main()
+    (file,) = tmp_path.glob("objectives-*.json")
+    rows = json.loads(file.read_text())["rows"]
+    assert len(rows) == len(module.candidates())
+    assert all(row["measured"] > 0 for row in rows)
+
+
+def test_the_theory_holds_prediction_against_truth_over_seeds(benchmark, tmp_path, monkeypatch):
+    module = benchmark("theory", "--output", str(tmp_path), "--epochs", "1", "--num-images", "6", "--num-seeds", "2")
+    all_rows = module.rows_to_train
+    kept = ("natural", "2 levels, sharpness 80, natural")
+    monkeypatch.setattr(module, "SHARPNESSES", (80.0,))
+    monkeypatch.setattr(
+        module, "rows_to_train", lambda *a: {k: v for k, v in all_rows(*a).items() if k in kept or k.endswith("noise")}
+    )
+    sets = {split: (images[:64], labels[:64]) for split, (images, labels) in module.read_digits().items()}
+    monkeypatch.setattr(module, "read_digits", lambda: sets)
+    module.main()
+    content = json.loads((tmp_path / "theory.json").read_text())
+    for row in content["rows"].values():
+        assert len(row["seeds"]) == 2
+        assert row["rise_by_strongest"] >= row["rise_by_plain_pgd"] - 1e-6
+        assert row["predicted_rise"] == pytest.approx(content["settings"]["epsilon"] * row["gradient_natural"])
+        for key in row["seeds"][0]:
+            assert row[key] == pytest.approx(sum(seed[key] for seed in row["seeds"]) / 2)
+    assert "2 seeds" in (tmp_path / "README.md").read_text()
+    assert (tmp_path / "theory.png").stat().st_size > 0
+
+
+def test_the_front_ends_of_the_benchmark_are_the_layers(benchmark):
+    import torch
+
+    module = benchmark("front_end")
+    pixels = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
+    for run in module.front_ends(2, 0.0, torch.float32, "cpu").values():
+        layers = torch.nn.Sequential(
+            module.SoftQuantization(2, module.RELATIVE_SHARPNESS),
+            module.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        )
+        found = run(pixels)
+        assert torch.allclose(found, layers(pixels.float() / 255), atol=1e-5)
+        assert found.is_contiguous(memory_format=torch.channels_last)
