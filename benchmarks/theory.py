@@ -183,7 +183,7 @@ def draw(rows: dict[str, dict[str, Any]], epsilon: float) -> plt.Figure:
         left.annotate(str(number), point, xytext=(4, 3), textcoords="offset points", fontsize=8)
         left.plot([], [], " ", label=f"{number} {name}")
     values = [row[key] for row in learned.values() for key in ("predicted_rise", "rise_by_strongest")]
-    ends = [min(values) / 1.5, max(values) * 1.5]
+    ends = [min(values, default=1.0) / 1.5, max(values, default=1.0) * 1.5]
     left.plot(ends, ends, "k--", lw=0.8)
     left.set(xscale="log", yscale="log", xlabel=r"predicted: $\epsilon\,\|\nabla_x CE\|_1$", ylabel="strongest attack")
     left.set_title("rise of the loss (dashed: first order is all; red: hidden from plain PGD)", fontsize=9)
