@@ -189,7 +189,8 @@ def draw(rows: dict[str, dict[str, Any]], epsilon: float) -> plt.Figure:
     left.set_title("rise of the loss (dashed: first order is all; red: hidden from plain PGD)", fontsize=9)
     left.xaxis.set_minor_formatter("")
     left.yaxis.set_minor_formatter("")
-    left.legend(fontsize=6.5, handlelength=0, loc="lower right")
+    if learned:
+        left.legend(fontsize=6.5, handlelength=0, loc="lower right")
     sweep = [rows[f"2 levels, sharpness {a:g}, noise"] for a in SHARPNESSES]
     for key, style, label in (
         ("predicted_rise", {"ls": "--", "color": "#57606a"}, "predicted by the gradient at the image"),
