@@ -3,7 +3,7 @@
     schema_version   1
     study, title, epsilon, form ("quick" or "full"), created, seconds, device, num_threads, jobs, versions
     attacks, num_images   of the worst case
-    rows             {name: {title, options (of its recipe), seeds: [{
+    rows             {name: {title, options (of its recipe), learning_rate_tuned, seeds: [{
                        seed, epochs, seconds (of training), curve: [{seconds, clean, robust}] after each epoch,
                        clean, papers_attacks (the smaller of PGD's and BPDA's), by_attack: {name: accuracy},
                        worst_case, certified (on all validation images; null without a proof),
@@ -107,6 +107,7 @@ def markdown(content: dict[str, Any]) -> str:
         "",
         "Accuracy in %, mean and standard deviation over the seeds; the worst case is taken image by image over all",
         "attacks, and a row whose diagnostics fired is not to be called robust.",
+        _tuning(content["rows"]),
         "",
         "| row | seeds | clean | PGD-40 | BPDA | worst case | proven | flags | epochs | seconds of training |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- | ---: | ---: |",
@@ -124,6 +125,15 @@ def markdown(content: dict[str, Any]) -> str:
             "",
         ]
     )
+
+
+def _tuning(rows: dict[str, Any]) -> str:
+    tuned = [row["learning_rate_tuned"] for row in rows.values()]
+    if all(tuned):
+        return "The learning rate of each row is the best of three on held-out training images."
+    if not any(tuned):
+        return "The learning rate of each row is its recipe's; none was tuned here."
+    return "The learning rate of some rows is the best of three on held-out training images, of others the recipe's."
 
 
 def _line(rows: dict[str, Any], name: str) -> str:

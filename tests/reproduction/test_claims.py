@@ -29,7 +29,10 @@ def seed(worst, papers=None, certified=None, curve=((10, 0.5), (20, 0.8))):
 
 
 def rows(**seeds):
-    return {name: {"title": MNIST.row(name).title, "options": [], "seeds": list(own)} for name, own in seeds.items()}
+    return {
+        name: {"title": MNIST.row(name).title, "options": [], "learning_rate_tuned": False, "seeds": list(own)}
+        for name, own in seeds.items()
+    }
 
 
 def verdict(number, known, study=MNIST):

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 
 from lightning_sq.errors import InputError
-from lightning_sq.reproduction.runs import Step, run_all, training_curve
+from lightning_sq.reproduction.conduct import tuned_rates
+from lightning_sq.reproduction.plan import RATE, Estimate, Settings, plan_in_words
+from lightning_sq.reproduction.runs import TRAINED, Step, run_all, training_curve
+from lightning_sq.reproduction.studies import MNIST
+from tests.conftest import REPOSITORY
 
 
 def step(folder, name, words, *, key="k"):
@@ -56,3 +61,70 @@ def test_the_curve_goes_over_all_starts_of_a_run(tmp_path):
         {"seconds": 10.0, "clean": 0.5, "robust": 0.1},
         {"seconds": 21.5, "clean": 0.7, "robust": 0.3},
     ]
+
+
+def settings(tmp_path, **changes):
+    given = {
+        "study": MNIST,
+        "rows": ("natural", "pgd"),
+        "quick": False,
+        "num_seeds": None,
+        "max_epochs": None,
+        "configs": REPOSITORY / "configs",
+        "data": tmp_path / "mnist",
+        "tuning_data": tmp_path / "mnist-tuning",
+        "runs": tmp_path / "runs",
+        "attacks": "quick",
+        "num_images": 10,
+        "jobs": 2,
+        "num_threads": 1,
+    }
+    return Settings(**(given | changes))
+
+
+def test_every_row_gets_the_same_number_of_learning_rates_and_the_best_on_held_out_images_is_taken(tmp_path):
+    ours = settings(tmp_path)
+    tried = ours.to_tune()
+    assert [run.row.name for run in tried] == ["natural"] * 3 + ["pgd"] * 3
+    assert len({run.folder for run in tried}) == len({run.recipe.fingerprint() for run in tried}) == 6
+    assert tuned_rates(ours) == {}
+    for accuracy, run in zip([0.5, 0.7, 0.7, 0.1, 0.2, 0.3], tried, strict=True):
+        run.folder.mkdir(parents=True)
+        curve = [{"seconds": 1.0, "clean": 0.9, "robust": 0.99}, {"seconds": 2.0, "clean": 0.9, "robust": accuracy}]
+        (run.folder / TRAINED).write_text(json.dumps({"curve": curve}))
+    own = {name: ours.recipe(MNIST.row(name), 0, {}).values()["model"]["optimization"] for name in ours.rows}
+    expected = {"natural": own["natural"]["base_learning_rate"], "pgd": 2 * own["pgd"]["base_learning_rate"]}
+    assert tuned_rates(ours) == expected
+    (tried[-1].folder / TRAINED).unlink()
+    assert tuned_rates(ours).keys() == {"natural"}
+    assert tuned_rates(settings(tmp_path, tuning_data=None)) == {}
+    planned = ours.planned(expected)
+    assert [run.recipe.changes[RATE] for run in planned] == [expected["natural"]] + [expected["pgd"]] * 3
+
+
+def test_the_forms_differ_in_epochs_seeds_and_batches(tmp_path):
+    full, quick = settings(tmp_path).planned({}), settings(tmp_path, quick=True).planned({})
+    assert [run.seed for run in full] == [0, 0, 1, 2]
+    assert [run.seed for run in quick] == [0, 0]
+    assert [run.recipe.values()["trainer"]["max_epochs"] for run in quick] == [1, 1]
+    assert "limit_train_batches" not in full[0].recipe.values()["trainer"]
+    assert len(settings(tmp_path, num_seeds=1).planned({})) == 2
+    assert settings(tmp_path, max_epochs=2).planned({})[0].recipe.values()["trainer"]["max_epochs"] == 2
+
+
+def test_the_plan_counts_tuning_training_and_attacks_of_all_seeds(tmp_path):
+    known = {"natural": Estimate(1.0, 100.0, 50.0), "pgd": Estimate(10.0, 1000.0, 50.0)}
+    words = plan_in_words(settings(tmp_path, tuning_data=None, jobs=1), known)
+    assert words.splitlines()[-1] == "in all at most 55 min 0 s, 1 rows at a time"  # 150 + 3 x 1050 seconds
+    tuned = plan_in_words(settings(tmp_path, jobs=1), known).splitlines()[-1]
+    epochs = [math.ceil(run.recipe.values()["trainer"]["max_epochs"] / 3) for run in settings(tmp_path).planned({})[:2]]
+    minutes, seconds = divmod(3300 + 6 * 25 + 3 * (epochs[0] * 1 + epochs[1] * 10), 60)
+    assert tuned == f"in all at most {minutes} min {seconds} s, 1 rows at a time"
+
+
+def test_the_undefended_net_and_the_pgd_trained_one_lend_their_images(tmp_path):
+    assert settings(tmp_path, rows=("free",)).transfer_sources() == {}
+    assert list(settings(tmp_path).transfer_sources()) == ["natural", "pgd"]
+    (tmp_path / "runs/pgd/seed0").mkdir(parents=True)
+    (tmp_path / "runs/pgd/seed0" / TRAINED).write_text("{}")
+    assert list(settings(tmp_path, rows=("free",)).transfer_sources()) == ["pgd"]

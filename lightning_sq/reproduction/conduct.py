@@ -1,0 +1,114 @@
+"""A study from its settings to its page: tune, train, attack, judge."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+from lightning_sq.errors import InputError
+from lightning_sq.evaluation.results import read_results
+from lightning_sq.models.checkpoint_format import versions
+from lightning_sq.progress import progress_bar
+from lightning_sq.reproduction import claims, page
+from lightning_sq.reproduction.plan import RATE, Estimate, Settings, tuning_seconds
+from lightning_sq.reproduction.proofs import proven_share
+from lightning_sq.reproduction.runs import (
+    EVALUATED,
+    EVALUATION,
+    TRAINED,
+    Run,
+    Step,
+    evaluation_step,
+    run_all,
+    training_step,
+)
+
+
+def conduct(settings: Settings, known: dict[str, Estimate]) -> None:
+    """Tune, train and attack every row; what was done before is not done again."""
+    if settings.tuning_data is not None:
+        tuned = [training_step(run, settings.tuning_data, tuning_seconds(run, known[run.row.name]))
+                 for run in settings.to_tune()]  # fmt: skip
+        _all(settings, "tuning", tuned)
+    runs = settings.planned(tuned_rates(settings))
+    _all(settings, "training", [training_step(run, settings.data, known[run.row.name].training) for run in runs])
+    sources = settings.transfer_sources()
+    attacks = []
+    for run in runs:
+        others = [f"{name}={file}" for name, file in sources.items() if file != run.checkpoint]
+        attacks.append(evaluation_step(run, settings.attack_options(), others, known[run.row.name].attacking))
+    _all(settings, "attacking", attacks)
+
+
+def _all(settings: Settings, what: str, steps: list[Step]) -> None:
+    with progress_bar(what, "seconds of work") as advance:
+        run_all(steps, jobs=settings.jobs, advance=advance, num_threads=settings.num_threads)
+
+
+def tuned_rates(settings: Settings) -> dict[str, float]:
+    """Row -> the learning rate with the largest accuracy under the quick attack on held-out training images.
+
+    Of equally good ones the recipe's own wins, if it is among them. A row whose rates have not all been tried is left
+    out, as are all where nothing is to be tuned.
+    """
+    if settings.tuning_data is None:
+        return {}
+    found: dict[str, list[tuple[float, float]]] = {}
+    for run in settings.to_tune():
+        if (run.folder / TRAINED).exists():
+            rate = run.recipe.changes[RATE]
+            accuracy = json.loads((run.folder / TRAINED).read_text())["curve"][-1]["robust"]
+            found.setdefault(run.row.name, []).append((accuracy, rate))
+    complete = {name: tried for name, tried in found.items() if len(tried) == _num_rates(settings, name)}
+    rates = {}
+    for name, tried in complete.items():
+        own = settings.recipe(settings.study.row(name), 0, {}).values()["model"]["optimization"]["base_learning_rate"]
+        rates[name] = max(tried, key=lambda pair: (pair[0], pair[1] == own))[1]
+    return rates
+
+
+def _num_rates(settings: Settings, name: str) -> int:
+    return sum(run.row.name == name for run in settings.to_tune())
+
+
+def collect(settings: Settings) -> dict[str, Any]:
+    """The content of the page, from the runs that have been trained and attacked.
+
+    Raises: InputError if there is none.
+    """
+    rates = tuned_rates(settings)
+    ended = [run for run in settings.planned(rates) if all((run.folder / m).exists() for m in (EVALUATED, TRAINED))]
+    if not ended:
+        raise InputError(f"{settings.runs} holds no row that was trained and attacked. Leave --page out.")
+    rows: dict[str, Any] = {}
+    trained: dict[str, Any] = {}
+    results: dict[str, Any] = {}
+    for run in ended:
+        trained, results = _marker(run, TRAINED), read_results(run.folder / EVALUATION)
+        share = proven_share(run, settings.data, settings.study.epsilon)
+        entry = page.seed_entry(run.seed, trained, results["models"][0], share)
+        row = rows.setdefault(run.row.name, {"title": run.row.title, "options": run.recipe.options(), "seeds": []})
+        row["learning_rate_tuned"] = run.row.name in rates
+        row["seeds"].append(entry)
+    return {
+        "schema_version": page.SCHEMA_VERSION,
+        "study": settings.study.name,
+        "title": settings.study.title,
+        "epsilon": settings.study.epsilon,
+        "form": "quick" if settings.quick else "full",
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "device": results["device"],
+        "num_threads": trained["num_threads"],
+        "jobs": settings.jobs,
+        "versions": versions(),
+        "attacks": [name for name in results["attacks"] if not name.startswith("transfer_")],
+        "num_images": results["data"]["num_images"],
+        "rows": rows,
+        "not_run": [row.title for row in settings.study.rows if row.name not in rows],
+        "claims": claims.judge(settings.study, rows),
+    }
+
+
+def _marker(run: Run, name: str) -> dict[str, Any]:
+    return json.loads((run.folder / name).read_text())

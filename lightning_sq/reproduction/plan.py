@@ -1,0 +1,182 @@
+"""What a study will run, and how long that takes on this machine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from lightning_sq.data.index import load_index
+from lightning_sq.evaluation.suites import attacks_by_name
+from lightning_sq.paths import cache_folder
+from lightning_sq.reproduction.recipes import Recipe, recipe_of, seconds_per_image
+from lightning_sq.reproduction.runs import CHECKPOINT, TRAINED, Run
+from lightning_sq.reproduction.studies import Row, Study
+
+START_SECONDS = 25.0
+"""What a command costs before it works, about: imports, and decoding the images."""
+RATE = "model.optimization.base_learning_rate"
+RATE_FACTORS = (0.5, 1.0, 2.0)
+"""Learning rates that are tried for every row, in terms of its recipe's: the same number for all."""
+TUNING_SHARE = 1 / 3
+"""Of the epochs of a row, for each of them."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a study is run.
+
+    Args:
+        study: Which.
+        rows: Names of its rows.
+        quick: The quick form: short schedules, one seed.
+        num_seeds: At most so many of each row; None for the study's own.
+        max_epochs: At most so many of each row; None for the recipes' own.
+        configs: Folder of the recipes.
+        data: Image folder to train and test on.
+        tuning_data: Image folder whose val are training images; None leaves the learning rates as the recipes say.
+        runs: Folder of the runs.
+        attacks: As of evaluate.
+        num_images: Test images to attack.
+        jobs: Rows at a time.
+        num_threads: CPU threads of each.
+    """
+
+    study: Study
+    rows: tuple[str, ...]
+    quick: bool
+    num_seeds: int | None
+    max_epochs: int | None
+    configs: Path
+    data: Path
+    tuning_data: Path | None
+    runs: Path
+    attacks: str
+    num_images: int
+    jobs: int
+    num_threads: int
+
+    def recipe(self, row: Row, seed: int, changes: dict[str, Any]) -> Recipe:
+        """The recipe of a row in this form, with `changes` besides."""
+        recipe = recipe_of(self.study, row, configs=self.configs, seed=seed, changes={})
+        own = recipe.values()["trainer"]["max_epochs"]
+        limits = [own, row.quick_epochs if self.quick else own, self.max_epochs or own]
+        form: dict[str, Any] = {"trainer.max_epochs": min(limits)} if min(limits) < own else {}
+        if self.quick:
+            form["trainer.limit_train_batches"] = row.quick_batches
+        return recipe_of(self.study, row, configs=self.configs, seed=seed, changes=form | changes)
+
+    def planned(self, rates: Mapping[str, float]) -> list[Run]:
+        """Every row with every seed.
+
+        Args:
+            rates: Row -> its learning rate, where it was tuned.
+        """
+        runs = []
+        for row in map(self.study.row, self.rows):
+            num_seeds = 1 if self.quick else row.num_seeds
+            changes = {RATE: rates[row.name]} if row.name in rates else {}
+            for seed in range(min(num_seeds, self.num_seeds or num_seeds)):
+                recipe = self.recipe(row, seed, changes)
+                runs.append(Run(row, seed, recipe, self.runs / row.name / f"seed{seed}"))
+        return runs
+
+    def to_tune(self) -> list[Run]:
+        """Every row with every learning rate, on a part of its epochs."""
+        runs = []
+        for row in map(self.study.row, self.rows):
+            values = self.recipe(row, 0, {}).values()
+            epochs = math.ceil(TUNING_SHARE * values["trainer"]["max_epochs"])
+            for factor in RATE_FACTORS:
+                rate = factor * values["model"]["optimization"]["base_learning_rate"]
+                recipe = self.recipe(row, 0, {RATE: rate, "trainer.max_epochs": epochs})
+                runs.append(Run(row, 0, recipe, self.runs / row.name / f"tuning/rate{rate:g}"))
+        return runs
+
+    def transfer_sources(self) -> dict[str, Path]:
+        """The undefended net and the PGD-trained one, whose adversarial images are tried on the others, if there.
+
+        They are of seed 0, trained by this command or an earlier one.
+        """
+        found = {}
+        for name in (self.study.natural, self.study.adversarial):
+            folder = self.runs / name / "seed0"
+            if name in self.rows or (folder / TRAINED).exists():
+                found[name] = folder / CHECKPOINT
+        return found
+
+    def attack_options(self) -> list[str]:
+        """Of `lightning-sq evaluate`, the same for every row."""
+        words = ["--data", str(self.data), "--epsilon", self.study.epsilon, "--attacks", self.attacks]
+        return [*words, "--num-images", str(self.num_images), "--backend", "torchvision", "--num-threads", "1"]
+
+
+class Estimate(NamedTuple):
+    """Seconds that one seed of a row takes, about."""
+
+    epoch: float
+    training: float
+    attacking: float
+
+
+def estimates(settings: Settings, progress: Callable[[int, int], None]) -> dict[str, Estimate]:
+    """Row -> seconds, from a few steps of each that are timed now.
+
+    Args:
+        settings: With the data in place.
+        progress: Called with (rows timed, rows to time).
+    """
+    num_images = len(load_index(settings.data / "train", cache=cache_folder() / "indexes"))
+    passes = sum(entry.cost for entry in attacks_by_name(settings.attacks).values())
+    threads_before = torch.get_num_threads()
+    torch.set_num_threads(settings.num_threads)
+    found = {}
+    for done, row in enumerate(map(settings.study.row, settings.rows), start=1):
+        recipe = settings.recipe(row, 0, {})
+        step, forward = seconds_per_image(recipe)
+        values = recipe.values()
+        seen = num_images * values["data"].get("batch_repeats", 1)
+        limit = values["trainer"].get("limit_train_batches")
+        seen = seen if limit is None else min(seen, limit * values["data"]["batch_size_per_device"])
+        epochs = values["trainer"]["max_epochs"]
+        training, attacking = epochs * seen * step, settings.num_images * passes * forward
+        found[row.name] = Estimate(seen * step, START_SECONDS + training, START_SECONDS + attacking)
+        progress(done, len(settings.rows))
+    torch.set_num_threads(threads_before)
+    return found
+
+
+def plan_in_words(settings: Settings, known: dict[str, Estimate]) -> str:
+    """A line a row and a sum, as an upper bound: what an attack has broken costs no more."""
+    runs = settings.planned({})
+    lines = [f"{'row':22}{'seeds':>6}{'epochs':>8}{'tuning':>12}{'training':>12}{'attacks':>12}   a seed, about"]
+    total = longest = 0.0
+    for name in settings.rows:
+        own = [run for run in runs if run.row.name == name]
+        tuning = sum(tuning_seconds(run, known[name]) for run in _to_tune(settings) if run.row.name == name)
+        epochs = own[0].recipe.values()["trainer"]["max_epochs"]
+        _, training, attacking = known[name]
+        total += tuning + len(own) * (training + attacking)
+        longest = max(longest, tuning / len(RATE_FACTORS) + training + attacking)
+        times = "".join(f"{_time(seconds):>12}" for seconds in (tuning, training, attacking))
+        lines.append(f"{name:22}{len(own):6}{epochs:8}{times}")
+    at_most = _time(max(total / settings.jobs, longest))
+    return "\n".join([*lines, f"in all at most {at_most}, {settings.jobs} rows at a time"])
+
+
+def _to_tune(settings: Settings) -> list[Run]:
+    return [] if settings.tuning_data is None else settings.to_tune()
+
+
+def tuning_seconds(run: Run, known: Estimate) -> float:
+    """Of one learning rate of a row."""
+    return START_SECONDS + run.recipe.values()["trainer"]["max_epochs"] * known.epoch
+
+
+def _time(seconds: float) -> str:
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"
