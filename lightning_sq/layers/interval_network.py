@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_sq.errors import InputError
 from lightning_sq.layers.normalize import Normalize
@@ -46,7 +47,7 @@ def interval_forward(network: nn.Module, box: Interval) -> Interval:
     return _interpret(network, box)
 
 
-def interval_margins(network: nn.Module, box: Interval, labels: Tensor) -> Tensor:
+def interval_margins(network: nn.Module, box: Interval, labels: Tensor, *, by_batch_statistics: bool = False) -> Tensor:
     """Upper bounds of z_j - z_y over `box`, 0 at j = y: (B, classes). All others below 0 prove the label.
 
     Cross-entropy is the same for logits and for margins, so CE(margins, y) bounds the loss. A last layer that is an
@@ -56,8 +57,10 @@ def interval_margins(network: nn.Module, box: Interval, labels: Tensor) -> Tenso
         network: As in `interval_forward`, with logits (B, classes).
         box: Of inputs, (B, ...).
         labels: (B,) int64.
+        by_batch_statistics: For training alone: batch norm goes by the mean and variance of the boxes' centres over the
+            batch, and its running statistics follow them.
     """
-    result = _interpret(network, box, labels)
+    result = _interpret(network, box, labels, by_batch_statistics)
     if isinstance(result, Tensor):
         return result
     worst = worst_case_logits(result, labels)
@@ -80,10 +83,12 @@ def certified(model: nn.Module, images: Tensor, labels: Tensor, epsilon: float) 
     return margins.scatter(1, labels[:, None], float("-inf")).amax(1) < 0
 
 
-def _interpret(network: nn.Module, box: Interval, labels: Tensor | None = None) -> Any:
+def _interpret(
+    network: nn.Module, box: Interval, labels: Tensor | None = None, by_batch_statistics: bool = False
+) -> Any:
     fresh = Interval(box.lower.clone(), box.upper.clone())  # an in-place ReLU may come first
     with torch.autocast(box.lower.device.type, enabled=False):
-        return _Interpreter(network, labels).run(fresh)
+        return _Interpreter(network, labels, by_batch_statistics).run(fresh)
 
 
 def _both_ends(module: nn.Module, box: Interval) -> Interval:
@@ -102,15 +107,32 @@ def _conv2d(module: nn.Conv2d, box: Interval) -> Interval:
     return affine(module._conv_forward, box, module.weight, module.bias)  # pads as the module does
 
 
-def _batch_norm(module: nn.BatchNorm2d, box: Interval) -> Interval:
+def _batch_norm(module: _BatchNorm, box: Interval) -> Interval:
     if module.running_mean is None or module.running_var is None:
         raise _unsupported(f"{type(module).__name__} without running statistics")
     statistics = module.running_mean, module.running_var
     return batch_norm(box, *statistics, module.weight, module.bias, stabilizer=module.eps)
 
 
+def _batch_norm_by_centres(module: _BatchNorm, box: Interval) -> Interval:
+    centre = box.centre
+    variance, mean = torch.var_mean(centre, [0, *range(2, centre.dim())], correction=0)
+    if module.running_mean is not None:
+        count = centre.numel() // len(mean)
+        with torch.no_grad():
+            module.num_batches_tracked += 1
+            momentum = 1 / module.num_batches_tracked if module.momentum is None else module.momentum
+            module.running_mean.lerp_(mean, momentum)
+            module.running_var.lerp_(variance * count / max(1, count - 1), momentum)
+    return batch_norm(box, mean, variance, module.weight, module.bias, stabilizer=module.eps)
+
+
 def _batch_norm_act(module: nn.BatchNorm2d, box: Interval) -> Interval:
-    return _bound(module.act, _bound(module.drop, _batch_norm(module, box)))
+    return _activation(module, _batch_norm(module, box))
+
+
+def _activation(module: nn.BatchNorm2d, box: Interval) -> Interval:
+    return _bound(module.act, _bound(module.drop, box))
 
 
 def _dropout(box: Interval, p: float = 0.5, training: bool = True, inplace: bool = False) -> Interval:
@@ -212,11 +234,12 @@ def _graph(network: nn.Module) -> fx.Graph:
 class _Interpreter(fx.Interpreter):
     """Runs a graph with Intervals in the place of tensors; with `labels`, a last nn.Linear gives margins instead."""
 
-    def __init__(self, network: nn.Module, labels: Tensor | None) -> None:
+    def __init__(self, network: nn.Module, labels: Tensor | None, by_batch_statistics: bool) -> None:
         graph = _graph(network)
         super().__init__(nn.Sequential(network), graph=graph)
         self.extra_traceback = False  # it would be appended to the InputError's sentence
         self.labels = labels
+        self.by_batch_statistics = by_batch_statistics
         self.last = next(reversed(graph.nodes)).args[0]
 
     def run_node(self, n: fx.Node) -> Any:
@@ -229,7 +252,11 @@ class _Interpreter(fx.Interpreter):
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not _has_interval((args, kwargs)):
             return super().call_module(target, args, kwargs)
-        return _bound(self.fetch_attr(target), *args, *kwargs.values())
+        module = self.fetch_attr(target)
+        if self.by_batch_statistics and isinstance(module, _BatchNorm):
+            box = _batch_norm_by_centres(module, *args, *kwargs.values())
+            return _activation(module, box) if _rule(module) is _batch_norm_act else box
+        return _bound(module, *args, *kwargs.values())
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not _has_interval((args, kwargs)):

@@ -5,9 +5,11 @@ They take 28 x 28 pixels (those of CIFAR 32 x 32); their layers have interval ru
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from typing import Any
 
+import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.resnet import BasicBlock, ResNet
 from torch import nn
@@ -20,8 +22,8 @@ default_cfgs = generate_default_cfgs(
     {
         "small_cnn.untrained": DIGITS,
         "madry_cnn.untrained": DIGITS,
-        "wide_cnn.untrained": DIGITS,
-        "wide_cnn_cifar.untrained": TINY_PHOTOGRAPHS | {"classifier": "head"},
+        "box_cnn.untrained": DIGITS,
+        "box_cnn_cifar.untrained": TINY_PHOTOGRAPHS | {"classifier": "head"},
         "resnet18_cifar.untrained": TINY_PHOTOGRAPHS,
     }
 )
@@ -36,6 +38,10 @@ class ConvNet(nn.Sequential):
         num_features: What the convolutions leave of an image.
         num_classes: Logits.
         in_chans: Channels of the image.
+        num_planes: Unfold each channel of K quantized levels into its K - 1 = num_planes thresholds, 0 or 1 each, so
+            that every one has weights of its own; 0 leaves the channels as they are.
+        for_intervals: Batch norm before each ReLU, and weights drawn with the deviation sqrt(2 pi) / fan_in, for which
+            interval bounds neither grow nor shrink from layer to layer (Shi et al. 2021, arXiv 2103.17268).
     """
 
     pretrained_cfg: dict[str, Any]
@@ -47,10 +53,17 @@ class ConvNet(nn.Sequential):
         num_features: int,
         num_classes: int = 10,
         in_chans: int = 1,
+        num_planes: int = 0,
+        for_intervals: bool = False,
     ) -> None:
         layers: OrderedDict[str, nn.Module] = OrderedDict()
+        if num_planes:
+            layers["planes"], layers["binary"] = _planes(in_chans, num_planes), nn.Hardtanh(0.0, 1.0)
+            in_chans *= num_planes
         for number, (filters, kernel, stride, padding) in enumerate(convolutions, start=1):
             layers[f"conv{number}"] = nn.Conv2d(in_chans, filters, kernel, stride or 1, padding)
+            if for_intervals:
+                layers[f"norm{number}"] = nn.BatchNorm2d(filters)
             layers[f"relu{number}"] = nn.ReLU()
             if not stride:
                 layers[f"pool{number}"] = nn.MaxPool2d(2)
@@ -58,10 +71,25 @@ class ConvNet(nn.Sequential):
         layers["flatten"] = nn.Flatten()
         for number, units in enumerate(hidden, start=len(convolutions) + 1):
             layers[f"fc{number}"] = nn.Linear(num_features, units)
+            if for_intervals:
+                layers[f"norm{number}"] = nn.BatchNorm1d(units)
             layers[f"relu{number}"] = nn.ReLU()
             num_features = units
         layers["head"] = nn.Linear(num_features, num_classes)
         super().__init__(layers)
+        if for_intervals:
+            for layer in self:
+                if isinstance(layer, (nn.Conv2d, nn.Linear)) and layer.weight.requires_grad:
+                    nn.init.normal_(layer.weight, std=math.sqrt(2 * math.pi) / layer.weight[0].numel())
+                    nn.init.zeros_(layer.bias)
+
+
+def _planes(channels: int, num_planes: int) -> nn.Conv2d:
+    """The k-th plane of q = l / num_planes is l - k + 1; cut to [0, 1] it says whether the level l is at least k."""
+    layer = nn.Conv2d(channels, channels * num_planes, 1, groups=channels).requires_grad_(False)
+    nn.init.constant_(layer.weight, num_planes)
+    layer.bias.copy_(-torch.arange(num_planes, dtype=torch.float32).repeat(channels))
+    return layer
 
 
 @register_model
@@ -79,17 +107,22 @@ def madry_cnn(pretrained: bool = False, **kwargs: Any) -> ConvNet:
 
 
 @register_model
-def wide_cnn(pretrained: bool = False, **kwargs: Any) -> ConvNet:
-    """conv(64, 5, 2, 2), conv(128, 5, 2, 2), linear(512): few and wide, for interval bounds grow with every layer."""
-    shape = {"convolutions": ((64, 5, 2, 2), (128, 5, 2, 2)), "hidden": (512,), "num_features": 128 * 7 * 7}
-    return build_model_with_cfg(ConvNet, "wide_cnn", pretrained, **shape, **kwargs)
+def box_cnn(pretrained: bool = False, **kwargs: Any) -> ConvNet:
+    """conv(80, 12, 4, 2), linear(512), for three levels and interval bounds, which grow with every layer: so there are
+    few, and the first sees a large part of the image at once, where the bounds are still exact.
+    """
+    shape = {"convolutions": ((80, 12, 4, 2),), "hidden": (512,), "num_features": 80 * 6 * 6}
+    return build_model_with_cfg(ConvNet, "box_cnn", pretrained, num_planes=2, for_intervals=True, **shape, **kwargs)
 
 
 @register_model
-def wide_cnn_cifar(pretrained: bool = False, **kwargs: Any) -> ConvNet:
-    """`wide_cnn` for 32 x 32 pixels."""
+def box_cnn_cifar(pretrained: bool = False, **kwargs: Any) -> ConvNet:
+    """`box_cnn` with another convolution, for eight levels and 32 x 32 pixels."""
     shape = {"convolutions": ((64, 5, 2, 2), (128, 5, 2, 2)), "hidden": (512,), "num_features": 128 * 8 * 8}
-    return build_model_with_cfg(ConvNet, "wide_cnn_cifar", pretrained, **shape, **kwargs)
+    kwargs = {"in_chans": 3} | kwargs
+    return build_model_with_cfg(
+        ConvNet, "box_cnn_cifar", pretrained, num_planes=7, for_intervals=True, **shape, **kwargs
+    )
 
 
 @register_model

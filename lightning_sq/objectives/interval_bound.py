@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 
 from lightning_sq.errors import InputError
 from lightning_sq.layers.interval_network import interval_margins
-from lightning_sq.objectives.base import Objective
+from lightning_sq.objectives.base import Objective, running_statistics_kept
 from lightning_sq.ops.interval import quantized_box
 from lightning_sq.types import parse_epsilon
 
@@ -18,15 +18,16 @@ class IntervalBound(Objective):
 
     From Gowal et al. 2018 (arXiv 1810.12715), for a network of the operations in `layers/interval_network`. Natural
     samples alone, no gradient with respect to the input; a step costs about three natural ones. During `warmup_steps`
-    epsilon is 0 and kappa 1; over the `ramp_steps` after them epsilon grows and kappa falls linearly to their values.
+    epsilon is 0 and kappa is `first_kappa`; over the `ramp_steps` after them both move linearly to their values.
 
-    The bound is that of the network in eval mode: batch norm in it uses the running statistics, which the natural pass
-    before it has just updated, and dropout is off. Meant for small networks without batch norm; in deep ones the bounds
-    grow with every layer and soon say nothing.
+    In the bound dropout is off, and batch norm goes by the mean and variance of the boxes' centres over the batch,
+    which its running statistics follow (after Shi et al. 2021, arXiv 2103.17268). Meant for networks of few layers
+    (`box_cnn`): in deep ones the bounds grow with every layer and soon say nothing.
 
     Args:
         epsilon: Radius of the L-inf ball in units of the full pixel range, such as 8/255.
         kappa: Final weight of the natural cross-entropy, in [0, 1].
+        first_kappa: Its weight before the ramp. If both are 0 the natural pass is for the metrics alone, and cheaper.
         warmup_steps: Training batches before the ramp; this and the next are as for MNIST in the authors' code.
         ramp_steps: Training batches of the ramp, at least 1.
         label_smoothing: See `Objective`; of the natural cross-entropy alone, because only the plain one is bounded.
@@ -38,19 +39,22 @@ class IntervalBound(Objective):
         self,
         epsilon: float | str = "8/255",
         kappa: float = 0.5,
+        first_kappa: float = 1.0,
         warmup_steps: int = 2000,
         ramp_steps: int = 10000,
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__(label_smoothing)
-        if not 0.0 <= kappa <= 1.0:
-            raise InputError(f"kappa={kappa} is not in [0, 1]. 0.5 is usual, 0 is the bound alone.")
+        for name, value in {"kappa": kappa, "first_kappa": first_kappa}.items():
+            if not 0.0 <= value <= 1.0:
+                raise InputError(f"{name}={value} is not in [0, 1]. 0.5 is usual, 0 is the bound alone.")
         if warmup_steps < 0 or ramp_steps < 1:
             raise InputError(
                 f"warmup_steps={warmup_steps} has to be at least 0 and ramp_steps={ramp_steps} at least 1."
             )
         self.epsilon = parse_epsilon(epsilon)
         self.kappa = kappa
+        self.first_kappa = first_kappa
         self.warmup_steps = warmup_steps
         self.ramp_steps = ramp_steps
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))  # saved in every checkpoint
@@ -58,14 +62,19 @@ class IntervalBound(Objective):
     def schedule(self) -> tuple[Tensor, Tensor]:
         """(epsilon, kappa) of the next training batch, on the device so that no step waits for it."""
         share = ((self.step - self.warmup_steps) / self.ramp_steps).clamp(0, 1)
-        return self.epsilon * share, 1 - (1 - self.kappa) * share
+        return self.epsilon * share, self.first_kappa + (self.kappa - self.first_kappa) * share
 
     def forward(self, model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """See `Objective.forward`; the logits are those of the natural images. In training mode it counts a batch."""
         epsilon, kappa = self.schedule()
-        logits = model(images)
-        margins = interval_margins(model, quantized_box(images, epsilon), labels)
-        loss = kappa * self.loss(logits, labels) + (1 - kappa) * cross_entropy(margins, labels)
+        natural_counts = max(self.kappa, self.first_kappa) > 0
+        with torch.set_grad_enabled(natural_counts and torch.is_grad_enabled()), running_statistics_kept(model):
+            logits = model(images)
+        box = quantized_box(images, epsilon)
+        margins = interval_margins(model, box, labels, by_batch_statistics=self.training)
+        loss = (1 - kappa) * cross_entropy(margins, labels)
+        if natural_counts:
+            loss = loss + kappa * self.loss(logits, labels)
         if self.training:
             self.step += 1
         return loss, logits

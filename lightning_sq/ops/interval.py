@@ -110,14 +110,15 @@ def batch_norm(
     *,
     stabilizer: float = 1e-5,
 ) -> Interval:
-    """The exact bounds of (x - mean) / sqrt(variance + stabilizer) * weight + bias, the statistics (C,) fixed.
+    """The exact bounds of (x - mean) / sqrt(variance + stabilizer) * weight + bias, the statistics (C,) given.
 
-    Statistics taken from the batch itself would make each image's bound depend on the others: that is not bounded here.
+    Differentiable in the statistics too. Where they are a batch's own they hold for that batch alone.
     """
-    centre = functional.batch_norm(box.centre, mean, variance, weight, bias, training=False, eps=stabilizer)
     scale = (variance + stabilizer).rsqrt()
-    scale = scale if weight is None else scale * weight.abs()
-    radius = box.radius * scale.view(-1, *[1] * (box.lower.dim() - 2))
+    scale = scale if weight is None else scale * weight
+    shift = -mean * scale if bias is None else bias - mean * scale
+    scale, shift = (part.view(-1, *[1] * (box.lower.dim() - 2)) for part in (scale, shift))
+    centre, radius = box.centre * scale + shift, box.radius * scale.abs()
     return Interval(centre - radius, centre + radius)
 
 

@@ -30,7 +30,8 @@ DIGIT_NAMES = tuple("0123456789")
 NETWORKS = {
     "small_cnn": (28, 1, 16 * 17 + 32 * (16 * 16 + 1) + 100 * 1569 + 10 * 101),
     "madry_cnn": (28, 1, 32 * 26 + 64 * (32 * 25 + 1) + 1024 * 3137 + 10 * 1025),
-    "wide_cnn": (28, 1, 64 * 26 + 128 * (64 * 25 + 1) + 512 * 6273 + 10 * 513),
+    "box_cnn": (28, 1, 2 * 2 + 80 * (2 * 144 + 3) + 512 * (2880 + 3) + 10 * 513),
+    "box_cnn_cifar": (32, 3, 2 * 21 + 64 * (21 * 25 + 3) + 128 * (64 * 25 + 3) + 512 * (8192 + 3) + 10 * 513),
     "resnet18_cifar": (32, 3, 11_173_962),  # as in the widely used CIFAR-10 code of K. Liu
 }
 each_network = pytest.mark.parametrize("name", NETWORKS)
@@ -41,7 +42,7 @@ def network(name: str, seed: int = 0, **options) -> nn.Module:
     torch.manual_seed(seed)
     model = timm.create_model(name, **options)
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
             nn.init.uniform_(module.running_mean, -0.2, 0.2)
             nn.init.uniform_(module.running_var, 0.5, 2.0)
             nn.init.uniform_(module.weight, -1.0, 1.0)
@@ -119,10 +120,12 @@ def test_no_point_of_the_box_leaves_the_interval_bounds(name, quantizer):
 
 
 def test_interval_bounds_can_be_trained_through():
-    model = network("wide_cnn")
+    model = network("box_cnn")
     box = quantized_box(torch.rand(2, 1, 28, 28, generator=GENERATOR), 0.1)
     interval_margins(model, box, torch.tensor([1, 2])).sum().backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    learnt = [p for p in model.parameters() if p.requires_grad]
+    assert len(learnt) == 10
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in learnt)
 
 
 GREY = ModelConfig("small_cnn", DIGIT_NAMES, (0.0,), (1.0,), 28, 28, QuantizerConfig(2, 100.0))
@@ -168,3 +171,11 @@ def test_a_grey_image_is_certified_only_if_no_corner_of_its_box_fools_the_networ
     assert sure.all()
     assert not certified(grey, images, (labels + 1) % 10, 0.0).any()
     assert not certified(grey, images, labels, 1.0).any()
+
+
+def test_the_planes_of_quantized_levels_say_which_thresholds_are_passed():
+    model = timm.create_model("box_cnn_cifar")
+    levels = torch.arange(8.0).view(1, 1, 1, 8).expand(1, 3, 1, 8)
+    found = model.binary(model.planes(levels / 7))
+    assert torch.equal(found.unflatten(1, (3, 7)), (levels[:, :, None] >= torch.arange(1, 8).view(7, 1, 1)).float())
+    assert not any(p.requires_grad for p in model.planes.parameters())

@@ -94,9 +94,10 @@ def test_the_bound_alone_is_above_the_loss_of_every_point_of_the_ball():
             assert cross_entropy(model((images + EPSILON * point).clamp(0, 1)), labels) <= bound
 
 
-def test_batch_norm_is_bounded_with_the_statistics_that_the_natural_pass_has_updated():
+def test_batch_norm_goes_by_the_centres_of_the_batch_and_its_running_statistics_follow_them():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2)).train()
+    model[1].momentum = 1.0
     images, labels = toy(16)
     objective = IntervalBound(EPSILON, kappa=0.0, warmup_steps=0, ramp_steps=1)
     objective.step += 1
@@ -104,8 +105,27 @@ def test_batch_norm_is_bounded_with_the_statistics_that_the_natural_pass_has_upd
     loss.backward()
     assert model[1].num_batches_tracked == 1
     assert model[1].weight.grad.abs().sum() > 0
+    centres = model[0](quantized_box(images, EPSILON).centre)  # of a linear layer that of the box behind it
+    assert torch.allclose(model[1].running_mean, centres.mean((0, 2, 3)), atol=1e-6)
+    assert torch.allclose(model[1].running_var, centres.var((0, 2, 3)), rtol=1e-5)
+    count = centres.numel() // 4
+    model[1].running_var *= (count - 1) / count  # torch's is unbiased, and it normalises by the biased one
     bound = cross_entropy(interval_margins(model.eval(), quantized_box(images, EPSILON), labels), labels)
-    assert loss.item() == pytest.approx(bound.item(), rel=1e-6)
+    assert loss.item() == pytest.approx(bound.item(), rel=1e-5)
+
+
+def test_without_natural_cross_entropy_the_natural_pass_leaves_no_trace():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(64, 2)).train()
+    images, labels = toy(16)
+    loss, logits = IntervalBound(EPSILON, kappa=0.0, first_kappa=0.0)(model, images, labels)
+    assert not logits.requires_grad
+    assert loss.requires_grad
+    with torch.no_grad():
+        tracked = model[1].running_mean.clone()
+        model[1].track_running_stats = False
+        assert torch.equal(model(images), logits)
+    assert torch.equal(tracked, model[1].running_mean)
 
 
 def train(objective: IntervalBound, steps: int = 100) -> PixelClassifier:

@@ -358,3 +358,10 @@ def test_pixels_pass_as_they_are():
 def test_images_that_are_no_pixels_are_refused_with_the_likely_cause(pixels, message):
     with pytest.raises(InputError, match=rf"^Pixels in the first training batch.*{message}"):
         check_pixels(pixels, where="the first training batch")
+
+
+@pytest.mark.parametrize("thresholds", [None, torch.tensor([0.3, 0.6])], ids=["uniform", "given"])
+def test_the_derivative_of_the_hard_quantizer_is_0_and_not_missing(thresholds):
+    x = torch.rand(5, requires_grad=True)
+    (gradient,) = torch.autograd.grad(hard_quantize(x, num_levels=3, thresholds=thresholds).sum(), x)
+    assert torch.equal(gradient, torch.zeros(5))
