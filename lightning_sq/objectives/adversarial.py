@@ -27,7 +27,11 @@ class AttackedObjective(Objective):
         backward: "exact" (behind a hard quantizer 0, and so no attack), or BPDA by "identity" or "surrogate".
         surrogate_sharpness: Of the softer staircase of "surrogate"; None leaves the quantizer's.
         label_smoothing: See `Objective`.
+        ramp_steps: Training batches over which ball and step grow linearly from nothing. At large budgets (0.3 on
+            MNIST) a network that is attacked in full from the first step learns nothing for thousands of steps.
     """
+
+    step: Tensor
 
     def __init__(
         self,
@@ -35,8 +39,11 @@ class AttackedObjective(Objective):
         backward: Backward = "exact",
         surrogate_sharpness: float | None = None,
         label_smoothing: float = 0.0,
+        ramp_steps: int = 0,
     ) -> None:
         super().__init__(label_smoothing)
+        if ramp_steps < 0:
+            raise InputError(f"ramp_steps={ramp_steps} is negative. 0 switches it off.")
         if backward not in get_args(Backward):
             raise InputError(f"backward={backward!r} is not one of {', '.join(get_args(Backward))}.")
         if surrogate_sharpness is not None:
@@ -46,6 +53,18 @@ class AttackedObjective(Objective):
         self.epsilon = parse_epsilon(epsilon)
         self.backward_mode = backward
         self.surrogate_sharpness = surrogate_sharpness
+        self.ramp_steps = ramp_steps
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))  # saved in every checkpoint
+
+    @property
+    def share(self) -> Tensor | float:
+        """Of epsilon, for the next training batch; on the device, so that no step waits for it."""
+        return ((self.step + 1) / self.ramp_steps).clamp(max=1) if self.ramp_steps else 1.0
+
+    def count_batch(self) -> None:
+        """In training, one batch further along the ramp."""
+        if self.training:
+            self.step += 1
 
     def as_attacked(self, model: Any) -> Any:
         """The model with the derivative that the attack takes of its quantizer; weights and values are the same."""
@@ -68,11 +87,8 @@ class Adversarial(AttackedObjective):
         backward: See `AttackedObjective`.
         surrogate_sharpness: See `AttackedObjective`.
         label_smoothing: See `Objective`; of the trained loss alone.
-        ramp_steps: Training batches over which ball and step grow linearly from nothing. At large budgets (0.3 on
-            MNIST) a network that is attacked in full from the first step learns nothing for thousands of steps.
+        ramp_steps: See `AttackedObjective`.
     """
-
-    step: Tensor
 
     def __init__(
         self,
@@ -85,11 +101,9 @@ class Adversarial(AttackedObjective):
         label_smoothing: float = 0.0,
         ramp_steps: int = 0,
     ) -> None:
-        super().__init__(epsilon, backward, surrogate_sharpness, label_smoothing)
+        super().__init__(epsilon, backward, surrogate_sharpness, label_smoothing, ramp_steps)
         if num_steps < 1:
             raise InputError(f"num_steps={num_steps} is not at least 1. 10 is usual.")
-        if ramp_steps < 0:
-            raise InputError(f"ramp_steps={ramp_steps} is negative. 0 switches it off.")
         if criterion not in CRITERIA:
             raise InputError(f"criterion={criterion!r} is not one of {', '.join(CRITERIA)}.")
         self.num_steps = num_steps
@@ -98,8 +112,6 @@ class Adversarial(AttackedObjective):
         )
         self.criterion = criterion
         self.start = PixelNoise("uniform", self.epsilon)
-        self.ramp_steps = ramp_steps
-        self.register_buffer("step", torch.zeros((), dtype=torch.int64))  # saved in every checkpoint
 
     def seed(self, seed: int, rank: int) -> None:
         self.start.seed(seed, rank)
@@ -114,7 +126,7 @@ class Adversarial(AttackedObjective):
 
     def attack(self, model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> Tensor:
         """The last iterate, like `images`: (B, C, H, W) in [0, 1] and within epsilon, or as far as the ramp is."""
-        share = ((self.step + 1) / self.ramp_steps).clamp(max=1) if self.ramp_steps else 1.0
+        share = self.share
         model, x = self.as_attacked(model), images + share * (self.start(images) - images)
         with torch.enable_grad(), running_statistics_kept(model):
             for _ in range(self.num_steps):
@@ -126,8 +138,7 @@ class Adversarial(AttackedObjective):
 
     def forward(self, model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         logits = model(self.attack(model, images, labels))
-        if self.training:
-            self.step += 1
+        self.count_batch()
         return self.loss(logits, labels), logits
 
 
@@ -147,6 +158,7 @@ class FGSMRS(Adversarial):
         backward: See `AttackedObjective`.
         surrogate_sharpness: See `AttackedObjective`.
         label_smoothing: See `Objective`.
+        ramp_steps: See `AttackedObjective`.
     """
 
     def __init__(
@@ -156,15 +168,19 @@ class FGSMRS(Adversarial):
         backward: Backward = "exact",
         surrogate_sharpness: float | None = None,
         label_smoothing: float = 0.0,
+        ramp_steps: int = 0,
     ) -> None:
-        super().__init__(epsilon, 1, step_size, "cross_entropy", backward, surrogate_sharpness, label_smoothing)
+        super().__init__(
+            epsilon, 1, step_size, "cross_entropy", backward, surrogate_sharpness, label_smoothing, ramp_steps
+        )
         if step_size is None:
             self.step_size = 1.25 * self.epsilon
 
     def attack(self, model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> Tensor:
         """See `Adversarial.attack`."""
-        model, start = self.as_attacked(model), self.start.draw(images)
+        share = self.share
+        model, start = self.as_attacked(model), share * self.start.draw(images)
         with torch.enable_grad(), running_statistics_kept(model):
             x = (images + start).requires_grad_()
             (gradient,) = torch.autograd.grad(CRITERIA[self.criterion](model(x), labels).sum(), x)
-        return project(images + start + self.step_size * gradient.sign(), images, self.epsilon)
+        return project(images + start + share * self.step_size * gradient.sign(), images, share * self.epsilon)

@@ -29,6 +29,7 @@ class FreeAdversarial(AttackedObjective):
         backward: See `AttackedObjective`.
         surrogate_sharpness: See `AttackedObjective`.
         label_smoothing: See `Objective`; of the attacked loss too, as the two are one.
+        ramp_steps: See `AttackedObjective`; each replay counts.
     """
 
     def __init__(
@@ -37,8 +38,9 @@ class FreeAdversarial(AttackedObjective):
         backward: Backward = "exact",
         surrogate_sharpness: float | None = None,
         label_smoothing: float = 0.0,
+        ramp_steps: int = 0,
     ) -> None:
-        super().__init__(epsilon, backward, surrogate_sharpness, label_smoothing)
+        super().__init__(epsilon, backward, surrogate_sharpness, label_smoothing, ramp_steps)
         self.delta = torch.zeros(0)
 
     def perturb(self, images: Tensor) -> Tensor:
@@ -52,8 +54,9 @@ class FreeAdversarial(AttackedObjective):
 
     def _ascend(self, gradient: Tensor) -> None:
         # under a GradScaler a gradient can overflow in a step that is then skipped; a nan would stay in delta
-        moved = self.delta + self.epsilon * gradient.nan_to_num().sign()
-        self.delta = moved.clamp(-self.epsilon, self.epsilon)
+        epsilon = self.share * self.epsilon
+        moved = self.delta + epsilon * gradient.nan_to_num().sign()
+        self.delta = moved.clamp(-epsilon, epsilon)
 
     def forward(self, model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         attacked = self.as_attacked(model)
@@ -62,4 +65,6 @@ class FreeAdversarial(AttackedObjective):
                 f"backward={self.backward_mode} would train the quantizer by a derivative that is not its own. "
                 "Set backward=exact, leave the quantizer fixed, or choose Adversarial."
             )
-        return super().forward(attacked, images, labels)
+        result = super().forward(attacked, images, labels)
+        self.count_batch()
+        return result

@@ -337,3 +337,28 @@ def test_the_default_steps_are_the_papers():
     assert FGSMRS(0.1).step_size == pytest.approx(0.125)
     assert FGSMRS(1.0).step_size == 1.25
     assert FGSMRS(0.1, "10/255").step_size == pytest.approx(10 / 255)
+
+
+@pytest.mark.parametrize("cls", OBJECTIVES)
+def test_the_ball_grows_over_the_ramp_in_training_alone_and_its_state_is_saved(cls):
+    model, objective = classifier(), seeded(cls(0.2, ramp_steps=4))
+    objective.eval()
+    objective(model, IMAGES, LABELS)
+    assert objective.step == 0
+    objective.train()
+    for step, expected in enumerate((0.05, 0.1, 0.15, 0.2, 0.2)):
+        assert objective.step == step
+        assert float(objective.share) * 0.2 == pytest.approx(expected)
+        seen = record(model)
+        loss, _ = objective(model, IMAGES, LABELS)
+        moved = distance(seen[-1], IMAGES).max().item()
+        assert moved <= expected + 1e-6
+        loss.backward()
+        model.zero_grad()
+        if cls is not FreeAdversarial:  # what free trains on is what the steps before have found
+            assert moved == pytest.approx(expected, rel=1e-4)
+    resumed = cls(0.2, ramp_steps=4)
+    resumed.load_state_dict(objective.state_dict())
+    assert resumed.share == 1
+    with pytest.raises(InputError, match="ramp_steps=-1 is negative"):
+        cls(0.2, ramp_steps=-1)
