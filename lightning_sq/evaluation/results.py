@@ -179,7 +179,8 @@ def verdict(model: dict[str, Any], epsilon: float, *, thorough: bool) -> str:
         sentence += f"; plain PGD-40 would have said {100 * plain:.1f} %"
     sentence += "."
     if model["flags"]:
-        sentence += f" Not to be called robust: {', '.join(flag.replace('_', ' ') for flag in model['flags'])}."
+        beyond = "Beyond what is proven not" if model["certified_accuracy"] else "Not"
+        sentence += f" {beyond} to be called robust: {', '.join(flag.replace('_', ' ') for flag in model['flags'])}."
     if not thorough:
         sentence += f" An upper bound from {len(model['attacks'])} attacks: --attacks standard looks harder."
     return sentence

@@ -56,22 +56,26 @@ def spread_of(rows: dict[str, Any], name: str, key: str) -> Spread | None:
     return Spread.of(values) if values else None
 
 
-def seconds_to(rows: dict[str, Any], name: str, accuracy: float) -> float | None:
-    """Seconds of training after which the quick attack's accuracy first was so large, the mean over the seeds."""
-    times = []
-    for seed in rows.get(name, {}).get("seeds", []):
-        reached = [point["seconds"] for point in seed["curve"] if point["robust"] >= accuracy]
-        if not reached:
-            return None
-        times.append(reached[0])
-    return fmean(times) if times else None
+def progress(study: Study, name: str, seed: dict[str, Any]) -> list[tuple[float, float]]:
+    """[(seconds of training, accuracy)] of one seed of a row: that under the quick attack, after each epoch.
+
+    Of the row that is trained by interval bounds it is what is proven in the end, for a quick attack sees little there.
+    """
+    if name == study.certified:
+        return [(seed["seconds"], seed["certified"] or 0.0)]
+    return [(point["seconds"], point["robust"]) for point in seed["curve"]]
 
 
-def best_of_all_seeds(rows: dict[str, Any], name: str) -> float | None:
-    """The accuracy under the quick attack that each seed of the row has reached at some time."""
-    seeds = rows.get(name, {}).get("seeds", [])
-    best = [max((point["robust"] for point in seed["curve"]), default=0.0) for seed in seeds]
-    return min(best) if best else None
+def seconds_to(study: Study, rows: dict[str, Any], name: str, accuracy: float) -> float:
+    """Seconds of training after which the accuracy first was so large, the mean over the seeds, which all reach it."""
+    points = [progress(study, name, seed) for seed in rows[name]["seeds"]]
+    return fmean(next(seconds for seconds, reached in one if reached >= accuracy) for one in points)
+
+
+def best_of_all_seeds(study: Study, rows: dict[str, Any], name: str) -> float | None:
+    """The accuracy that each seed of the row has reached at some time; None if the row was not run."""
+    points = [progress(study, name, seed) for seed in rows.get(name, {}).get("seeds", [])]
+    return min(max(reached for _, reached in one) for one in points) if points else None
 
 
 def judge(study: Study, rows: dict[str, Any]) -> list[dict[str, Any]]:
@@ -142,13 +146,14 @@ def _certified(study: Study, rows: dict[str, Any]) -> Claim:
 def _faster(study: Study, rows: dict[str, Any], name: str) -> Claim:
     title = study.row(name).title
     text = f"{title}: 24 times faster than PGD training to the same accuracy"
-    best = [best_of_all_seeds(rows, row) for row in (name, study.adversarial)]
+    best = [best_of_all_seeds(study, rows, row) for row in (name, study.adversarial)]
     if None in best:
         return _not_run(text, name, study.adversarial)
     goal = min(best)
-    ours, theirs = (seconds_to(rows, row, goal) for row in (name, study.adversarial))
+    ours, theirs = (seconds_to(study, rows, row, goal) for row in (name, study.adversarial))
     ratio = theirs / ours
-    measured = f"{100 * goal:.1f} % under the quick attack after {ours:.0f} s against {theirs:.0f} s: {ratio:.1f} times"
+    how = "proven, against PGD training under" if name == study.certified else "under"
+    measured = f"{100 * goal:.1f} % {how} a quick attack: after {ours:.0f} s against {theirs:.0f} s, {ratio:.1f} times"
     verdict = "reached" if ratio >= 24 else f"not reached: {ratio:.1f} times"
     return Claim(text, "–", measured, verdict, ratio >= 24)
 

@@ -106,7 +106,7 @@ def markdown(content: dict[str, Any]) -> str:
         "## Rows",
         "",
         "Accuracy in %, mean and standard deviation over the seeds; the worst case is taken image by image over all",
-        "attacks, and a row whose diagnostics fired is not to be called robust.",
+        "attacks, and a row whose diagnostics fired is not to be called robust beyond what is proven of it.",
         _tuning(content["rows"]),
         "",
         "| row | seeds | clean | PGD-40 | BPDA | worst case | proven | flags | epochs | seconds of training |",

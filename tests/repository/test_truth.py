@@ -15,11 +15,14 @@ import yaml
 from lightning_sq.__main__ import COMMANDS, main
 from lightning_sq.evaluation.results import markdown_table, read_results
 from lightning_sq.objectives import Natural, NoisyNatural
+from lightning_sq.reproduction.claims import judge
+from lightning_sq.reproduction.page import PAGE_FILE, markdown, read_study
+from lightning_sq.reproduction.studies import STUDIES as STUDIES_BY_NAME
 from tests.conftest import REPOSITORY
 
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
 NUM_CONFIGS = 18
-STUDIES = ("mnist", "cifar10")  # recipes whose controls and other rows are laid over them
+STUDIES = tuple(STUDIES_BY_NAME)  # recipes whose controls and other rows are laid over them
 NOISE = {"noise", "epsilon", "pattern", "scales", "num_draws", "select"}  # what Natural has not of NoisyNatural
 
 
@@ -178,3 +181,12 @@ def test_every_table_of_results_in_a_readme_is_the_one_that_its_results_give():
             assert table.rstrip("\n") == markdown_table(read_results(REPOSITORY / folder))
             found.append(folder)
     assert found == ["results/demo"]
+
+
+@pytest.mark.parametrize(
+    "folder", sorted(path.parent for path in (REPOSITORY / "results").glob("*/study.json")), ids=str
+)
+def test_the_page_of_a_study_is_the_one_that_its_numbers_give(folder):
+    content = read_study(folder)
+    assert (folder / PAGE_FILE).read_text() == markdown(content)
+    assert content["claims"] == judge(STUDIES_BY_NAME[content["study"]], content["rows"])

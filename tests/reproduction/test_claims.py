@@ -72,10 +72,21 @@ def test_time_is_counted_to_the_accuracy_that_both_reach():
     slow = [seed(0.9, curve=((100, 0.1), (250, 0.82), (500, 0.9)))]
     known = rows(method=[seed(0.8, curve=((5, 0.6), (10, 0.8)))], pgd=slow)
     found = verdict(3, known)
-    assert "80.0 % under the quick attack after 10 s against 250 s: 25.0 times" in found["by_strongest"]
+    assert "80.0 % under a quick attack: after 10 s against 250 s, 25.0 times" in found["by_strongest"]
     assert found["holds"] is True
     known["pgd"]["seeds"][0]["curve"][1]["seconds"] = 230
     assert verdict(3, known)["verdict"] == "not reached: 23.0 times"
+
+
+def test_interval_bounds_are_timed_by_what_is_proven_and_not_by_an_attack_that_sees_little():
+    slow = [seed(0.9, curve=((100, 0.1), (250, 0.82), (500, 0.9)))]
+    proven = [seed(0.9, certified=0.81, curve=((5, 0.99), (50, 0.99)))]
+    found = verdict(4, rows(interval_bound=proven, pgd=slow))
+    assert (
+        "81.0 % proven, against PGD training under a quick attack: after 50 s against 250 s, 5.0 times"
+        in (found["by_strongest"])
+    )
+    assert found["holds"] is False
 
 
 def test_what_was_not_trained_is_not_judged():
