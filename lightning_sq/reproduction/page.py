@@ -199,7 +199,7 @@ def training_figure(content: dict[str, Any]) -> Figure:
 
 def _finished(figure: Figure, axes: plt.Axes) -> Figure:
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    axes.legend(fontsize=8, handlelength=3.5, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     return figure
 
 
