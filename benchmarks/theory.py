@@ -93,15 +93,13 @@ def attacked_losses(model: PixelClassifier, images: Tensor, labels: Tensor, epsi
     seeds = list(range(len(images)))
     tries: dict[str, list[Tensor]] = {"plain": [], "other": []}
     for criterion in ("cross_entropy", "margin"):
-        pgd = PGD(num_steps=40, criterion=criterion)
+        pgd = PGD(num_steps=40, criterion=criterion, stop_when_fooled=False)  # the largest loss is asked for
         tries["plain"].append(pgd(model, images, labels, seeds, epsilon))
         if model.quantizer is not None:
             tries["other"] += [
                 pgd(each, images, labels, seeds, epsilon) for each in (bpda(model), bpda(model, "surrogate", 10.0))
             ]
-            tries["other"].append(
-                QuantizedBox(PGD(num_steps=40, criterion=criterion))(model, images, labels, seeds, epsilon)
-            )
+            tries["other"].append(QuantizedBox(pgd)(model, images, labels, seeds, epsilon))
     everything = torch.stack(tries["plain"] + tries["other"])
     with torch.no_grad():
         losses = torch.stack([cross_entropy(model(x), labels, reduction="none") for x in everything])
@@ -190,7 +188,7 @@ def draw(rows: dict[str, dict[str, Any]], epsilon: float) -> plt.Figure:
     left.xaxis.set_minor_formatter("")
     left.yaxis.set_minor_formatter("")
     if learned:
-        left.legend(fontsize=6.5, handlelength=0, loc="lower right")
+        left.legend(fontsize=6.5, handlelength=0, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
     sweep = [rows[f"2 levels, sharpness {a:g}, noise"] for a in SHARPNESSES]
     for key, style, label in (
         ("predicted_rise", {"ls": "--", "color": "#57606a"}, "predicted by the gradient at the image"),

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from collections import OrderedDict
 
 import pytest
+import torch
 
 from tests.conftest import REPOSITORY
 
@@ -60,9 +62,19 @@ def test_the_theory_holds_prediction_against_truth_over_seeds(benchmark, tmp_pat
     assert (tmp_path / "theory.png").stat().st_size > 0
 
 
-def test_the_front_ends_of_the_benchmark_are_the_layers(benchmark):
-    import torch
+def test_the_attack_of_the_theory_goes_for_the_largest_loss_and_does_not_stop_when_it_fools(benchmark):
+    module = benchmark("theory")
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(4, 2)
+    model = module.PixelClassifier(OrderedDict(backbone=torch.nn.Sequential(torch.nn.Flatten(), layer)))
+    images, labels = torch.full((6, 1, 2, 2), 0.5), torch.tensor([0, 1] * 3)
+    found = module.attacked_losses(model, images, labels, 0.3)["plain"]
+    direction = (layer.weight[1 - labels] - layer.weight[labels]).sign().view(6, 1, 2, 2)
+    corner = torch.nn.functional.cross_entropy(model(images + 0.3 * direction), labels, reduction="none")
+    assert torch.allclose(found, corner, rtol=1e-4)
 
+
+def test_the_front_ends_of_the_benchmark_are_the_layers(benchmark):
     module = benchmark("front_end")
     pixels = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
     for run in module.front_ends(2, 0.0, torch.float32, "cpu").values():
