@@ -188,7 +188,7 @@ def draw(rows: dict[str, dict[str, Any]], epsilon: float) -> plt.Figure:
     left.xaxis.set_minor_formatter("")
     left.yaxis.set_minor_formatter("")
     if learned:
-        left.legend(fontsize=6.5, handlelength=0, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
+        left.legend(fontsize=6.5, handlelength=0, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2)
     sweep = [rows[f"2 levels, sharpness {a:g}, noise"] for a in SHARPNESSES]
     for key, style, label in (
         ("predicted_rise", {"ls": "--", "color": "#57606a"}, "predicted by the gradient at the image"),
