@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -120,10 +119,7 @@ def _run(options: Namespace, settings: Settings) -> None:
     print(plan_in_words(settings, known), flush=True)
     if options.plan:
         return
-    if options.overwrite:
-        for name in settings.rows:
-            shutil.rmtree(settings.runs / name, ignore_errors=True)
-    conduct(settings, known)
+    conduct(settings, known, anew=options.overwrite)
 
 
 def _write_page(options: Namespace, settings: Settings) -> None:

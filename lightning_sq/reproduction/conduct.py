@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from lightning_sq.errors import InputError
@@ -20,25 +22,41 @@ from lightning_sq.reproduction.runs import (
     Run,
     Step,
     evaluation_step,
+    forget,
     run_all,
     training_step,
 )
 
 
-def conduct(settings: Settings, known: dict[str, Estimate]) -> None:
-    """Tune, train and attack every row; what was done before is not done again."""
+def conduct(settings: Settings, known: dict[str, Estimate], *, anew: bool = False) -> None:
+    """Tune, train and attack every row; what was done before is not done again, unless all is to be done `anew`."""
     if settings.tuning_data is not None:
-        tuned = [training_step(run, settings.tuning_data, tuning_seconds(run, known[run.row.name]))
-                 for run in settings.to_tune()]  # fmt: skip
-        _all(settings, "tuning", tuned)
+        trials = settings.to_tune()
+        _train(
+            settings,
+            "tuning",
+            trials,
+            settings.tuning_data,
+            [tuning_seconds(r, known[r.row.name]) for r in trials],
+            anew,
+        )
     runs = settings.planned(tuned_rates(settings))
-    _all(settings, "training", [training_step(run, settings.data, known[run.row.name].training) for run in runs])
+    _train(settings, "training", runs, settings.data, [known[run.row.name].training for run in runs], anew)
     sources = settings.transfer_sources()
     attacks = []
     for run in runs:
         others = [f"{name}={file}" for name, file in sources.items() if file != run.checkpoint]
         attacks.append(evaluation_step(run, settings.attack_options(), others, known[run.row.name].attacking))
     _all(settings, "attacking", attacks)
+
+
+def _train(
+    settings: Settings, what: str, runs: Sequence[Run], data: Path, seconds: Sequence[float], anew: bool
+) -> None:
+    if anew:
+        for run in runs:
+            forget(run)
+    _all(settings, what, [training_step(run, data, s, anew=anew) for run, s in zip(runs, seconds, strict=True)])
 
 
 def _all(settings: Settings, what: str, steps: list[Step]) -> None:
@@ -100,7 +118,7 @@ def collect(settings: Settings) -> dict[str, Any]:
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": results["device"],
         "num_threads": trained["num_threads"],
-        "jobs": settings.jobs,
+        "jobs": trained["jobs"],
         "versions": versions(),
         "attacks": [name for name in results["attacks"] if not name.startswith("transfer_")],
         "num_images": results["data"]["num_images"],

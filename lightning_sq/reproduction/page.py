@@ -88,7 +88,10 @@ def read_study(folder: Path) -> dict[str, Any]:
 def markdown(content: dict[str, Any]) -> str:
     """The page."""
     epsilon = format_epsilon(parse_epsilon(content["epsilon"]))
-    form = {"quick": "The quick form: few images and short schedules, to see the order.", "full": "The full form."}
+    form = {
+        "quick": "The quick form: few images and short schedules, to see the order.",
+        "full": "By the schedules of the recipes.",
+    }
     lines = [
         f"# {content['title']}: the paper's claims, reproduced and judged",
         "",

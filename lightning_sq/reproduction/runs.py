@@ -85,9 +85,10 @@ class Step:
         return True
 
 
-def training_step(run: Run, data: Path, estimate: float) -> Step:
-    """`lightning-sq fit`, gone on with where it was stopped."""
-    words = ["fit", *run.recipe.options(), "--data.root", str(data), "--output", str(run.folder), "--resume"]
+def training_step(run: Run, data: Path, estimate: float, *, anew: bool = False) -> Step:
+    """`lightning-sq fit`, gone on with where it was stopped, or `anew` in the place of what is there."""
+    words = ["fit", *run.recipe.options(), "--data.root", str(data), "--output", str(run.folder)]
+    words += ["--overwrite" if anew else "--resume"]
     return Step(
         f"training {run.title}",
         words,
@@ -116,6 +117,12 @@ def evaluation_step(run: Run, options: Sequence[str], sources: Sequence[str], es
     return Step(f"attacking {run.title}", words, run.folder / EVALUATED, key, estimate, run.folder / LOG, dict)
 
 
+def forget(run: Run) -> None:
+    """The run counts as not done; what it left is replaced by those who wrote it, and nothing else is touched."""
+    for name in (TRAINED, EVALUATED):
+        (run.folder / name).unlink(missing_ok=True)
+
+
 def training_curve(folder: Path) -> list[dict[str, float]]:
     """[{seconds, clean, robust}] after each epoch, from the run's logs; robust is that of a quick attack."""
     epochs: dict[int, dict[str, float]] = {}
@@ -141,7 +148,7 @@ def run_all(steps: Sequence[Step], *, jobs: int, advance: Callable[[int, int, st
     todo = sorted((step for step in steps if not step.is_done()), key=lambda step: -step.estimate)
     total, done = round(sum(step.estimate for step in todo)), 0.0
     with ThreadPoolExecutor(jobs) as pool:
-        futures = {pool.submit(_run, step, num_threads): step for step in todo}
+        futures = {pool.submit(_run, step, num_threads, jobs): step for step in todo}
         try:
             for future in as_completed(futures):
                 future.result()
@@ -153,7 +160,7 @@ def run_all(steps: Sequence[Step], *, jobs: int, advance: Callable[[int, int, st
             raise
 
 
-def _run(step: Step, num_threads: int) -> None:
+def _run(step: Step, num_threads: int, jobs: int) -> None:
     step.log.parent.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"OMP_NUM_THREADS": str(num_threads), "PYTHONUNBUFFERED": "1"}
     began = time.perf_counter()
@@ -165,5 +172,6 @@ def _run(step: Step, num_threads: int) -> None:
     if status:
         last = step.log.read_text().strip().splitlines()[-1]
         raise InputError(f"{step.title} failed: {last.removeprefix('lightning-sq: error: ')} (see {step.log})")
-    content = {"key": step.key, "seconds_in_all": time.perf_counter() - began, "num_threads": num_threads}
+    seconds = time.perf_counter() - began
+    content = {"key": step.key, "seconds_in_all": seconds, "num_threads": num_threads, "jobs": jobs}
     write_whole(step.marker, json.dumps(content | step.result(), indent=1) + "\n")

@@ -93,3 +93,15 @@ def test_bad_input_is_one_sentence_before_anything_runs(words, extra, sentence, 
     assert main([*words, "--runs", str(tmp_path / "runs"), *extra]) == 2
     assert sentence in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+def test_overwrite_does_a_row_again_and_touches_nothing_of_others(words, page):
+    foreign, log = page / "natural/seed0/notes.txt", page / "natural/seed0/log.txt"
+    foreign.write_text("mine")
+    ended = log.read_text().count("$ lightning-sq fit")
+    other = (page / "interval_bound/seed0/trained.json").read_text()
+    assert main([*words, "--rows", "natural", "--overwrite"]) == 0
+    assert log.read_text().count("$ lightning-sq fit") == ended + 1
+    assert "--overwrite" in log.read_text()
+    assert foreign.read_text() == "mine"
+    assert (page / "interval_bound/seed0/trained.json").read_text() == other

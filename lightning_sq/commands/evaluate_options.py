@@ -1,0 +1,111 @@
+"""What is typed behind `lightning-sq evaluate`, checked before anything heavy is imported or written."""
+
+from __future__ import annotations
+
+from argparse import Action, ArgumentParser, Namespace
+from pathlib import Path
+from typing import Any, NoReturn
+
+from lightning_sq.commands.parser import Parser
+from lightning_sq.errors import InputError
+from lightning_sq.types import parse_epsilon
+
+
+def parse(arguments: list[str]) -> Namespace:
+    """The options, with `budgets` as numbers, and `models` and `transfer_from` as name -> source.
+
+    Raises: InputError for counts, budgets, names or attacks that cannot be.
+    """
+    options = _parser().parse_args(arguments)
+    options.budgets = [_parse_budget(text, options.norm) for text in options.epsilon.split(",")]
+    for name in ("num_images", "batch_size", "num_threads", "devices"):
+        if getattr(options, name) < 1:
+            raise InputError(f"--{name.replace('_', '-')}={getattr(options, name)} has to be at least 1.")
+    if options.seed < 0:
+        raise InputError(f"--seed={options.seed} has to be 0 or more.")
+    options.models, options.transfer_from = _named(options.models), _named(options.transfer_from)
+    from lightning_sq.evaluation.suites import attacks_by_name
+
+    attacks_by_name(options.attacks, options.norm)
+    return options
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        "lightning-sq evaluate",
+        description="Attack trained models on the same images, and write a report. Killed and started again with the "
+        "same words, it goes on where it was.",
+    )
+    parser.add_argument(
+        "models", nargs="+", metavar="[NAME=]MODEL", help="a .ckpt of fit, a release folder, or timm:NAME[@FILE]"
+    )
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder with val/<class>/, or with class folders itself"
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, help="folder for results.json, results.csv, robustness.png, report.html"
+    )
+    parser.add_argument(
+        "--epsilon", default="8/255", help="budget or budgets with commas, pixels in [0, 1]; default: 8/255"
+    )
+    parser.add_argument("--norm", choices=("linf", "l2"), default="linf", help="of the budget; default: linf")
+    parser.add_argument(
+        "--attacks",
+        default="standard",
+        help="quick, standard, autoattack, rand (for models with noise at inference), or names, with parameters as in "
+        "pgd:num_steps=200:num_restarts=5 (--list-attacks shows them); default: standard",
+    )
+    parser.add_argument(
+        "--transfer-from",
+        action="append",
+        default=[],
+        metavar="[NAME=]MODEL",
+        help="another model whose adversarial images are tried; the models of the command are anyway",
+    )
+    parser.add_argument("--num-images", type=int, default=1000, help="images drawn from the folder; default: 1000")
+    parser.add_argument("--allow-unreadable", action="store_true", help="leave files out that cannot be read")
+    parser.add_argument("--batch-size", type=int, default=128, help="images at a time; default: 128")
+    parser.add_argument("--num-threads", type=int, default=2, help="threads that decode images; default: 2")
+    parser.add_argument(
+        "--backend", choices=("dali", "torchvision"), default="dali", help="what decodes; default: dali"
+    )
+    parser.add_argument("--device", help="cpu or cuda; default: cuda where there is a GPU")
+    parser.add_argument("--devices", type=int, default=1, help="processes; default: 1, or as torchrun or srun say")
+    parser.add_argument("--list-attacks", action=_ListAttacks, nargs=0, help="print the attacks by name, and stop")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--overwrite", action="store_true", help="replace results that are in --output")
+    return parser
+
+
+class _ListAttacks(Action):
+    """Prints the suites and the catalogue."""
+
+    def __call__(self, parser: ArgumentParser, *_: Any) -> NoReturn:
+        from lightning_sq.evaluation.parameters import parameters
+        from lightning_sq.evaluation.suites import SUITES, catalogue
+
+        for name, entry in catalogue().items():
+            suites = [suite for suite, members in SUITES.items() if name in members]
+            print(f"{name:24}{entry.title:58}{', '.join(suites)}")
+            print(" " * 24 + " ".join(f"{key}={value}" for key, value in parameters(entry.attack).items()))
+        parser.exit()
+
+
+def _parse_budget(text: str, norm: str) -> float:
+    return parse_epsilon(text, name="--epsilon", largest=1.0 if norm == "linf" else float("inf"))
+
+
+def _named(texts: list[str]) -> dict[str, str]:
+    named = dict(_name_and_source(text) for text in texts)
+    if len(named) < len(texts):
+        raise InputError("Two models have the same name. Write NAME=MODEL for each.")
+    return named
+
+
+def _name_and_source(text: str) -> tuple[str, str]:
+    """`name=model`; a model without a name gets that of its run, its folder or its file."""
+    name, separator, source = text.partition("=")
+    if separator and name and "/" not in name:
+        return name, source
+    path = Path(text)
+    return (path.parent.parent.name if path.parent.name == "checkpoints" else path.stem) or text, text
