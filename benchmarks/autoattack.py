@@ -1,11 +1,14 @@
 """What does AutoAttack cost here, and what in the authors' own loop?
 
-    python benchmarks/autoattack.py --data MNIST/raw --weights NET.pth [--num-images 200]
+    python benchmarks/autoattack.py mnist --data MNIST/raw --weights NET.pth --num-images 1000
+    python benchmarks/autoattack.py imagenet --data FOLDER --weights resnet18.safetensors --num-images 200
 
 Both sides run the same four stages of the same package on the same images, one after the other in one run, each in
 fresh processes whose start is not counted. Ours: the stages through `lightning_sq.evaluate`, with the
-cheap ones first and FAB-T last, frozen weights, one process or two. The net is the one of the published robust MNIST
-models: conv(16, 4, 2, 1) relu conv(32, 4, 2, 1) relu linear(100) relu linear(10).
+cheap ones first and FAB-T last, frozen weights, one process or two, and APGD asks about no image that it has broken.
+
+mnist: the net of the published robust models, conv(16, 4, 2, 1) relu conv(32, 4, 2, 1) relu linear(100) relu
+linear(10), at 0.3. imagenet: a ResNet-18 of timm at 224 px, at 4/255, on a folder with a class folder for each synset.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import gzip
 import json
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,28 +27,39 @@ import torch
 from harness import Row, report
 from torch import Tensor, nn
 
-EPSILON = 0.3
+import lightning_sq
+from lightning_sq.commands.evaluation_images import choose_images, read_images
+
+
+@dataclass(frozen=True)
+class Case:
+    """A net, its images, and how large the parts of a batch may be."""
+
+    network: Callable[[str], nn.Module]
+    images_and_labels: Callable[[argparse.Namespace], tuple[Tensor, Tensor]]
+    epsilon: float
+    batch_size: int
 
 
 @dataclass(frozen=True)
 class Side:
-    """One way to run the stages."""
+    """One way to run the stages; `share` of the case's batch size."""
 
     ours: bool
     processes: int
     threads: int
-    batch_size: int
+    share: float = 1.0
 
 
 SIDES = {
-    "authors, 1 process": Side(False, 1, 2, 250),
-    "ours, 1 process": Side(True, 1, 2, 250),
-    "ours, 1 process, 1 thread": Side(True, 1, 1, 50),
-    "ours, 2 processes, 1 thread each": Side(True, 2, 1, 50),
+    "authors, 1 process": Side(False, 1, 2),
+    "ours, 1 process": Side(True, 1, 2),
+    "ours, 1 process, 1 thread": Side(True, 1, 1, 0.2),
+    "ours, 2 processes, 1 thread each": Side(True, 2, 1, 0.2),
 }
 
 
-def network(path: str) -> nn.Sequential:
+def mnist_network(path: str) -> nn.Sequential:
     """The published net; its layers come in order, whatever their names."""
     net = nn.Sequential(
         *(nn.Conv2d(1, 16, 4, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 4, 2, 1), nn.ReLU()),
@@ -56,14 +71,33 @@ def network(path: str) -> nn.Sequential:
     return net.eval()
 
 
-def images_and_labels(folder: str, count: int) -> tuple[Tensor, Tensor]:
-    """The first `count` test images of MNIST."""
-    pixels = gzip.decompress(Path(folder, "t10k-images-idx3-ubyte.gz").read_bytes())
-    labels = gzip.decompress(Path(folder, "t10k-labels-idx1-ubyte.gz").read_bytes())
-    images = np.frombuffer(pixels, np.uint8, offset=16).reshape(-1, 1, 28, 28)[:count]
+def mnist_images(options: argparse.Namespace) -> tuple[Tensor, Tensor]:
+    """The first test images of MNIST."""
+    pixels = gzip.decompress(Path(options.data, "t10k-images-idx3-ubyte.gz").read_bytes())
+    labels = gzip.decompress(Path(options.data, "t10k-labels-idx1-ubyte.gz").read_bytes())
+    images = np.frombuffer(pixels, np.uint8, offset=16).reshape(-1, 1, 28, 28)[: options.num_images]
     return torch.from_numpy(images / np.float32(255)), torch.from_numpy(
-        np.frombuffer(labels, np.uint8, offset=8)[:count].astype(np.int64)
+        np.frombuffer(labels, np.uint8, offset=8)[: options.num_images].astype(np.int64)
     )
+
+
+def imagenet_network(path: str) -> nn.Module:
+    """timm's ResNet-18 with the weights of a file."""
+    return lightning_sq.load(f"timm:resnet18@{path}")
+
+
+def imagenet_images(options: argparse.Namespace) -> tuple[Tensor, Tensor]:
+    """Photographs of the folder, cut as the net wants them."""
+    files = choose_images(Path(options.data), options.num_images, 0, allow_unreadable=False)
+    config = imagenet_network(options.weights).config
+    device = torch.device("cpu")
+    return read_images(config, files, batch_size=50, backend="torchvision", num_threads=2, device=device)
+
+
+CASES = {
+    "mnist": Case(mnist_network, mnist_images, 0.3, 250),
+    "imagenet": Case(imagenet_network, imagenet_images, 4 / 255, 50),
+}
 
 
 def work(rank: int, side: Side, options: argparse.Namespace, folder: str) -> None:
@@ -72,22 +106,22 @@ def work(rank: int, side: Side, options: argparse.Namespace, folder: str) -> Non
     if side.processes > 1:
         where = f"file://{folder}/meeting"
         torch.distributed.init_process_group("gloo", init_method=where, rank=rank, world_size=side.processes)
-    net, (x, y) = network(options.weights), images_and_labels(options.data, options.num_images)
-    import lightning_sq
-
+    case = CASES[options.case]
+    net, (x, y) = case.network(options.weights), torch.load(Path(folder, "images.pt"))
+    batch_size = max(1, round(case.batch_size * side.share))
     net(x[:2])
     began = time.perf_counter()
     if side.ours:
         stages = ["apgd_ce", "apgd_t", "square", "fab_t"]
-        found = lightning_sq.evaluate(net, x, y, epsilon=EPSILON, attacks=stages, batch_size=side.batch_size)
+        found = lightning_sq.evaluate(net, x, y, epsilon=case.epsilon, attacks=stages, batch_size=batch_size)
         checks = time.perf_counter() - began - sum(row["seconds"] for row in found.table) / side.processes
         robust = found.verdicts
         profile = {row["attack"]: row["seconds"] for row in found.table} | {"checks and the rest": checks}
     else:
         from pyautoattack import AutoAttack
 
-        attack = AutoAttack(net, norm="Linf", eps=EPSILON, seed=0, version="standard")
-        adversarial, _ = attack.run_standard_evaluation(x, y, batch_size=side.batch_size)
+        attack = AutoAttack(net, norm="Linf", eps=case.epsilon, seed=0, version="standard")
+        adversarial, _ = attack.run_standard_evaluation(x, y, batch_size=batch_size)
         robust, profile = net(adversarial).argmax(1) == y, {}
     seconds = time.perf_counter() - began
     if rank == 0:
@@ -97,13 +131,16 @@ def work(rank: int, side: Side, options: argparse.Namespace, folder: str) -> Non
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="folder of the four MNIST files")
-    parser.add_argument("--weights", required=True, help="a state_dict of the net above")
+    parser.add_argument("case", choices=tuple(CASES))
+    parser.add_argument("--data", required=True, help="folder of the four MNIST files, or of the photographs")
+    parser.add_argument("--weights", required=True, help="of the net")
     parser.add_argument("--num-images", type=int, default=200)
     options = parser.parse_args()
+    images = CASES[options.case].images_and_labels(options)
     found = {}
     for name, side in SIDES.items():
         with tempfile.TemporaryDirectory() as folder:
+            torch.save(images, Path(folder, "images.pt"))
             torch.multiprocessing.spawn(work, (side, options, folder), nprocs=side.processes)
             found[name] = json.loads(Path(folder, "found.json").read_text())
         print(f"{name}: {found[name]['seconds']:.1f} s, {sum(found[name]['robust'])} robust", flush=True)
@@ -122,7 +159,8 @@ def main() -> None:
             same == len(two["robust"]),
         ),
     ]
-    report("autoattack", rows, skipped=[], settings={"num_images": options.num_images, "epsilon": EPSILON})
+    settings = {"case": options.case, "num_images": len(images[1]), "epsilon": CASES[options.case].epsilon}
+    report(f"autoattack-{options.case}", rows, skipped=[], settings=settings)
 
 
 def _row(question: str, numerator: dict, denominator: dict, to_reach: float, detail: dict) -> Row:

@@ -7,7 +7,8 @@ are frozen, and both are as before afterwards (FAB would fill their `.grad`); th
 no tracer is installed and no counter outlives a call, because its check for optimisation at inference is not used
 (`evaluation.diagnostics` has one that leaves nothing behind); no more target classes are asked for than there are;
 what it would only log comes out as a record of this module's logger. Its `.mean()` over a process's images and its own
-verdicts are not used: the runner checks each image again and counts over all processes.
+verdicts are not used: the runner checks each image again and counts over all processes. APGD works on images that it
+has not broken yet, and on no others.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from lightning_sq.attacks.broken_left_out import leave_broken_out
 from lightning_sq.attacks.frozen import frozen
 from lightning_sq.attacks.pgd import Norm
 from lightning_sq.errors import InputError
@@ -77,6 +79,8 @@ class AutoAttackStage:
                     f"{self.stage} needs {FEWEST_CLASSES[self.stage]} classes, the model has {num_classes}."
                 )
             attack = self._attack(float32_model, epsilon, seeds[0], num_classes, images.device)
+            if self.stage.startswith("apgd") and self.num_draws == 1:
+                leave_broken_out(attack)
             return attack.perturb(x, y).detach().clamp(0, 1)
 
     def _attack(self, model: Any, epsilon: float, seed: int, num_classes: int, device: torch.device) -> Any:

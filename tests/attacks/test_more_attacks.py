@@ -279,6 +279,29 @@ def test_what_autoattack_would_only_log_can_be_collected(caplog):
     assert "zero gradient" in caplog.text
 
 
+@pytest.mark.parametrize("stage", ["apgd-ce", "apgd-t"])
+def test_apgd_finds_what_the_package_finds_without_asking_again_about_what_is_broken(stage, monkeypatch):
+    model = small_net(0)
+    labels, asked, verdicts = model(IMAGES).argmax(1), [0, 0], []
+
+    def counted(x):
+        asked[-1] += len(x)
+        return model(x)
+
+    for epsilon in (0.01, 0.03):
+        mine = AutoAttackStage(stage, num_steps=20)(counted, IMAGES, labels, SEEDS, epsilon)
+        asked.append(0)
+        with monkeypatch.context() as patch:
+            patch.setattr("lightning_sq.attacks.autoattack.leave_broken_out", lambda attack: None)
+            theirs = AutoAttackStage(stage, num_steps=20)(counted, IMAGES, labels, SEEDS, epsilon)
+        verdicts.append(fools(model, mine, IMAGES, labels, epsilon=epsilon))
+        assert torch.equal(verdicts[-1], fools(model, theirs, IMAGES, labels, epsilon=epsilon))
+        assert asked[-2] < asked[-1]
+        asked.append(0)
+    assert 0 < verdicts[0].sum() < verdicts[1].sum()
+    assert not verdicts[0].all()
+
+
 def test_the_same_seed_gives_the_same_images_from_autoattack():
     model = small_net(0)
     labels = model(IMAGES).argmax(1)
