@@ -41,6 +41,11 @@ def _parser() -> Parser:
         help="take each row's learning rate from its recipe; else three are tried on held-out training images "
         "(never in the quick form)",
     )
+    parser.add_argument(
+        "--choose",
+        action="store_true",
+        help="instead of the rows, try each noise, level count and sharpness of the method on held-out training images",
+    )
     parser.add_argument("--jobs", type=int, help="rows at a time; default: a CPU core each, or one on a GPU")
     parser.add_argument("--num-threads", type=int, help="CPU threads of each row; default: the cores over --jobs")
     parser.add_argument("--plan", action="store_true", help="say how long it will take, and stop")
@@ -62,7 +67,7 @@ def main(arguments: list[str]) -> None:
     settings.planned({})  # refuses a folder without the recipes
     if not options.page:
         _make_data(options.data_dir, settings)
-        _run(options, settings)
+        (_choose if options.choose else _run)(options, settings)
     if not options.plan:
         _write_page(options, settings)
 
@@ -82,7 +87,9 @@ def _settings(options: Namespace) -> Settings:
     cores = os.cpu_count() or 1
     jobs = options.jobs or (1 if torch.cuda.is_available() else cores)
     data = options.data or Path("data") / study.name
-    tunes = not (options.quick or options.no_tuning)
+    if options.quick and options.choose:
+        raise InputError("The quick form has no --choose: what is chosen holds for both. Leave one of them out.")
+    tunes = options.choose or not (options.quick or options.no_tuning)
     return Settings(
         study=study,
         rows=rows,
@@ -120,6 +127,24 @@ def _run(options: Namespace, settings: Settings) -> None:
     if options.plan:
         return
     conduct(settings, known, anew=options.overwrite)
+
+
+def _choose(options: Namespace, settings: Settings) -> None:
+    from lightning_sq.evaluation.results import percent
+    from lightning_sq.progress import progress_bar
+    from lightning_sq.reproduction.choice import seconds_of_trials, tried
+    from lightning_sq.reproduction.conduct import choose
+    from lightning_sq.reproduction.plan import time_in_words
+
+    with progress_bar("timing a few steps of each variant", "variants") as advance:
+        seconds = seconds_of_trials(settings, advance)
+    in_all = time_in_words(sum(seconds) / settings.jobs)
+    print(f"{len(seconds)} variants, {settings.jobs} at a time: about {in_all}", flush=True)
+    if options.plan:
+        return
+    choose(settings, seconds, anew=options.overwrite)
+    for entry in tried(settings):
+        print(f"{percent(entry['accuracy']):>8}  {entry['title']}")
 
 
 def _write_page(options: Namespace, settings: Settings) -> None:

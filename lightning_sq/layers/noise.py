@@ -11,7 +11,14 @@ import torch
 from torch import Generator, Tensor, nn
 
 from lightning_sq.errors import InputError
-from lightning_sq.ops.noise import NoiseKind, NoisePattern, correlated_noise, draw_for_each
+from lightning_sq.ops.noise import (
+    NoiseKind,
+    NoisePattern,
+    correlated_noise,
+    draw_for_each,
+    from_gaussian,
+    gaussian_noise,
+)
 from lightning_sq.types import PIXEL_BOUNDS, parse_epsilon
 
 
@@ -103,6 +110,19 @@ class PixelNoise(nn.Module):
     def draw(self, images: Tensor) -> Tensor:
         """The next noise for images (B, C, H, W), neither added nor clipped."""
         return self._draw(images, self.generator_on(images.device))
+
+    def leaning(self, direction: Tensor, scatter: float) -> Tensor:
+        """Noise of this kind and size whose pixels lean towards `direction`, neither added nor clipped.
+
+        Args:
+            direction: (B, C, H, W) of root mean square 1, such as a standard normal field; it is mapped to the kind's
+                distribution as fields are, for "rademacher" to epsilon times its sign.
+            scatter: Standard deviation of the independent normal numbers that are added before.
+        """
+        if scatter:
+            generator = self.generator_on(direction.device)
+            direction = direction + scatter * gaussian_noise(direction, epsilon=1.0, generator=generator)
+        return from_gaussian(direction / (1 + scatter**2) ** 0.5, kind=self.kind, epsilon=self.epsilon)
 
     def forward(self, images: Tensor) -> Tensor:
         return (images + self.draw(images)).clamp_(*PIXEL_BOUNDS)

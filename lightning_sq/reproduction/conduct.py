@@ -12,7 +12,7 @@ from lightning_sq.errors import InputError
 from lightning_sq.evaluation.results import read_results
 from lightning_sq.models.checkpoint_format import versions
 from lightning_sq.progress import progress_bar
-from lightning_sq.reproduction import claims, page
+from lightning_sq.reproduction import choice, claims, page
 from lightning_sq.reproduction.plan import RATE, Estimate, Settings, tuning_seconds
 from lightning_sq.reproduction.proofs import proven_share
 from lightning_sq.reproduction.runs import (
@@ -48,6 +48,13 @@ def conduct(settings: Settings, known: dict[str, Estimate], *, anew: bool = Fals
         others = [f"{name}={file}" for name, file in sources.items() if file != run.checkpoint]
         attacks.append(evaluation_step(run, settings.attack_options(), others, known[run.row.name].attacking))
     _all(settings, "attacking", attacks)
+
+
+def choose(settings: Settings, seconds: Sequence[float], *, anew: bool = False) -> None:
+    """Train every variant of the method on the tuning split; `seconds` is what each takes, about."""
+    assert settings.tuning_data is not None
+    runs = [run for _, run in choice.trials(settings)]
+    _train(settings, "trying variants of the method", runs, settings.tuning_data, seconds, anew)
 
 
 def _train(
@@ -123,6 +130,7 @@ def collect(settings: Settings) -> dict[str, Any]:
         "attacks": [name for name in results["attacks"] if not name.startswith("transfer_")],
         "num_images": results["data"]["num_images"],
         "rows": rows,
+        "choice": choice.tried(settings),
         "not_run": [row.title for row in settings.study.rows if row.name not in rows],
         "claims": claims.judge(settings.study, rows),
     }

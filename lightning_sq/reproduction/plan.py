@@ -130,24 +130,27 @@ def estimates(settings: Settings, progress: Callable[[int, int], None]) -> dict[
         settings: With the data in place.
         progress: Called with (rows timed, rows to time).
     """
+    found = {}
+    for done, row in enumerate(map(settings.study.row, settings.rows), start=1):
+        found[row.name] = estimate_of(settings, settings.recipe(row, 0, {}))
+        progress(done, len(settings.rows))
+    return found
+
+
+def estimate_of(settings: Settings, recipe: Recipe) -> Estimate:
+    """What a recipe takes, from a few steps of it that are timed now."""
     num_images = len(load_index(settings.data / "train", cache=cache_folder() / "indexes"))
     passes = sum(entry.cost for entry in attacks_by_name(settings.attacks).values())
     threads_before = torch.get_num_threads()
     torch.set_num_threads(settings.num_threads)
-    found = {}
-    for done, row in enumerate(map(settings.study.row, settings.rows), start=1):
-        recipe = settings.recipe(row, 0, {})
-        step, forward = seconds_per_image(recipe)
-        values = recipe.values()
-        seen = num_images * values["data"].get("batch_repeats", 1)
-        limit = values["trainer"].get("limit_train_batches")
-        seen = seen if limit is None else min(seen, limit * values["data"]["batch_size_per_device"])
-        epochs = values["trainer"]["max_epochs"]
-        training, attacking = epochs * seen * step, settings.num_images * passes * forward
-        found[row.name] = Estimate(seen * step, START_SECONDS + training, START_SECONDS + attacking)
-        progress(done, len(settings.rows))
+    step, forward = seconds_per_image(recipe)
     torch.set_num_threads(threads_before)
-    return found
+    values = recipe.values()
+    seen = num_images * values["data"].get("batch_repeats", 1)
+    limit = values["trainer"].get("limit_train_batches")
+    seen = seen if limit is None else min(seen, limit * values["data"]["batch_size_per_device"])
+    training, attacking = values["trainer"]["max_epochs"] * seen * step, settings.num_images * passes * forward
+    return Estimate(seen * step, START_SECONDS + training, START_SECONDS + attacking)
 
 
 def plan_in_words(settings: Settings, known: dict[str, Estimate]) -> str:
@@ -162,9 +165,9 @@ def plan_in_words(settings: Settings, known: dict[str, Estimate]) -> str:
         _, training, attacking = known[name]
         total += tuning + len(own) * (training + attacking)
         longest = max(longest, tuning / len(RATE_FACTORS) + training + attacking)
-        times = "".join(f"{_time(seconds):>12}" for seconds in (tuning, training, attacking))
+        times = "".join(f"{time_in_words(seconds):>12}" for seconds in (tuning, training, attacking))
         lines.append(f"{name:22}{len(own):6}{epochs:8}{times}")
-    at_most = _time(max(total / settings.jobs, longest))
+    at_most = time_in_words(max(total / settings.jobs, longest))
     return "\n".join([*lines, f"in all at most {at_most}, {settings.jobs} rows at a time"])
 
 
@@ -177,6 +180,7 @@ def tuning_seconds(run: Run, known: Estimate) -> float:
     return START_SECONDS + run.recipe.values()["trainer"]["max_epochs"] * known.epoch
 
 
-def _time(seconds: float) -> str:
+def time_in_words(seconds: float) -> str:
+    """Hours and minutes, or minutes and seconds."""
     hours, rest = divmod(round(seconds), 3600)
     return f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"

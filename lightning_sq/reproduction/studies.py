@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 
@@ -28,6 +28,19 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Variant:
+    """One change of the method's recipe that is tried on held-out training images.
+
+    Args:
+        title: For people.
+        changes: Values by their option's name without dashes.
+    """
+
+    title: str
+    changes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Study:
     """A data set with its threat model and its rows.
 
@@ -36,6 +49,7 @@ class Study:
         title: For people.
         epsilon: Radius of the L-inf ball, as it is typed.
         rows: In the order of the page.
+        variants: What is tried of the method before its recipe is fixed.
         method: The row that is the paper's method.
         natural: The undefended control.
         adversarial: The row of PGD adversarial training, which the paper says is not needed.
@@ -47,6 +61,7 @@ class Study:
     title: str
     epsilon: str
     rows: tuple[Row, ...]
+    variants: tuple[Variant, ...]
     method: str = "method"
     natural: str = "natural"
     adversarial: str = "pgd"
@@ -81,6 +96,27 @@ def _rows(**changes: dict[str, Any]) -> tuple[Row, ...]:
     return tuple(replace(row, **changes.get(row.name, {})) for row in rows)
 
 
+def _variants(
+    *, levels: tuple[int, ...], sharpnesses: tuple[float, ...], epsilons: tuple[str, ...]
+) -> tuple[Variant, ...]:
+    """Each noise kind, pattern and size, each way to choose among draws, and the quantizers given."""
+    objective, quantizer = "model.objective.init_args", "model.quantizer"
+    tried: list[tuple[str, dict[str, Any]]] = []
+    tried += [(f"{kind} noise", {f"{objective}.noise": kind}) for kind in ("uniform", "gaussian")]
+    tried += [(f"pattern {name}", {f"{objective}.pattern": name}) for name in ("pixel", "image", "blocks", "smooth")]
+    tried += [(f"noise of size {size}", {f"{objective}.epsilon": size}) for size in epsilons]
+    plain = {f"{objective}.select": "mean", f"{objective}.num_refined": 0}
+    tried += [("one draw", {f"{objective}.num_draws": 1} | plain)]
+    tried += [
+        (f"hardest of {n} draws", {f"{objective}.num_draws": n, f"{objective}.num_refined": 0}) for n in (4, 8, 16)
+    ]
+    tried += [(f"hardest of {n} draws and {m} refined", {f"{objective}.num_draws": n, f"{objective}.num_refined": m})
+              for n, m in ((4, 2), (12, 4))]  # fmt: skip
+    tried += [(f"{count} levels", {f"{quantizer}.num_levels": count}) for count in levels]
+    tried += [(f"sharpness {value:g}", {f"{quantizer}.sharpness": value}) for value in sharpnesses]
+    return tuple(Variant(title, changes) for title, changes in tried)
+
+
 MNIST = Study(
     name="mnist",
     title="MNIST",
@@ -93,6 +129,7 @@ MNIST = Study(
         pgd={"title": "PGD-40", "published": (0.885, "the Madry model under AutoAttack")},
         quantizer_fgsm_rs={"quick_epochs": 3},
     ),
+    variants=_variants(levels=(3, 4), sharpnesses=(10.0, 30.0, 300.0), epsilons=("0.3", "0.35", "0.45")),
 )
 
 CIFAR10 = Study(
@@ -100,6 +137,7 @@ CIFAR10 = Study(
     title="CIFAR-10",
     epsilon="8/255",
     rows=_rows(pgd={"title": "PGD-10"}, fgsm_rs={"published": (0.432, "AutoAttack, PreActResNet-18")}),
+    variants=_variants(levels=(2, 4, 16, 32), sharpnesses=(15.0, 30.0, 120.0), epsilons=("6/255", "12/255", "16/255")),
 )
 
 STUDIES = {study.name: study for study in (MNIST, CIFAR10)}

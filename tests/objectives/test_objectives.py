@@ -99,7 +99,67 @@ def test_the_mean_over_draws_is_a_mean():
     assert loss.item() == pytest.approx(sum(singles) / 3)
 
 
-@pytest.mark.parametrize("options", [{"num_draws": 0}, {"select": "best"}, {"pattern": "waves"}, {"scales": [0]}])
+class LinearNet(torch.nn.Module):
+    """Two classes; the margin of class 1 over class 0 grows along `weights`."""
+
+    def __init__(self, weights: torch.Tensor) -> None:
+        super().__init__()
+        self.weights, self.asked = weights, []
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.asked.append(images)
+        score = (images * self.weights).sum((1, 2, 3))
+        return torch.stack([-score, score], 1)
+
+
+def test_refined_draws_come_nearer_to_the_corner_of_the_ball_than_as_many_more_draws():
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randn(1, 4, 4, generator=generator).sign() * (0.5 + torch.rand(1, 4, 4, generator=generator))
+    images = torch.full((64, 1, 4, 4), 0.5)
+    labels = torch.arange(64) % 2
+    towards = (1 - 2 * labels).view(-1, 1, 1, 1) * weights.sign()  # where the margin by which it is wrong grows
+    agreement = {}
+    for num_draws, num_refined in ((40, 0), (38, 2), (4000, 1)):
+        objective = NoisyNatural("rademacher", 0.25, num_draws=num_draws, select="hardest", num_refined=num_refined)
+        objective.seed(0, 0)
+        model = LinearNet(weights)
+        noise = (objective.hardest(model, images, labels) - images) / 0.25
+        assert len(model.asked) == num_draws + num_refined
+        assert noise.abs().unique().tolist() == [1.0]
+        agreement[num_draws] = (noise * towards).mean().item()
+    assert agreement[40] < agreement[38] - 0.1
+    assert agreement[4000] == 1.0
+
+
+def test_the_first_generation_of_refined_draws_comes_in_opposite_pairs():
+    objective = NoisyNatural("uniform", 0.25, num_draws=4, select="hardest", num_refined=1)
+    objective.seed(0, 0)
+    model, images = LinearNet(torch.ones(1, 2, 2)), torch.full((3, 1, 2, 2), 0.5)
+    objective.hardest(model, images, torch.tensor([0, 1, 0]))
+    draws = [noisy - images for noisy in model.asked]
+    for one, other in (draws[0:2], draws[2:4]):
+        assert torch.allclose(one, -other, atol=1e-6)
+    assert not torch.allclose(draws[0], draws[2], atol=1e-2)
+    assert draws[4].abs().max() <= 0.25
+
+
+def test_refined_draws_where_the_margin_does_not_change_are_noise_still():
+    objective = NoisyNatural("gaussian", 0.1, num_draws=2, select="hardest", num_refined=2)
+    chosen = objective.hardest(LinearNet(torch.zeros(1, 2, 2)), IMAGES[:, :1, :2, :2], LABELS)
+    assert chosen.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_draws": 0},
+        {"num_refined": 2},
+        {"num_refined": -1, "select": "hardest"},
+        {"select": "best"},
+        {"pattern": "waves"},
+        {"scales": [0]},
+    ],
+)
 def test_draws_and_patterns_that_cannot_be_are_refused(options):
     with pytest.raises(InputError, match=next(iter(options))):
         NoisyNatural(**options)

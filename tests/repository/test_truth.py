@@ -23,7 +23,15 @@ from tests.conftest import REPOSITORY
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
 NUM_CONFIGS = 18
 STUDIES = tuple(STUDIES_BY_NAME)  # recipes whose controls and other rows are laid over them
-NOISE = {"noise", "epsilon", "pattern", "scales", "num_draws", "select"}  # what Natural has not of NoisyNatural
+NOISE = {
+    "noise",
+    "epsilon",
+    "pattern",
+    "scales",
+    "num_draws",
+    "select",
+    "num_refined",
+}  # what Natural has not of NoisyNatural
 
 
 def test_the_number_of_recipes_is_known():

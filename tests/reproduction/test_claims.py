@@ -125,6 +125,10 @@ def content():
         "num_images": 500,
         "rows": known,
         "not_run": ["PGD-40"],
+        "choice": [
+            {"title": "as the recipe", "changes": {}, "epochs": 3, "accuracy": 0.8, "seconds": 60.4},
+            {"title": "3 levels", "changes": {}, "epochs": 3, "accuracy": 0.1, "seconds": 59.0},
+        ],
         "claims": claims.judge(MNIST, known),
     }
 
@@ -137,6 +141,8 @@ def test_the_page_has_a_line_for_each_row_and_claim_and_says_what_is_missing(con
     assert "| **90.0** | 85.0 |" in text
     assert "gradients vanish" in text
     assert "Not run here: PGD-40." in text
+    assert "after 3 epochs" in text
+    assert "| as the recipe | **80.0** | 60 |\n| 3 levels | 10.0 | 59 |" in text
     assert all(claim["claim"] in text for claim in content["claims"])
     for name in (page.CURVES_FILE, page.TRAINING_FILE):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")

@@ -13,6 +13,7 @@ from lightning_sq.errors import InputError
 from lightning_sq.objectives import Natural, NoisyNatural
 from lightning_sq.reproduction.recipes import recipe_of, seconds_per_image
 from lightning_sq.reproduction.studies import CIFAR10, MNIST, STUDIES
+from lightning_sq.types import parse_epsilon
 from tests.conftest import REPOSITORY
 
 CONFIGS = REPOSITORY / "configs"
@@ -40,6 +41,26 @@ def test_fit_reads_a_row_as_the_study_does(study, row, capsys, monkeypatch):
     assert {name: objective["init_args"][name] for name in given} == given
     assert (printed["model"]["quantizer"] is None) == (ours.model(10).quantizer is None)
     assert printed["model"]["architecture"] == ours.values()["model"]["architecture"]
+
+
+@pytest.mark.parametrize("variant", MNIST.variants, ids=lambda variant: variant.title)
+def test_fit_reads_a_variant_of_the_method_as_the_study_does(variant, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["lightning-sq"])
+    with pytest.raises(SystemExit):
+        main(["fit", *recipe(MNIST, "method", **variant.changes).options(), "--print_config"])
+    printed = yaml.safe_load(capsys.readouterr().out)
+    for name, value in variant.changes.items():
+        place = printed
+        for part in name.split("."):
+            place = place[part]
+        assert str(place) in (str(value), str(parse_epsilon(value) if name.endswith("epsilon") else value))
+
+
+def test_no_two_variants_of_a_study_are_the_same_and_none_is_the_recipe():
+    for study in STUDIES.values():
+        tried = [recipe(study, study.method, **variant.changes).fingerprint() for variant in study.variants]
+        tried.append(recipe(study, study.method).fingerprint())
+        assert len(set(tried)) == len(tried)
 
 
 def test_every_recipe_of_a_study_is_a_row_of_it():

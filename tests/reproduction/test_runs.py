@@ -8,6 +8,7 @@ import math
 import pytest
 
 from lightning_sq.errors import InputError
+from lightning_sq.reproduction import choice
 from lightning_sq.reproduction.conduct import tuned_rates
 from lightning_sq.reproduction.plan import RATE, Estimate, Settings, plan_in_words
 from lightning_sq.reproduction.runs import TRAINED, Step, run_all, training_curve
@@ -100,6 +101,25 @@ def test_every_row_gets_the_same_number_of_learning_rates_and_the_best_on_held_o
     assert tuned_rates(settings(tmp_path, tuning_data=None)) == {}
     planned = ours.planned(expected)
     assert [run.recipe.changes[RATE] for run in planned] == [expected["natural"]] + [expected["pgd"]] * 3
+
+
+def test_variants_of_the_method_are_trained_alike_and_shown_if_the_recipe_is_still_the_same(tmp_path):
+    ours = settings(tmp_path)
+    tried = choice.trials(ours)
+    assert len(tried) == 1 + len(MNIST.variants)
+    assert len({run.folder for _, run in tried}) == len(tried)
+    for _, run in tried:
+        trainer = run.recipe.values()["trainer"]
+        assert trainer["check_val_every_n_epoch"] == trainer["max_epochs"] == 3
+        assert trainer["callbacks"][0]["init_args"] == {"epsilon": 0.3, "num_images": choice.ATTACKED}
+    assert choice.tried(ours) == []
+    for key, (_, run) in zip(("of another recipe", tried[1][1].recipe.fingerprint()), tried[:2], strict=True):
+        run.folder.mkdir(parents=True)
+        curve = [{"seconds": 2.0, "clean": 0.9, "robust": 0.7}]
+        (run.folder / TRAINED).write_text(json.dumps({"key": key, "curve": curve, "epochs": 3}))
+    (found,) = choice.tried(ours)
+    assert (found["title"], found["accuracy"], found["seconds"]) == (MNIST.variants[0].title, 0.7, 2.0)
+    assert found["changes"] == MNIST.variants[0].changes
 
 
 def test_the_forms_differ_in_epochs_seeds_and_batches(tmp_path):
