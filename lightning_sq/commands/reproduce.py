@@ -30,7 +30,7 @@ def _parser() -> Parser:
     parser.add_argument("--runs", type=Path, help="folder of the runs; default: runs/reproduce/STUDY or STUDY-quick")
     parser.add_argument("--output", type=Path, help="folder of the page; default: results/STUDY, quick: as --runs")
     parser.add_argument("--configs", type=Path, default=Path("configs"), help="default: configs, of the clone")
-    parser.add_argument("--rows", help="with commas; default: all")
+    parser.add_argument("--rows", help="with commas; default: all, quick: those of small networks")
     parser.add_argument("--num-seeds", type=int, help="at most so many of each row; default: as the study says")
     parser.add_argument("--num-images", type=int, help="test images to attack; default: 1000, quick: 100")
     parser.add_argument("--attacks", help="as of evaluate; default: standard, quick: quick")
@@ -81,7 +81,8 @@ def _settings(options: Namespace) -> Settings:
 
     study, form = STUDIES[options.study], QUICK if options.quick else FULL
     known = tuple(row.name for row in study.rows)
-    rows = known if options.rows is None else tuple(name.strip() for name in options.rows.split(","))
+    usual = tuple(row.name for row in study.rows if row.in_quick or not options.quick)
+    rows = usual if options.rows is None else tuple(name.strip() for name in options.rows.split(","))
     if unknown := [name for name in rows if name not in known]:
         raise InputError(f"{study.name} has no row {unknown[0]!r}. Choose from: {', '.join(known)}.")
     cores = os.cpu_count() or 1

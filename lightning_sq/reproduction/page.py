@@ -35,7 +35,7 @@ SCHEMA_VERSION = 2
 TELLING = 0.01
 """What is proven is drawn from here on."""
 JSON_FILE, PAGE_FILE, CURVES_FILE, TRAINING_FILE = "study.json", "README.md", "curves.png", "training.png"
-STYLES = [(color, line) for line in ("-", "--") for color in plt.get_cmap("tab10").colors[:7]]
+STYLES = [(color, line) for line in ("-", "--", ":") for color in plt.get_cmap("tab10").colors[:7]]
 
 
 def seed_entry(

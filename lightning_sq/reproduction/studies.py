@@ -16,6 +16,7 @@ class Row:
         num_seeds: Trained with seeds 0, 1, ... in the full form; more than one where a claim rests on it.
         quick_epochs: In the quick form,
         quick_batches: of so many batches.
+        in_quick: Whether the quick form has it; the chosen rows are run in both.
         published: Robust accuracy that the literature gives for this way to train, and where; None if none is known.
     """
 
@@ -24,6 +25,7 @@ class Row:
     num_seeds: int = 1
     quick_epochs: int = 1
     quick_batches: int = 468
+    in_quick: bool = True
     published: tuple[float, str] | None = None
 
 
@@ -73,8 +75,8 @@ class Study:
         return next(row for row in self.rows if row.name == name)
 
 
-def _rows(**changes: dict[str, Any]) -> tuple[Row, ...]:
-    """The rows of every study, with what is another in this one, by the name of the row.
+def _rows(*more: Row, **changes: dict[str, Any]) -> tuple[Row, ...]:
+    """The rows of every study, with what is another in this one, by the name of the row, and `more` of its own.
 
     Three seeds of those on which a claim rests.
     """
@@ -93,7 +95,7 @@ def _rows(**changes: dict[str, Any]) -> tuple[Row, ...]:
         Row("pgd", "PGD", num_seeds=3),
         Row("quantizer_fgsm_rs", "soft quantization + FGSM-RS"),
     )
-    return tuple(replace(row, **changes.get(row.name, {})) for row in rows)
+    return (*(replace(row, **changes.get(row.name, {})) for row in rows), *more)
 
 
 def _variants(
@@ -117,16 +119,21 @@ def _variants(
     return tuple(Variant(title, changes) for title, changes in tried)
 
 
+MADRY = (0.885, "the Madry model under AutoAttack")
+
 MNIST = Study(
     name="mnist",
     title="MNIST",
     epsilon="0.3",
     rows=_rows(
+        Row("method_madry", "the method, Madry's network", in_quick=False),
+        Row("pgd_madry", "PGD-40, Madry's network and schedule", in_quick=False, published=MADRY),
+        Row("method_resnet18", "the method, ResNet-18", in_quick=False),
         method={"quick_epochs": 2},
         interval_bound={"quick_epochs": 4},
         interval_bound_unquantized={"quick_epochs": 4},
         fgsm_rs={"quick_epochs": 3, "published": (0.829, "AutoAttack's page of results")},
-        pgd={"title": "PGD-40", "published": (0.885, "the Madry model under AutoAttack")},
+        pgd={"title": "PGD-40", "published": MADRY},
         quantizer_fgsm_rs={"quick_epochs": 3},
     ),
     variants=_variants(levels=(3, 4), sharpnesses=(10.0, 30.0, 300.0), epsilons=("0.3", "0.35", "0.45")),

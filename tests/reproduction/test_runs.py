@@ -10,9 +10,10 @@ import pytest
 from lightning_sq.errors import InputError
 from lightning_sq.reproduction import choice
 from lightning_sq.reproduction.conduct import tuned_rates
+from lightning_sq.reproduction.page import STYLES
 from lightning_sq.reproduction.plan import RATE, Estimate, Settings, plan_in_words
 from lightning_sq.reproduction.runs import TRAINED, Step, run_all, training_curve
-from lightning_sq.reproduction.studies import MNIST
+from lightning_sq.reproduction.studies import MNIST, STUDIES
 from tests.conftest import REPOSITORY
 
 
@@ -130,6 +131,12 @@ def test_the_forms_differ_in_epochs_seeds_and_batches(tmp_path):
     assert "limit_train_batches" not in full[0].recipe.values()["trainer"]
     assert len(settings(tmp_path, num_seeds=1).planned({})) == 2
     assert settings(tmp_path, max_epochs=2).planned({})[0].recipe.values()["trainer"]["max_epochs"] == 2
+
+
+def test_the_quick_form_has_small_networks_alone_and_a_figure_has_a_style_for_every_row():
+    for study in STUDIES.values():
+        assert len(study.rows) <= len(STYLES)
+    assert [row.name for row in MNIST.rows if not row.in_quick] == ["method_madry", "pgd_madry", "method_resnet18"]
 
 
 def test_the_plan_counts_tuning_training_and_attacks_of_all_seeds(tmp_path):
