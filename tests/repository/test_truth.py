@@ -21,7 +21,7 @@ from lightning_sq.reproduction.studies import STUDIES as STUDIES_BY_NAME
 from tests.conftest import REPOSITORY
 
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
-NUM_CONFIGS = 18
+NUM_CONFIGS = 26
 STUDIES = tuple(STUDIES_BY_NAME)  # recipes whose controls and other rows are laid over them
 NOISE = {
     "noise",
