@@ -10,6 +10,7 @@ from collections import OrderedDict
 import pytest
 import torch
 
+from lightning_sq.models import ModelConfig, build_model
 from tests.conftest import REPOSITORY
 
 
@@ -26,7 +27,7 @@ def benchmark(monkeypatch, tmp_path):
         return module
 
     yield run
-    for name in ("harness", "theory", "objectives", "front_end", "autoattack"):
+    for name in ("harness", "theory", "objectives", "front_end", "autoattack", "levels"):
         sys.modules.pop(name, None)
 
 
@@ -85,3 +86,25 @@ def test_the_front_ends_of_the_benchmark_are_the_layers(benchmark):
         found = run(pixels)
         assert torch.allclose(found, layers(pixels.float() / 255), atol=1e-5)
         assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_levels_are_put_before_the_same_weights_and_attacked(benchmark, few_digits, tmp_path, monkeypatch):
+    options = ["--data", str(few_digits / "val"), "--model", "net=anything", "--output", str(tmp_path)]
+    module = benchmark("levels", *options, "--num-images", "20", "--num-attacked", "5", "--attacks", "pgd")
+    torch.manual_seed(0)
+    names = tuple(str(digit) for digit in range(10))
+    net = build_model(ModelConfig("test_resnet", names, (0.5,) * 3, (0.5,) * 3, 32, 32)).eval()
+    monkeypatch.setattr(module, "load", lambda source: net)
+    monkeypatch.setattr(module, "LEVELS", (2, 256))
+    module.main()
+    content = json.loads((tmp_path / "levels.json").read_text())
+    assert (content["num_images"], content["num_attacked"]) == (20, 5)
+    rows = content["models"]["net"]
+    assert [row["levels"] for row in rows] == [None, *module.LEVELS]
+    for row in rows:
+        curve = [row["clean_of_attacked"], *row["worst_case"].values()]
+        assert curve == sorted(curve, reverse=True)
+    assert (tmp_path / "README.md").read_text() == module.markdown(content)
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.allclose(module.quantized(net, 256)(images), net(images), atol=0.05)
+    assert not torch.allclose(module.quantized(net, 2)(images), net(images), atol=0.05)
