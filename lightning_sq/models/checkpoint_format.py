@@ -5,9 +5,13 @@ It is opened with weights_only=True, so no code in it runs. For others there is 
 
 from __future__ import annotations
 
+import hashlib
+import json
+import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from importlib.metadata import version
+from functools import cache
+from importlib.metadata import distribution, version
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
@@ -42,16 +46,35 @@ class TrainedModel:
     def build(self) -> PixelClassifier:
         """The model in eval mode.
 
-        Raises: InputError if a tensor is missing, superfluous, or of another shape.
+        Raises: InputError if the description cannot be built, or a tensor is missing, superfluous, or of another
+            shape or dtype.
         """
-        model = build_model(self.config)
+        try:
+            model = build_model(self.config)
+        except InputError:
+            raise
+        except Exception as error:  # a stranger's values; each architecture refuses in its own way
+            raise InputError(
+                f"No model is as its description says ({type(error).__name__}: {str(error).strip()[:120]}). "
+                "Export the checkpoint again."
+            ) from error
         if wrong := misfits(model, self.state):
             raise InputError(
                 f"The weights do not fit a {self.config.architecture} with {len(self.config.class_names)} classes: "
-                f"{len(wrong)} tensors differ, the first is {wrong[0]!r}. Export the checkpoint again."
+                f"{len(wrong)} tensors differ, the first is {wrong[0]!r}, which "
+                f"{_difference(model.state_dict().get(wrong[0]), self.state.get(wrong[0]))}. "
+                "Export the checkpoint again."
             )
         model.load_state_dict(self.state)
         return model.eval()
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the description and of each tensor's name, dtype, shape and bytes, in the order of the names."""
+        digest = hashlib.sha256(json.dumps(self.config.to_dict(), sort_keys=True).encode())
+        for name, value in sorted(self.state.items()):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
 
 
 def misfits(model: PixelClassifier, state: dict[str, Tensor]) -> list[str]:
@@ -62,10 +85,45 @@ def misfits(model: PixelClassifier, state: dict[str, Tensor]) -> list[str]:
     )
 
 
+def _difference(wanted: Tensor | None, found: Tensor | None) -> str:
+    """In words; both are None for no tensor only."""
+    if found is None:
+        return "is missing"
+    if wanted is None:
+        return "the model has not"
+    if wanted.shape != found.shape:
+        return f"has the shape {tuple(found.shape)} and not {tuple(wanted.shape)}"
+    return f"is of {str(found.dtype).removeprefix('torch.')} and not of {str(wanted.dtype).removeprefix('torch.')}"
+
+
 def versions() -> dict[str, str]:
-    """Of the packages that numbers depend on; with `importlib.metadata`, so nothing is imported for it."""
+    """Of the packages that numbers depend on; with `importlib.metadata`, so nothing is imported for it.
+
+    `commit` is the one of lightning_sq's code, "unknown" where it was installed from an archive.
+    """
     names = ("torch", "timm", "torchvision", "lightning", "nvidia-dali-cuda130")
-    return {"lightning_sq": __version__} | {name: _version(name) for name in names}
+    return {"lightning_sq": __version__, "commit": commit()} | {name: _version(name) for name in names}
+
+
+@cache
+def commit() -> str:
+    """Of the clone that this code lies in, with a word if files differ from it; else of what pip installed."""
+    try:
+        _git("ls-files", "--error-unmatch", Path(__file__).name)  # or this clone is another project's
+        changes = ", with changes" if _git("status", "--porcelain", "--untracked-files=no", "..") else ""
+        return _git("rev-parse", "HEAD") + changes
+    except (OSError, subprocess.SubprocessError):
+        pass
+    try:
+        origin = json.loads(distribution("lightning-sq").read_text("direct_url.json") or "{}")
+        return str(origin["vcs_info"]["commit_id"])
+    except (OSError, ModuleNotFoundError, ValueError, KeyError, TypeError):
+        return "unknown"
+
+
+def _git(*words: str) -> str:
+    command = ["git", "-C", str(Path(__file__).parent), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
 
 
 def _version(name: str) -> str:

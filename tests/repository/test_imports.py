@@ -25,18 +25,35 @@ MAY_IMPORT = {
     "metrics": {"ops"},
     "attacks": {"layers", "ops"},
     "evaluation": {"attacks", "layers", "ops"},
-    "release": {"models"},
+    "hub": {"layers", "models"},
+    "release": {"hub", "models"},
+    "releasing": {"evaluation", "models"},
     "training": {"attacks", "data", "metrics", "models", "objectives", "layers", "ops"},
     "reproduction": {"data", "evaluation", "layers", "models", "release"},
-    "commands": {"attacks", "data", "evaluation", "metrics", "models", "release", "reproduction", "training"},
+    "commands": {
+        *("attacks", "data", "evaluation", "hub", "metrics", "models", "release", "releasing", "reproduction"),
+        "training",
+    },
 }
-EVERYBODYS = {"errors", "types", "paths", "progress"}
+EVERYBODYS = {"errors", "types", "paths", "progress", "release_files"}
 DOORS = {
-    "timm": {"models/backbone.py", "models/small_networks.py"},
+    "timm": {"models/backbone.py", "models/small_networks.py", "hub/timm_names.py"},
+    "huggingface_hub": {"hub/huggingface.py"},
     "nvidia": {"data/dali.py"},
     "pyautoattack": {"attacks/autoattack.py"},
 }
-WITHOUT_LIGHTNING = ("ops", "layers", "models", "objectives", "attacks", "evaluation", "release", "metrics")
+WITHOUT_LIGHTNING = (
+    "ops",
+    "layers",
+    "models",
+    "objectives",
+    "attacks",
+    "evaluation",
+    "hub",
+    "release",
+    "releasing",
+    "metrics",
+)
 
 
 def imports(path: Path) -> set[str]:
