@@ -201,7 +201,10 @@ def require_keys(path: Path, values: Any, keys: Iterable[str]) -> None:
 def trained_model(content: dict[str, Any]) -> TrainedModel:
     """The model in what `open_checkpoint` gave; the averaged weights if the run kept an average."""
     entry, prefix = content[CHECKPOINT_KEY], "model."
-    state = {key.removeprefix(prefix): v for key, v in content["state_dict"].items() if key.startswith(prefix)}
+    state = content["state_dict"]
+    if foreign := next((name for name, value in state.items() if not isinstance(value, Tensor)), None):
+        raise InputError(f"The checkpoint holds {foreign!r} among its weights, which is no tensor. Train again.")
+    state = {str(name).removeprefix(prefix): v for name, v in state.items() if str(name).startswith(prefix)}
     training = {
         "epochs": entry.get("epochs_trained"),
         "steps": content.get("global_step"),
