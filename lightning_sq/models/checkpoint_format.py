@@ -167,9 +167,7 @@ def open_checkpoint(path: Path) -> dict[str, Any]:
         what = "is a folder" if path.is_dir() else "does not exist"
         raise InputError(f"There is no checkpoint {path}: it {what}. Give a .ckpt file that `lightning-sq fit` wrote.")
     try:
-        with ZipFile(path) as archive:  # torch does not look at the checksums
-            if damaged := archive.testzip():
-                raise BadZipFile(f"checksum of {damaged}")
+        _check_archive(path)
         content = torch.load(path, weights_only=True, map_location="cpu", mmap=False)
     except Exception as error:  # a damaged zip or pickle makes torch raise whatever it stumbles over
         raise InputError(
@@ -186,6 +184,23 @@ def open_checkpoint(path: Path) -> dict[str, Any]:
         )
     require_keys(path, entry, ("model", "recipe", "versions"))
     return content
+
+
+def _check_archive(path: Path) -> None:
+    """torch looks at no checksum, and takes an entry that is marked as a folder for one of memory as it lies there.
+
+    Raises: BadZipFile or whatever a damaged archive makes zipfile raise.
+    """
+    with ZipFile(path) as archive:
+        entries = archive.infolist()
+        if len({entry.filename for entry in entries}) != len(entries):
+            raise BadZipFile("a name is there twice")
+        for entry in entries:
+            if entry.is_dir() or entry.external_attr:
+                raise BadZipFile(f"{entry.filename} is no plain file")
+            with archive.open(entry) as stream:  # which compares the names, and at its end the checksums
+                while stream.read(1 << 20):
+                    pass
 
 
 def require_keys(path: Path, values: Any, keys: Iterable[str]) -> None:

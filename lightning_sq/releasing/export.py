@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from lightning_sq.errors import InputError
-from lightning_sq.models.checkpoint_format import read_checkpoint
+from lightning_sq.models.checkpoint_format import TrainedModel, read_checkpoint
 from lightning_sq.models.release_format import check_room, write_release
 from lightning_sq.release_files import ONNX_FILE, RESULTS_FILE, TORCH_EXPORT_FILE
 from lightning_sq.releasing.card import model_card
@@ -63,8 +63,7 @@ def export(
     check_room(folder, overwrite=overwrite)
     trained = read_checkpoint(checkpoint)
     model = trained.build()  # refuses weights that do not fit, before anything is written
-    recipe = without_paths(trained.training["recipe"])
-    trained = replace(trained, training=trained.training | {"recipe": recipe})
+    trained = without_private_parts(trained)
     evidence = None if results is None else evidence_for(trained, results)
 
     with TemporaryDirectory() as temporary:
@@ -78,6 +77,12 @@ def export(
         more = {"programs": programs} if programs else {}
         write_release(folder, trained, card, overwrite=overwrite, beside=beside, more=more, check=check)
     return evidence
+
+
+def without_private_parts(trained: TrainedModel) -> TrainedModel:
+    """`trained` with a recipe that says nothing of whose disk it was."""
+    recipe = without_paths(trained.training["recipe"])
+    return replace(trained, training=trained.training | {"recipe": recipe})
 
 
 def without_paths(recipe: Any) -> Any:

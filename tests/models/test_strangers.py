@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -62,10 +63,13 @@ def the_sentence(source: Path) -> str:
     return text
 
 
-def caught_flips(path: Path, source: Path, expected: torch.Tensor) -> int:
-    """Of `NUM_FLIPS` files with one other bit, how many are refused; the others have to give the same logits."""
+def caught_flips(path: Path, source: Path, expected: torch.Tensor, places: Sequence[int] | None = None) -> int:
+    """Of the files with one other bit (`NUM_FLIPS` at random) so many are refused; the rest give the same logits."""
     whole, caught = path.read_bytes(), 0
-    for place in torch.randint(0, len(whole) * 8, (NUM_FLIPS,), generator=torch.Generator().manual_seed(1)).tolist():
+    if places is None:
+        generator = torch.Generator().manual_seed(1)
+        places = torch.randint(0, len(whole) * 8, (NUM_FLIPS,), generator=generator).tolist()
+    for place in places:
         flipped = bytearray(whole)
         flipped[place // 8] ^= 1 << place % 8
         path.write_bytes(flipped)
@@ -80,6 +84,21 @@ def caught_flips(path: Path, source: Path, expected: torch.Tensor) -> int:
 
 def test_of_a_thousand_flipped_bits_of_a_checkpoint_each_is_caught_or_changes_nothing(checkpoint, expected):
     assert caught_flips(checkpoint, checkpoint, expected) > 0.95 * NUM_FLIPS
+
+
+def test_no_bit_of_a_checkpoints_list_of_entries_makes_torch_read_something_else(checkpoint, expected):
+    content = checkpoint.read_bytes()
+    start = content.index(b"PK\x01\x02")  # one of its bits marks an entry as a folder, which torch does not read at all
+    first = content.index(b"PK\x01\x02", start + 1)
+    assert caught_flips(checkpoint, checkpoint, expected, range(8 * start, 8 * first)) > 100
+    marks = [place for place in entry_starts(content) if content[place + 38 : place + 42] == b"\0" * 4]
+    assert len(marks) > 5
+    flips = [8 * (place + 38) + 4 for place in marks]
+    assert caught_flips(checkpoint, checkpoint, expected, flips) == len(marks)
+
+
+def entry_starts(content: bytes) -> list[int]:
+    return [match.start() for match in re.finditer(re.escape(b"PK\x01\x02"), content)]
 
 
 @pytest.mark.parametrize("name", NEEDED)

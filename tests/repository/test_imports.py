@@ -119,12 +119,3 @@ def test_every_library_that_the_package_imports_is_declared():
 def test_every_part_of_the_package_has_its_rule():
     parts = {path.name.removesuffix(".py") for path in PACKAGE.iterdir() if not path.name.startswith("__")}
     assert parts == set(MAY_IMPORT) | EVERYBODYS
-
-
-def test_a_release_loads_without_lightning_and_dali():
-    import subprocess
-    import sys
-
-    program = "import sys, lightning_sq; lightning_sq.load; print({'lightning', 'nvidia.dali'} & sys.modules.keys())"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
