@@ -16,12 +16,20 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
 
     from lightning_sq.hub.huggingface import upload
+    from lightning_sq.hub.registry import Entry
+    from lightning_sq.models.release_format import read_release
+    from lightning_sq.release_files import SUMS_FILE, sha256
     from lightning_sq.releasing.golden import verify
 
     verify(options.folder)
+    config = read_release(options.folder).config
     done = upload(options.folder, options.repository, private=options.private, dry_run=options.dry_run)
     for name, size in done.files:
         print(f"{size:>14,}  {name}")
+    name = f"{config.architecture}.{options.repository.rpartition('/')[2]}"
+    shape = (config.num_channels, config.image_size, config.image_size)
+    entry = Entry(name, done.address, sha256(options.folder / SUMS_FILE), len(config.class_names), shape)
+    print(f"for a list of released models:\n\n{entry.as_toml()}")
     if done.url is None:
         print(f"nothing was uploaded; without --dry-run these files go to {done.repository}")
     else:

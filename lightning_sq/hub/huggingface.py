@@ -52,11 +52,13 @@ class Upload:
         repository: org/name.
         files: (name, bytes) of each file, in order.
         url: Of the commit; None for a dry run.
+        address: Of the folder with the files, for a registry.
     """
 
     repository: str
     files: list[tuple[str, int]]
-    url: str | None = None
+    url: str | None
+    address: str
 
 
 def upload(folder: Path, repository: str, *, private: bool = False, dry_run: bool = False) -> Upload:
@@ -78,9 +80,10 @@ def upload(folder: Path, repository: str, *, private: bool = False, dry_run: boo
     for name in names:
         check_file(folder, name, listed)
     names.append(SUMS_FILE)
-    plan = Upload(repository, [(name, (folder / name).stat().st_size) for name in names])
+    files = [(name, (folder / name).stat().st_size) for name in names]
+    root = f"{library.constants.ENDPOINT}/{repository}/resolve"
     if dry_run:
-        return plan
+        return Upload(repository, files, None, f"{root}/main/")
     try:
         api = library.HfApi()
         api.create_repo(repository, private=private, exist_ok=True)
@@ -92,4 +95,4 @@ def upload(folder: Path, repository: str, *, private: bool = False, dry_run: boo
             f"The Hub did not take {repository} ({type(error).__name__}: {_first_line(error)}). "
             "Log in with `hf auth login` as someone who may write there."
         ) from error
-    return Upload(repository, plan.files, str(commit.commit_url))
+    return Upload(repository, files, str(commit.commit_url), f"{root}/{commit.oid}/")

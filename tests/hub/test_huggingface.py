@@ -14,6 +14,8 @@ import lightning_sq
 from lightning_sq.__main__ import main
 from lightning_sq.errors import InputError
 from lightning_sq.hub.huggingface import upload
+from lightning_sq.hub.registry import Entry, parse_index
+from lightning_sq.release_files import sha256
 from lightning_sq.releasing.golden import write_golden
 from tests.hub import server as module
 from tests.hub.conftest import IMAGES, put
@@ -123,7 +125,7 @@ def test_a_dry_run_lists_the_files_and_reaches_no_network(whole, monkeypatch, ca
     (whole / "notes.txt").write_text("mine")
     assert main(["upload", str(whole), "pets/robust", "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[1] for line in lines[:-1]] == [
+    assert [line.split()[1] for line in lines[:5]] == [
         *("model.safetensors", "config.json", "README.md", "golden.safetensors", "SHA256SUMS"),
     ]
     assert lines[0].split()[0] == f"{(whole / 'model.safetensors').stat().st_size:,}"
@@ -139,14 +141,23 @@ def test_an_upload_makes_the_repository_and_sends_the_files_of_the_release_alone
 
         def upload_folder(self, **options):
             calls.append(options)
-            return SimpleNamespace(commit_url="https://hub/commit/1")
+            return SimpleNamespace(commit_url="https://hub/commit/1", oid="1" * 40)
 
     monkeypatch.setattr(hub, "HfApi", Api)
     assert main(["upload", str(whole), "pets/robust", "--private"]) == 0
     assert calls[0] == (("pets/robust",), {"private": True, "exist_ok": True})
     assert calls[1]["folder_path"] == whole
     assert sorted(calls[1]["allow_patterns"]) == sorted(path.name for path in whole.iterdir())
-    assert "https://hub/commit/1; lightning_sq.load('hf-hub:pets/robust') opens it" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "https://hub/commit/1; lightning_sq.load('hf-hub:pets/robust') opens it" in said
+    (entry,) = parse_index(said[said.index("[") : said.index("\nhttps://hub")], source="", base="").values()
+    assert entry == Entry(
+        "test_resnet.robust",
+        f"{hub.constants.ENDPOINT}/pets/robust/resolve/{'1' * 40}/",
+        sha256(whole / "SHA256SUMS"),
+        3,
+        (3, 32, 32),
+    )
 
 
 def test_what_the_hub_refuses_is_one_sentence(whole, monkeypatch):

@@ -118,7 +118,6 @@ def test_robustbenchs_own_evaluation_runs_on_a_release(tmp_path, monkeypatch):
     write_release(tmp_path / "release", TrainedModel(config, build_model(config).state_dict()), "# card\n")
     model, images = lightning_sq.load(tmp_path / "release"), torch.rand(4, 3, 32, 32)
     monkeypatch.setattr(evaluation, "load_clean_dataset", lambda *arguments: (images, model(images).argmax(1)))
-    clean, robust = evaluation.benchmark(model, 4, "cifar10", "Linf", eps=1e-6, batch_size=4)
+    clean, robust = evaluation.benchmark(model, 4, "cifar10", "Linf", eps=0.5, batch_size=4)
     assert clean == 1.0
-    assert robust == 1.0
-    assert evaluation.benchmark(model, 4, "cifar10", "Linf", eps=0.5, batch_size=4)[1] < 1.0
+    assert robust < 1.0
