@@ -41,6 +41,8 @@ def register(entry: Entry) -> None:
     if entry.name in _registry._model_pretrained_cfgs:
         return
     if not timm.is_model(entry.architecture):
+        from lightning_sq.models import small_networks  # noqa: F401 - which timm knows of from here on
+    if not timm.is_model(entry.architecture):
         raise InputError(f"{entry.name} is of an architecture that this timm lacks. Update timm.")
     known = timm.get_pretrained_cfg(entry.architecture) or PretrainedCfg()
     _registry._model_pretrained_cfgs[entry.name] = replace(

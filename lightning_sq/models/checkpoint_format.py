@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cache
-from importlib.metadata import distribution, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
@@ -22,6 +20,7 @@ from torch import Tensor
 from lightning_sq import __version__
 from lightning_sq.errors import InputError
 from lightning_sq.models.build import ModelConfig, PixelClassifier, build_model
+from lightning_sq.models.commit import commit
 
 CHECKPOINT_KEY = "lightning_sq"
 FORMAT_VERSION = 1
@@ -103,27 +102,6 @@ def versions() -> dict[str, str]:
     """
     names = ("torch", "timm", "torchvision", "lightning", "nvidia-dali-cuda130")
     return {"lightning_sq": __version__, "commit": commit()} | {name: _version(name) for name in names}
-
-
-@cache
-def commit() -> str:
-    """Of the clone that this code lies in, with a word if files differ from it; else of what pip installed."""
-    try:
-        _git("ls-files", "--error-unmatch", Path(__file__).name)  # or this clone is another project's
-        changes = ", with changes" if _git("status", "--porcelain", "--untracked-files=no", "..") else ""
-        return _git("rev-parse", "HEAD") + changes
-    except (OSError, subprocess.SubprocessError):
-        pass
-    try:
-        origin = json.loads(distribution("lightning-sq").read_text("direct_url.json") or "{}")
-        return str(origin["vcs_info"]["commit_id"])
-    except (OSError, ModuleNotFoundError, ValueError, KeyError, TypeError):
-        return "unknown"
-
-
-def _git(*words: str) -> str:
-    command = ["git", "-C", str(Path(__file__).parent), *words]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
 
 
 def _version(name: str) -> str:

@@ -151,6 +151,7 @@ import json, sys
 {first}
 before = sorted({{"torch", "timm"}} & sys.modules.keys())
 {second}
+assert timm.list_pretrained("small_cnn*") == ["small_cnn.sq"]
 import torch
 images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 logits = timm.create_model({name!r}, pretrained=True).eval()(images)
@@ -160,7 +161,8 @@ print(json.dumps([before, logits.tolist()]))
 
 @pytest.mark.end_to_end
 @pytest.mark.parametrize("order", [("lightning_sq", "timm"), ("timm", "lightning_sq")])
-def test_in_a_fresh_process_the_name_works_in_either_order_of_imports(index, release, order):
+def test_in_a_fresh_process_the_name_works_in_either_order_of_imports(index, entry, release, order):
+    index.write_text(entry.as_toml() + replace(entry, name="small_cnn.sq").as_toml())  # one of our own networks
     program = PROGRAM.format(first=f"import {order[0]}", second=f"import {order[1]}", name=NAME)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=REPOSITORY)
     before, logits = json.loads(done.stdout)
