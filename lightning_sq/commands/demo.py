@@ -50,14 +50,15 @@ def main(arguments: list[str]) -> None:
             *_processes(),
             *epochs,
         )
-    _run("export", output / METHOD / "checkpoints/last.ckpt", output / "release", "--overwrite")
     _run(
         "evaluate",
         f"natural={output / 'natural/checkpoints/last.ckpt'}",
-        f"{METHOD}={output / 'release'}",
+        f"{METHOD}={output / METHOD / 'checkpoints/last.ckpt'}",
         *("--data", options.data, "--epsilon", options.epsilon, "--attacks", "quick"),
         *("--num-images", options.num_images, "--output", output, "--overwrite"),
     )
+    trained = output / METHOD / "checkpoints/last.ckpt"
+    _run("export", trained, output / "release", "--results", output, "--overwrite")
     print(f"checkpoint to go on from: {output / METHOD / 'checkpoints/last.ckpt'}")
     print(f"released weights:         {output / 'release'}")
     print(f"open this in a browser:   {output / 'report.html'}")

@@ -74,7 +74,7 @@ def _evaluate_all(
     from lightning_sq.evaluation import examples, results
     from lightning_sq.evaluation.processes import first_alone, gather
     from lightning_sq.evaluation.suites import attacks_by_name, transfer_entries
-    from lightning_sq.models.checkpoint_format import versions
+    from lightning_sq.models.checkpoint_format import TrainedModel, versions
     from lightning_sq.release import load
 
     began = time.perf_counter()
@@ -92,8 +92,15 @@ def _evaluate_all(
         found[name] = _evaluate_one(name, model, images, labels, comparable, chosen, options)
         gradients = _input_gradients(model, images, labels, options, device)
         gradient = sum(sum(part) for part in gather(gradients)) / len(labels)
-        description = model.config.to_dict()
-        rows.append(results.model_row(name, sources[name], description, found[name], input_gradient_l1=gradient))
+        row = results.model_row(
+            name,
+            sources[name],
+            model.config.to_dict(),
+            found[name],
+            input_gradient_l1=gradient,
+            fingerprint=TrainedModel(model.config, model.state_dict()).fingerprint(),
+        )
+        rows.append(row)
         adversarial = found[name].examples(images)
         shown[name] = examples.show(
             model,

@@ -7,7 +7,8 @@
     threat_model     {norm, budgets: [...], epsilons: [...]}: every attack at each budget, some at the other epsilons
     attacks          name -> {title, family, on_everyone, parameters}, in the order in which they ran
     seed, batch_size, num_processes, device, versions
-    models           [{name, source, model (what it is made of), num_images,
+    models           [{name, source, model (what it is made of), fingerprint (SHA-256 of that and the weights),
+                       num_images,
                        clean_accuracy, robust_accuracy, certified_accuracy (null without a proof), input_gradient_l1,
                        verdict (a sentence), flags: [diagnostics that fired], diagnostics: [{name, title, fired,
                        measured, limit, why}],
@@ -45,13 +46,20 @@ TELLING = 0.01
 
 
 def model_row(
-    name: str, source: str, description: dict[str, Any], found: Evaluation, *, input_gradient_l1: float
+    name: str,
+    source: str,
+    description: dict[str, Any],
+    found: Evaluation,
+    *,
+    input_gradient_l1: float,
+    fingerprint: str,
 ) -> dict[str, Any]:
     """One entry of `models`."""
     row = {
         "name": name,
         "source": source,
         "model": description,
+        "fingerprint": fingerprint,
         "num_images": len(found.correct),
         "clean_accuracy": found.clean_accuracy,
         "robust_accuracy": found.robust_accuracy,

@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from lightning_sq.errors import InputError
 from lightning_sq.models import small_networks  # noqa: F401 - timm knows its names from here on
 
+IN_RELEASE = "backbone."
+"""What the names of a backbone's tensors begin with in a release."""
+
 
 def check_architecture(name: str) -> str:
     """`name` itself, or an InputError with the nearest names that timm has."""
@@ -24,10 +27,15 @@ def check_architecture(name: str) -> str:
         hint = f"Nearest: {', '.join(near)}" if near else "See timm.list_models()"
         raise InputError(f"timm has no model named {name!r}. {hint}.")
     try:
-        timm.get_pretrained_cfg(name)
+        known = timm.get_pretrained_cfg(name)
     except RuntimeError:  # a tag, behind the dot, that timm lacks
         tags = ", ".join(timm.list_pretrained(f"{name.split('.')[0]}.*")[:5])
         raise InputError(f"timm has no weights named {name!r}. It has: {tags or 'none for this model'}.") from None
+    if known is not None and "lightning_sq" in (known.notes or ()):
+        raise InputError(
+            f"{name} is a release with a front end of its own. To train on from it set --model.architecture "
+            f"{name.split('.')[0]} and --model.checkpoint_path to its model.safetensors (lightning-sq download {name})."
+        )
     return name
 
 
@@ -88,6 +96,42 @@ def create_backbone(architecture: str, num_classes: int, channels: int = 3) -> n
     return timm.create_model(check_architecture(architecture), num_classes=num_classes, in_chans=channels)
 
 
+def replace_head(backbone: nn.Module, architecture: str, num_classes: int) -> None:
+    """Give `backbone` a head of `num_classes` random logits; 0 takes the head away and leaves pooled features.
+
+    Raises: InputError if the architecture cannot.
+    """
+    try:
+        backbone.reset_classifier(num_classes)
+    except Exception as error:  # each architecture refuses in its own way
+        raise InputError(
+            f"{architecture} cannot have a head of {num_classes} classes ({type(error).__name__}). "
+            "Take 0 for pooled features, a number of at least 1, or another model."
+        ) from error
+
+
+def feature_maps(architecture: str, state: dict[str, Tensor], num_classes: int, channels: int = 3) -> nn.Module:
+    """The architecture without its head: a list of feature maps, one a stage, with timm's `feature_info`.
+
+    Args:
+        architecture: A timm model name.
+        state: Weights of the whole backbone, as `create_backbone(architecture, num_classes, channels)` has them.
+    Raises: InputError for an architecture that timm can take no features from.
+    """
+    overlay = {"state_dict": dict(state), "num_classes": num_classes}
+    options = {"features_only": True, "in_chans": channels, "pretrained_cfg_overlay": overlay, "pretrained": True}
+    try:
+        features = timm.create_model(check_architecture(architecture), **options)
+    except (AttributeError, TypeError, RuntimeError, AssertionError) as error:  # what architectures raise who cannot
+        raise InputError(
+            f"timm takes no feature maps from {architecture} ({type(error).__name__}). "
+            "Leave out features=True, and use model.backbone or num_classes=0."
+        ) from error
+    for part in features.modules():
+        getattr(part, "pretrained_cfg", {}).pop("state_dict", None)
+    return features.eval()
+
+
 def pretrained_state(architecture: str, channels: int = 3) -> dict[str, Tensor]:
     """The weights that timm downloads for `architecture`, its first layer made to take so many channels.
 
@@ -103,7 +147,10 @@ def pretrained_state(architecture: str, channels: int = 3) -> dict[str, Tensor]:
 
 
 def file_state(path: Path) -> dict[str, Tensor]:
-    """The float32 tensors of a safetensors file, or of a `.pth` with nothing but tensors in it."""
+    """The float32 tensors of a safetensors file, or of a `.pth` with nothing but tensors in it.
+
+    Of a release's model.safetensors it is the backbone.
+    """
     if not path.is_file():
         raise InputError(
             f"There is no weights file {path}. Give --model.checkpoint_path an existing .safetensors file."
@@ -114,6 +161,8 @@ def file_state(path: Path) -> dict[str, Tensor]:
         else:
             state = torch.load(path, weights_only=True, map_location="cpu")
             state = state.get("state_dict", state)
+        if part := {key.removeprefix(IN_RELEASE): state[key] for key in state if key.startswith(IN_RELEASE)}:
+            state = part
         return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
     except Exception as error:  # SafetensorError, UnpicklingError, and whatever a damaged pickle makes torch raise
         raise InputError(

@@ -6,11 +6,11 @@ from collections import OrderedDict
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_sq.errors import InputError
 from lightning_sq.layers import Normalize, SoftQuantization
-from lightning_sq.models.backbone import create_backbone
+from lightning_sq.models.backbone import create_backbone, feature_maps, replace_head
 from lightning_sq.ops.staircases import Staircase
 
 
@@ -106,6 +106,12 @@ class PixelClassifier(nn.Sequential):
         """Everything behind the quantizer."""
         return nn.Sequential(OrderedDict((k, part) for k, part in self.named_children() if k != "quantize"))
 
+    def forward_features(self, images: Tensor) -> Tensor:
+        """The backbone's last feature map (timm's `forward_features`) of images (B, C, H, W) in [0, 1]."""
+        for name, part in self.named_children():
+            images = part.forward_features(images) if name == "backbone" else part(images)
+        return images
+
     def with_quantizer(self, quantizer: SoftQuantization) -> PixelClassifier:
         """The same weights behind another quantizer; a model without one stays without."""
         parts = OrderedDict(self.named_children())
@@ -114,6 +120,32 @@ class PixelClassifier(nn.Sequential):
         model = PixelClassifier(parts, self.config)
         model.training = self.training
         return model
+
+
+def with_head(model: PixelClassifier, num_classes: int) -> PixelClassifier:
+    """`model` itself with a head of `num_classes` random logits, its front end and its other weights as they are.
+
+    With 0 it gives pooled features (B, D). Raises: InputError if the architecture can have no such head.
+    """
+    if num_classes < 0:
+        raise InputError(f"num_classes={num_classes} is not 0 (pooled features) or more.")
+    replace_head(model.backbone, model.config.architecture, num_classes)
+    names = tuple(str(number) for number in range(num_classes))
+    model.config = replace(model.config, class_names=names)
+    return model.train(model.training)
+
+
+def as_feature_maps(model: PixelClassifier) -> PixelClassifier:
+    """The same front end and weights; gives a list of feature maps, (B, C_i, H_i, W_i) each, for images in [0, 1].
+
+    `model.backbone.feature_info` says what they are. Raises: InputError where timm can take none.
+    """
+    config = model.config
+    parts = OrderedDict(model.named_children())
+    parts["backbone"] = feature_maps(
+        config.architecture, model.backbone.state_dict(), len(config.class_names), config.num_channels
+    )
+    return PixelClassifier(parts, config).eval()
 
 
 def build_model(config: ModelConfig) -> PixelClassifier:

@@ -5,6 +5,8 @@ It is opened with weights_only=True, so no code in it runs. For others there is 
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -18,6 +20,7 @@ from torch import Tensor
 from lightning_sq import __version__
 from lightning_sq.errors import InputError
 from lightning_sq.models.build import ModelConfig, PixelClassifier, build_model
+from lightning_sq.models.commit import commit
 
 CHECKPOINT_KEY = "lightning_sq"
 FORMAT_VERSION = 1
@@ -42,16 +45,35 @@ class TrainedModel:
     def build(self) -> PixelClassifier:
         """The model in eval mode.
 
-        Raises: InputError if a tensor is missing, superfluous, or of another shape.
+        Raises: InputError if the description cannot be built, or a tensor is missing, superfluous, or of another
+            shape or dtype.
         """
-        model = build_model(self.config)
+        try:
+            model = build_model(self.config)
+        except InputError:
+            raise
+        except Exception as error:  # a stranger's values; each architecture refuses in its own way
+            raise InputError(
+                f"No model is as its description says ({type(error).__name__}: {str(error).strip()[:120]}). "
+                "Export the checkpoint again."
+            ) from error
         if wrong := misfits(model, self.state):
             raise InputError(
                 f"The weights do not fit a {self.config.architecture} with {len(self.config.class_names)} classes: "
-                f"{len(wrong)} tensors differ, the first is {wrong[0]!r}. Export the checkpoint again."
+                f"{len(wrong)} tensors differ, the first is {wrong[0]!r}, which "
+                f"{_difference(model.state_dict().get(wrong[0]), self.state.get(wrong[0]))}. "
+                "Export the checkpoint again."
             )
         model.load_state_dict(self.state)
         return model.eval()
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the description and of each tensor's name, dtype, shape and bytes, in the order of the names."""
+        digest = hashlib.sha256(json.dumps(self.config.to_dict(), sort_keys=True).encode())
+        for name, value in sorted(self.state.items()):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
 
 
 def misfits(model: PixelClassifier, state: dict[str, Tensor]) -> list[str]:
@@ -62,10 +84,24 @@ def misfits(model: PixelClassifier, state: dict[str, Tensor]) -> list[str]:
     )
 
 
+def _difference(wanted: Tensor | None, found: Tensor | None) -> str:
+    """In words; both are None for no tensor only."""
+    if found is None:
+        return "is missing"
+    if wanted is None:
+        return "the model has not"
+    if wanted.shape != found.shape:
+        return f"has the shape {tuple(found.shape)} and not {tuple(wanted.shape)}"
+    return f"is of {str(found.dtype).removeprefix('torch.')} and not of {str(wanted.dtype).removeprefix('torch.')}"
+
+
 def versions() -> dict[str, str]:
-    """Of the packages that numbers depend on; with `importlib.metadata`, so nothing is imported for it."""
+    """Of the packages that numbers depend on; with `importlib.metadata`, so nothing is imported for it.
+
+    `commit` is the one of lightning_sq's code, "unknown" where it was installed from an archive.
+    """
     names = ("torch", "timm", "torchvision", "lightning", "nvidia-dali-cuda130")
-    return {"lightning_sq": __version__} | {name: _version(name) for name in names}
+    return {"lightning_sq": __version__, "commit": commit()} | {name: _version(name) for name in names}
 
 
 def _version(name: str) -> str:
@@ -109,9 +145,7 @@ def open_checkpoint(path: Path) -> dict[str, Any]:
         what = "is a folder" if path.is_dir() else "does not exist"
         raise InputError(f"There is no checkpoint {path}: it {what}. Give a .ckpt file that `lightning-sq fit` wrote.")
     try:
-        with ZipFile(path) as archive:  # torch does not look at the checksums
-            if damaged := archive.testzip():
-                raise BadZipFile(f"checksum of {damaged}")
+        _check_archive(path)
         content = torch.load(path, weights_only=True, map_location="cpu", mmap=False)
     except Exception as error:  # a damaged zip or pickle makes torch raise whatever it stumbles over
         raise InputError(
@@ -130,6 +164,23 @@ def open_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
+def _check_archive(path: Path) -> None:
+    """torch looks at no checksum, and takes an entry that is marked as a folder for one of memory as it lies there.
+
+    Raises: BadZipFile or whatever a damaged archive makes zipfile raise.
+    """
+    with ZipFile(path) as archive:
+        entries = archive.infolist()
+        if len({entry.filename for entry in entries}) != len(entries):
+            raise BadZipFile("a name is there twice")
+        for entry in entries:
+            if entry.is_dir() or entry.external_attr:
+                raise BadZipFile(f"{entry.filename} is no plain file")
+            with archive.open(entry) as stream:  # which compares the names, and at its end the checksums
+                while stream.read(1 << 20):
+                    pass
+
+
 def require_keys(path: Path, values: Any, keys: Iterable[str]) -> None:
     """Raises: InputError if `values`, which stood in `path`, is no dictionary with all of `keys`."""
     missing = [key for key in keys if not isinstance(values, dict) or values.get(key) is None]
@@ -143,7 +194,10 @@ def require_keys(path: Path, values: Any, keys: Iterable[str]) -> None:
 def trained_model(content: dict[str, Any]) -> TrainedModel:
     """The model in what `open_checkpoint` gave; the averaged weights if the run kept an average."""
     entry, prefix = content[CHECKPOINT_KEY], "model."
-    state = {key.removeprefix(prefix): v for key, v in content["state_dict"].items() if key.startswith(prefix)}
+    state = content["state_dict"]
+    if foreign := next((name for name, value in state.items() if not isinstance(value, Tensor)), None):
+        raise InputError(f"The checkpoint holds {foreign!r} among its weights, which is no tensor. Train again.")
+    state = {str(name).removeprefix(prefix): v for name, v in state.items() if str(name).startswith(prefix)}
     training = {
         "epochs": entry.get("epochs_trained"),
         "steps": content.get("global_step"),

@@ -1,41 +1,75 @@
-"""A release: the folder of model.safetensors, config.json, README.md and SHA256SUMS in which others get the weights."""
+"""Writes and reads the folder of a release; `release_files` lists what lies in it. Nothing in it is trusted or run."""
 
 from __future__ import annotations
 
-import hashlib
 import json
+import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from lightning_sq.errors import InputError
 from lightning_sq.models.build import ModelConfig
 from lightning_sq.models.checkpoint_format import FORMAT_VERSION, TrainedModel, versions
+from lightning_sq.release_files import (
+    CARD_FILE,
+    CONFIG_FILE,
+    NEEDED,
+    RELEASE_FILES,
+    SUMS_FILE,
+    WEIGHTS_FILE,
+    check_file,
+    read_sums,
+    sha256,
+)
 
 LIBRARY = "lightning_sq"
-WEIGHTS_FILE, CONFIG_FILE, CARD_FILE, SUMS_FILE = "model.safetensors", "config.json", "README.md", "SHA256SUMS"
 
 
-def write_release(folder: Path, trained: TrainedModel, card: str, *, overwrite: bool = False) -> None:
-    """Write the four files of a release, whole or not at all.
+def write_release(
+    folder: Path,
+    trained: TrainedModel,
+    card: str,
+    *,
+    overwrite: bool = False,
+    beside: Path | None = None,
+    more: dict[str, Any] | None = None,
+    check: Callable[[Path], object] | None = None,
+) -> None:
+    """Write the files of a release, whole or not at all.
 
+    Args:
+        folder: Its place.
+        trained: The model.
+        card: README.md.
+        overwrite: Replace a release that is there.
+        beside: A folder whose files are copied into the release.
+        more: For config.json.
+        check: Looks at the finished folder, which goes into its place only if no error is raised.
     Raises: InputError if `folder` is there already and is not a release, or is one and `overwrite` is not set.
     """
-    if folder.exists() or folder.is_symlink():
-        _check_replaceable(folder, overwrite=overwrite)
+    check_room(folder, overwrite=overwrite)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
         new = Path(temporary) / "new"
         new.mkdir()
-        _write_files(new, trained, card)
+        for path in beside.iterdir() if beside else ():
+            shutil.copyfile(path, new / path.name)
+        _write_files(new, trained, card, more or {})
+        _write_sums(new)
+        if check is not None:
+            check(new)
         if folder.exists():
             folder.rename(Path(temporary) / "old")  # removed with the temporary folder
         new.rename(folder)
 
 
-def _write_files(folder: Path, trained: TrainedModel, card: str) -> None:
-    save_file({key: value.contiguous() for key, value in trained.state.items()}, folder / WEIGHTS_FILE)
+def _write_files(folder: Path, trained: TrainedModel, card: str, more: dict[str, Any]) -> None:
+    tensors = {key: value.contiguous() for key, value in trained.state.items()}
+    (folder / WEIGHTS_FILE).write_bytes(save(tensors))  # save_file would make it readable for its owner alone
     description = {
         "format_version": FORMAT_VERSION,
         "library_name": LIBRARY,
@@ -43,14 +77,22 @@ def _write_files(folder: Path, trained: TrainedModel, card: str) -> None:
         "training": trained.training,
         "exported_with": versions(),
     }
-    (folder / CONFIG_FILE).write_text(json.dumps(description, indent=2) + "\n")
+    (folder / CONFIG_FILE).write_text(json.dumps(description | more, indent=2) + "\n")
     (folder / CARD_FILE).write_text(card)
-    names = (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE)
+
+
+def _write_sums(folder: Path) -> None:
+    names = [name for name in RELEASE_FILES if (folder / name).exists()]
     (folder / SUMS_FILE).write_text("".join(f"{sha256(folder / name)}  {name}\n" for name in names))
 
 
-def _check_replaceable(folder: Path, *, overwrite: bool) -> None:
-    """Only what `write_release` wrote may be removed: its config.json says whose it is, and nothing else lies there."""
+def check_room(folder: Path, *, overwrite: bool) -> None:
+    """Raises: InputError if something is at `folder` that may not be replaced.
+
+    Only what `write_release` wrote may be: its config.json says whose it is, and nothing else lies there.
+    """
+    if not (folder.exists() or folder.is_symlink()):
+        return
     if not overwrite:
         raise InputError(f"{folder} exists already; add --overwrite to replace a release. Give another folder.")
     if folder.is_symlink() or not folder.is_dir():
@@ -59,7 +101,7 @@ def _check_replaceable(folder: Path, *, overwrite: bool) -> None:
         ours = json.loads((folder / CONFIG_FILE).read_text()).get("library_name") == LIBRARY
     except (OSError, ValueError, AttributeError):
         ours = False
-    foreign = sorted({path.name for path in folder.iterdir()} - {WEIGHTS_FILE, CONFIG_FILE, CARD_FILE, SUMS_FILE})
+    foreign = sorted({path.name for path in folder.iterdir()} - {*RELEASE_FILES, SUMS_FILE})
     if not ours or foreign:
         why = f"holds {foreign[0]}, which no release has" if foreign else f"has no {CONFIG_FILE} of lightning_sq"
         raise InputError(f"{folder} exists already and is not a release: it {why}. Give another folder.")
@@ -68,39 +110,34 @@ def _check_replaceable(folder: Path, *, overwrite: bool) -> None:
 def read_release(folder: Path) -> TrainedModel:
     """The model in a release folder, each file first held against SHA256SUMS.
 
-    Raises: InputError if a file is missing, altered, or does not say what it should.
+    Raises: InputError if a file is missing, altered, no file of the folder, or does not say what it should.
     """
-    _check_sums(folder)
+    listed = read_sums(folder)
+    for name in NEEDED:
+        check_file(folder, name, listed)
+    description = read_description(folder)
     try:
-        description = json.loads((folder / CONFIG_FILE).read_text())
-        config = ModelConfig.from_dict(description["model"])
         state = load_file(folder / WEIGHTS_FILE)
-    except InputError:
-        raise
-    except Exception as error:  # the sums agree, so this was released broken: say which folder, not which line
-        raise InputError(f"{folder} is not a readable release ({type(error).__name__}). Export it again.") from error
-    return TrainedModel(config, state, description.get("training", {}))
+    except Exception as error:  # the sums agree, so this was released broken
+        raise _unreadable(folder / WEIGHTS_FILE, error) from error
+    return TrainedModel(ModelConfig.from_dict(description["model"]), state, description.get("training", {}))
 
 
-def _check_sums(folder: Path) -> None:
-    sums = folder / SUMS_FILE
-    if not sums.is_file():
+def read_description(folder: Path) -> dict[str, Any]:
+    """config.json. Raises: InputError if it is no description of a model, or of another format."""
+    path = folder / CONFIG_FILE
+    try:
+        description = json.loads(path.read_text())
+        found = description["format_version"], description["model"]
+    except Exception as error:  # also RecursionError and whatever else a stranger's JSON makes a parser raise
+        raise _unreadable(path, error) from error
+    if found[0] != FORMAT_VERSION:
         raise InputError(
-            f"{folder} is not a release of lightning_sq: it has no {SUMS_FILE}. Make one with lightning-sq export."
+            f"{path} has format {found[0]}, this version reads {FORMAT_VERSION}. "
+            "Install the lightning-sq that wrote it."
         )
-    words = (line.split(maxsplit=1) for line in sums.read_text(errors="replace").splitlines())
-    listed = {pair[1].lstrip("*"): pair[0] for pair in words if len(pair) == 2}  # sha256sum writes *NAME for binary
-    for name in (WEIGHTS_FILE, CONFIG_FILE):
-        path = folder / name
-        if not path.is_file():
-            raise InputError(f"{path} is missing. Download or export the release again.")
-        if listed.get(name) != sha256(path):
-            raise InputError(
-                f"{path} is not the file that {SUMS_FILE} names: altered or truncated. Get the release again."
-            )
+    return description
 
 
-def sha256(path: Path) -> str:
-    """Hexadecimal digest of a file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _unreadable(path: Path, error: Exception) -> InputError:
+    return InputError(f"{path} is not what a release has there ({type(error).__name__}). Export it again.")

@@ -77,11 +77,30 @@ class ConvNet(nn.Sequential):
             num_features = units
         layers["head"] = nn.Linear(num_features, num_classes)
         super().__init__(layers)
+        self.num_features, self.num_classes = num_features, num_classes
         if for_intervals:
             for layer in self:
                 if isinstance(layer, (nn.Conv2d, nn.Linear)) and layer.weight.requires_grad:
                     nn.init.normal_(layer.weight, std=math.sqrt(2 * math.pi) / layer.weight[0].numel())
                     nn.init.zeros_(layer.bias)
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        """What the head sees, (B, units): there is no map left to pool."""
+        for layer in list(self.children())[:-1]:
+            x = layer(x)
+        return x
+
+    def get_classifier(self) -> nn.Module:
+        """The head."""
+        return self.head
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A head of `num_classes` random logits, 0 for none; there is nothing to pool, so `global_pool` is ignored."""
+        like = next(self.parameters())
+        self.num_classes = num_classes
+        self.head = nn.Identity()
+        if num_classes:
+            self.head = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
 
 
 def _planes(channels: int, num_planes: int) -> nn.Conv2d:

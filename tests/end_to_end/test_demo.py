@@ -33,6 +33,8 @@ def test_the_demo_makes_everything_that_the_readme_names(few_digits, tmp_path):
         "release/model.safetensors",
         "release/config.json",
         "release/README.md",
+        "release/golden.safetensors",
+        "release/results.json",
         "release/SHA256SUMS",
         "results.json",
         "results.csv",
@@ -52,3 +54,4 @@ def test_the_demo_makes_everything_that_the_readme_names(few_digits, tmp_path):
     model = lightning_sq.load(output / "release")
     assert model.quantizer.num_levels == 2
     assert model(torch.rand(1, 3, 32, 32)).shape == (1, 10)
+    assert "no attack without a gradient was run" in (output / "release/README.md").read_text()

@@ -34,7 +34,7 @@ def evaluated(tmp_path_factory):
     )
     description = {"architecture": "linear", "quantizer": {"num_levels": 4, "sharpness": 200.0, "hard": False}}
     everything = results.assemble(
-        [results.model_row(NAME, "here", description, found, input_gradient_l1=1.5)],
+        [results.model_row(NAME, "here", description, found, input_gradient_l1=1.5, fingerprint="0" * 64)],
         found,
         data={"folder": "no/where", "num_images": 40, "unreadable": 2, "files": [str(i) for i in range(40)]},
         attacks={name: entry.to_dict() for name, entry in suites.attacks_by_name(attacks).items()},

@@ -13,7 +13,8 @@ from lightning_sq.models import ModelConfig, QuantizerConfig, build_model
 from lightning_sq.models.backbone import check_architecture, check_image_size, file_state, load_backbone
 from lightning_sq.models.checkpoint_format import TrainedModel, checkpoint_entry
 from lightning_sq.models.release_format import write_release
-from lightning_sq.release import export, without_paths
+from lightning_sq.releasing.export import export, without_paths
+from lightning_sq.releasing.golden import verify
 
 CONFIG = ModelConfig(
     "test_resnet", ("cat", "dog", "owl"), (0.5, 0.4, 0.3), (0.2, 0.2, 0.1), 32, 36, QuantizerConfig(4, 60.0)
@@ -125,7 +126,7 @@ def test_a_release_says_how_long_it_was_trained_and_nothing_of_the_disk(model, t
         "else": ["/home/ann/file.txt", "~/ann"],
     }
     write_checkpoint(tmp_path / "a.ckpt", model, recipe, epochs_trained=3.0)
-    export(tmp_path / "a.ckpt", tmp_path / "release")
+    export(tmp_path / "a.ckpt", tmp_path / "release", check=verify)
     card, config = ((tmp_path / "release" / name).read_text() for name in ("README.md", "config.json"))
     assert "/home/ann" not in card + config
     assert "image_size" in config

@@ -22,7 +22,9 @@ from lightning_sq.models.backbone import (
 from lightning_sq.models.checkpoint_format import TrainedModel, checkpoint_entry
 from lightning_sq.models.release_format import write_release
 from lightning_sq.ops.interval import Interval, quantized_box
-from lightning_sq.release import export, model_card
+from lightning_sq.releasing.card import model_card
+from lightning_sq.releasing.export import export
+from lightning_sq.releasing.golden import verify
 
 GENERATOR = torch.Generator().manual_seed(0)
 DIGIT_NAMES = tuple("0123456789")
@@ -142,7 +144,7 @@ def test_a_grey_model_goes_through_checkpoint_export_and_load_unchanged(grey, tm
     state = {f"model.{key}": value for key, value in grey.state_dict().items()}
     entry = checkpoint_entry(GREY, {"data": {"channels": 1}})
     torch.save({"state_dict": state, "lightning_sq": entry, "global_step": 18}, tmp_path / "last.ckpt")
-    export(tmp_path / "last.ckpt", tmp_path / "release")
+    export(tmp_path / "last.ckpt", tmp_path / "release", check=verify)
     for loaded in (lightning_sq.load(tmp_path / "last.ckpt"), lightning_sq.load(tmp_path / "release")):
         assert loaded.config == GREY
         assert loaded.config.num_channels == 1

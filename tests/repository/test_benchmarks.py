@@ -27,8 +27,8 @@ def benchmark(monkeypatch, tmp_path):
         return module
 
     yield run
-    for name in ("harness", "theory", "objectives", "front_end", "autoattack", "levels"):
-        sys.modules.pop(name, None)
+    for script in (REPOSITORY / "benchmarks").glob("*.py"):
+        sys.modules.pop(script.stem, None)
 
 
 def test_objectives_are_timed_against_the_natural_step(benchmark, tmp_path):
@@ -38,6 +38,14 @@ def test_objectives_are_timed_against_the_natural_step(benchmark, tmp_path):
     (file,) = tmp_path.glob("objectives-*.json")
     rows = json.loads(file.read_text())["rows"]
     assert len(rows) == len(module.candidates())
+    assert all(row["measured"] > 0 for row in rows)
+
+
+def test_loading_is_timed_beside_plain_timm(benchmark, tmp_path):
+    benchmark("loading", "--architecture", "test_resnet", "--rounds", "1").main()
+    (file,) = tmp_path.glob("loading-*.json")
+    rows = json.loads(file.read_text())["rows"]
+    assert [row["question"] for row in rows] == ["lightning_sq.load of a test_resnet", "timm and torch, unchecked"]
     assert all(row["measured"] > 0 for row in rows)
 
 

@@ -1,0 +1,180 @@
+"""Fine-tunes trained backbones on another image folder, side by side, and attacks what came out.
+
+    python examples/transfer.py robust=runs/demo/release natural=runs/demo/natural/checkpoints/last.ckpt --data DIR
+
+A backbone is anything that `lightning_sq.load` takes. DIR holds `train/<class>/` and `val/<class>/`; without --data the
+images are scikit-learn's handwritten digits. Each model keeps its own front end (quantizer, normalisation) and its own
+image size, gets a new head, and is trained on natural images with the same options. The table says what is left of the
+backbone's robustness: the worst case over `--attacks`, an upper bound that a stronger attack can only lower.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+import lightning_sq
+from lightning_sq.data.digits import write_digits
+from lightning_sq.models import PixelClassifier
+from lightning_sq.models.checkpoint_format import versions
+from lightning_sq.paths import write_whole
+from lightning_sq.progress import progress_bar
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def read(folder: Path, model: PixelClassifier) -> tuple[Tensor, Tensor, list[str]]:
+    """(images (N, C, H, W) uint8 as `model` wants them, labels (N,), class names)."""
+    config = model.config
+    steps = [v2.Resize(config.resize_size), v2.CenterCrop(config.image_size), v2.PILToTensor()]
+    steps += [v2.Grayscale()] if config.num_channels == 1 else [v2.RGB()]
+    dataset, images, labels = ImageFolder(folder, v2.Compose(steps)), [], []
+    with progress_bar(f"reading {folder.name}", "images") as advance:
+        for number, (image, label) in enumerate(dataset, start=1):
+            images.append(image)
+            labels.append(label)
+            advance(number, len(dataset))
+    return torch.stack(images), torch.tensor(labels), dataset.classes
+
+
+def train(model: PixelClassifier, images: Tensor, labels: Tensor, options: argparse.Namespace, name: str) -> None:
+    """Cross-entropy on natural images; of the head alone, or of everything behind the quantizer."""
+    learnt = model.backbone.get_classifier() if options.train == "head" else model.backbone
+    model.requires_grad_(False)
+    learnt.requires_grad_(True)
+    model.train(options.train == "all")
+    num_steps = options.epochs * -(-len(images) // options.batch_size)
+    optimizer = torch.optim.AdamW(learnt.parameters(), lr=options.learning_rate, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
+    generator, step = torch.Generator().manual_seed(options.seed), 0
+    with progress_bar(f"training {name}", "steps") as advance:
+        for _ in range(options.epochs):
+            for chosen in torch.randperm(len(images), generator=generator).split(options.batch_size):
+                pixels = images[chosen].to(DEVICE).float() / 255
+                loss = cross_entropy(model(pixels), labels[chosen].to(DEVICE))
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+                step += 1
+                advance(step, num_steps, f"loss {loss.item():.3f}")
+    model.eval()
+
+
+@torch.no_grad()
+def accuracy(model: PixelClassifier, images: Tensor, labels: Tensor, batch_size: int) -> float:
+    """In [0, 1]."""
+    parts = zip(images.split(batch_size), labels.split(batch_size), strict=True)
+    return sum((model(x.to(DEVICE).float() / 255).argmax(1).cpu() == y).sum().item() for x, y in parts) / len(labels)
+
+
+def transfer(name: str, source: str, folder: Path, options: argparse.Namespace) -> dict[str, object]:
+    """One row of the table."""
+    torch.manual_seed(options.seed)
+    began_from = lightning_sq.load(source)
+    images, labels, classes = read(folder / "train", began_from)
+    model = lightning_sq.load(source, num_classes=len(classes)).to(DEVICE)
+    train(model, images, labels, options, name)
+    images, labels, _ = read(folder / "val", began_from)
+    chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(options.seed))[: options.num_images]
+    with progress_bar(f"attacking {name}", "passes") as advance:
+        found = lightning_sq.evaluate(
+            model,
+            images[chosen].float() / 255,
+            labels[chosen],
+            epsilon=options.epsilon,
+            attacks=options.attacks,
+            batch_size=options.batch_size,
+            seed=options.seed,
+            progress=advance,
+        )
+    return {
+        "name": name,
+        "architecture": model.config.architecture,
+        "clean_accuracy": accuracy(model, images, labels, options.batch_size),
+        "num_images": len(images),
+        "clean_accuracy_of_attacked": found.clean_accuracy,
+        "robust_accuracy": found.robust_accuracy,
+        "num_attacked": len(chosen),
+        "attacks": list(found.attacks),
+        "flags": found.flags,
+    }
+
+
+def table(rows: list[dict[str, object]], epsilon: str) -> str:
+    """In Markdown."""
+    lines = [
+        f"| backbone | clean, in % of {rows[0]['num_images']} images | worst case at {epsilon}, in % of "
+        f"{rows[0]['num_attacked']} images | flags |",
+        "| --- | ---: | ---: | --- |",
+    ]
+    for row in rows:
+        flags = ", ".join(flag.replace("_", " ") for flag in row["flags"]) or "none"
+        lines.append(
+            f"| {row['name']} | {100 * row['clean_accuracy']:.1f} | {100 * row['robust_accuracy']:.1f} | {flags} |"
+        )
+    return "\n".join(lines)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", metavar="NAME=MODEL", help="backbones to compare")
+    parser.add_argument("--data", type=Path, help="folder with train/<class>/ and val/<class>/; default: digits")
+    parser.add_argument("--train", choices=("all", "head"), default="all", help="what is trained; default: all")
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--epsilon", default="8/255", help="L-inf budget of the attacks; default: 8/255")
+    parser.add_argument("--attacks", default="quick", help="as of lightning-sq evaluate; default: quick")
+    parser.add_argument("--num-images", type=int, default=200, help="validation images to attack; default: 200")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--output", type=Path, help="folder for transfer.json and README.md; by default none is written"
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse()
+    with TemporaryDirectory() as temporary:
+        folder = options.data
+        if folder is None:
+            folder = Path(temporary) / "digits"
+            write_digits(folder)
+        named = [text.partition("=") for text in options.models]
+        rows = [transfer(name, source or name, folder, options) for name, _, source in named]
+    text = table(rows, options.epsilon)
+    print(text)
+    if options.output is not None:
+        write(options, rows, text)
+
+
+def write(options: argparse.Namespace, rows: list[dict[str, object]], text: str) -> None:
+    """transfer.json, and README.md with the table."""
+    kept = ("train", "epochs", "learning_rate", "batch_size", "seed", "epsilon")
+    settings = {key: getattr(options, key) for key in kept}
+    settings["data"] = "scikit-learn's digits" if options.data is None else options.data.name
+    content = {"settings": settings, "device": str(DEVICE), "versions": versions(), "rows": rows}
+    write_whole(options.output / "transfer.json", json.dumps(content, indent=1) + "\n")
+    said = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in settings.items())
+    attacks = ", ".join(rows[0]["attacks"])
+    page = f"""# What transfers of a backbone's robustness
+
+Written by `examples/transfer.py`; every number is in [transfer.json](transfer.json), one run each ({said}). Trained on
+natural images alone, so robustness can only come from the backbone and its front end. Attacks: {attacks}.
+
+{text}
+"""
+    write_whole(options.output / "README.md", page)
+
+
+if __name__ == "__main__":
+    main()

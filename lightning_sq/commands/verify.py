@@ -1,0 +1,21 @@
+"""`lightning-sq verify`: does a release give the logits here that it gave where it was made?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lightning_sq.commands.parser import Parser
+
+
+def main(arguments: list[str]) -> None:
+    parser = Parser("lightning-sq verify", description="Does a release give the logits that it gave?")
+    parser.add_argument("folder", type=Path, help="a release folder")
+    options = parser.parse_args(arguments)
+
+    from lightning_sq.releasing.golden import verify
+
+    parity = verify(options.folder)
+    print(
+        f"the logits of {parity.num_images} images differ by at most {parity.largest_difference:.2g} "
+        f"(the largest is {parity.largest_logit:.3g}) from those of SHA256SUMS"
+    )

@@ -1,0 +1,189 @@
+"""The releases that were downloaded: one folder each, named by the checksum of its SHA256SUMS.
+
+    releases/<sha256>/            the files, each checked
+    releases/<sha256>.json        where they came from
+    releases/.<sha256>.part/      what a download has so far; the next one goes on with it
+    releases/.<sha256>.lock       held by the process that downloads; the others wait
+
+A folder gets its name when everything in it is there, so two processes can share the cache.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import shutil
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import quote, urldefrag
+
+from lightning_sq.errors import InputError
+from lightning_sq.hub.download import UnreachableError, download, read_small_file
+from lightning_sq.hub.registry import IS_ADDRESS, Entry
+from lightning_sq.paths import cache_folder, write_whole
+from lightning_sq.progress import progress_bar
+from lightning_sq.release_files import (
+    DOWNLOADED,
+    LONGEST_SUMS,
+    NEEDED,
+    SUMS_FILE,
+    check_file,
+    parse_sums,
+    read_sums,
+)
+
+
+@dataclass(frozen=True)
+class Cached:
+    """A release that is here.
+
+    Args:
+        source: The name or address that it was downloaded by.
+        folder: Its files.
+        when: UTC time, ISO 8601.
+    """
+
+    source: str
+    folder: Path
+    when: str
+
+
+def releases_folder() -> Path:
+    """Where downloaded releases are kept."""
+    return cache_folder() / "releases"
+
+
+def cached() -> list[Cached]:
+    """Every release that is here and whole, the latest first."""
+    found = []
+    for path in releases_folder().glob("*.json"):
+        try:
+            note = json.loads(path.read_text())
+            one = Cached(str(note["source"]), path.with_suffix(""), str(note["when"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # half a note of a full disk; the release behind it is found by its checksum
+        if one.folder.is_dir():
+            found.append(one)
+    return sorted(found, key=lambda one: one.when, reverse=True)
+
+
+def what_is_cached() -> str:
+    """For the end of a message."""
+    names = [f"{one.source} in {one.folder}" for one in cached()]
+    return f"In the cache: {'; '.join(names)}." if names else f"Nothing is in the cache ({releases_folder()})."
+
+
+def fetch_entry(entry: Entry) -> Path:
+    """The folder of a released model; no network is needed if it is in the cache.
+
+    Raises: InputError if it cannot be had, with what is in the cache if nothing answers.
+    """
+    return _fetch(entry.url, entry.sha256, entry.name, None)
+
+
+def fetch_address(address: str) -> Path:
+    """The folder of the release at an address, `https://.../folder/`, or `...#sha256=DIGEST` of its SHA256SUMS.
+
+    Without a digest SHA256SUMS is asked for each time; if nothing answers, the copy in the cache is taken.
+
+    Raises: InputError as `fetch_entry` does.
+    """
+    url, fragment = urldefrag(address)
+    url = url if url.endswith("/") else f"{url}/"
+    if fragment:
+        algorithm, _, digest = fragment.partition("=")
+        if algorithm != "sha256" or len(digest) != 64:
+            raise InputError(f"{address}: behind # stands sha256= and the 64 digits of the release's {SUMS_FILE}.")
+        return _fetch(url, digest.lower(), url, None)
+    try:
+        sums = read_small_file(url + SUMS_FILE, LONGEST_SUMS)
+    except UnreachableError as error:
+        known = next((one for one in cached() if one.source == url), None)
+        if known is None:
+            raise UnreachableError(f"{error} {what_is_cached()}") from error
+        warnings.warn(f"{error} The copy of {known.when} in {known.folder} is used.", stacklevel=2)
+        return known.folder
+    return _fetch(url, hashlib.sha256(sums).hexdigest(), url, sums)
+
+
+def _fetch(url: str, digest: str, source: str, sums: bytes | None) -> Path:
+    folder = releases_folder() / digest
+    if _is_sound(folder):
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(folder.with_name(f".{digest}.lock")):
+        if not _is_sound(folder):  # nobody has downloaded it while this process waited
+            if folder.exists():
+                shutil.rmtree(folder)
+            try:
+                _download_release(url, digest, folder, sums)
+            except UnreachableError as error:
+                raise UnreachableError(f"{error} {what_is_cached()}") from error
+        note = {"source": source, "when": datetime.now(UTC).isoformat(timespec="seconds")}
+        write_whole(folder.with_name(f"{digest}.json"), json.dumps(note) + "\n")
+    return folder
+
+
+def _is_sound(folder: Path) -> bool:
+    if not folder.is_dir():
+        return False
+    try:
+        listed = read_sums(folder)
+        for name in NEEDED:
+            check_file(folder, name, listed)
+    except InputError:
+        return False
+    return True
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """One process after the other; the system lets go of the lock when a process ends, however it ends."""
+    with lock.open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("Another process downloads this release; waiting for it.", file=sys.stderr, flush=True)
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def _download_release(url: str, digest: str, folder: Path, sums: bytes | None) -> None:
+    sums = read_small_file(url + SUMS_FILE, LONGEST_SUMS) if sums is None else sums
+    if hashlib.sha256(sums).hexdigest() != digest:
+        raise InputError(f"{url}{SUMS_FILE} is not the one that was released: its checksum is another. Do not use it.")
+    listed = parse_sums(sums.decode(errors="replace"), source=url + SUMS_FILE)
+    if not listed.keys() >= set(NEEDED):
+        raise InputError(
+            f"{url}{SUMS_FILE} is no list of a release's checksums ({_beginning(sums)}). "
+            "Give the address of the folder that a release lies in."
+        )
+    part = folder.with_name(f".{digest}.part")
+    part.mkdir(exist_ok=True)
+    for name in (name for name in DOWNLOADED if name in listed):
+        if not (part / name).exists():
+            with progress_bar(name, "kB") as advance:
+                download(
+                    url + quote(name),
+                    part / name,
+                    listed[name],
+                    lambda done, total, advance=advance: advance(-(-done // 1000), -(-total // 1000)),
+                )
+    (part / SUMS_FILE).write_bytes(sums)
+    part.rename(folder)
+
+
+def _beginning(content: bytes) -> str:
+    text = " ".join(content[:200].decode(errors="replace").split())
+    return f"it begins with {text[:40]!r}" if text else "it is empty"
+
+
+def is_address(source: str) -> bool:
+    """Whether `source` is to be downloaded from a server."""
+    return IS_ADDRESS.match(source) is not None

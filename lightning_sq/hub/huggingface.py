@@ -1,0 +1,98 @@
+"""Releases on the Hugging Face Hub, by its own library, whose cache and login they use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning_sq.errors import InputError
+from lightning_sq.release_files import DOWNLOADED, RELEASE_FILES, SUMS_FILE, check_file, read_sums
+
+PREFIX = "hf-hub:"
+INSTALL = "Install it: pip install 'lightning-sq[hub]'."
+
+
+def _library() -> Any:
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise InputError(f"huggingface_hub is not installed. {INSTALL}") from error
+    return huggingface_hub
+
+
+def fetch_repository(source: str) -> Path:
+    """The folder of `hf-hub:org/name`, or `hf-hub:org/name@revision`; offline from the library's cache.
+
+    Raises: InputError if it cannot be had.
+    """
+    library = _library()
+    repository, _, revision = source.removeprefix(PREFIX).partition("@")
+    try:
+        folder = library.snapshot_download(
+            repository, revision=revision or None, allow_patterns=[*DOWNLOADED, SUMS_FILE]
+        )
+    except Exception as error:  # of the library, of HTTP, of a name that is none
+        raise InputError(
+            f"{source} cannot be had from the Hugging Face Hub ({type(error).__name__}: {_first_line(error)}). "
+            "Check the name, the network, and `hf auth login` for what is not public."
+        ) from error
+    return Path(folder)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0][:160].rstrip(".")
+
+
+@dataclass(frozen=True)
+class Upload:
+    """What `lightning-sq upload` would do, or has done.
+
+    Args:
+        repository: org/name.
+        files: (name, bytes) of each file, in order.
+        url: Of the commit; None for a dry run.
+        address: Of the folder with the files, for a registry.
+    """
+
+    repository: str
+    files: list[tuple[str, int]]
+    url: str | None
+    address: str
+
+
+def upload(folder: Path, repository: str, *, private: bool = False, dry_run: bool = False) -> Upload:
+    """Put a release onto the Hub, in a repository that is made if it is not there.
+
+    Every file is held against SHA256SUMS first. A dry run reaches no network.
+
+    Raises: InputError if the folder is no whole release, the name is none, or the Hub refuses.
+    """
+    library = _library()
+    try:
+        library.utils.validate_repo_id(repository)
+        if repository.count("/") != 1:
+            raise ValueError("an organisation or user, a slash and a name are needed")
+    except ValueError as error:
+        raise InputError(f"{repository!r} is no name on the Hub ({_first_line(error)}). Write org/name.") from error
+    listed = read_sums(folder)
+    names = [name for name in RELEASE_FILES if name in listed]
+    for name in names:
+        check_file(folder, name, listed)
+    names.append(SUMS_FILE)
+    files = [(name, (folder / name).stat().st_size) for name in names]
+    root = f"{library.constants.ENDPOINT}/{repository}/resolve"
+    if dry_run:
+        return Upload(repository, files, None, f"{root}/main/")
+    try:
+        api = library.HfApi()
+        api.create_repo(repository, private=private, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=repository, folder_path=folder, allow_patterns=names, commit_message="Release of lightning_sq"
+        )
+    except Exception as error:
+        raise InputError(
+            f"The Hub did not take {repository} ({type(error).__name__}: {_first_line(error)}). "
+            "Log in with `hf auth login` as someone who may write there."
+        ) from error
+    return Upload(repository, files, str(commit.commit_url), f"{root}/{commit.oid}/")

@@ -1,0 +1,113 @@
+"""The list of released models: registry.toml of the package, and another one that $LIGHTNING_SQ_INDEX names.
+
+An entry pins the SHA-256 of a release's SHA256SUMS, which in turn pins every file, so whoever trusts the list needs to
+trust no server.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urljoin
+
+from lightning_sq.errors import InputError
+
+INDEX_VARIABLE = "LIGHTNING_SQ_INDEX"
+OWN_INDEX = Path(__file__).with_name("registry.toml")
+NAME = re.compile(r"\w+(\.[\w.-]+)?")
+"""A name has no slash and no colon: those are folders and addresses."""
+IS_ADDRESS = re.compile(r"https?://")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One released model.
+
+    Args:
+        name: ARCHITECTURE.TAG.
+        url: The folder of its files; ends with a slash.
+        sha256: Of its SHA256SUMS, in hexadecimal.
+        num_classes: Logits.
+        input_size: (channels, height, width) that it was trained for.
+    """
+
+    name: str
+    url: str
+    sha256: str
+    num_classes: int
+    input_size: tuple[int, int, int]
+
+    @property
+    def architecture(self) -> str:
+        """timm's name of it."""
+        return self.name.partition(".")[0]
+
+    def as_toml(self) -> str:
+        """As it stands in a registry."""
+        return (
+            f'["{self.name}"]\nurl = "{self.url}"\nsha256 = "{self.sha256}"\n'
+            f"num_classes = {self.num_classes}\ninput_size = {list(self.input_size)}\n"
+        )
+
+
+def entries() -> dict[str, Entry]:
+    """Every released model by name; the user's index comes after the package's, and may replace its entries.
+
+    Raises: InputError if $LIGHTNING_SQ_INDEX cannot be read.
+    """
+    found = parse_index(OWN_INDEX.read_text(), source=str(OWN_INDEX), base="")
+    if named := os.environ.get(INDEX_VARIABLE):
+        found |= parse_index(_text_of(named), source=named, base=named)
+    return found
+
+
+def _text_of(index: str) -> str:
+    if IS_ADDRESS.match(index):
+        from lightning_sq.hub.download import read_small_file
+
+        return read_small_file(index).decode(errors="replace")
+    try:
+        return Path(index).expanduser().read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"${INDEX_VARIABLE} names {index}, which cannot be read ({type(error).__name__}). "
+            "Set it to a file or an address, or unset it."
+        ) from error
+
+
+def parse_index(text: str, *, source: str, base: str) -> dict[str, Entry]:
+    """The entries of a registry; an address that is no whole one is taken from `base`.
+
+    Raises: InputError for what is no such list, with the entry that is wrong.
+    """
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{source} is no list of released models: {error}.") from error
+    return {name: _entry(name, values, source, base) for name, values in tables.items()}
+
+
+def _entry(name: str, values: Any, source: str, base: str) -> Entry:
+    try:
+        url = urljoin(base, values["url"])
+        entry = Entry(
+            name,
+            url if url.endswith("/") else f"{url}/",
+            str(values["sha256"]).lower(),
+            int(values["num_classes"]),
+            tuple(int(value) for value in values["input_size"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{source}: the entry {name!r} lacks or spoils a value ({error}).") from error
+    if not NAME.fullmatch(name) or not re.fullmatch(r"[0-9a-f]{64}", entry.sha256) or len(entry.input_size) != 3:
+        raise InputError(
+            f"{source}: the entry {name!r} needs a name like resnet50.sq_in1k, 64 digits of sha256, "
+            "and an input_size of channels, height and width."
+        )
+    if not IS_ADDRESS.match(entry.url):
+        raise InputError(f"{source}: the entry {name!r} has the url {entry.url!r}, which is not http or https.")
+    return entry

@@ -1,0 +1,212 @@
+"""README.md of a release: a model card in the Hub's format, whose every number was measured by a run."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import yaml
+
+from lightning_sq.evaluation.results import format_epsilon, largest_budget, percent
+from lightning_sq.models import QuantizerConfig
+from lightning_sq.models.checkpoint_format import TrainedModel
+from lightning_sq.releasing.evidence import why_not_robust
+
+FLOATING = "| --- |" + " ---: |"
+
+
+def model_card(
+    trained: TrainedModel,
+    results: dict[str, Any] | None = None,
+    programs: dict[str, Any] | None = None,
+    license_name: str | None = None,
+) -> str:
+    """The card's text.
+
+    Args:
+        trained: The model.
+        results: What `evidence_for` gave, None without an evaluation.
+        programs: File name to what `releasing.programs` returned.
+        license_name: An identifier of the Hub's, such as apache-2.0.
+    """
+    front = yaml.safe_dump(_front_matter(trained, results, license_name), sort_keys=False, allow_unicode=True)
+    parts = [
+        f"---\n{front}---",
+        f"# {_title(trained)}",
+        _verdict(results),
+        _facts(trained),
+        _use(trained, programs or {}),
+        _robustness(results),
+        _limits(results),
+        _training(trained),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _title(trained: TrainedModel) -> str:
+    quantizer = trained.config.quantizer
+    return f"{trained.config.architecture} " + (
+        "without a quantizer" if quantizer is None else f"with soft quantization: {_in_words(quantizer)}"
+    )
+
+
+def _in_words(quantizer: QuantizerConfig) -> str:
+    form = "hard" if quantizer.hard else f"sharpness {quantizer.sharpness:g}, {quantizer.staircase} staircase"
+    given = "" if quantizer.thresholds is None else ", thresholds of its own (see config.json)"
+    return f"{quantizer.num_levels} levels, {form}{given}"
+
+
+def _front_matter(trained: TrainedModel, results: dict[str, Any] | None, license_name: str | None) -> dict[str, Any]:
+    tags = ["image-classification", "timm"]
+    tags += [] if trained.config.quantizer is None else ["soft-quantization"]
+    tags += [] if why_not_robust(results) else ["adversarial-robustness"]
+    license_line = {} if license_name is None else {"license": license_name}
+    values = license_line | {"library_name": "lightning_sq", "pipeline_tag": "image-classification", "tags": tags}
+    if results is None:
+        return values
+    row, data = results["models"][0], results["data"]
+    norm = {"linf": "L-inf", "l2": "L2"}[results["threat_model"]["norm"]]
+    metrics = [
+        {"type": "accuracy", "name": "clean accuracy in %", "value": _rounded(row["clean_accuracy"])},
+        {
+            "type": "accuracy",
+            "name": f"worst case over {len(row['attacks'])} attacks at {norm} {largest_budget(results)}, in %",
+            "value": _rounded(row["robust_accuracy"]),
+        },
+    ]
+    dataset = {"type": data["folder"].split("/")[0], "name": f"{data['folder']}, {row['num_images']} images"}
+    task = {"type": "image-classification"}
+    return values | {
+        "model-index": [{"name": _title(trained), "results": [{"task": task, "dataset": dataset, "metrics": metrics}]}]
+    }
+
+
+def _rounded(share: float) -> float:
+    return round(100 * share, 2)
+
+
+def _verdict(results: dict[str, Any] | None) -> str:
+    if reason := why_not_robust(results):
+        return f"**Not to be called robust: {reason}.**"
+    row = results["models"][0]
+    return (
+        f"**Robust on {percent(row['robust_accuracy'])} % of {row['num_images']} images at "
+        f"{largest_budget(results)}, under the worst of {len(row['attacks'])} attacks; no check fired.**"
+    )
+
+
+def _facts(trained: TrainedModel) -> str:
+    config = trained.config
+    colour = "RGB" if config.num_channels == 3 else "grey"
+    front = "none" if config.quantizer is None else _in_words(config.quantizer)
+    return f"""| | |
+| --- | --- |
+| architecture | timm `{config.architecture}`, {len(config.class_names)} classes |
+| soft quantization | {front} |
+| input | {colour} pixels in [0, 1], {config.image_size} x {config.image_size}; the caller normalises nothing |
+| preprocessing | shorter side to {config.resize_size} (bilinear, antialiased), centre crop of {config.image_size} |
+| trained | {_duration(trained.training)} |"""
+
+
+def _duration(training: dict[str, Any]) -> str:
+    epochs, steps = training.get("epochs"), training.get("steps")
+    return f"{'?' if epochs is None else format(epochs, '.4g')} epochs, {'?' if steps is None else steps} steps"
+
+
+def _use(trained: TrainedModel, programs: dict[str, Any]) -> str:
+    config = trained.config
+    text = f"""## Use
+
+```python
+import lightning_sq
+
+model = lightning_sq.load("PATH/TO/THIS/FOLDER")  # or "hf-hub:org/name"
+logits = model(images)  # (B, {config.num_channels}, {config.image_size}, {config.image_size}) in [0, 1]
+```
+
+`model.backbone` is a plain timm model; `load(..., num_classes=N)` gives it a new head, `load(..., features=True)`
+feature maps. `lightning-sq verify PATH/TO/THIS/FOLDER` compares the logits with those in golden.safetensors."""
+    if programs:
+        text += "\n\n| file | runs with | largest difference of a logit | same class |\n| --- | --- | ---: | ---: |"
+    for name, made in programs.items():
+        parity = made["parity"]
+        text += (
+            f"\n| {name} | {made['runtime']} | {parity['largest_difference']:.2g} | {percent(parity['same_class'])} % |"
+        )
+    return text
+
+
+def _robustness(results: dict[str, Any] | None) -> str:
+    if results is None:
+        return """## Robustness
+
+Not measured. Measure it: `lightning-sq evaluate PATH/TO/THIS/FOLDER --data DATA --epsilon 8/255 --output
+ROBUSTNESS`. A quantizer hides gradients, so an accuracy under plain PGD alone says nothing."""
+    row, budget = results["models"][0], largest_budget(results)
+    proven = ", ".join(
+        f"{percent(point['certified'])} at {format_epsilon(point['epsilon'])}"
+        for point in row["curve"]
+        if point["certified"] is not None
+    )
+    numbers = [
+        ("clean accuracy", percent(row["clean_accuracy"])),
+        *((f"worst case at {format_epsilon(p['epsilon'])}", percent(p["worst_case"])) for p in row["curve"]),
+    ]
+    lines = "\n".join(f"| {name} | {value} |" for name, value in numbers)
+    attacks = "\n".join(
+        f"| {one['attack']} | {one['attacked']} | {one['broken']} | {percent(one['accuracy_after'])} |"
+        for one in row["attacks"]
+    )
+    checks = "\n".join(
+        f"| {one['title']} | {'**yes**' if one['fired'] else 'no'} | {one['measured']:.3g} | {one['limit']:.3g} |"
+        for one in row["diagnostics"]
+    )
+    return f"""## Robustness
+
+Measured on {row["num_images"]} images of {results["data"]["folder"]} with `lightning-sq evaluate`; every number is from
+results.json. The worst case is an upper bound: another attack can only lower it.
+
+| in % of the images | |
+{FLOATING}
+{lines}
+
+Proven by interval bounds: {f"{proven} (in %)" if proven else "nothing"}.
+
+| attack at {budget}, in the order in which they ran | images | broken | left in % |
+| --- | ---: | ---: | ---: |
+{attacks}
+
+| check | fired | measured | limit |
+| --- | --- | ---: | ---: |
+{checks}"""
+
+
+def _limits(results: dict[str, Any] | None) -> str:
+    if results is None:
+        return ""
+    norm = {"linf": "L-inf", "l2": "L2"}[results["threat_model"]["norm"]]
+    skipped = "; ".join(f"{name}, because {reason}" for name, reason in results["models"][0]["skipped"].items())
+    not_run = f" Not run: {skipped}." if skipped else ""
+    return f"""## Limits
+
+The numbers hold for {norm} perturbations of up to {largest_budget(results)} on images like those measured, and say
+nothing about other perturbations, other images, or images of another size.{not_run}"""
+
+
+def _training(trained: TrainedModel) -> str:
+    versions = trained.training.get("versions") or {}
+    recipe = json.dumps(_without_nulls(trained.training.get("recipe", {})), indent=2)
+    by = f"lightning_sq {versions['lightning_sq']}, commit {versions.get('commit', 'unknown')}. " if versions else ""
+    return f"""## Training recipe
+
+{by}Values that were left as they are by default are in config.json.
+
+```json
+{recipe}
+```"""
+
+
+def _without_nulls(values: Any) -> Any:
+    if isinstance(values, dict):
+        return {key: _without_nulls(value) for key, value in values.items() if value is not None}
+    return [_without_nulls(value) for value in values] if isinstance(values, list) else values

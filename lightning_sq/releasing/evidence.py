@@ -1,0 +1,49 @@
+"""What an evaluation says about the very weights of a release, and whether that is enough to call them robust."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lightning_sq.errors import InputError
+from lightning_sq.evaluation.results import JSON_FILE, read_results
+from lightning_sq.models.checkpoint_format import TrainedModel
+
+SEARCHES = frozenset({"square", "own_square"})
+"""Attacks without a gradient: where none was run, a gradient that leads nowhere would not have been noticed."""
+
+
+def evidence_for(trained: TrainedModel, folder: Path) -> dict[str, Any]:
+    """The results.json in `folder` with no other model in it, and without what lies where on the disk.
+
+    Raises: InputError if it cannot be read, or is of other weights.
+    """
+    results = read_results(folder)
+    rows = [row for row in results["models"] if row.get("fingerprint") == trained.fingerprint()]
+    if not rows:
+        known = [row["name"] for row in results["models"] if "fingerprint" in row]
+        why = "is of other weights" if known else "does not say which weights it is of: an older lightning-sq wrote it"
+        raise InputError(
+            f"{folder / JSON_FILE} {why}. Evaluate this checkpoint: lightning-sq evaluate CHECKPOINT --data DIR."
+        )
+    data = results["data"] | {"folder": "/".join(Path(results["data"]["folder"]).parts[-2:])}
+    row = rows[0] | {"source": Path(rows[0]["source"]).name}
+    return results | {"data": data, "models": [row]}
+
+
+def why_not_robust(results: dict[str, Any] | None) -> str | None:
+    """Why the model in `results` is not to be called robust, as the end of a sentence; None if it may be.
+
+    Args:
+        results: What `evidence_for` gave; None if there was no evaluation.
+    """
+    if results is None:
+        return "it has not been evaluated"
+    row = results["models"][0]
+    if row["flags"]:
+        return f"checks of its evaluation fired ({', '.join(flag.replace('_', ' ') for flag in row['flags'])})"
+    if SEARCHES.isdisjoint(attack["attack"] for attack in row["attacks"]):
+        return "no attack without a gradient was run (--attacks standard has one)"
+    if row["robust_accuracy"] * len(row["model"]["class_names"]) <= 1:
+        return "its worst case is no better than guessing"
+    return None

@@ -1,0 +1,223 @@
+"""Released models by name and by address: what is in the cache needs no network, and two processes share it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+import lightning_sq
+from lightning_sq.__main__ import main
+from lightning_sq.errors import InputError
+from lightning_sq.hub.cache import cached, fetch_address, releases_folder
+from lightning_sq.hub.registry import INDEX_VARIABLE, OWN_INDEX, entries, parse_index
+from lightning_sq.hub.sources import fetch
+from lightning_sq.release_files import sha256
+from tests.conftest import REPOSITORY
+from tests.hub.conftest import IMAGES, NAME
+from tests.hub.server import HTML, digest
+
+WEIGHTS = "pets/model.safetensors"
+
+
+def test_a_released_name_is_downloaded_once_and_gives_the_logits_of_the_release(server, index, release):
+    expected = lightning_sq.load(release)(IMAGES)
+    assert torch.equal(lightning_sq.load(NAME)(IMAGES), expected)
+    assert torch.equal(lightning_sq.load(NAME)(IMAGES), expected)
+    assert sorted(path for path, _ in server.requests) == sorted(
+        f"pets/{name}" for name in ("SHA256SUMS", "README.md", "config.json", "model.safetensors")
+    )
+
+
+def test_what_is_in_the_cache_needs_no_server(server, index, entry):
+    folder = fetch(NAME)
+    server.files.clear()
+    assert fetch(NAME) == folder
+    pinned = f"{entry.url}#sha256={entry.sha256}"
+    assert fetch(pinned) == folder
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        server.shutdown()
+        assert fetch(pinned) == folder
+    assert caught == []
+
+
+def test_an_address_follows_the_server_and_falls_back_to_the_last_copy_when_nothing_answers(
+    server, entry, release, monkeypatch
+):
+    address = entry.url.rstrip("/")
+    first = fetch(address)
+    assert fetch(address) == first
+    assert [path for path, _ in server.requests].count("pets/SHA256SUMS") == 2
+    card = b"# another card\n"
+    sums = server.files["pets/SHA256SUMS"].decode().replace(sha256(release / "README.md"), digest(card))
+    server.files |= {"pets/SHA256SUMS": sums.encode(), "pets/README.md": card}
+    second = fetch(address)
+    assert second != first
+    assert (second / "README.md").read_bytes() == card
+    assert {one.folder for one in cached()} == {first, second}
+    server.server_close()
+    with pytest.warns(UserWarning, match=r"cannot be reached.*The copy of 2"):
+        assert fetch(address) in (first, second)
+
+
+def test_offline_it_says_what_is_cached(server, index, entry, tmp_path):
+    with pytest.raises(InputError, match=r"127\.0\.0\.1:9/.*Nothing is in the cache"):
+        fetch("http://127.0.0.1:9/pets/")
+    folder = fetch(NAME)
+    with pytest.raises(InputError) as caught:
+        fetch("http://127.0.0.1:9/pets/")
+    assert f"In the cache: {NAME} in {folder}." in str(caught.value)
+
+
+def test_a_copy_that_was_spoilt_is_downloaded_again(server, index):
+    folder = fetch(NAME)
+    (folder / "model.safetensors").write_bytes(b"spoilt")
+    assert fetch(NAME) == folder
+    lightning_sq.load(NAME)
+    assert server.asked(WEIGHTS) == [None, None]
+
+
+def test_another_release_than_the_one_in_the_registry_is_refused(server, index, entry):
+    server.files["pets/SHA256SUMS"] += b"\n"
+    with pytest.raises(InputError, match=r"SHA256SUMS is not the one that was released"):
+        fetch(NAME)
+    assert not any(releases_folder().glob("[!.]*"))
+
+
+def test_wrong_weights_are_refused_and_what_was_right_is_kept(server, index, entry):
+    server.faults[WEIGHTS] = [("wrong",)]
+    with pytest.raises(InputError, match=r"model\.safetensors is not the file that SHA256SUMS names"):
+        fetch(NAME)
+    assert not any(releases_folder().glob("[!.]*"))
+    fetch(NAME)
+    assert server.asked("pets/config.json") == [None]
+
+
+def test_a_login_page_instead_of_a_list_of_checksums_is_seen(server):
+    server.files["SHA256SUMS"] = HTML
+    with pytest.raises(InputError, match=r"no list of a release's checksums \(it begins with '<!DOCTYPE html>"):
+        fetch(server.url)
+
+
+def test_a_list_that_names_a_path_out_of_the_release_is_refused_and_nothing_written(server, release, tmp_path):
+    sums = (release / "SHA256SUMS").read_text() + f"{'0' * 64}  ../../climbed\n"
+    server.files["SHA256SUMS"] = sums.encode()
+    with pytest.raises(InputError, match=r"names '\.\./\.\./climbed', which is a path"):
+        fetch(server.url)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"]
+
+
+@pytest.mark.parametrize("fragment", ["#md5=12", "#sha256=12"])
+def test_a_digest_that_is_none_is_refused(fragment):
+    with pytest.raises(InputError, match="64 digits"):
+        fetch_address(f"http://127.0.0.1:9/pets/{fragment}")
+
+
+def process(*source: str) -> subprocess.Popen:
+    program = f"from lightning_sq.hub.sources import fetch; import sys; print(fetch({source[0]!r}))"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([sys.executable, "-c", program], cwd=REPOSITORY, text=True, **pipes)
+
+
+def wait_for(condition) -> None:
+    for _ in range(600):
+        if condition():
+            return
+        time.sleep(0.1)
+    raise AssertionError("it did not come to that")
+
+
+@pytest.mark.end_to_end
+def test_two_processes_that_want_the_same_release_download_it_once(server, index):
+    server.faults[WEIGHTS] = [("stall", 1000)]
+    first = process(NAME)
+    wait_for(lambda: server.asked(WEIGHTS))
+    second = process(NAME)
+    assert "waiting for it" in second.stderr.readline()
+    server.gate.set()
+    outputs = [one.communicate(timeout=120)[0].strip() for one in (first, second)]
+    assert [first.returncode, second.returncode] == [0, 0]
+    assert outputs[0] == outputs[1] == str(fetch(NAME))
+    assert server.asked(WEIGHTS) == [None]
+
+
+@pytest.mark.end_to_end
+def test_a_download_that_was_killed_is_gone_on_with_by_another_process(server, index, tmp_path):
+    server.faults[WEIGHTS] = [("stall", 1000)]
+    killed = process(NAME)
+    wait_for(lambda: [p.stat().st_size for p in (tmp_path / "cache").rglob("model.safetensors.part")] == [1000])
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    lightning_sq.load(NAME)
+    assert server.asked(WEIGHTS) == [None, "bytes=1000-"]
+
+
+def test_the_command_says_where_the_release_lies_and_lists_what_there_is(server, index, capsys):
+    assert main(["download", NAME]) == 0
+    folder = Path(capsys.readouterr().out.strip())
+    assert folder.is_dir()
+    assert main(["download", "--list"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"released  {NAME}  {server.url}pets/",
+        f"cached    {NAME}  {folder}",
+    ]
+
+
+def test_the_command_takes_a_list_from_a_server_with_addresses_beside_it(server, entry, capsys, monkeypatch):
+    monkeypatch.setenv(INDEX_VARIABLE, "")
+    server.files["lists/index.toml"] = entry.as_toml().replace(entry.url, "../pets").encode()
+    assert main(["download", NAME, "--index", f"{server.url}lists/index.toml"]) == 0
+    assert Path(capsys.readouterr().out.strip()).is_dir()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ([], "What is to be downloaded"),
+        (["test_resnet.sq_pet"], f"Did you mean {NAME}?"),
+        (["some/where"], "Give a release folder"),
+        ([NAME, "--index", "nowhere.toml"], "nowhere.toml, which cannot be read"),
+    ],
+)
+def test_a_name_that_is_none_gets_one_sentence(index, words, sentence, capsys):
+    assert main(["download", *words]) == 2
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert said.count("\n") == 1
+
+
+GOOD = '["a.b"]\nurl = "http://x/y"\nsha256 = "' + "0" * 64 + '"\nnum_classes = 2\ninput_size = [3, 32, 32]\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[", "no list of released models"),
+        (GOOD.replace("num_classes = 2\n", ""), "num_classes"),
+        (GOOD.replace("[3, 32, 32]", "[3, 32]"), "input_size"),
+        (GOOD.replace("0000", "", 1), "64 digits"),
+        (GOOD.replace("http://x/y", "file:///etc/"), "not http"),
+        (GOOD.replace('"a.b"', '"../a"'), "needs a name"),
+        ("a = 1", "lacks or spoils"),
+    ],
+)
+def test_a_registry_that_is_wrong_is_refused_with_the_entry(text, problem):
+    with pytest.raises(InputError, match=problem):
+        parse_index(text, source="list", base="")
+
+
+def test_an_entry_survives_being_written(entry):
+    assert parse_index(entry.as_toml(), source="list", base="") == {NAME: entry}
+
+
+def test_the_registry_of_the_package_can_be_read_and_holds_what_its_comment_says():
+    found = parse_index(OWN_INDEX.read_text(), source="", base="")
+    assert entries() == found
+    assert bool(found) != ("None has been published yet" in OWN_INDEX.read_text())

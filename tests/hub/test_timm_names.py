@@ -1,0 +1,198 @@
+"""timm knows the released names after `import lightning_sq`, and gives the function that was released."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import subprocess
+import sys
+import warnings
+from dataclasses import replace
+
+import pytest
+import timm
+import torch
+from timm.data import create_transform, resolve_data_config
+from timm.models import _registry
+
+import lightning_sq
+from lightning_sq.errors import InputError
+from lightning_sq.hub import on_import
+from lightning_sq.hub.registry import INDEX_VARIABLE, Entry
+from lightning_sq.hub.timm_names import register
+from lightning_sq.models import ModelConfig, QuantizerConfig, build_model
+from lightning_sq.models.backbone import check_architecture, file_state, load_backbone
+from lightning_sq.models.checkpoint_format import TrainedModel
+from lightning_sq.models.release_format import write_release
+from lightning_sq.release_files import sha256
+from tests.conftest import REPOSITORY
+from tests.hub.conftest import IMAGES, NAME, put
+
+
+@pytest.fixture(autouse=True)
+def _registry_as_it_was():
+    tables = ("_model_pretrained_cfgs", "_model_has_pretrained", "_model_with_tags", "_model_entrypoints")
+    before = {name: copy.copy(getattr(_registry, name)) for name in tables}
+    tags = {name: list(found) for name, found in _registry._model_with_tags.items()}
+    yield
+    for name, table in before.items():
+        now = getattr(_registry, name)
+        now.clear()
+        now.update(table)
+    _registry._model_with_tags.update(tags)
+
+
+@pytest.fixture
+def named(entry) -> Entry:
+    register(entry)
+    return entry
+
+
+def test_the_model_by_timms_name_is_the_released_function_with_the_keys_of_plain_timm(named, release):
+    model = timm.create_model(NAME, pretrained=True).eval()
+    released = lightning_sq.load(release)
+    assert torch.equal(model(IMAGES), released(IMAGES))
+    plain = timm.create_model("test_resnet", num_classes=3).eval()
+    plain.load_state_dict(model.state_dict(), strict=True)
+    assert not torch.allclose(plain(IMAGES), released(IMAGES))
+
+
+def test_timms_own_transform_gives_it_pixels(named):
+    model = timm.create_model(NAME, pretrained=True)
+    transform = create_transform(**resolve_data_config(model=model))
+    from PIL import Image
+
+    white = transform(Image.new("RGB", (40, 40), "white"))
+    assert torch.equal(white, torch.ones(3, 32, 32))
+
+
+def test_it_takes_what_timm_takes_for_transfer(named, release):
+    released = lightning_sq.load(release)
+    new_head = timm.create_model(NAME, pretrained=True, num_classes=7).eval()
+    assert new_head(IMAGES).shape == (2, 7)
+    assert torch.equal(new_head.forward_features(IMAGES), released.forward_features(IMAGES))
+    features = timm.create_model(NAME, pretrained=True, features_only=True).eval()
+    ours = lightning_sq.load(release, features=True)(IMAGES)
+    assert all(torch.equal(a, b) for a, b in zip(features(IMAGES), ours, strict=True))
+
+
+def test_it_is_copied_pickled_and_listed_like_any_other(named):
+    model = timm.create_model(NAME, pretrained=True).eval()
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(other(IMAGES), model(IMAGES))
+    assert "state_dict" not in model.pretrained_cfg
+    assert NAME in timm.list_pretrained("test_resnet.*")
+    assert timm.get_pretrained_cfg(NAME).num_classes == 3
+
+
+def test_without_weights_and_under_its_own_name_timms_model_is_what_it_was(named, server):
+    assert timm.create_model("test_resnet", num_classes=3).conv1[0]._forward_pre_hooks == {}
+    untrained = timm.create_model(NAME)
+    assert untrained.num_classes == 3
+    assert untrained.conv1[0]._forward_pre_hooks == {}
+    assert server.requests == []
+
+
+def test_a_learnt_quantizer_comes_along_and_adds_no_parameter(server, tmp_path):
+    learnt = QuantizerConfig(3, 50.0, thresholds=[0.2, 0.7], learnable_thresholds=True, learnable_sharpness=True)
+    config = ModelConfig("vit_tiny_patch16_224", ("a", "b"), (0.5,) * 3, (0.2,) * 3, 224, 224, learnt)
+    torch.manual_seed(0)
+    model = build_model(config).eval()
+    write_release(tmp_path / "vit", TrainedModel(config, model.state_dict()), "# card\n")
+    put(server, tmp_path / "vit", "vit/")
+    sums = sha256(tmp_path / "vit/SHA256SUMS")
+    register(Entry("vit_tiny_patch16_224.sq", f"{server.url}vit/", sums, 2, (3, 224, 224)))
+    found = timm.create_model("vit_tiny_patch16_224.sq", pretrained=True).eval()
+    images = torch.rand(1, 3, 224, 224)
+    with torch.no_grad():
+        assert torch.allclose(found(images), model(images), atol=1e-6)
+    assert found.state_dict().keys() == model.backbone.state_dict().keys()
+
+
+def test_other_channels_and_an_entry_that_is_not_so_are_refused(named, entry):
+    with pytest.raises(InputError, match="3 channels, not of 1"):
+        timm.create_model(NAME, pretrained=True, in_chans=1)
+    register(replace(entry, name="test_resnet.sq_other", num_classes=4))
+    with pytest.raises(InputError, match="not what its entry in the registry says"):
+        timm.create_model("test_resnet.sq_other", pretrained=True)
+    with pytest.raises(InputError, match="this timm lacks"):
+        register(replace(entry, name="resnet5O.sq"))
+
+
+def test_a_name_of_timms_own_is_not_taken_over(entry):
+    before = timm.get_pretrained_cfg("resnet50.a1_in1k")
+    register(replace(entry, name="resnet50.a1_in1k"))
+    assert timm.get_pretrained_cfg("resnet50.a1_in1k") == before
+
+
+def test_a_recipe_starts_from_the_weights_of_a_release_and_not_from_its_name(named, release):
+    with pytest.raises(InputError, match=r"--model\.architecture test_resnet .* --model\.checkpoint_path"):
+        check_architecture(NAME)
+    backbone = timm.create_model("test_resnet", num_classes=3)
+    assert load_backbone(backbone, file_state(release / "model.safetensors"), source="a release") == []
+    released = lightning_sq.load(release).backbone.state_dict()
+    assert all(torch.equal(value, released[key]) for key, value in backbone.state_dict().items())
+
+
+def test_a_list_that_cannot_be_read_does_not_stop_timm(monkeypatch, entry, tmp_path):
+    monkeypatch.setenv(INDEX_VARIABLE, "nowhere.toml")
+    with pytest.warns(UserWarning, match=r"No released model is registered with timm.*nowhere\.toml"):
+        on_import._register()
+    (tmp_path / "list.toml").write_text(replace(entry, name="resnet5O.sq").as_toml() + entry.as_toml())
+    monkeypatch.setenv(INDEX_VARIABLE, str(tmp_path / "list.toml"))
+    with pytest.warns(UserWarning, match=r"is not registered with timm: resnet5O\.sq"):
+        on_import._register()
+    assert timm.get_pretrained_cfg(NAME).notes == ("lightning_sq",)
+
+
+PROGRAM = """
+import json, sys
+{first}
+before = sorted({{"torch", "timm"}} & sys.modules.keys())
+{second}
+assert timm.list_pretrained("small_cnn*") == ["small_cnn.sq"]
+import torch
+images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+logits = timm.create_model({name!r}, pretrained=True).eval()(images)
+print(json.dumps([before, logits.tolist()]))
+"""
+
+
+@pytest.mark.end_to_end
+@pytest.mark.parametrize("order", [("lightning_sq", "timm"), ("timm", "lightning_sq")])
+def test_in_a_fresh_process_the_name_works_in_either_order_of_imports(index, entry, release, order):
+    index.write_text(entry.as_toml() + replace(entry, name="small_cnn.sq").as_toml())  # one of our own networks
+    program = PROGRAM.format(first=f"import {order[0]}", second=f"import {order[1]}", name=NAME)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    before, logits = json.loads(done.stdout)
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    expected = lightning_sq.load(release)(images)
+    assert torch.allclose(torch.tensor(logits), expected, atol=1e-6)
+    assert (before == []) == (order[0] == "lightning_sq")
+
+
+STRICT = """
+import sys, timm, torch
+from safetensors.torch import load_file
+state = {k.removeprefix("backbone."): v for k, v in load_file(sys.argv[1]).items() if k.startswith("backbone.")}
+model = timm.create_model("test_resnet", num_classes=3)
+print(model.load_state_dict(state, strict=True), "lightning_sq" in sys.modules)
+"""
+
+
+@pytest.mark.end_to_end
+def test_a_release_loads_into_plain_timm_where_nothing_of_ours_is_imported(release):
+    command = [sys.executable, "-c", STRICT, str(release / "model.safetensors")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "<All keys matched successfully> False"
+
+
+def test_torch_hub_loads_a_release_and_a_released_name(index, release):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.hub's own
+        by_folder = torch.hub.load(str(REPOSITORY), "release", str(release), source="local")
+        by_name = torch.hub.load(str(REPOSITORY), NAME, source="local")
+        pooled = torch.hub.load(str(REPOSITORY), "release", str(release), num_classes=0, source="local")
+    assert torch.equal(by_folder(IMAGES), by_name(IMAGES))
+    assert pooled(IMAGES).shape == (2, 96)

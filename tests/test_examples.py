@@ -1,0 +1,80 @@
+"""The examples run."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+
+import pytest
+import torch
+
+from lightning_sq.models import ModelConfig, QuantizerConfig, build_model
+from lightning_sq.models.checkpoint_format import TrainedModel
+from lightning_sq.models.release_format import write_release
+from tests.conftest import REPOSITORY
+
+
+@pytest.fixture
+def example(monkeypatch):
+    """Runs examples/NAME.py with words, and gives back the module."""
+
+    def run(name: str, *words: str):
+        spec = importlib.util.spec_from_file_location(name, REPOSITORY / "examples" / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        monkeypatch.setattr(sys, "argv", [name, *words])
+        module.main()
+        return module
+
+    return run
+
+
+@pytest.mark.parametrize("part", ["all", "head"])
+def test_two_backbones_are_transferred_to_another_folder_and_attacked(example, few_digits, tmp_path, capsys, part):
+    sources = []
+    for name, quantizer, channels in (("robust", QuantizerConfig(2, 60.0), 3), ("natural", None, 1)):
+        config = ModelConfig("test_resnet", ("a", "b"), (0.5,) * channels, (0.25,) * channels, 32, 32, quantizer)
+        torch.manual_seed(0)
+        write_release(tmp_path / name, TrainedModel(config, build_model(config).state_dict()), "# card\n")
+        sources.append(f"{name}={tmp_path / name}")
+    fast = [
+        "--epochs",
+        "1",
+        "--attacks",
+        "fgsm",
+        "--num-images",
+        "12",
+        "--train",
+        part,
+        "--output",
+        str(tmp_path / "out"),
+    ]
+    example("transfer", *sources, "--data", str(few_digits), *fast)
+    found = json.loads((tmp_path / "out/transfer.json").read_text())
+    assert [row["name"] for row in found["rows"]] == ["robust", "natural"]
+    assert found["settings"]["train"] == part
+    for row in found["rows"]:
+        assert (row["num_images"], row["num_attacked"], row["attacks"]) == (40, 12, ["fgsm"])
+        assert row["robust_accuracy"] <= row["clean_accuracy_of_attacked"]
+    printed = capsys.readouterr().out.strip()
+    assert printed in (tmp_path / "out/README.md").read_text()
+    assert str(tmp_path) not in (tmp_path / "out/transfer.json").read_text()
+
+
+def test_only_what_is_said_to_be_trained_is_trained(example, few_digits, tmp_path, monkeypatch):
+    config = ModelConfig("test_resnet", ("a", "b"), (0.5,) * 3, (0.25,) * 3, 32, 32)
+    write_release(tmp_path / "one", TrainedModel(config, build_model(config).state_dict()), "# card\n")
+    monkeypatch.setattr(sys, "argv", ["transfer", f"one={tmp_path / 'one'}"])
+    fast = ["--epochs", "1", "--attacks", "fgsm", "--num-images", "4", "--data", str(few_digits), "--train", "head"]
+    module = example("transfer", f"one={tmp_path / 'one'}", *fast)
+    options = module.parse()
+    options.train, options.epochs = "head", 1
+    model = module.lightning_sq.load(tmp_path / "one", num_classes=10).to(module.DEVICE)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    images, labels, classes = module.read(few_digits / "train", model)
+    assert images.shape == (90, 3, 32, 32)
+    assert len(classes) == 10
+    module.train(model, images, labels, options, "one")
+    changed = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
+    assert changed == {"backbone.fc.weight", "backbone.fc.bias"}
