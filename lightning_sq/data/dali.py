@@ -1,7 +1,8 @@
 """NVIDIA DALI as the decoder: the only file that imports it.
 
 Files are read ahead by a few threads and handed to DALI with their crops, so DALI holds no order and no random state:
-nothing of it has to be saved or restored, and a run resumes at any batch on any number of ranks.
+nothing of it has to be saved or restored, and a run resumes at any batch on any number of ranks. On a GPU the pipeline
+does everything; on the CPU it decodes, and `data/resize` does the rest, whose kernel is four times as fast as DALI's.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from lightning_sq.data.crop import Crop
 from lightning_sq.data.index import inspect_image
 from lightning_sq.data.loader import Dataset, Loader
 from lightning_sq.data.order import EpochOrder
+from lightning_sq.data.resize import cut_square
 from lightning_sq.errors import InputError
 from lightning_sq.types import Batch
 
@@ -28,7 +30,7 @@ BATCHES_AHEAD = 2
 """Batches whose files are being read while DALI decodes the ones before; DALI itself keeps `PREFETCH` decoded."""
 PREFETCH = 2
 
-_Columns = tuple[list[Any], ...]
+_Columns = tuple[list[np.ndarray] | np.ndarray, ...]
 
 
 class _Sample(NamedTuple):
@@ -50,23 +52,27 @@ class DaliLoader(Loader):
         super().__init__(dataset, order)
         self.device_id = device_id
         self._readers = ThreadPoolExecutor(max(4, num_threads), thread_name_prefix="read-images")
+        self._cutters = ThreadPoolExecutor(num_threads, thread_name_prefix="cut-images")
         self._feed: Iterator[_Columns] = iter(())
         self._in_flight: deque[tuple[int, np.ndarray]] = deque(maxlen=BATCHES_AHEAD + PREFETCH + 2)
+        self._crops: deque[list[Crop]] = deque()  # of the batches in the pipeline
         self._running = False
         self._num_threads = num_threads
         self._pipeline = self._build(self._next_feed, batch_size=order.batch_size, prefetch=PREFETCH)
 
+    @property
+    def _finishes(self) -> bool:
+        """Whether the pipeline gives finished images, or windows that are still to be cut."""
+        return self.device_id is not None
+
     def _build(self, source: Callable[[], _Columns], *, batch_size: int, prefetch: int) -> Any:
-        pipeline = _decode_pipeline(
-            source=source,
-            image_size=self.dataset.image_size,
-            channels=self.dataset.channels,
-            on_gpu=self.device_id is not None,
-            batch_size=batch_size,
-            num_threads=self._num_threads,
-            device_id=self.device_id,
-            prefetch_queue_depth=prefetch,
-        )
+        options = {"source": source, "channels": self.dataset.channels, "batch_size": batch_size}
+        options |= {"num_threads": self._num_threads, "device_id": self.device_id, "prefetch_queue_depth": prefetch}
+        if self._finishes:
+            on_gpu = self.device_id is not None
+            pipeline = _squares(image_size=self.dataset.image_size, on_gpu=on_gpu, **options)
+        else:
+            pipeline = _windows(**options)
         pipeline.build()
         return pipeline
 
@@ -75,7 +81,8 @@ class DaliLoader(Loader):
         rows = self.order.epoch(epoch)[first:]
         self._feed, self._running = self._read_ahead(epoch, rows), True
         for indices in rows:
-            yield self._to_batch(self._run(), indices)
+            images = self._images(self._run()[0])
+            yield Batch(images, torch.from_numpy(self.dataset.labels(indices)), torch.from_numpy(indices.copy()))
 
     def _drain(self) -> None:
         """Empty the pipeline of what an epoch, ended or abandoned, left in it: DALI can only be reset when empty."""
@@ -86,6 +93,7 @@ class DaliLoader(Loader):
             except StopIteration:
                 self._pipeline.reset()
                 self._running = False
+        self._crops.clear()
 
     def _run(self) -> tuple[Any, ...]:
         try:
@@ -97,7 +105,7 @@ class DaliLoader(Loader):
     def _name_the_bad_file(self, error: RuntimeError) -> InputError:
         """DALI does not say which file it stumbled over, so those that it had in hand are decoded one at a time."""
         in_hand = [(epoch, index) for epoch, indices in self._in_flight for index in indices.tolist()]
-        feed = (_columns([self._read(*sample)]) for sample in in_hand)
+        feed = (self._columns([self._read(*sample)]) for sample in in_hand)
         alone = self._build(lambda: next(feed), batch_size=1, prefetch=1)
         for _, index in in_hand:
             try:
@@ -119,9 +127,14 @@ class DaliLoader(Loader):
             self._in_flight.append((epoch, indices))
             pending.append([self._readers.submit(self._read, epoch, i) for i in indices.tolist()])
             if len(pending) > BATCHES_AHEAD:
-                yield _columns([sample.result() for sample in pending.popleft()])
+                yield self._take(pending.popleft())
         while pending:
-            yield _columns([sample.result() for sample in pending.popleft()])
+            yield self._take(pending.popleft())
+
+    def _take(self, reading: list[Future[_Sample]]) -> _Columns:
+        samples = [sample.result() for sample in reading]
+        self._crops.append([sample.crop for sample in samples])
+        return self._columns(samples)
 
     def _read(self, epoch: int, index: int) -> _Sample:
         path = self.dataset.path(index)
@@ -130,30 +143,39 @@ class DaliLoader(Loader):
         except OSError as error:
             raise InputError(f"{path} cannot be read any more ({error.strerror}). Put it back, and resume.") from error
 
-    def _to_batch(self, outputs: tuple[Any, ...], indices: np.ndarray) -> Batch:
-        images = self._copy(outputs[0].as_tensor())
-        return Batch(images, torch.from_numpy(self.dataset.labels(indices)), torch.from_numpy(indices.copy()))
+    def _columns(self, samples: list[_Sample]) -> _Columns:
+        """One column for each input of the pipeline."""
+        encoded, crops = [sample.encoded for sample in samples], [sample.crop for sample in samples]
+        integers, fractions = np.array([c[:4] for c in crops], np.int32), np.array([c[4:8] for c in crops], np.float32)
+        window = [*np.ascontiguousarray(integers.reshape(-1, 2, 2).swapaxes(0, 1))]
+        if not self._finishes:
+            return encoded, *window
+        box = [*np.ascontiguousarray(fractions.reshape(-1, 2, 2).swapaxes(0, 1))]
+        return encoded, *window, *box, np.array([crop.flip for crop in crops], np.int32)
 
-    def _copy(self, pixels: Any) -> Tensor:
-        """DALI's buffer is written again by the next run, so the pixels are copied out of it."""
-        device = "cpu" if self.device_id is None else torch.device("cuda", self.device_id)
+    def _images(self, decoded: Any) -> Tensor:
+        """DALI's buffer is written again by the next run, so nothing of it is kept."""
+        crops = self._crops.popleft()
+        if not self._finishes:
+            return self._cut(decoded, crops)
+        device = torch.device("cpu" if self.device_id is None else f"cuda:{self.device_id}")
+        pixels = decoded.as_tensor()
         images = torch.empty(tuple(pixels.shape()), dtype=torch.float32, device=device)
-        stream = None if self.device_id is None else torch.cuda.current_stream(device)
+        stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
         feed_ndarray(pixels, images, cuda_stream=stream)
         return images
 
+    def _cut(self, windows: Any, crops: list[Crop]) -> Tensor:
+        size = self.dataset.image_size
+        images = torch.empty(len(crops), self.dataset.channels, size, size)
+        squares = images.numpy()
 
-def _columns(samples: list[_Sample]) -> _Columns:
-    """One list for each input of the pipeline."""
-    crops = [sample.crop for sample in samples]
-    return (
-        [sample.encoded for sample in samples],
-        [np.array([c.top, c.left], np.int32) for c in crops],
-        [np.array([c.height, c.width], np.int32) for c in crops],
-        [np.array([c.box_top, c.box_left], np.float32) for c in crops],
-        [np.array([c.box_bottom, c.box_right], np.float32) for c in crops],
-        [np.int32(c.flip) for c in crops],
-    )
+        def cut_every(first: int) -> None:
+            for i in range(first, len(crops), self._num_threads):
+                cut_square(np.asarray(windows[i]), crops[i], size, squares[i])
+
+        list(self._cutters.map(cut_every, range(self._num_threads)))
+        return images
 
 
 def _reason(error: RuntimeError) -> str:
@@ -168,14 +190,23 @@ def decoder_options(on_gpu: bool, channels: int = 3) -> dict[str, Any]:
     return options | ({"device": "mixed", "jpeg_fancy_upsampling": True} if on_gpu else {"device": "cpu"})
 
 
-@pipeline_def
-def _decode_pipeline(source: Any, image_size: int, channels: int, on_gpu: bool) -> Any:
-    """The resize is triangular with antialias, as in torchvision."""
-    encoded, window, window_size, start, end, flip = fn.external_source(source=source, num_outputs=6, batch=True)
+def _decoded(encoded: Any, window: Any, window_size: Any, channels: int, on_gpu: bool) -> Any:
     pixels = {"normalized_anchor": False, "normalized_shape": False, "axes": [0, 1]}
-    images = fn.decoders.image_slice(encoded, window, window_size, **pixels, **decoder_options(on_gpu, channels))
+    return fn.decoders.image_slice(encoded, window, window_size, **pixels, **decoder_options(on_gpu, channels))
+
+
+@pipeline_def
+def _windows(source: Any, channels: int) -> Any:
+    """What each crop cuts out, (height, width, C) uint8 as stored."""
+    return _decoded(*fn.external_source(source=source, num_outputs=3, batch=True), channels, False)
+
+
+@pipeline_def
+def _squares(source: Any, channels: int, image_size: int, on_gpu: bool) -> Any:
+    """The finished images: the resize is triangular with antialias, as in torchvision."""
+    *where, start, end, flip = fn.external_source(source=source, num_outputs=6, batch=True)
     square = {"size": [image_size, image_size], "roi_start": start, "roi_end": end}
-    images = fn.resize(images, **square, interp_type=types.INTERP_TRIANGULAR, antialias=True)
-    return fn.crop_mirror_normalize(
-        images.gpu() if on_gpu else images, mirror=flip, dtype=types.FLOAT, std=[255.0] * channels, output_layout="CHW"
-    )
+    windows = _decoded(*where, channels, on_gpu)
+    images = fn.resize(windows, **square, interp_type=types.INTERP_TRIANGULAR, antialias=True)
+    scale = {"dtype": types.FLOAT, "std": [255.0] * channels}
+    return fn.crop_mirror_normalize(images, mirror=flip, output_layout="CHW", **scale)

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
-from torchvision.transforms.v2 import functional as transforms
 
 from lightning_sq.data.loader import Dataset, Loader
 from lightning_sq.data.order import EpochOrder
+from lightning_sq.data.resize import cut_square
 from lightning_sq.errors import InputError
 from lightning_sq.types import Batch
 
@@ -64,12 +64,11 @@ class _Images(torch.utils.data.Dataset):
         except InputError as error:
             return error
         crop = self.dataset.crop(self.epoch, index)
-        image = transforms.crop(image, crop.top, crop.left, crop.height, crop.width)
-        box = crop.box_left, crop.box_top, crop.box_right, crop.box_bottom
-        image = image.resize([self.dataset.image_size] * 2, Image.Resampling.BILINEAR, box=box)
-        if crop.flip:
-            image = transforms.horizontal_flip(image)
-        return index, transforms.pil_to_tensor(image).float() / 255
+        window = np.array(image.crop((crop.left, crop.top, crop.left + crop.width, crop.top + crop.height)))
+        size, channels = self.dataset.image_size, self.dataset.channels
+        square = torch.empty(channels, size, size)
+        cut_square(window.reshape(crop.height, crop.width, channels), crop, size, square.numpy())
+        return index, square
 
 
 def decode(dataset: Dataset, index: int) -> Image.Image:

@@ -14,7 +14,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as transforms
 
 from lightning_sq.data.crop import random_resized_crop, resize_and_center_crop
-from lightning_sq.data.dali import decoder_options
+from lightning_sq.data.dali import DaliLoader, decoder_options
 from lightning_sq.data.index import load_index
 from lightning_sq.data.loader import Dataset, make_loader, read_all
 from lightning_sq.data.order import EpochOrder
@@ -70,6 +70,18 @@ def test_dali_and_torchvision_give_the_same_images(photographs, tmp_path_factory
         assert difference.mean() <= 0.3 / 255
         batches += 1
     assert batches == 3
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_a_pipeline_that_finishes_its_images_as_on_a_gpu_gives_those_that_are_finished_behind_it(
+    photographs, tmp_path_factory, monkeypatch, train
+):
+    behind = read_all(loader(photographs, tmp_path_factory, "dali", train=train))[0]
+    monkeypatch.setattr(DaliLoader, "_finishes", True)
+    within = read_all(loader(photographs, tmp_path_factory, "dali", train=train))[0]
+    difference = (within - behind).abs()
+    assert 0 < difference.max() <= LARGEST_DIFFERENCE
+    assert difference.mean() <= 0.3 / 255
 
 
 @pytest.mark.parametrize("backend", ["dali", "torchvision"])
