@@ -19,7 +19,7 @@ from nvidia.dali.plugin.pytorch import feed_ndarray
 from torch import Tensor
 
 from lightning_sq.data.crop import Crop
-from lightning_sq.data.index import inspect_image
+from lightning_sq.data.inspection import inspect_bytes
 from lightning_sq.data.loader import Dataset, Loader
 from lightning_sq.data.order import EpochOrder
 from lightning_sq.data.resize import cut_square
@@ -113,9 +113,8 @@ class DaliLoader(Loader):
             except InputError as found:
                 return found
             except RuntimeError as found:
-                path = self.dataset.path(index)
-                reason = inspect_image(path)[1] or f"DALI: {_reason(found)}"
-                return InputError(f"{path} cannot be decoded ({reason}). Mend, convert or remove it, and resume.")
+                encoded = self.dataset.read(index).tobytes()
+                return self.dataset.spoilt(index, inspect_bytes(encoded, "").reason or f"DALI: {_reason(found)}")
         return InputError(f"DALI could not decode a batch, though it can each of its files: {_reason(error)}.")
 
     def _next_feed(self) -> _Columns:
@@ -137,11 +136,7 @@ class DaliLoader(Loader):
         return self._columns(samples)
 
     def _read(self, epoch: int, index: int) -> _Sample:
-        path = self.dataset.path(index)
-        try:
-            return _Sample(np.fromfile(path, dtype=np.uint8), self.dataset.crop(epoch, index))
-        except OSError as error:
-            raise InputError(f"{path} cannot be read any more ({error.strerror}). Put it back, and resume.") from error
+        return _Sample(self.dataset.read(index), self.dataset.crop(epoch, index))
 
     def _columns(self, samples: list[_Sample]) -> _Columns:
         """One column for each input of the pipeline."""

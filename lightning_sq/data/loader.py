@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -43,9 +42,27 @@ class Dataset:
         if self.channels not in (1, 3):
             raise InputError(f"channels={self.channels} is neither 3, for RGB, nor 1, for grey.")
 
-    def path(self, index: int) -> Path:
-        """The file of an image; padding reads the first one, and is masked out of everything that counts."""
-        return self.index.folder / self.index.paths[max(index, 0)]
+    def read(self, index: int) -> np.ndarray:
+        """An encoded image, (bytes,) uint8; padding reads the first one, and is masked out of everything that counts.
+
+        Raises: InputError if it is not there any more.
+        """
+        try:
+            return self.index.read(max(index, 0))
+        except OSError as error:
+            where, reason = self.where(index), error.strerror or error
+            raise InputError(f"{where} cannot be read any more ({reason}). Put it back, and resume.") from error
+
+    def where(self, index: int) -> str:
+        """The file of an image, for people."""
+        return self.index.where(max(index, 0))
+
+    def spoilt(self, index: int, reason: str) -> InputError:
+        """What is said of an image that could be decoded once and cannot be now."""
+        return InputError(
+            f"{self.where(index)} cannot be decoded ({reason}). Mend, convert or remove it, or have it left out by "
+            f"`lightning-sq data check {self.index.folder} --again`, and resume."
+        )
 
     def size(self, index: int) -> tuple[int, int]:
         """(height, width) of an image as stored."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 
 import numpy as np
@@ -73,15 +74,14 @@ class _Images(torch.utils.data.Dataset):
 
 def decode(dataset: Dataset, index: int) -> Image.Image:
     """The whole image, grey or RGB. Raises: InputError if its file is damaged, or another one than was indexed."""
-    path = dataset.path(index)
+    encoded = dataset.read(index)
     try:
-        with Image.open(path) as file:
+        with Image.open(io.BytesIO(encoded)) as file:
             mode = "L" if dataset.channels == 1 else "RGB"
             file.draft(mode, None)  # of a JPEG file grey is what it stores as luminance, as to DALI
             image = file.convert(mode)
     except Exception as error:  # PIL's readers raise whatever a damaged file makes them stumble over
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path} cannot be decoded ({reason}). Mend, convert or remove it, and resume.") from error
+        raise dataset.spoilt(index, " ".join(str(error).split())) from error
     if image.size != dataset.size(index)[::-1]:
-        raise InputError(f"{path} has another size than when it was indexed. Start again, for a new index.")
+        raise InputError(f"{dataset.where(index)} has another size than when it was indexed. Start again, for a new index.")
     return image
