@@ -69,7 +69,8 @@ def _benchmark_set(options: Namespace) -> None:
 def _check(folder: Path) -> None:
     import numpy as np
 
-    from lightning_sq.data.index import class_folders, load_index
+    from lightning_sq.data.index import load_index
+    from lightning_sq.data.listing import class_folders
     from lightning_sq.paths import cache_folder
     from lightning_sq.progress import progress_bar
 

@@ -16,7 +16,8 @@ from lightning_sq.data.crop import (
     random_resized_crop,
     resize_and_center_crop,
 )
-from lightning_sq.data.index import ImageIndex, class_folders, load_index
+from lightning_sq.data.index import ImageIndex, load_index
+from lightning_sq.data.listing import class_folders
 from lightning_sq.data.loader import (
     Backend,
     Dataset,

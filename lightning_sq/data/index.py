@@ -15,9 +15,8 @@ import numpy as np
 
 from lightning_sq.data.index_file import Columns, index_path, load_columns, save_columns
 from lightning_sq.data.inspection import Look, inspect_file
+from lightning_sq.data.listing import IMAGE_SUFFIXES, class_folders, list_files
 from lightning_sq.errors import InputError
-
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
 
 SECONDS_BETWEEN_SAVES = 60.0
 
@@ -81,21 +80,6 @@ class ImageIndex:
         return np.fromfile(self.folder / self.paths[i], dtype=np.uint8)
 
 
-def class_folders(folder: Path) -> tuple[str, ...]:
-    """The names of the class subfolders, sorted.
-
-    Raises: InputError if the folder is missing or has no subfolders.
-    """
-    if not folder.is_dir():
-        raise InputError(
-            f"There is no data folder {folder}. Set --data.root to one with train/<class>/ and val/<class>/."
-        )
-    names = tuple(e.name for e in _entries(folder) if _is_folder(e) and not e.name.startswith("."))
-    if not names:
-        raise InputError(f"{folder} has no class folders. Images are expected as {folder}/<class>/*.jpg.")
-    return names
-
-
 def load_index(
     folder: Path, *, cache: Path, again: bool = False, progress: Callable[[int, int], None] | None = None
 ) -> ImageIndex:
@@ -109,9 +93,9 @@ def load_index(
     Raises: InputError if there are no images, or if the system cannot read one; what was checked by then is kept.
     """
     class_names = class_folders(folder)
-    files, labels = _list_files(folder, class_names)
+    files, labels = list_files(folder, class_names)
     if not len(files):
-        suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
+        suffixes = ", ".join(IMAGE_SUFFIXES)
         raise InputError(f"{folder} holds no images. Put files ({suffixes}) in {folder}/<class>/.")
     path = index_path(folder, cache)
     if not again:
@@ -149,47 +133,6 @@ def _index_of(folder: Path, class_names: tuple[str, ...], files: Columns, labels
         kinds={kind: tuple(paths) for kind, paths in sorted(kinds.items())},
         unreadable=tuple(UnreadableImage(*item) for item in bad),
     )
-
-
-def _list_files(folder: Path, class_names: Sequence[str]) -> tuple[Columns, np.ndarray]:
-    """(columns of files that nobody has looked at, labels): what the folder alone tells."""
-    paths, asked, counts = [], [], []
-    for name in class_names:
-        entries = [entry for entry in _entries(folder / name) if _is_image_by_name(entry)]
-        paths += [f"{name}/{entry.name}" for entry in entries]
-        asked += [_size_and_time(entry) for entry in entries]
-        counts.append(len(entries))
-    sizes, mtimes = np.array(asked, dtype=np.int64).reshape(-1, 2).T
-    labels = np.repeat(np.arange(len(class_names), dtype=np.int64), counts)
-    return Columns.unseen(paths, sizes.copy(), mtimes.copy()), labels
-
-
-def _is_image_by_name(entry: os.DirEntry[str]) -> bool:
-    _, suffix = os.path.splitext(entry.name)  # noqa: PTH122 (of a million files: a Path costs ten times as much)
-    return suffix.lower() in IMAGE_SUFFIXES and not _is_folder(entry)
-
-
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    try:
-        return sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-        raise InputError(f"{folder} cannot be listed ({error.strerror}). Mend its permissions.") from error
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()  # from the listing, without a question for each file
-    except OSError:  # a link in a circle
-        return False
-
-
-def _size_and_time(entry: os.DirEntry[str]) -> tuple[int, int]:
-    """(-1, -1) if the system does not tell, as of a broken link: `inspect_file` finds out why, every time."""
-    try:
-        found = entry.stat()
-    except OSError:
-        return -1, -1
-    return found.st_size, found.st_mtime_ns
 
 
 def _remember(files: Columns, saved: Columns) -> None:

@@ -83,5 +83,7 @@ def decode(dataset: Dataset, index: int) -> Image.Image:
     except Exception as error:  # PIL's readers raise whatever a damaged file makes them stumble over
         raise dataset.spoilt(index, " ".join(str(error).split())) from error
     if image.size != dataset.size(index)[::-1]:
-        raise InputError(f"{dataset.where(index)} has another size than when it was indexed. Start again, for a new index.")
+        raise InputError(
+            f"{dataset.where(index)} has another size than when it was indexed. Start again, for a new index."
+        )
     return image
