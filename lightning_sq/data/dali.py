@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
+from weakref import WeakMethod
 
 import numpy as np
 import torch
@@ -58,7 +59,10 @@ class DaliLoader(Loader):
         self._crops: deque[list[Crop]] = deque()  # of the batches in the pipeline
         self._running = False
         self._num_threads = num_threads
-        self._pipeline = self._build(self._next_feed, batch_size=order.batch_size, prefetch=PREFETCH)
+        # weak, so that the pipeline goes with the loader at once: the garbage collector might come to it in a forked
+        # worker of another loader, where its threads are not, and wait for them for ever
+        next_feed = WeakMethod(self._next_feed)
+        self._pipeline = self._build(lambda: next_feed()(), batch_size=order.batch_size, prefetch=PREFETCH)
 
     @property
     def _finishes(self) -> bool:

@@ -16,8 +16,8 @@ from lightning_sq.data.crop import (
     random_resized_crop,
     resize_and_center_crop,
 )
-from lightning_sq.data.index import ImageIndex, load_index
-from lightning_sq.data.listing import class_folders
+from lightning_sq.data.image_index import ImageIndex
+from lightning_sq.data.index import class_names_of, load_index
 from lightning_sq.data.loader import (
     Backend,
     Dataset,
@@ -122,7 +122,7 @@ class ImageFolderData(LightningDataModule):
             )
 
     def _common_classes(self) -> tuple[str, ...]:
-        train, val = (class_folders(self.root / split) for split in ("train", "val"))
+        train, val = (class_names_of(self.root / split) for split in ("train", "val"))
         if train != val:
             odd = sorted(set(train) ^ set(val))
             raise InputError(

@@ -1,4 +1,4 @@
-"""Which images there are: every file of a folder looked at once, so that no bad file reaches a pipeline."""
+"""The index of a folder: every file looked at once, so that no bad one reaches a pipeline."""
 
 from __future__ import annotations
 
@@ -7,77 +7,26 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
+from lightning_sq.data.image_index import ImageIndex, UnreadableImage
 from lightning_sq.data.index_file import Columns, index_path, load_columns, save_columns
 from lightning_sq.data.inspection import Look, inspect_file
 from lightning_sq.data.listing import IMAGE_SUFFIXES, class_folders, list_files
+from lightning_sq.data.shards import is_sharded, load_shards, shard_classes
 from lightning_sq.errors import InputError
 
 SECONDS_BETWEEN_SAVES = 60.0
 
 
-class UnreadableImage(NamedTuple):
-    """A file that looks like an image by its name and is none."""
+def class_names_of(folder: Path) -> tuple[str, ...]:
+    """The classes of one split, be it class folders or shards.
 
-    path: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class ImageIndex:
-    """The readable images of one split, in a fixed order: an image's position here is its identity everywhere.
-
-    Args:
-        folder: The split's folder; `paths` are relative to it.
-        class_names: The subfolders' names, sorted; a label is a position in this tuple.
-        paths: One path for each image.
-        labels: (N,) int64.
-        sizes: (N, 2) int32, height and width as stored (before any EXIF rotation).
-        digests: (N, 2) uint64, of each file's bytes: equal files are the same image.
-        kinds: What is odd about images that can be read all the same -> their paths.
-        unreadable: The files left out, with the reason.
+    Raises: InputError if `folder` is neither.
     """
-
-    folder: Path
-    class_names: tuple[str, ...]
-    paths: tuple[str, ...]
-    labels: np.ndarray
-    sizes: np.ndarray
-    digests: np.ndarray
-    kinds: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    unreadable: tuple[UnreadableImage, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    @property
-    def empty_classes(self) -> tuple[str, ...]:
-        """The classes without a readable image."""
-        counts = np.bincount(self.labels, minlength=len(self.class_names))
-        return tuple(name for name, count in zip(self.class_names, counts, strict=True) if not count)
-
-    def take(self, positions: np.ndarray) -> ImageIndex:
-        """The images at `positions` only, in that order."""
-        return replace(
-            self,
-            paths=tuple(self.paths[i] for i in positions.tolist()),
-            labels=self.labels[positions],
-            sizes=self.sizes[positions],
-            digests=self.digests[positions],
-        )
-
-    def where(self, i: int) -> str:
-        """The file of image `i`, for people."""
-        return str(self.folder / self.paths[i])
-
-    def read(self, i: int) -> np.ndarray:
-        """The encoded image `i`, (bytes,) uint8. Raises: OSError."""
-        return np.fromfile(self.folder / self.paths[i], dtype=np.uint8)
+    return shard_classes(folder) if is_sharded(folder) else class_folders(folder)
 
 
 def load_index(
@@ -86,12 +35,14 @@ def load_index(
     """The index of `folder`, from `cache` as far as its files are unchanged; what is new is decoded and checked.
 
     Args:
-        folder: One split: `folder/<class>/<image>`.
+        folder: One split: `folder/<class>/<image>`, or the shards of one.
         cache: Folder for index files; written whole or not at all.
         again: Look at every file, even at those of which size and time say that they are as they were.
         progress: Called with (files checked, files to check).
     Raises: InputError if there are no images, or if the system cannot read one; what was checked by then is kept.
     """
+    if is_sharded(folder):  # their index was written with them
+        return load_shards(folder)
     class_names = class_folders(folder)
     files, labels = list_files(folder, class_names)
     if not len(files):

@@ -1,4 +1,4 @@
-"""What a folder alone tells: its classes, and name, size and time of each file, quickly enough for a million of them."""
+"""What a folder alone tells: its classes, and each file's name, size and time, in seconds for a million of them."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_sq.data.crop import Crop, CropRule, RandomShift, generator_for
-from lightning_sq.data.index import ImageIndex
+from lightning_sq.data.image_index import ImageIndex
 from lightning_sq.data.order import EpochOrder, check_seed
 from lightning_sq.errors import InputError
 from lightning_sq.progress import progress_bar

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import shutil
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -256,3 +258,15 @@ def test_padding_is_marked(photographs, tmp_path_factory):
     last = list(loader(photographs, tmp_path_factory, "dali", train=False, batch_size=10))[-1]
     assert last.indices.tolist() == [20, 21, 22] + [PADDING_INDEX] * 7
     assert last.valid.sum() == 3
+
+
+def test_a_loader_that_nobody_holds_is_gone_at_once(photographs, tmp_path_factory):
+    gc.disable()  # what it collects it may collect in a forked process, where DALI waits for threads that are not there
+    try:
+        dali = loader(photographs, tmp_path_factory, "dali", train=True)
+        list(dali)
+        pipeline = weakref.ref(dali._pipeline)
+        del dali
+        assert pipeline() is None
+    finally:
+        gc.enable()
