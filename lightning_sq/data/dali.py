@@ -19,6 +19,7 @@ from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.plugin.pytorch import feed_ndarray
 from torch import Tensor
 
+from lightning_sq.data.buffers import Buffers
 from lightning_sq.data.crop import Crop
 from lightning_sq.data.inspection import inspect_bytes
 from lightning_sq.data.loader import Dataset, Loader
@@ -30,6 +31,7 @@ from lightning_sq.types import Batch
 BATCHES_AHEAD = 2
 """Batches whose files are being read while DALI decodes the ones before; DALI itself keeps `PREFETCH` decoded."""
 PREFETCH = 2
+HW_DECODER_LOAD = 0.65  # DALI's own
 
 _Columns = tuple[list[np.ndarray] | np.ndarray, ...]
 
@@ -47,15 +49,26 @@ class DaliLoader(Loader):
         order: This rank's share.
         num_threads: DALI's CPU threads.
         device_id: The local GPU; None keeps everything on the CPU.
+        hw_decoder_load: On a GPU with a JPEG engine, the share of images in [0, 1] that go to it.
     """
 
-    def __init__(self, dataset: Dataset, order: EpochOrder, *, num_threads: int, device_id: int | None) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        order: EpochOrder,
+        *,
+        num_threads: int,
+        device_id: int | None,
+        hw_decoder_load: float = HW_DECODER_LOAD,
+    ) -> None:
         super().__init__(dataset, order)
         self.device_id = device_id
+        self._decoding = decoder_options(device_id is not None, dataset.channels, hw_decoder_load)
         self._readers = ThreadPoolExecutor(max(4, num_threads), thread_name_prefix="read-images")
         self._cutters = ThreadPoolExecutor(num_threads, thread_name_prefix="cut-images")
         self._feed: Iterator[_Columns] = iter(())
         self._in_flight: deque[tuple[int, np.ndarray]] = deque(maxlen=BATCHES_AHEAD + PREFETCH + 2)
+        self._buffers = Buffers()
         self._crops: deque[list[Crop]] = deque()  # of the batches in the pipeline
         self._running = False
         self._num_threads = num_threads
@@ -70,13 +83,11 @@ class DaliLoader(Loader):
         return self.device_id is not None
 
     def _build(self, source: Callable[[], _Columns], *, batch_size: int, prefetch: int) -> Any:
-        options = {"source": source, "channels": self.dataset.channels, "batch_size": batch_size}
+        options = {"source": source, "decoding": self._decoding, "batch_size": batch_size}
         options |= {"num_threads": self._num_threads, "device_id": self.device_id, "prefetch_queue_depth": prefetch}
         if self._finishes:
-            on_gpu = self.device_id is not None
-            pipeline = _squares(image_size=self.dataset.image_size, on_gpu=on_gpu, **options)
-        else:
-            pipeline = _windows(**options)
+            options |= {"image_size": self.dataset.image_size, "channels": self.dataset.channels}
+        pipeline = (_squares if self._finishes else _windows)(**options)
         pipeline.build()
         return pipeline
 
@@ -166,7 +177,7 @@ class DaliLoader(Loader):
 
     def _cut(self, windows: Any, crops: list[Crop]) -> Tensor:
         size = self.dataset.image_size
-        images = torch.empty(len(crops), self.dataset.channels, size, size)
+        images = self._buffers.take(len(crops), self.dataset.channels, size, size)
         squares = images.numpy()
 
         def cut_every(first: int) -> None:
@@ -183,29 +194,29 @@ def _reason(error: RuntimeError) -> str:
     return (after if found else str(error)).strip().splitlines()[0]
 
 
-def decoder_options(on_gpu: bool, channels: int = 3) -> dict[str, Any]:
+def decoder_options(on_gpu: bool, channels: int = 3, hw_decoder_load: float = HW_DECODER_LOAD) -> dict[str, Any]:
     """EXIF is ignored, as in torchvision, and the GPU enlarges JPEG's colour as the CPU does: smoothly."""
     options = {"output_type": types.GRAY if channels == 1 else types.RGB, "adjust_orientation": False}
-    return options | ({"device": "mixed", "jpeg_fancy_upsampling": True} if on_gpu else {"device": "cpu"})
+    gpu = {"device": "mixed", "jpeg_fancy_upsampling": True, "hw_decoder_load": hw_decoder_load}
+    return options | (gpu if on_gpu else {"device": "cpu"})
 
 
-def _decoded(encoded: Any, window: Any, window_size: Any, channels: int, on_gpu: bool) -> Any:
+def _decoded(encoded: Any, window: Any, window_size: Any, decoding: dict[str, Any]) -> Any:
     pixels = {"normalized_anchor": False, "normalized_shape": False, "axes": [0, 1]}
-    return fn.decoders.image_slice(encoded, window, window_size, **pixels, **decoder_options(on_gpu, channels))
+    return fn.decoders.image_slice(encoded, window, window_size, **pixels, **decoding)
 
 
 @pipeline_def
-def _windows(source: Any, channels: int) -> Any:
+def _windows(source: Any, decoding: dict[str, Any]) -> Any:
     """What each crop cuts out, (height, width, C) uint8 as stored."""
-    return _decoded(*fn.external_source(source=source, num_outputs=3, batch=True), channels, False)
+    return _decoded(*fn.external_source(source=source, num_outputs=3, batch=True), decoding)
 
 
 @pipeline_def
-def _squares(source: Any, channels: int, image_size: int, on_gpu: bool) -> Any:
+def _squares(source: Any, decoding: dict[str, Any], image_size: int, channels: int) -> Any:
     """The finished images: the resize is triangular with antialias, as in torchvision."""
     *where, start, end, flip = fn.external_source(source=source, num_outputs=6, batch=True)
     square = {"size": [image_size, image_size], "roi_start": start, "roi_end": end}
-    windows = _decoded(*where, channels, on_gpu)
-    images = fn.resize(windows, **square, interp_type=types.INTERP_TRIANGULAR, antialias=True)
+    images = fn.resize(_decoded(*where, decoding), **square, interp_type=types.INTERP_TRIANGULAR, antialias=True)
     scale = {"dtype": types.FLOAT, "std": [255.0] * channels}
     return fn.crop_mirror_normalize(images, mirror=flip, output_layout="CHW", **scale)

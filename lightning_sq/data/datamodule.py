@@ -56,6 +56,7 @@ class ImageFolderData(LightningDataModule):
         allow_unreadable_validation: Leave unreadable validation images out instead of refusing to start.
         batch_repeats: How often each training batch comes before the next one: m of free adversarial training. An
             epoch has m times the steps, so `max_epochs` is to be divided by m.
+        hw_decoder_load: For DALI on a GPU with a JPEG engine: the share of images in [0, 1] that go to it.
         seed: Of order, crops and flips.
     """
 
@@ -73,6 +74,7 @@ class ImageFolderData(LightningDataModule):
         channels: Literal[1, 3] = 3,
         allow_unreadable_validation: bool = False,
         batch_repeats: int = 1,
+        hw_decoder_load: float = 0.65,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -85,9 +87,12 @@ class ImageFolderData(LightningDataModule):
         for name, value in {"batch_size_per_device": batch_size_per_device, "batch_repeats": batch_repeats}.items():
             if value < 1:
                 raise InputError(f"{name}={value} is not at least 1.")
+        if not 0 <= hw_decoder_load <= 1:
+            raise InputError(f"hw_decoder_load={hw_decoder_load} is not in [0, 1], a share of the images. Write 0.65.")
         check_num_threads(num_threads, backend)
         check_seed(seed)
         self.batch_repeats = batch_repeats
+        self.hw_decoder_load = hw_decoder_load
         self.batch_size_per_device = batch_size_per_device
         self.num_threads = num_threads
         self.min_crop_area = min_crop_area
@@ -185,6 +190,7 @@ class ImageFolderData(LightningDataModule):
             backend=self.backend,
             num_threads=self.num_threads,
             device_id=device_id,
+            hw_decoder_load=self.hw_decoder_load,
         )
 
     def _crop_rule(self, split: Split) -> CropRule | RandomShift:

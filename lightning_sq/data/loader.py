@@ -156,7 +156,13 @@ def check_fits_memory(image_size: int) -> None:
 
 
 def make_loader(
-    dataset: Dataset, order: EpochOrder, *, backend: Backend, num_threads: int, device_id: int | None = None
+    dataset: Dataset,
+    order: EpochOrder,
+    *,
+    backend: Backend,
+    num_threads: int,
+    device_id: int | None = None,
+    **dali: Any,
 ) -> Loader:
     """A loader of the named backend, whose library is imported only now.
 
@@ -166,6 +172,7 @@ def make_loader(
         backend: "dali", "torchvision" or "memory", which decodes everything now.
         num_threads: DALI's or memory's CPU threads, or torchvision's worker processes.
         device_id: The local GPU for DALI; None decodes on the CPU.
+        dali: More arguments of `DaliLoader`.
     Raises: InputError if there are too few threads.
     """
     check_num_threads(num_threads, backend)
@@ -181,7 +188,7 @@ def make_loader(
         return MemoryLoader(dataset, order, images)
     from lightning_sq.data.dali import DaliLoader
 
-    return DaliLoader(dataset, order, num_threads=num_threads, device_id=device_id)
+    return DaliLoader(dataset, order, num_threads=num_threads, device_id=device_id, **dali)
 
 
 def read_all(loader: Loader, progress: Callable[[int, int], None] | None = None) -> tuple[Tensor, Tensor]:
