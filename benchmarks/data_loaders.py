@@ -50,8 +50,8 @@ def ours(loader: Loader) -> Epoch:
 class DecodesOnly(DaliLoader):
     """DALI's part alone: files are read and their windows decoded, and nothing is resized."""
 
-    def _cut(self, windows, crops) -> Tensor:
-        return torch.empty(len(crops), 0)
+    def _cut(self, windows, samples) -> Tensor:
+        return torch.empty(len(samples), 0)
 
 
 class Files(Dataset):

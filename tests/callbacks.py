@@ -62,3 +62,12 @@ class NoiseDiary(Callback):
     def on_train_end(self, trainer, pl_module) -> None:
         noisy = pl_module.objective.perturb(torch.full((1, 3, 4, 4), 0.5))
         (self.folder / f"rank-{trainer.global_rank}.txt").write_text(str(noisy.flatten().tolist()))
+
+
+class Shapes(Callback):
+    """Notes the heights of the images of each epoch."""
+
+    seen: ClassVar[dict[int, set[int]]] = {}
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        self.seen.setdefault(trainer.current_epoch, set()).add(batch.images.shape[-1])

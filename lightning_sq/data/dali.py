@@ -7,6 +7,7 @@ does everything; on the CPU it decodes, and `data/resize` does the rest, whose k
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -39,6 +40,7 @@ _Columns = tuple[list[np.ndarray] | np.ndarray, ...]
 class _Sample(NamedTuple):
     encoded: np.ndarray  # the file, uint8
     crop: Crop
+    square: int  # image size of its epoch
 
 
 class DaliLoader(Loader):
@@ -69,7 +71,7 @@ class DaliLoader(Loader):
         self._feed: Iterator[_Columns] = iter(())
         self._in_flight: deque[tuple[int, np.ndarray]] = deque(maxlen=BATCHES_AHEAD + PREFETCH + 2)
         self._buffers = Buffers()
-        self._crops: deque[list[Crop]] = deque()  # of the batches in the pipeline
+        self._ahead: deque[list[_Sample]] = deque()  # the batches in the pipeline
         self._running = False
         self._num_threads = num_threads
         # weak, so that the pipeline goes with the loader at once: the garbage collector might come to it in a forked
@@ -86,7 +88,7 @@ class DaliLoader(Loader):
         options = {"source": source, "decoding": self._decoding, "batch_size": batch_size}
         options |= {"num_threads": self._num_threads, "device_id": self.device_id, "prefetch_queue_depth": prefetch}
         if self._finishes:
-            options |= {"image_size": self.dataset.image_size, "channels": self.dataset.channels}
+            options |= {"channels": self.dataset.channels}
         pipeline = (_squares if self._finishes else _windows)(**options)
         pipeline.build()
         return pipeline
@@ -108,7 +110,7 @@ class DaliLoader(Loader):
             except StopIteration:
                 self._pipeline.reset()
                 self._running = False
-        self._crops.clear()
+        self._ahead.clear()
 
     def _run(self) -> tuple[Any, ...]:
         try:
@@ -146,12 +148,14 @@ class DaliLoader(Loader):
             yield self._take(pending.popleft())
 
     def _take(self, reading: list[Future[_Sample]]) -> _Columns:
+        began = time.perf_counter()
         samples = [sample.result() for sample in reading]
-        self._crops.append([sample.crop for sample in samples])
+        self.waited_for_reader += time.perf_counter() - began
+        self._ahead.append(samples)
         return self._columns(samples)
 
     def _read(self, epoch: int, index: int) -> _Sample:
-        return _Sample(self.dataset.read(index), self.dataset.crop(epoch, index))
+        return _Sample(self.dataset.read(index), self.dataset.crop(epoch, index), self.dataset.square(epoch))
 
     def _columns(self, samples: list[_Sample]) -> _Columns:
         """One column for each input of the pipeline."""
@@ -161,13 +165,14 @@ class DaliLoader(Loader):
         if not self._finishes:
             return encoded, *window
         box = [*np.ascontiguousarray(fractions.reshape(-1, 2, 2).swapaxes(0, 1))]
-        return encoded, *window, *box, np.array([crop.flip for crop in crops], np.int32)
+        square = np.array([(sample.square, sample.square) for sample in samples], np.float32)
+        return encoded, *window, *box, square, np.array([crop.flip for crop in crops], np.int32)
 
     def _images(self, decoded: Any) -> Tensor:
         """DALI's buffer is written again by the next run, so nothing of it is kept."""
-        crops = self._crops.popleft()
+        samples = self._ahead.popleft()
         if not self._finishes:
-            return self._cut(decoded, crops)
+            return self._cut(decoded, samples)
         device = torch.device("cpu" if self.device_id is None else f"cuda:{self.device_id}")
         pixels = decoded.as_tensor()
         images = torch.empty(tuple(pixels.shape()), dtype=torch.float32, device=device)
@@ -175,14 +180,14 @@ class DaliLoader(Loader):
         feed_ndarray(pixels, images, cuda_stream=stream)
         return images
 
-    def _cut(self, windows: Any, crops: list[Crop]) -> Tensor:
-        size = self.dataset.image_size
-        images = self._buffers.take(len(crops), self.dataset.channels, size, size)
+    def _cut(self, windows: Any, samples: list[_Sample]) -> Tensor:
+        size = samples[0].square
+        images = self._buffers.take(len(samples), self.dataset.channels, size, size)
         squares = images.numpy()
 
         def cut_every(first: int) -> None:
-            for i in range(first, len(crops), self._num_threads):
-                cut_square(np.asarray(windows[i]), crops[i], size, squares[i])
+            for i in range(first, len(samples), self._num_threads):
+                cut_square(np.asarray(windows[i]), samples[i].crop, size, squares[i])
 
         list(self._cutters.map(cut_every, range(self._num_threads)))
         return images
@@ -213,10 +218,10 @@ def _windows(source: Any, decoding: dict[str, Any]) -> Any:
 
 
 @pipeline_def
-def _squares(source: Any, decoding: dict[str, Any], image_size: int, channels: int) -> Any:
+def _squares(source: Any, decoding: dict[str, Any], channels: int) -> Any:
     """The finished images: the resize is triangular with antialias, as in torchvision."""
-    *where, start, end, flip = fn.external_source(source=source, num_outputs=6, batch=True)
-    square = {"size": [image_size, image_size], "roi_start": start, "roi_end": end}
-    images = fn.resize(_decoded(*where, decoding), **square, interp_type=types.INTERP_TRIANGULAR, antialias=True)
+    *where, start, end, square, flip = fn.external_source(source=source, num_outputs=7, batch=True)
+    box = {"roi_start": start, "roi_end": end, "size": square}
+    images = fn.resize(_decoded(*where, decoding), **box, interp_type=types.INTERP_TRIANGULAR, antialias=True)
     scale = {"dtype": types.FLOAT, "std": [255.0] * channels}
     return fn.crop_mirror_normalize(images, mirror=flip, output_layout="CHW", **scale)

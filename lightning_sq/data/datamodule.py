@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -106,6 +107,7 @@ class ImageFolderData(LightningDataModule):
         self.seed = seed
         self.class_names = self._common_classes()
         self._indexes: dict[Split, ImageIndex] = {}
+        self._resizing: tuple[tuple[int, int], ...] = ()
 
     def _check_memory_options(self) -> None:
         if self.backend == "memory":
@@ -185,13 +187,34 @@ class ImageFolderData(LightningDataModule):
             device_id: The local GPU for DALI; None decodes on the CPU.
         """
         return make_loader(
-            Dataset(self.index(split), self._crop_rule(split), self.image_size, self.seed, self.channels),
+            self._dataset(split),
             self._order(split, rank, world_size),
             backend=self.backend,
             num_threads=self.num_threads,
             device_id=device_id,
             hw_decoder_load=self.hw_decoder_load,
         )
+
+    def resize_progressively(self, sizes: Sequence[tuple[int, int]]) -> None:
+        """Train on other sizes than `image_size`; validation stays as it is.
+
+        Args:
+            sizes: (first epoch, image size in pixels) in ascending order, from epoch 0 on.
+        Raises: InputError for what is no such list, or with backend=memory.
+        """
+        if self.backend == "memory":
+            raise InputError("backend=memory takes images as they are. Set --data.backend dali to resize them.")
+        epochs = [first for first, _ in sizes]
+        if not epochs or epochs[0] != 0 or epochs != sorted(set(epochs)):
+            raise InputError(f"sizes={[*sizes]}: the epochs do not rise from 0. Write [[0, 128], [6, 224]].")
+        for _, size in sizes:
+            check_image_size(size)
+        self._resizing = tuple((first, size) for first, size in sizes)
+
+    def _dataset(self, split: Split) -> Dataset:
+        resizing = self._resizing if split == "train" else ()
+        rule = self._crop_rule(split)
+        return Dataset(self.index(split), rule, self.image_size, self.seed, self.channels, resizing)
 
     def _crop_rule(self, split: Split) -> CropRule | RandomShift:
         """Raises: InputError for sizes, areas and probabilities that cannot be."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,7 +29,8 @@ LARGEST_IN_MEMORY = 64
 class Dataset:
     """An index with a rule that says how to cut each image. Image `i` of an epoch is the same wherever it is read.
 
-    `channels` is 3 for RGB, or 1 for grey; stored images of the other kind are converted.
+    `channels` is 3 for RGB, or 1 for grey; stored images of the other kind are converted. `resizing` holds pairs of
+    (first epoch, image size) in ascending order, for sizes that are not `image_size` in every epoch.
     """
 
     index: ImageIndex
@@ -36,11 +38,16 @@ class Dataset:
     image_size: int
     seed: int = 0
     channels: int = 3
+    resizing: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
         if self.channels not in (1, 3):
             raise InputError(f"channels={self.channels} is neither 3, for RGB, nor 1, for grey.")
+
+    def square(self, epoch: int) -> int:
+        """Height and width of the images of `epoch`, in pixels."""
+        return next((size for first, size in reversed(self.resizing) if first <= epoch), self.image_size)
 
     def read(self, index: int) -> np.ndarray:
         """An encoded image, (bytes,) uint8; padding reads the first one, and is masked out of everything that counts.
@@ -93,6 +100,10 @@ class Loader(ABC):
         self.dataset = dataset
         self.order = order
         self.epoch = 0
+        self.waited = 0.0
+        """Seconds that whoever takes the batches has waited for them, since this loader was made."""
+        self.waited_for_reader = 0.0
+        """The part of them in which files were not read yet; the rest is the decoder's."""
         self._taken = 0
         self._resume_at = 0
 
@@ -111,7 +122,11 @@ class Loader(ABC):
 
     def __iter__(self) -> Iterator[Batch]:
         first, self._resume_at = self._resume_at, 0
-        for taken, batch in enumerate(self.batches(self.epoch, first), start=first + 1):
+        batches = self.batches(self.epoch, first)
+        for taken in range(first + 1, len(self) + 1):
+            began = time.perf_counter()
+            batch = next(batches)
+            self.waited += time.perf_counter() - began
             self._taken = taken
             yield batch
 

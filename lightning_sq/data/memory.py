@@ -69,7 +69,7 @@ def decode_all(dataset: Dataset, *, num_threads: int, progress: Callable[[int, i
     images = torch.empty(count, dataset.channels, size, size, dtype=torch.uint8)
 
     def put(i: int) -> None:
-        pixels = np.asarray(decode(dataset, i))
+        pixels = np.asarray(decode(dataset, i, dataset.read(i)))
         images[i] = torch.from_numpy(pixels.reshape(size, size, dataset.channels).transpose(2, 0, 1).copy())
 
     with ThreadPoolExecutor(max(1, num_threads)) as pool:
