@@ -251,6 +251,7 @@ def test_the_gpu_decoder_is_asked_for_the_cpu_decoders_colours():
     assert on_gpu.keys() <= set(known)
     assert on_gpu["device"] == "mixed"
     assert on_gpu["jpeg_fancy_upsampling"] is True
+    assert decoder_options(True, hw_decoder_load=0.25)["hw_decoder_load"] == 0.25
     assert "jpeg_fancy_upsampling" not in on_cpu
 
 
