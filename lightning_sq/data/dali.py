@@ -2,7 +2,7 @@
 
 Files are read ahead by a few threads and handed to DALI with their crops, so DALI holds no order and no random state:
 nothing of it has to be saved or restored, and a run resumes at any batch on any number of ranks. On a GPU the pipeline
-does everything; on the CPU it decodes, and `data/resize` does the rest, whose kernel is four times as fast as DALI's.
+does everything; on the CPU it decodes, and `data/resize` does the rest, several times as fast as DALI would.
 """
 
 from __future__ import annotations

@@ -216,5 +216,6 @@ def _finish(index: ImageIndex, chunks: list[np.ndarray], folder: Path, parts: li
     write_whole(folder / "SHA256SUMS", "".join(f"{part['sha256']}  {part['name']}\n" for part in parts))
     manifest = {"format_version": FORMAT_VERSION, "images": len(index), **said, "class_names": index.class_names}
     write_whole(folder / MANIFEST, json.dumps(manifest | {"shards": parts}, indent=1) + "\n")
-    for number in range(len(parts)):
-        (folder / _name(number, PART)).unlink(missing_ok=True)
+    killed = folder.glob(".shard-*.tmp")  # what a writer left that was killed
+    for path in [*folder.glob(f"shard-*.{PART}"), *killed]:
+        path.unlink(missing_ok=True)

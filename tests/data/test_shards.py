@@ -116,6 +116,7 @@ def test_a_writer_that_was_stopped_goes_on_and_writes_no_shard_twice(index, tmp_
         load_index(tmp_path / "shards", cache=tmp_path / "cache")
     encoded, encode = [], shard_writer.encode
     monkeypatch.setattr(shard_writer, "encode", lambda index, i, s: encoded.append(i) or encode(index, i, s))
+    (tmp_path / "shards/.shard-000002.tar.0123.tmp").write_bytes(b"of a writer that was killed")
     write_shards(index, tmp_path / "shards", settings)
     assert len(encoded) == 5  # of 13, eight were in the two whole shards
     assert contents(tmp_path / "shards") == contents(tmp_path / "whole")
