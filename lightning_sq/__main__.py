@@ -11,7 +11,7 @@ COMMANDS = {
     "test": ("lightning_sq.training.cli", "the same on the test split's loader"),
     "data": (
         "lightning_sq.commands.data",
-        "digits, mnist, cifar10: write a real data set; check: look at every file of a folder",
+        "digits, mnist, cifar10: write a real data set; check: look at every file; shard: copy into tar files",
     ),
     "evaluate": ("lightning_sq.commands.evaluate", "attack trained models and write a robustness report"),
     "export": ("lightning_sq.commands.export", "turn a checkpoint into weights that others can load"),

@@ -3,6 +3,8 @@ jsonargparse import a test file under two names, which would make two classes of
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import ClassVar
 
@@ -62,3 +64,36 @@ class NoiseDiary(Callback):
     def on_train_end(self, trainer, pl_module) -> None:
         noisy = pl_module.objective.perturb(torch.full((1, 3, 4, 4), 0.5))
         (self.folder / f"rank-{trainer.global_rank}.txt").write_text(str(noisy.flatten().tolist()))
+
+
+class Shapes(Callback):
+    """Notes the heights of the images of each epoch."""
+
+    seen: ClassVar[dict[int, set[int]]] = {}
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        self.seen.setdefault(trainer.current_epoch, set()).add(batch.images.shape[-1])
+
+
+class BatchDiary(Callback):
+    """Each rank writes down every batch that it takes: step, images, and a digest of their pixels.
+
+    Args:
+        folder: Gets train-RANK.jsonl and val-RANK.jsonl.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+
+    def _write(self, split: str, trainer, batch) -> None:
+        pixels = hashlib.sha256(batch.images.numpy().tobytes()).hexdigest()
+        row = {"step": trainer.global_step, "indices": batch.indices.tolist(), "pixels": pixels}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / f"{split}-{trainer.global_rank}.jsonl").open("a") as stream:
+            stream.write(json.dumps(row) + "\n")
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        self._write("train", trainer, batch)
+
+    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0) -> None:
+        self._write("val", trainer, batch)

@@ -1,4 +1,4 @@
-"""`lightning-sq data digits | mnist | cifar10 | check`."""
+"""`lightning-sq data digits | mnist | cifar10 | check | shard`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from argparse import Namespace, RawDescriptionHelpFormatter
 from pathlib import Path
 
 from lightning_sq.commands.parser import Parser
-from lightning_sq.errors import InputError
 
 
 def main(arguments: list[str]) -> None:
@@ -14,7 +13,7 @@ def main(arguments: list[str]) -> None:
         "lightning-sq data", description="Make and look at data.", formatter_class=RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(
-        dest="command", required=True, metavar="{digits,mnist,cifar10,check}", parser_class=Parser
+        dest="command", required=True, metavar="{digits,mnist,cifar10,check,shard}", parser_class=Parser
     )
     digits = commands.add_parser("digits", help="write scikit-learn's 1,797 handwritten digits as a JPEG image folder")
     digits.add_argument("folder", nargs="?", type=Path, default=Path("data/digits"), help="default: data/digits")
@@ -30,12 +29,29 @@ def main(arguments: list[str]) -> None:
     check = commands.add_parser(
         "check", help="decode every file once; exit status 2 if one is unreadable or a class empty"
     )
-    check.add_argument("folder", type=Path, help="a folder with train/ and val/, or one with class folders")
+    check.add_argument("folder", type=Path, help="a folder with train/ and val/, or one with class folders or shards")
+    check.add_argument("--again", action="store_true", help="decode files too that are as they were by size and time")
+    check.add_argument("--report", type=Path, metavar="FILE.json", help="default: beside the index, and printed")
+    shard = commands.add_parser(
+        "shard", help="copy an image folder into a few large tar files; goes on where it was stopped"
+    )
+    shard.add_argument("folder", type=Path, help="a folder with train/ and val/, or one with class folders")
+    shard.add_argument("output", type=Path, help="gets train/ and val/ with shards")
+    shard.add_argument("--short-side", type=int, metavar="PIXELS", help="shrink to it and store as JPEG, say 352")
+    shard.add_argument("--quality", type=int, default=90, help="of that JPEG; default: 90")
+    shard.add_argument("--images-per-shard", type=int, default=4096, help="default: 4096")
+    shard.add_argument("--allow-unreadable", action="store_true", help="leave unreadable images out")
     options = parser.parse_args(arguments)
     if options.command == "digits":
         _digits(options.folder, overwrite=options.overwrite, keep=options.keep)
     elif options.command == "check":
-        _check(options.folder)
+        from lightning_sq.commands.data_check import check_data
+
+        check_data(options.folder, again=options.again, report=options.report)
+    elif options.command == "shard":
+        from lightning_sq.commands.data_shard import shard_data
+
+        shard_data(options)
     else:
         _benchmark_set(options)
 
@@ -64,34 +80,3 @@ def _benchmark_set(options: Namespace) -> None:
             folder, source=options.source, tuning=options.tuning, overwrite=options.overwrite, progress=advance
         )
     print(f"{count:,} images written to {folder}")
-
-
-def _check(folder: Path) -> None:
-    import numpy as np
-
-    from lightning_sq.data.index import class_folders, load_index
-    from lightning_sq.paths import cache_folder
-    from lightning_sq.progress import progress_bar
-
-    splits = [folder / name for name in ("train", "val") if (folder / name).is_dir()] or [folder]
-    if len(splits) == 2 and (odd := set(class_folders(splits[0])) ^ set(class_folders(splits[1]))):
-        print(f"classes in one split only: {', '.join(sorted(odd))}")
-    bad, empty = [], []
-    for split in splits:
-        with progress_bar(f"checking {split.name}", "files") as advance:
-            index = load_index(split, cache=cache_folder() / "indexes", progress=advance)
-        counts = np.bincount(index.labels, minlength=len(index.class_names))
-        few, many = counts.min(), counts.max()
-        print(f"{split}: {len(index):,} images in {len(index.class_names)} classes, {few:,} to {many:,} a class")
-        bad += [(split / item.path, item.reason) for item in index.unreadable]
-        empty += [split / name for name in index.empty_classes]
-    for path, reason in bad:
-        print(f"unreadable: {path}: {reason}")
-    for path in empty:
-        print(f"class without a readable image: {path}")
-    if bad or empty:
-        counted = [(len(bad), "unreadable image"), (len(empty), "empty class folder")]
-        found = " and ".join(f"{n} {what}{'s' * (n > 1)}" for n, what in counted if n)
-        raise InputError(
-            f"{found} in {folder}, named above. Mend or remove {'it' if len(bad + empty) == 1 else 'them'}."
-        )

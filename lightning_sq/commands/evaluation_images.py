@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from lightning_sq.data.index import ImageIndex
+    from lightning_sq.data.image_index import ImageIndex
     from lightning_sq.data.loader import Backend
     from lightning_sq.models import ModelConfig
 

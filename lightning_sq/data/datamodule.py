@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +17,8 @@ from lightning_sq.data.crop import (
     random_resized_crop,
     resize_and_center_crop,
 )
-from lightning_sq.data.index import ImageIndex, class_folders, load_index
+from lightning_sq.data.image_index import ImageIndex
+from lightning_sq.data.index import class_names_of, load_index
 from lightning_sq.data.loader import (
     Backend,
     Dataset,
@@ -55,6 +57,7 @@ class ImageFolderData(LightningDataModule):
         allow_unreadable_validation: Leave unreadable validation images out instead of refusing to start.
         batch_repeats: How often each training batch comes before the next one: m of free adversarial training. An
             epoch has m times the steps, so `max_epochs` is to be divided by m.
+        hw_decoder_load: For DALI on a GPU with a JPEG engine: the share of images in [0, 1] that go to it.
         seed: Of order, crops and flips.
     """
 
@@ -72,6 +75,7 @@ class ImageFolderData(LightningDataModule):
         channels: Literal[1, 3] = 3,
         allow_unreadable_validation: bool = False,
         batch_repeats: int = 1,
+        hw_decoder_load: float = 0.65,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -84,9 +88,12 @@ class ImageFolderData(LightningDataModule):
         for name, value in {"batch_size_per_device": batch_size_per_device, "batch_repeats": batch_repeats}.items():
             if value < 1:
                 raise InputError(f"{name}={value} is not at least 1.")
+        if not 0 <= hw_decoder_load <= 1:
+            raise InputError(f"hw_decoder_load={hw_decoder_load} is not in [0, 1], a share of the images. Write 0.65.")
         check_num_threads(num_threads, backend)
         check_seed(seed)
         self.batch_repeats = batch_repeats
+        self.hw_decoder_load = hw_decoder_load
         self.batch_size_per_device = batch_size_per_device
         self.num_threads = num_threads
         self.min_crop_area = min_crop_area
@@ -100,6 +107,7 @@ class ImageFolderData(LightningDataModule):
         self.seed = seed
         self.class_names = self._common_classes()
         self._indexes: dict[Split, ImageIndex] = {}
+        self._resizing: tuple[tuple[int, int], ...] = ()
 
     def _check_memory_options(self) -> None:
         if self.backend == "memory":
@@ -121,7 +129,7 @@ class ImageFolderData(LightningDataModule):
             )
 
     def _common_classes(self) -> tuple[str, ...]:
-        train, val = (class_folders(self.root / split) for split in ("train", "val"))
+        train, val = (class_names_of(self.root / split) for split in ("train", "val"))
         if train != val:
             odd = sorted(set(train) ^ set(val))
             raise InputError(
@@ -179,12 +187,34 @@ class ImageFolderData(LightningDataModule):
             device_id: The local GPU for DALI; None decodes on the CPU.
         """
         return make_loader(
-            Dataset(self.index(split), self._crop_rule(split), self.image_size, self.seed, self.channels),
+            self._dataset(split),
             self._order(split, rank, world_size),
             backend=self.backend,
             num_threads=self.num_threads,
             device_id=device_id,
+            hw_decoder_load=self.hw_decoder_load,
         )
+
+    def resize_progressively(self, sizes: Sequence[tuple[int, int]]) -> None:
+        """Train on other sizes than `image_size`; validation stays as it is.
+
+        Args:
+            sizes: (first epoch, image size in pixels) in ascending order, from epoch 0 on.
+        Raises: InputError for what is no such list, or with backend=memory.
+        """
+        if self.backend == "memory":
+            raise InputError("backend=memory takes images as they are. Set --data.backend dali to resize them.")
+        epochs = [first for first, _ in sizes]
+        if not epochs or epochs[0] != 0 or epochs != sorted(set(epochs)):
+            raise InputError(f"sizes={[*sizes]}: the epochs do not rise from 0. Write [[0, 128], [6, 224]].")
+        for _, size in sizes:
+            check_image_size(size)
+        self._resizing = tuple((first, size) for first, size in sizes)
+
+    def _dataset(self, split: Split) -> Dataset:
+        resizing = self._resizing if split == "train" else ()
+        rule = self._crop_rule(split)
+        return Dataset(self.index(split), rule, self.image_size, self.seed, self.channels, resizing)
 
     def _crop_rule(self, split: Split) -> CropRule | RandomShift:
         """Raises: InputError for sizes, areas and probabilities that cannot be."""

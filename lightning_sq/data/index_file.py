@@ -4,16 +4,53 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 
 from lightning_sq.paths import whole_file
 
-FORMAT_VERSION = 2
-"""Goes up when `inspect_image` answers differently, so that older answers are asked for again."""
+FORMAT_VERSION = 3
+"""Goes up when `inspect_file` answers differently, so that older answers are asked for again."""
 
-COLUMNS = ("paths", "bytes", "mtimes", "heights", "widths", "reasons")
+TEXTS = ("paths", "reasons", "kinds")
+
+
+@dataclass
+class Columns:
+    """What is known of M files, each column of that length.
+
+    Args:
+        paths: Relative to the folder.
+        bytes: (M,) int64, -1 if the file cannot even be asked.
+        mtimes: (M,) int64, nanoseconds.
+        heights, widths: (M,) int32, as stored; a height of -1 means that nobody has looked yet.
+        reasons: Why it is left out; empty for images.
+        kinds: What is odd about it, separated by commas.
+        digests: (M, 2) uint64, of its bytes.
+    """
+
+    paths: list[str]
+    bytes: np.ndarray
+    mtimes: np.ndarray
+    heights: np.ndarray
+    widths: np.ndarray
+    reasons: list[str]
+    kinds: list[str]
+    digests: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @classmethod
+    def unseen(cls, paths: list[str], sizes: np.ndarray, mtimes: np.ndarray) -> Columns:
+        """Of files that nobody has looked at."""
+        count = len(paths)
+        height, width = np.full((2, count), -1, np.int32)
+        digests = np.zeros((count, 2), np.uint64)
+        return cls(paths, sizes, mtimes, height, width, [""] * count, [""] * count, digests)
 
 
 def index_path(folder: Path, cache: Path) -> Path:
@@ -22,23 +59,35 @@ def index_path(folder: Path, cache: Path) -> Path:
     return cache / f"{folder.resolve().parent.name}-{folder.name}-{hashlib.sha256(whole.encode()).hexdigest()[:12]}.npz"
 
 
-def load_columns(path: Path) -> dict[str, np.ndarray]:
-    """`COLUMNS`, all of one length; of length 0 if there is no file, or none that can be used."""
+def pack(texts: Sequence[str]) -> np.ndarray:
+    """Any number of texts as one array of bytes, a fiftieth of what numpy's own arrays of text take."""
+    return np.frombuffer("".join(f"{text}\0" for text in texts).encode("utf-8", "surrogateescape"), np.uint8)
+
+
+def unpack(packed: np.ndarray) -> list[str]:
+    """What `pack` was given."""
+    return packed.tobytes().decode("utf-8", "surrogateescape").split("\0")[:-1]
+
+
+def load_columns(path: Path) -> Columns:
+    """All columns, of one length; of length 0 if there is no file, or none that can be used."""
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as saved:
-            columns = {name: saved[name] for name in COLUMNS} if int(saved["version"]) == FORMAT_VERSION else {}
+            if int(saved["version"]) == FORMAT_VERSION:
+                read = {f.name: unpack(saved[f.name]) if f.name in TEXTS else saved[f.name] for f in fields(Columns)}
+                if len({len(column) for column in read.values()}) == 1 and read["digests"].shape[1:] == (2,):
+                    return Columns(**read)
     except Exception:  # a damaged zip raises whatever numpy, zipfile or zlib stumble over
-        columns = {}
-    shapes = {column.shape for column in columns.values()}
-    whole = len(shapes) == 1 and len(shapes.pop()) == 1
-    return columns if whole else {name: np.empty(0) for name in COLUMNS}
+        pass
+    return Columns.unseen([], np.empty(0, np.int64), np.empty(0, np.int64))
 
 
-def save_columns(path: Path, columns: dict[str, np.ndarray]) -> None:
-    """Write `COLUMNS`, whole or not at all; where that cannot be, nothing is lost but the time to look again."""
+def save_columns(path: Path, columns: Columns) -> None:
+    """Write them, whole or not at all; where that cannot be, nothing is lost but the time to look again."""
+    written = {name: pack(values) if name in TEXTS else values for name, values in vars(columns).items()}
     try:
         with whole_file(path) as temporary, temporary.open("wb") as stream:
-            np.savez_compressed(stream, version=FORMAT_VERSION, **{name: columns[name] for name in COLUMNS})
+            np.savez(stream, version=FORMAT_VERSION, **written)
     except OSError as error:
         warnings.warn(
             f"The index cannot be kept in {path.parent} ({error.strerror}), so the files are looked at every time. "

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from lightning_sq.errors import InputError
 
@@ -32,35 +33,96 @@ SAFE_TIFF_TAGS = {
 }
 
 
+MAX_PIXELS = 178_956_970
+"""The largest image that is decoded, 512 MiB as RGB: what claims to be larger is taken for a decompression bomb."""
+
+DEEP_MODES = {"I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
+ORIENTATION = 0x0112  # the EXIF tag
+
+
+class Look(NamedTuple):
+    """What one look at a file tells.
+
+    Args:
+        height, width: As stored, before any EXIF rotation; 0 if it is left out.
+        reason: Why it is left out; empty if both backends can read it.
+        kinds: What is odd about it and yet no reason: "CMYK", "greyscale", "alpha", "EXIF-rotated", "PNG named .jpg".
+        digest: 16 bytes of BLAKE2b over the file; zeros if it could not be read.
+    """
+
+    height: int
+    width: int
+    reason: str = ""
+    kinds: tuple[str, ...] = ()
+    digest: bytes = bytes(16)
+
+
 class _Unreadable(Exception):
     """The reason why a file is no image to train on."""
 
 
-def inspect_image(path: Path) -> tuple[tuple[int, int], str]:
-    """((height, width), reason): decodes the whole file once; `reason` is empty if both backends can read it.
+def inspect_file(path: Path) -> Look:
+    """Decodes the whole file once.
 
     Raises: InputError if the system cannot read the file just now, which says nothing of what is in it.
     """
-    from PIL import Image, UnidentifiedImageError
-
     try:
         encoded = _read(path)
+    except _Unreadable as error:
+        return Look(0, 0, str(error))
+    return inspect_bytes(encoded, path.suffix)
+
+
+def inspect_bytes(encoded: bytes, suffix: str) -> Look:
+    """The same of a file's content; `suffix` is what its name promises."""
+    from PIL import Image, UnidentifiedImageError
+
+    digest = hashlib.blake2b(encoded, digest_size=16).digest()
+    try:
         with Image.open(io.BytesIO(encoded)) as image:
-            width, height = image.size
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError
             _check_alike(image)
+            kinds = _kinds(image, suffix)
             image.load()
-        return (height, width), ""
-    except (InputError, MemoryError):
+        return Look(image.height, image.width, "", kinds, digest)
+    except MemoryError:
         raise
     except _Unreadable as error:
-        return (0, 0), str(error)
+        reason = str(error)
     except UnidentifiedImageError:
-        return (0, 0), "not an image" if encoded else "empty"
+        reason = "not an image" if encoded else "empty"
     except Image.DecompressionBombError:
-        return (0, 0), f"more than {2 * Image.MAX_IMAGE_PIXELS} pixels"
+        reason = f"more than {MAX_PIXELS:,} pixels"
     except Exception as error:  # PIL's readers raise whatever a damaged file makes them stumble over
         reason = " ".join(str(error).split()) or type(error).__name__
-        return (0, 0), "truncated" if "truncated" in reason.lower() else reason
+        reason = "truncated" if "truncated" in reason.lower() else reason
+    return Look(0, 0, reason.replace("\0", " "), (), digest)
+
+
+def _kinds(image: Image.Image, suffix: str) -> tuple[str, ...]:
+    """What is odd about an opened image that both backends can read."""
+    from PIL import Image
+
+    kind = "JPEG" if image.format == "MPO" else image.format
+    promised = Image.registered_extensions().get(suffix.lower())
+    grey = image.mode in ("1", "L", "LA")
+    alpha = image.mode in ("LA", "RGBA", "PA") or "transparency" in image.info
+    found = {
+        f"{kind} named {suffix}": promised != kind,
+        "CMYK": image.mode == "CMYK",
+        "greyscale": grey,
+        "alpha": alpha,
+        "EXIF-rotated": _is_rotated(image),
+    }
+    return tuple(name for name, is_so in found.items() if is_so)
+
+
+def _is_rotated(image: Image.Image) -> bool:
+    try:
+        return image.getexif().get(ORIENTATION, 1) != 1
+    except Exception:  # whatever damaged EXIF makes PIL stumble over; the pixels are whole all the same
+        return False
 
 
 def _read(path: Path) -> bytes:
@@ -88,6 +150,8 @@ def _check_alike(image: Image.Image) -> None:
     stored = arguments if isinstance(arguments, str) else arguments[0]
     if kind == "PPM" and codec != "raw":
         raise _Unreadable("a PPM written as text, or with another maximum than 255: convert it to JPEG or PNG")
+    if image.mode in DEEP_MODES or "16" in stored:
+        raise _Unreadable(f"16 bit or deeper, a {kind} of {stored} pixels: convert it to JPEG, or to PNG of 8 bits")
     if stored not in ALIKE[kind]:
         raise _Unreadable(f"a {kind} of {stored} pixels: convert it to JPEG, or to PNG of 8 bits a channel")
     for name, (tag, safe) in SAFE_TIFF_TAGS.items() if kind == "TIFF" else ():

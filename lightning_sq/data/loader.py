@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lightning_sq.data.crop import Crop, CropRule, RandomShift, generator_for
-from lightning_sq.data.index import ImageIndex
+from lightning_sq.data.image_index import ImageIndex
 from lightning_sq.data.order import EpochOrder, check_seed
 from lightning_sq.errors import InputError
 from lightning_sq.progress import progress_bar
@@ -29,7 +29,8 @@ LARGEST_IN_MEMORY = 64
 class Dataset:
     """An index with a rule that says how to cut each image. Image `i` of an epoch is the same wherever it is read.
 
-    `channels` is 3 for RGB, or 1 for grey; stored images of the other kind are converted.
+    `channels` is 3 for RGB, or 1 for grey; stored images of the other kind are converted. `resizing` holds pairs of
+    (first epoch, image size) in ascending order, for sizes that are not `image_size` in every epoch.
     """
 
     index: ImageIndex
@@ -37,15 +38,38 @@ class Dataset:
     image_size: int
     seed: int = 0
     channels: int = 3
+    resizing: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
         if self.channels not in (1, 3):
             raise InputError(f"channels={self.channels} is neither 3, for RGB, nor 1, for grey.")
 
-    def path(self, index: int) -> Path:
-        """The file of an image; padding reads the first one, and is masked out of everything that counts."""
-        return self.index.folder / self.index.paths[max(index, 0)]
+    def square(self, epoch: int) -> int:
+        """Height and width of the images of `epoch`, in pixels."""
+        return next((size for first, size in reversed(self.resizing) if first <= epoch), self.image_size)
+
+    def read(self, index: int) -> np.ndarray:
+        """An encoded image, (bytes,) uint8; padding reads the first one, and is masked out of everything that counts.
+
+        Raises: InputError if it is not there any more.
+        """
+        try:
+            return self.index.read(max(index, 0))
+        except OSError as error:
+            where, reason = self.where(index), error.strerror or error
+            raise InputError(f"{where} cannot be read any more ({reason}). Put it back, and resume.") from error
+
+    def where(self, index: int) -> str:
+        """The file of an image, for people."""
+        return self.index.where(max(index, 0))
+
+    def spoilt(self, index: int, reason: str) -> InputError:
+        """What is said of an image that could be decoded once and cannot be now."""
+        return InputError(
+            f"{self.where(index)} cannot be decoded ({reason}). Mend, convert or remove it, or have it left out by "
+            f"`lightning-sq data check {self.index.folder} --again`, and resume."
+        )
 
     def size(self, index: int) -> tuple[int, int]:
         """(height, width) of an image as stored."""
@@ -76,6 +100,10 @@ class Loader(ABC):
         self.dataset = dataset
         self.order = order
         self.epoch = 0
+        self.waited = 0.0
+        """Seconds that whoever takes the batches has waited for them, since this loader was made."""
+        self.waited_for_reader = 0.0
+        """The part of them in which files were not read yet; the rest is the decoder's."""
         self._taken = 0
         self._resume_at = 0
 
@@ -94,7 +122,11 @@ class Loader(ABC):
 
     def __iter__(self) -> Iterator[Batch]:
         first, self._resume_at = self._resume_at, 0
-        for taken, batch in enumerate(self.batches(self.epoch, first), start=first + 1):
+        batches = self.batches(self.epoch, first)
+        for taken in range(first + 1, len(self) + 1):
+            began = time.perf_counter()
+            batch = next(batches)
+            self.waited += time.perf_counter() - began
             self._taken = taken
             yield batch
 
@@ -139,7 +171,13 @@ def check_fits_memory(image_size: int) -> None:
 
 
 def make_loader(
-    dataset: Dataset, order: EpochOrder, *, backend: Backend, num_threads: int, device_id: int | None = None
+    dataset: Dataset,
+    order: EpochOrder,
+    *,
+    backend: Backend,
+    num_threads: int,
+    device_id: int | None = None,
+    **dali: Any,
 ) -> Loader:
     """A loader of the named backend, whose library is imported only now.
 
@@ -149,6 +187,7 @@ def make_loader(
         backend: "dali", "torchvision" or "memory", which decodes everything now.
         num_threads: DALI's or memory's CPU threads, or torchvision's worker processes.
         device_id: The local GPU for DALI; None decodes on the CPU.
+        dali: More arguments of `DaliLoader`.
     Raises: InputError if there are too few threads.
     """
     check_num_threads(num_threads, backend)
@@ -164,7 +203,7 @@ def make_loader(
         return MemoryLoader(dataset, order, images)
     from lightning_sq.data.dali import DaliLoader
 
-    return DaliLoader(dataset, order, num_threads=num_threads, device_id=device_id)
+    return DaliLoader(dataset, order, num_threads=num_threads, device_id=device_id, **dali)
 
 
 def read_all(loader: Loader, progress: Callable[[int, int], None] | None = None) -> tuple[Tensor, Tensor]:

@@ -63,13 +63,13 @@ def decode_all(dataset: Dataset, *, num_threads: int, progress: Callable[[int, i
     if len(odd):
         height, width = dataset.size(int(odd[0]))
         raise InputError(
-            f"{dataset.path(int(odd[0]))} is {height} x {width} pixels, and backend=memory takes images of "
+            f"{dataset.where(int(odd[0]))} is {height} x {width} pixels, and backend=memory takes images of "
             f"image_size={size} alone. Set --data.backend dali, which resizes, or mend --data.image_size."
         )
     images = torch.empty(count, dataset.channels, size, size, dtype=torch.uint8)
 
     def put(i: int) -> None:
-        pixels = np.asarray(decode(dataset, i))
+        pixels = np.asarray(decode(dataset, i, dataset.read(i)))
         images[i] = torch.from_numpy(pixels.reshape(size, size, dataset.channels).transpose(2, 0, 1).copy())
 
     with ThreadPoolExecutor(max(1, num_threads)) as pool:

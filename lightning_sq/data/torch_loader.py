@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import time
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
-from torchvision.transforms.v2 import functional as transforms
 
 from lightning_sq.data.loader import Dataset, Loader
 from lightning_sq.data.order import EpochOrder
+from lightning_sq.data.resize import cut_square
 from lightning_sq.errors import InputError
 from lightning_sq.types import Batch
 
@@ -39,50 +42,68 @@ class TorchvisionLoader(Loader):
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # else it would take from the stream that dropout draws from
         )
+        waited = self.waited
         for batch in loader:
             if isinstance(batch, InputError):
                 raise batch
-            yield batch
+            images, labels, indices, reading = batch
+            yield Batch(images, labels, indices)
+            self.waited_for_reader += reading * (self.waited - waited)
+            waited = self.waited
 
-    def _collate(self, samples: list[tuple[int, Tensor] | InputError]) -> Batch | InputError:
+    def _collate(self, samples: list[_Sample | InputError]) -> tuple[Tensor, Tensor, Tensor, float] | InputError:
+        """A batch, and the share of the time for it in which its files were read."""
         for sample in samples:
             if isinstance(sample, InputError):
                 return sample
-        indices = np.array([index for index, _ in samples], np.int64)
-        images = torch.stack([image for _, image in samples])
-        return Batch(images, torch.from_numpy(self.dataset.labels(indices)), torch.from_numpy(indices))
+        indices = np.array([sample.index for sample in samples], np.int64)
+        images = torch.stack([sample.image for sample in samples])
+        reading, whole = (sum(seconds) for seconds in zip(*(sample.seconds for sample in samples), strict=True))
+        labels = torch.from_numpy(self.dataset.labels(indices))
+        return images, labels, torch.from_numpy(indices), reading / whole
+
+
+class _Sample(NamedTuple):
+    index: int
+    image: Tensor
+    seconds: tuple[float, float]  # reading, and all of it
 
 
 class _Images(torch.utils.data.Dataset):
     def __init__(self, dataset: Dataset, epoch: int) -> None:
         self.dataset, self.epoch = dataset, epoch
 
-    def __getitem__(self, index: int) -> tuple[int, Tensor] | InputError:
-        """(index, pixels); a bad file's error is handed over, for one raised in a worker arrives as its traceback."""
+    def __getitem__(self, index: int) -> _Sample | InputError:
+        """A bad file's error is handed over, for one raised in a worker arrives as its traceback."""
+        began = time.perf_counter()
         try:
-            image = decode(self.dataset, index)
+            encoded = self.dataset.read(index)
+            read = time.perf_counter()
+            image = decode(self.dataset, index, encoded)
         except InputError as error:
             return error
         crop = self.dataset.crop(self.epoch, index)
-        image = transforms.crop(image, crop.top, crop.left, crop.height, crop.width)
-        box = crop.box_left, crop.box_top, crop.box_right, crop.box_bottom
-        image = image.resize([self.dataset.image_size] * 2, Image.Resampling.BILINEAR, box=box)
-        if crop.flip:
-            image = transforms.horizontal_flip(image)
-        return index, transforms.pil_to_tensor(image).float() / 255
+        window = np.array(image.crop((crop.left, crop.top, crop.left + crop.width, crop.top + crop.height)))
+        size, channels = self.dataset.square(self.epoch), self.dataset.channels
+        square = torch.empty(channels, size, size)
+        cut_square(window.reshape(crop.height, crop.width, channels), crop, size, square.numpy())
+        return _Sample(index, square, (read - began, time.perf_counter() - began))
 
 
-def decode(dataset: Dataset, index: int) -> Image.Image:
-    """The whole image, grey or RGB. Raises: InputError if its file is damaged, or another one than was indexed."""
-    path = dataset.path(index)
+def decode(dataset: Dataset, index: int, encoded: np.ndarray) -> Image.Image:
+    """The whole image, grey or RGB, from what `dataset.read(index)` gave.
+
+    Raises: InputError if its file is damaged, or another one than was indexed.
+    """
     try:
-        with Image.open(path) as file:
+        with Image.open(io.BytesIO(encoded)) as file:
             mode = "L" if dataset.channels == 1 else "RGB"
             file.draft(mode, None)  # of a JPEG file grey is what it stores as luminance, as to DALI
             image = file.convert(mode)
     except Exception as error:  # PIL's readers raise whatever a damaged file makes them stumble over
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path} cannot be decoded ({reason}). Mend, convert or remove it, and resume.") from error
+        raise dataset.spoilt(index, " ".join(str(error).split())) from error
     if image.size != dataset.size(index)[::-1]:
-        raise InputError(f"{path} has another size than when it was indexed. Start again, for a new index.")
+        raise InputError(
+            f"{dataset.where(index)} has another size than when it was indexed. Start again, for a new index."
+        )
     return image

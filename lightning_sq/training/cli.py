@@ -27,6 +27,7 @@ from lightning_sq.training.parser import Parser, check_seed, quiet_lightning
 from lightning_sq.training.prepare import prepare_data_once
 from lightning_sq.training.saved_state import SavedRun, settings
 from lightning_sq.training.start import CONFIG_FILE, LOGS, check_output, choose_start, is_of_run, remove_run
+from lightning_sq.training.waiting import WaitingForData
 
 HOW_IT_WAS_STARTED = ("resume", "overwrite", "ckpt_path")
 """Options of one start, not of the run: not in its recipe."""
@@ -95,6 +96,7 @@ class CommandLine(LightningCLI):
         if self.subcommand == "fit" and not trainer["fast_dev_run"]:
             callbacks += [
                 Throughput(),
+                WaitingForData(),
                 LearningRateMonitor("step"),
                 *checkpointing(output, config["checkpoint_minutes"]),
             ]

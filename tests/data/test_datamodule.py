@@ -81,6 +81,7 @@ def spoilt(few_digits, tmp_path):
         ({"resize_size": 16}, "resize_size=16"),
         ({"batch_size_per_device": 0}, "batch_size_per_device=0"),
         ({"num_threads": 0}, "num_threads=0"),
+        ({"hw_decoder_load": 1.5}, "hw_decoder_load=1.5"),
         ({"num_threads": -1, "backend": "torchvision"}, "num_threads=-1"),
     ],
 )

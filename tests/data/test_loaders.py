@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import shutil
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as transforms
 
 from lightning_sq.data.crop import random_resized_crop, resize_and_center_crop
-from lightning_sq.data.dali import decoder_options
+from lightning_sq.data.dali import DaliLoader, decoder_options
 from lightning_sq.data.index import load_index
 from lightning_sq.data.loader import Dataset, make_loader, read_all
 from lightning_sq.data.order import EpochOrder
@@ -70,6 +72,18 @@ def test_dali_and_torchvision_give_the_same_images(photographs, tmp_path_factory
         assert difference.mean() <= 0.3 / 255
         batches += 1
     assert batches == 3
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_a_pipeline_that_finishes_its_images_as_on_a_gpu_gives_those_that_are_finished_behind_it(
+    photographs, tmp_path_factory, monkeypatch, train
+):
+    behind = read_all(loader(photographs, tmp_path_factory, "dali", train=train))[0]
+    monkeypatch.setattr(DaliLoader, "_finishes", True)
+    within = read_all(loader(photographs, tmp_path_factory, "dali", train=train))[0]
+    difference = (within - behind).abs()
+    assert 0 < difference.max() <= LARGEST_DIFFERENCE
+    assert difference.mean() <= 0.3 / 255
 
 
 @pytest.mark.parametrize("backend", ["dali", "torchvision"])
@@ -237,6 +251,7 @@ def test_the_gpu_decoder_is_asked_for_the_cpu_decoders_colours():
     assert on_gpu.keys() <= set(known)
     assert on_gpu["device"] == "mixed"
     assert on_gpu["jpeg_fancy_upsampling"] is True
+    assert decoder_options(True, hw_decoder_load=0.25)["hw_decoder_load"] == 0.25
     assert "jpeg_fancy_upsampling" not in on_cpu
 
 
@@ -244,3 +259,15 @@ def test_padding_is_marked(photographs, tmp_path_factory):
     last = list(loader(photographs, tmp_path_factory, "dali", train=False, batch_size=10))[-1]
     assert last.indices.tolist() == [20, 21, 22] + [PADDING_INDEX] * 7
     assert last.valid.sum() == 3
+
+
+def test_a_loader_that_nobody_holds_is_gone_at_once(photographs, tmp_path_factory):
+    gc.disable()  # what it collects it may collect in a forked process, where DALI waits for threads that are not there
+    try:
+        dali = loader(photographs, tmp_path_factory, "dali", train=True)
+        list(dali)
+        pipeline = weakref.ref(dali._pipeline)
+        del dali
+        assert pipeline() is None
+    finally:
+        gc.enable()

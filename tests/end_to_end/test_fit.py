@@ -220,12 +220,16 @@ def noise_by_hand(rank: int) -> str:
 def test_two_processes_resume_exactly_and_validate_like_one(few_digits, tmp_path):
     base = ["--config", CONFIG, "--data.root", str(few_digits), *SMALL, "--data.batch_size_per_device", "7"]
     two = ["fit", *base, "--trainer.max_epochs", "2", "--trainer.devices", "2"]
-    command(*two, "--output", str(tmp_path / "whole"))
+    command(*two, *diary(tmp_path / "whole-diary"), "--output", str(tmp_path / "whole"))
+    check_diaries(tmp_path / "whole-diary")
     cut = [*two, "--output", str(tmp_path / "cut")]
     command(*cut, *POWER_CUT, "--trainer.callbacks.step", "10", succeeds=False)
     stopped = torch.load(tmp_path / "cut/checkpoints/last.ckpt", weights_only=True)
     assert stopped["global_step"] == 10  # in the second epoch, which has 7 steps
-    command(*cut, "--resume")
+    command(*cut, "--resume", *diary(tmp_path / "cut-diary"))
+    for rank in (0, 1):  # each takes what it would have taken, to the last bit of each pixel
+        whole, resumed = (read_diary(tmp_path / name, "train", rank) for name in ("whole-diary", "cut-diary"))
+        assert resumed == [row for row in whole if row["step"] >= 10]
     assert_same_weights(final_weights(tmp_path / "cut"), final_weights(tmp_path / "whole"))
 
     odd = tmp_path / "odd"
@@ -243,6 +247,24 @@ def test_two_processes_resume_exactly_and_validate_like_one(few_digits, tmp_path
     assert numbers[0].keys() == numbers[1].keys() >= {"val/clean_top1", "val/noisy_top1", "val/loss"}
     for key in numbers[0]:
         assert numbers[0][key] == pytest.approx(numbers[1][key], rel=1e-5), key
+
+
+def diary(folder: Path) -> list[str]:
+    return ["--trainer.callbacks+=tests.callbacks.BatchDiary", "--trainer.callbacks.folder", str(folder)]
+
+
+def read_diary(folder: Path, split: str, rank: int) -> list[dict]:
+    return [json.loads(line) for line in (folder / f"{split}-{rank}.jsonl").read_text().splitlines()]
+
+
+def check_diaries(folder: Path) -> None:
+    """Two processes, two epochs of 90 training images in batches of 7, 40 validation images."""
+    ranks = [read_diary(folder, "train", rank) for rank in (0, 1)]
+    for epoch in (0, 1):
+        taken = [i for rows in ranks for row in rows[7 * epoch : 7 * epoch + 7] for i in row["indices"]]
+        assert (len(taken), set(taken)) == (98, set(range(90)))  # the last batch of both is filled up
+    validated = [i for rank in (0, 1) for row in read_diary(folder, "val", rank) for i in row["indices"] if i >= 0]
+    assert sorted(validated) == sorted([*range(40)] * 2)
 
 
 def test_the_input_gradient_is_looked_at_over_all_classes(fit, monkeypatch):

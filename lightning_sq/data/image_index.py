@@ -1,0 +1,68 @@
+"""Which images there are, where their bytes lie, and what is known of them without decoding any."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+
+class UnreadableImage(NamedTuple):
+    """A file that looks like an image by its name and is none."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ImageIndex:
+    """The readable images of one split, in a fixed order: an image's position here is its identity everywhere.
+
+    Args:
+        folder: The split's folder; `paths` are relative to it.
+        class_names: The subfolders' names, sorted; a label is a position in this tuple.
+        paths: One path for each image.
+        labels: (N,) int64.
+        sizes: (N, 2) int32, height and width as stored (before any EXIF rotation).
+        digests: (N, 2) uint64, of each file's bytes: equal files are the same image.
+        kinds: What is odd about images that can be read all the same -> their paths.
+        unreadable: The files left out, with the reason.
+    """
+
+    folder: Path
+    class_names: tuple[str, ...]
+    paths: tuple[str, ...]
+    labels: np.ndarray
+    sizes: np.ndarray
+    digests: np.ndarray
+    kinds: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    unreadable: tuple[UnreadableImage, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def empty_classes(self) -> tuple[str, ...]:
+        """The classes without a readable image."""
+        counts = np.bincount(self.labels, minlength=len(self.class_names))
+        return tuple(name for name, count in zip(self.class_names, counts, strict=True) if not count)
+
+    def take(self, positions: np.ndarray) -> ImageIndex:
+        """The images at `positions` only, in that order."""
+        return replace(
+            self,
+            paths=tuple(self.paths[i] for i in positions.tolist()),
+            labels=self.labels[positions],
+            sizes=self.sizes[positions],
+            digests=self.digests[positions],
+        )
+
+    def where(self, i: int) -> str:
+        """The file of image `i`, for people."""
+        return str(self.folder / self.paths[i])
+
+    def read(self, i: int) -> np.ndarray:
+        """The encoded image `i`, (bytes,) uint8. Raises: OSError."""
+        return np.fromfile(self.folder / self.paths[i], dtype=np.uint8)
