@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from importlib import import_module
 
 COMMANDS = {
@@ -42,7 +43,7 @@ def usage() -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Run one subcommand.
 
-    Returns: the exit status; 2 for what the person who typed it can mend, 1 for a training that diverged.
+    Returns: the exit status; 2 for what the person who typed it can mend, 1 for a training that diverged. A fit that was asked to stop by a signal, and has saved where it was, exits with 75.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -59,10 +60,14 @@ def main(arguments: list[str] | None = None) -> int:
         )
         return 2
     from lightning_sq.errors import input_error_in
+    from lightning_sq.late_imports import import_late
+    from lightning_sq.stop_request import listening
 
+    import_late()
     try:
-        run = import_module(COMMANDS[name][0]).main
-        run(arguments if name in TRAINING_COMMANDS else arguments[1:])
+        with listening() if name == "fit" else nullcontext():  # from here on, the seconds of the imports included
+            run = import_module(COMMANDS[name][0]).main
+            run(arguments if name in TRAINING_COMMANDS else arguments[1:])
     except KeyboardInterrupt:
         print("lightning-sq: interrupted", file=sys.stderr)
         return 130

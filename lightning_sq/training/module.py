@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+import sys
+from typing import Any, NoReturn
 
 import torch
 from lightning.pytorch import LightningModule
@@ -19,6 +20,8 @@ from lightning_sq.models import ModelConfig, PixelClassifier
 from lightning_sq.models.checkpoint_format import checkpoint_entry
 from lightning_sq.objectives import Objective
 from lightning_sq.ops.pixels import check_pixels
+from lightning_sq.stop_request import stop_requested
+from lightning_sq.training.agreement import largest_of_all
 from lightning_sq.training.optim import Optimization, make_optimizer, make_schedule
 from lightning_sq.training.random_state import from_every_rank, put_back_torch, random_streams
 from lightning_sq.training.saved_state import settings
@@ -41,7 +44,8 @@ class ClassifierModule(LightningModule):
         seed: Of the objective's random streams; each rank has its own.
 
     `recipe`, the run's whole configuration, is set by the command line and saved in every checkpoint; `total_steps`,
-    the optimizer steps of the whole run, is known once the optimizer is made.
+    the optimizer steps of the whole run, is known once the optimizer is made. `asked_to_stop` is True in every process
+    once a signal has asked one of them, see `leaving`.
     """
 
     def __init__(self, model: PixelClassifier, objective: Objective, optimization: Optimization, seed: int = 0) -> None:
@@ -52,6 +56,7 @@ class ClassifierModule(LightningModule):
         self.seed = seed
         self.recipe: dict[str, Any] = {}
         self.total_steps = 0
+        self.asked_to_stop = False
         self._pixels_checked = False
         self._streams: dict[str, Tensor | None] | None = None
         num_classes = len(model.config.class_names)
@@ -82,7 +87,7 @@ class ClassifierModule(LightningModule):
     def training_step(self, batch: Batch) -> Tensor:
         images = batch.images.contiguous(memory_format=torch.channels_last)
         loss, logits = self.objective(self.model, images, batch.labels)
-        self._stop_unless_finite("loss", loss)
+        self._agree(loss, batch)
         self.train_top1(logits.detach(), batch.labels)
         self.log("train/loss", loss.detach(), prog_bar=True)
         self.log("train/top1", self.train_top1, on_step=False, on_epoch=True)
@@ -132,17 +137,37 @@ class ClassifierModule(LightningModule):
         total = min(limits)
         return steps_per_epoch, int(total) if math.isfinite(total) else steps_per_epoch
 
+    def _agree(self, loss: Tensor, batch: Batch) -> None:
+        """Once a step, all processes together: whether one has a loss that is not finite, whether one is to stop.
+
+        Raises: FloatingPointError in all of them, before the optimizer steps.
+        """
+        finite = loss.detach().isfinite().all()
+        asked = torch.tensor(stop_requested() is not None, device=loss.device)
+        broken, self.asked_to_stop = largest_of_all(torch.stack([~finite * (self.global_rank + 1), asked]))
+        if not broken:
+            return
+        if not finite:
+            names = [str(self.trainer.datamodule.index("train").paths[i]) for i in batch.indices[:3].tolist()]
+            print(f"process {self.global_rank}: the loss is {loss.item()} on {', '.join(names)}, ...", file=sys.stderr)
+        self._diverged("loss", f", in process {broken - 1} of {self.trainer.world_size}")
+
     def _stop_unless_finite(self, what: str, *values: Tensor) -> None:
         """Every rank comes here and all stop together: one that stopped alone would leave the others waiting."""
-        finite = bool(torch.stack([value.detach().isfinite().all() for value in values]).all())
-        if self.trainer.strategy.reduce_boolean_decision(finite):
-            return
+        finite = torch.stack([value.detach().isfinite().all() for value in values]).all()
+        (broken,) = largest_of_all((~finite).unsqueeze(0))
+        if broken:
+            self._diverged(what)
+
+    def _diverged(self, what: str, where: str = "") -> NoReturn:
         if self.global_rank:  # rank 0 says it
             raise SystemExit(1)
+        batch = self.trainer.fit_loop.epoch_loop.batch_idx + 1
         raise FloatingPointError(
-            f"The {what} stopped being finite in epoch {self.current_epoch + 1}, at step {self.global_step}. "
-            f"Start again with a lower --model.optimization.base_learning_rate than "
-            f"{self.optimization.base_learning_rate:g}; the last checkpoint is as it was."
+            f"The {what} stopped being finite in epoch {self.current_epoch + 1}, at step {self.global_step}, "
+            f"batch {batch}{where}. Add --resume to try once more from the last checkpoint, which is as it was; if it "
+            "comes again, start anew with a lower --model.optimization.base_learning_rate than "
+            f"{self.optimization.base_learning_rate:g}."
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

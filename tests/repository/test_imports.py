@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "reproduction": {"data", "evaluation", "layers", "models", "release"},
     "commands": {"attacks", "data", "evaluation", "metrics", "models", "release", "reproduction", "training"},
 }
-EVERYBODYS = {"errors", "types", "paths", "progress"}
+EVERYBODYS = {"errors", "late_imports", "paths", "progress", "stop_request", "types"}
 DOORS = {
     "timm": {"models/backbone.py", "models/small_networks.py"},
     "nvidia": {"data/dali.py"},
