@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from contextlib import nullcontext
 from importlib import import_module
+from typing import NoReturn
 
 COMMANDS = {
     "fit": ("lightning_sq.training.cli", "train a model by a recipe in configs/"),
     "validate": ("lightning_sq.training.cli", "clean and noisy accuracy of a checkpoint"),
     "test": ("lightning_sq.training.cli", "the same on the test split's loader"),
+    "plan": ("lightning_sq.commands.plan", "how long a recipe takes on N nodes, and whether it fits the time"),
     "data": (
         "lightning_sq.commands.data",
         "digits, mnist, cifar10: write a real data set; check: look at every file of a folder",
@@ -43,7 +46,8 @@ def usage() -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Run one subcommand.
 
-    Returns: the exit status; 2 for what the person who typed it can mend, 1 for a training that diverged. A fit that was asked to stop by a signal, and has saved where it was, exits with 75.
+    Returns: the exit status; 2 for what the person who typed it can mend, 1 for a training that diverged. A fit that
+    was asked to stop by a signal, and has saved where it was, exits with 75.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -83,5 +87,12 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def command() -> NoReturn:
+    """`main` as a process of its own: srun is to see its exit status, and ends all others once one has failed."""
+    status = main()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -17,12 +18,14 @@ STOPPED = 75
 """Exit status of a run that saved where it was because it was asked to stop: EX_TEMPFAIL, "try again"."""
 
 _received: list[str] = []
+_began = [time.monotonic()]
 
 
 @contextmanager
 def listening() -> Iterator[None]:
     """Note `SIGNALS` instead of dying of them, from before torch is imported to the end of the command."""
     _received.clear()
+    _began[0] = time.monotonic()
     if threading.current_thread() is not threading.main_thread():  # Python allows it nowhere else
         yield
         return
@@ -41,3 +44,8 @@ def _note(number: int, frame: FrameType | None) -> None:
 def stop_requested() -> str | None:
     """The name of the signal that has come to this process, if any."""
     return _received[0] if _received else None
+
+
+def seconds_since_start() -> float:
+    """Since `listening` began, the imports included: a cluster counts them too."""
+    return time.monotonic() - _began[0]

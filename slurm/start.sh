@@ -28,8 +28,8 @@ on_every_rank() {
 
 # again_if_it_helps STATUS NOTES STEP_FILE: queue this job again, unless it is done, cancelled, or would end the same way
 again_if_it_helps() {
-  local status=$1 notes=$2 step failures=0 failed_at=none
-  step=$(tr -d ' \n' < "$3" 2> /dev/null) || true
+  local status=$1 notes=$2 step='' failures=0 failed_at=none
+  if [[ -r $3 ]]; then read -r step _ < "$3"; fi
   case $status in
     0 | 2) return "$status" ;; # done; or what was typed is wrong
     75) echo "The run was asked to stop, and has saved where it was." ;;
@@ -37,8 +37,8 @@ again_if_it_helps() {
       if [[ -r $notes ]]; then read -r failures failed_at < "$notes"; fi
       failures=$((failures + 1))
       echo "The run failed with status $status at step ${step:-unknown}: failure $failures of this job."
-      if [[ -n $step && $step == "$failed_at" ]]; then
-        echo "It has failed at step $step twice, so it is not started again. The cause stands above."
+      if [[ ${step:-unknown} == "$failed_at" ]]; then
+        echo "It has failed twice at step $failed_at, so it is not started again. The cause stands above."
         return "$status"
       fi
       if ((failures > ${MAX_RESTARTS:-3})); then

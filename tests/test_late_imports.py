@@ -14,7 +14,7 @@ from lightning_sq.late_imports import import_late
 import_late()
 import lightning_sq.training.cli
 import torchmetrics
-heavy = [name for name in ("scipy.signal", "torchmetrics.image", "torchmetrics.functional.audio") if name in sys.modules]
+heavy = sorted({"scipy.signal", "torchmetrics.image", "torchmetrics.functional.audio"} & sys.modules.keys())
 homes = {name: getattr(torchmetrics, name).__module__ for name in torchmetrics.__all__ if name[0].isupper()}
 parts = [len(torchmetrics.functional.__all__), callable(torchmetrics.functional.accuracy)]
 print(json.dumps([heavy, homes, parts, hasattr(torchmetrics, "nothing")]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ class WholeFileIO(TorchCheckpointIO):
     """Writes beside the old checkpoint and renames, so that one of them is always whole; see `whole_checkpoint`.
 
     A write that fails, on a full disk say, is reported and the run goes on: the checkpoint before it is as it was. The
-    last one of a run has to succeed; `failure` says whether it did.
+    last one of a run has to succeed; `failure` says whether it did, `seconds` how long the last write took.
 
     Args:
         keep_last: How many of `last.ckpt` are kept, itself included: `last-1.ckpt` is the one before.
@@ -48,17 +49,19 @@ class WholeFileIO(TorchCheckpointIO):
         super().__init__()
         self.keep_last = keep_last
         self.failure: str | None = None
+        self.seconds = 0.0
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         path = Path(path)
         before = keep_before(self.keep_last) if path.stem == LAST else None
+        began = time.monotonic()
         try:
             write_checkpoint(checkpoint, path, before_rename=before)
         except OSError as error:
             self.failure = f"{path} was not written at step {checkpoint.get('global_step')}: {error.strerror or error}."
             rank_zero_info(f"{self.failure} The one before it is as it was; the run goes on.")
         else:
-            self.failure = None
+            self.failure, self.seconds = None, time.monotonic() - began
 
 
 def checkpointing(output: Path, minutes: float, *, robust: bool = False) -> list[ModelCheckpoint]:

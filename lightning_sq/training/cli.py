@@ -23,14 +23,26 @@ from lightning_sq.paths import write_whole
 from lightning_sq.training.build import build_module
 from lightning_sq.training.callbacks import ProgressLines, Throughput
 from lightning_sq.training.checkpointing import WholeFileIO, checkpointing, measures_robustness
-from lightning_sq.training.last_words import LastWords
+from lightning_sq.training.keep_time import KeepTime
+from lightning_sq.training.last_words import LastWords, seconds_noted
 from lightning_sq.training.leaving import LeaveWhenAsked, switch_off_own_handlers
 from lightning_sq.training.lock import lock_output
 from lightning_sq.training.logs import LogsGoOn, make_loggers
 from lightning_sq.training.parser import Parser, check_seed, quiet_lightning
+from lightning_sq.training.preflight import Preflight
 from lightning_sq.training.prepare import prepare_data_once
 from lightning_sq.training.saved_state import SavedRun, settings
-from lightning_sq.training.start import CHECKPOINTS, CONFIG_FILE, LAST, check_output, choose_start, is_of_run, remove_runfrom lightning_sq.training.watchdog import Watchdog, check_hang_seconds
+from lightning_sq.training.start import (
+    CHECKPOINTS,
+    CONFIG_FILE,
+    LAST,
+    check_output,
+    choose_start,
+    is_of_run,
+    remove_run,
+)
+from lightning_sq.training.time_limit import parse_time_limit
+from lightning_sq.training.watchdog import Watchdog, check_hang_seconds
 
 HOW_IT_WAS_STARTED = ("resume", "overwrite", "ckpt_path")
 """Options of one start, not of the run: not in its recipe."""
@@ -65,6 +77,12 @@ class CommandLine(LightningCLI):
             default=40.0,
             help="End a run of several processes when one of them keeps the others waiting this long at a step.",
         )
+        parser.add_argument(
+            "--time_limit",
+            type=str | None,
+            default=None,
+            help='Such as "48:00:00": of all starts together. The schedule is shortened to reach its end by then.',
+        )
         for name in ("class_names", "image_size", "resize_size", "channels"):
             parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
         for name in ("data", "model"):
@@ -82,6 +100,7 @@ class CommandLine(LightningCLI):
         if not config.checkpoint_minutes >= 0:
             raise InputError(f"checkpoint_minutes={config.checkpoint_minutes:g} is not at least 0. 15 is usual.")
         check_hang_seconds(config.hang_seconds)
+        self.time_limit = parse_time_limit(config.time_limit)
         if config.keep_last < 1:
             raise InputError(f"keep_last={config.keep_last} is not at least 1. 2 is usual.")
         self._dump_config()
@@ -122,7 +141,9 @@ class CommandLine(LightningCLI):
                 Throughput(),
                 LearningRateMonitor("step"),
                 LogsGoOn(output),
+                Preflight(output),
                 LastWords(output),
+                KeepTime(),
                 Watchdog(config["hang_seconds"]),
                 LeaveWhenAsked(output / CHECKPOINTS / f"{LAST}.ckpt"),
                 *checkpointing(output, config["checkpoint_minutes"], robust=measures_robustness(callbacks)),
@@ -143,7 +164,7 @@ class CommandLine(LightningCLI):
 
     def before_fit(self) -> None:
         config = self.config_init["fit"]
-        self.model.recipe = self.recipe
+        self.model.recipe, self.model.time_limit = self.recipe, self.time_limit
         self.before_validate()
         prepare_data_once(self.trainer, self.datamodule)
         if self.saved is not None:
@@ -151,11 +172,13 @@ class CommandLine(LightningCLI):
         if config["trainer"]["fast_dev_run"]:
             return
         output = Path(config["output"])
-        if self.saved is None or not is_of_run(self.saved.path, output):
+        goes_on = self.saved is not None and is_of_run(self.saved.path, output)
+        if goes_on:
+            self.model.seconds_before = seconds_noted(output)
+        else:
             remove_run(output)
         write_on_rank_zero(output / CONFIG_FILE, yaml.safe_dump(self.recipe, sort_keys=False))
         if self._makes_loggers:
-            goes_on = self.saved is not None and is_of_run(self.saved.path, output)
             self.trainer.loggers = make_loggers(output, self.saved.logged if goes_on else None)
 
     def after_fit(self) -> None:

@@ -10,14 +10,16 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-STEP_FILE = ".step"
+from lightning_sq.errors import InputError
+from lightning_sq.training.start import STEP_FILE
 
 
 class LastWords(Callback):
     """Notes the step that is being taken in a file, and names the process that raises.
 
-    The file is one number that the first process overwrites in place. After a process is killed it still says where, so
-    a batch script can tell a run that always dies at the same step from one that was unlucky.
+    The file is a line that the first process overwrites in place: the step, and the seconds of all starts. After a
+    process is killed it still says where, so a batch script can tell a run that always dies at the same step from one
+    that was unlucky, and the time that was lost counts.
 
     Args:
         output: Folder of the run; the file is `.step` in it.
@@ -29,14 +31,14 @@ class LastWords(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
-            self._number = os.open(self.file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+            self._number = os.open(self.file, os.O_WRONLY | os.O_CREAT, 0o644)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if self._number is not None:
-            os.pwrite(self._number, f"{trainer.global_step:>12}\n".encode(), 0)
+            os.pwrite(self._number, f"{trainer.global_step:>12} {pl_module.elapsed:>12.1f}\n".encode(), 0)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if isinstance(exception, SystemExit):
+        if isinstance(exception, SystemExit | InputError):
             return
         what = " ".join(str(exception).split())[:300]
         print(
@@ -50,3 +52,11 @@ class LastWords(Callback):
         if self._number is not None:
             os.close(self._number)
             self._number = None
+
+
+def seconds_noted(output: Path) -> float:
+    """The seconds that the run in `output` had taken when its last step began; 0 for a new one."""
+    try:
+        return float((output / STEP_FILE).read_text().split()[1])
+    except (OSError, IndexError, ValueError):
+        return 0.0

@@ -18,7 +18,7 @@ from lightning_sq.training.agreement import largest_of_all
 from lightning_sq.training.checkpointing import ends_step
 
 SHORT_VALIDATION = 5.0
-"""Seconds. A validation that takes no longer is waited for; before a longer one the run is saved, and it can be left."""
+"""Seconds. A validation that takes no longer is waited for; before a longer one the run is saved."""
 
 
 class LeaveWhenAsked(Callback):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import torch
@@ -20,11 +21,12 @@ from lightning_sq.models import ModelConfig, PixelClassifier
 from lightning_sq.models.checkpoint_format import checkpoint_entry
 from lightning_sq.objectives import Objective
 from lightning_sq.ops.pixels import check_pixels
-from lightning_sq.stop_request import stop_requested
+from lightning_sq.stop_request import seconds_since_start, stop_requested
 from lightning_sq.training.agreement import largest_of_all
 from lightning_sq.training.optim import Optimization, make_optimizer, make_schedule
 from lightning_sq.training.random_state import from_every_rank, put_back_torch, random_streams
 from lightning_sq.training.saved_state import settings
+from lightning_sq.training.time_limit import LARGEST, TimePlan
 from lightning_sq.types import Batch
 
 GRADIENT_IMAGES = 256
@@ -45,7 +47,8 @@ class ClassifierModule(LightningModule):
 
     `recipe`, the run's whole configuration, is set by the command line and saved in every checkpoint; `total_steps`,
     the optimizer steps of the whole run, is known once the optimizer is made. `asked_to_stop` is True in every process
-    once a signal has asked one of them, see `leaving`.
+    once a signal has asked one of them, see `leaving`. `time_limit` and `seconds_before`, of earlier starts, are
+    seconds that the command line sets; `plan` is where the run is in its schedule.
     """
 
     def __init__(self, model: PixelClassifier, objective: Objective, optimization: Optimization, seed: int = 0) -> None:
@@ -57,6 +60,11 @@ class ClassifierModule(LightningModule):
         self.recipe: dict[str, Any] = {}
         self.total_steps = 0
         self.asked_to_stop = False
+        self.time_limit: float | None = None
+        self.seconds_before = 0.0
+        self.plan = TimePlan(None, 0, 1)
+        self._saved_plan: dict[str, float] = {}
+        self._possible_steps = LARGEST
         self._pixels_checked = False
         self._streams: dict[str, Tensor | None] | None = None
         num_classes = len(model.config.class_names)
@@ -118,7 +126,13 @@ class ClassifierModule(LightningModule):
         optimizer = make_optimizer(self.model, self.optimization, global_batch_size=self._global_batch_size())
         steps_per_epoch, self.total_steps = self._count_steps()
         warmup_steps = min(self.total_steps, round(self.optimization.warmup_epochs * steps_per_epoch))
-        schedule = make_schedule(optimizer, warmup_steps=warmup_steps, total_steps=self.total_steps)
+        self.plan = TimePlan(self.time_limit, self.total_steps, steps_per_epoch, **self._saved_plan)
+        schedule = make_schedule(
+            optimizer,
+            warmup_steps=warmup_steps,
+            total_steps=self.total_steps,
+            position=lambda _: self.plan.position,
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _global_batch_size(self) -> int:
@@ -144,13 +158,24 @@ class ClassifierModule(LightningModule):
         """
         finite = loss.detach().isfinite().all()
         asked = torch.tensor(stop_requested() is not None, device=loss.device)
-        broken, self.asked_to_stop = largest_of_all(torch.stack([~finite * (self.global_rank + 1), asked]))
+        possible = torch.tensor(self.plan.propose(self.elapsed), device=loss.device)
+        votes = torch.stack([~finite * (self.global_rank + 1), asked, -possible])
+        broken, self.asked_to_stop, fewest = largest_of_all(votes)
+        self._possible_steps = -fewest
         if not broken:
             return
         if not finite:
             names = [str(self.trainer.datamodule.index("train").paths[i]) for i in batch.indices[:3].tolist()]
             print(f"process {self.global_rank}: the loss is {loss.item()} on {', '.join(names)}, ...", file=sys.stderr)
         self._diverged("loss", f", in process {broken - 1} of {self.trainer.world_size}")
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        self.plan.take(self._possible_steps)  # before the scheduler asks where that leads to
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of all starts of this run."""
+        return self.seconds_before + seconds_since_start()
 
     def _stop_unless_finite(self, what: str, *values: Tensor) -> None:
         """Every rank comes here and all stop together: one that stopped alone would leave the others waiting."""
@@ -181,6 +206,7 @@ class ClassifierModule(LightningModule):
             resume={
                 "model_at_start": self.model.config.to_dict(),
                 "settings": settings(self.trainer, self.trainer.datamodule, self.optimization),
+                "plan": self.plan.state_dict() | {"elapsed": self.elapsed},
                 "random_streams": from_every_rank(streams, self.trainer.world_size),
             },
         )
@@ -192,6 +218,7 @@ class ClassifierModule(LightningModule):
             self.model.quantizer.sharpness = saved.sharpness
         if self.trainer.state.fn != TrainerFn.FITTING:
             return
+        self._go_on_with_plan(entry["resume"].get("plan"), checkpoint["global_step"])
         streams = entry["resume"]["random_streams"]
         if len(streams) != self.trainer.world_size:
             rank_zero_warn(
@@ -201,6 +228,12 @@ class ClassifierModule(LightningModule):
             return
         self._streams = streams[self.global_rank]
         self.objective.random_state = self._streams["objective"]
+
+    def _go_on_with_plan(self, saved: dict[str, float] | None, step: int) -> None:
+        saved = dict(saved or {"position": float(step)})  # an older checkpoint has none: it took every step
+        self.seconds_before = max(self.seconds_before, saved.pop("elapsed", 0.0))
+        self._saved_plan = saved
+        self.plan = replace(self.plan, **saved)
 
     def on_train_start(self) -> None:
         if self._streams is not None:  # only now: what is set up before draws from them

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning_sq.errors import InputError
 from lightning_sq.training.whole_checkpoint import is_whole
 
-CONFIG_FILE, CHECKPOINTS, LOGS = "config.yaml", "checkpoints", "logs"
+CONFIG_FILE, CHECKPOINTS, LOGS, STEP_FILE = "config.yaml", "checkpoints", "logs", ".step"
 LAST, BEST, BEST_ROBUST = "last", "best", "best_robust"
 LIGHTNINGS_OWN = "hpc_ckpt_*.ckpt"
 """What Lightning's requeueing leaves in the output, and would take up by itself in any later job."""
@@ -65,7 +65,7 @@ def is_of_run(checkpoint: Path, output: Path) -> bool:
 
 
 def _parts_of_run(output: Path) -> list[Path]:
-    parts = [output / name for name in (CONFIG_FILE, CHECKPOINTS, LOGS) if (output / name).exists()]
+    parts = [output / name for name in (CONFIG_FILE, CHECKPOINTS, LOGS, STEP_FILE) if (output / name).exists()]
     return parts + sorted(output.glob(LIGHTNINGS_OWN))
 
 

@@ -29,9 +29,9 @@ def check_hang_seconds(seconds: float) -> None:
 class Watchdog(Callback):
     """Ends this process once it has waited `seconds` for the others at the agreement of a step, and says for whom.
 
-    A thread in each process beats in the process group's store. Who waits asks whose beat has stopped (a machine that is
-    gone, a process that is stopped), and who beats but does not wait (it hangs in its own work). Nothing is done where
-    there is only one process.
+    A thread in each process beats in the process group's store. Who waits asks whose beat has stopped (a machine that
+    is gone, a process that is stopped), and who beats but does not wait (it hangs in its own work). Nothing is done
+    where there is only one process.
 
     Args:
         seconds: Longer than any process may need for a step's data and forward pass more than the others.

@@ -84,7 +84,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a checkpoint is what was written, by its sha256; one that has none, Lightning's own, by the zip's CRCs."""
+    """Whether a checkpoint is what was written, by its sha256; one without, Lightning's own, by the zip's CRCs."""
     by_hash = _fits_its_hash(path)
     if by_hash is not None:
         return by_hash
@@ -101,7 +101,7 @@ def _fits_its_hash(path: Path) -> bool | None:
         stream.seek(max(0, size - LENGTH))
         comment = stream.read()
         if not comment.startswith(PREFIX):
-            return None
+            return False if PREFIX in comment else None  # its end is missing
         stream.seek(0)
         digest, left = hashlib.sha256(), size - LENGTH - 2
         while left > 0 and (block := stream.read(min(BLOCK, left))):
