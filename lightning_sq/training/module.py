@@ -199,6 +199,7 @@ class ClassifierModule(LightningModule):
         """Every rank comes here, only rank 0 writes."""
         self._stop_unless_finite("weights", *self.model.parameters())
         streams = random_streams(self.objective.random_state, self.device)
+        streams["train_top1"] = {name: getattr(self.train_top1, name).cpu() for name in self.train_top1._defaults}
         checkpoint["lightning_sq"] = checkpoint_entry(
             self.model.current_config(),
             self.recipe,
@@ -238,4 +239,6 @@ class ClassifierModule(LightningModule):
     def on_train_start(self) -> None:
         if self._streams is not None:  # only now: what is set up before draws from them
             put_back_torch(self._streams, self.device)
+            for name, value in self._streams.get("train_top1", {}).items():  # counted so far in this epoch
+                setattr(self.train_top1, name, value.to(self.device))
             self._streams = None

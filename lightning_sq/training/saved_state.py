@@ -65,7 +65,7 @@ class SavedRun:
         path: The file.
         model: Description, and tensors without their values.
         resume: `RESUME_KEYS`.
-        logged: `global_step`, and `rows` of metrics.csv by then, None where nobody noted it.
+        logged: `global_step`, and what `LogsGoOn` noted; `rows` is None where it did not.
     """
 
     path: Path
@@ -84,8 +84,8 @@ class SavedRun:
             require_keys(path, content, RESTARTED)
         model = trained_model(content)
         shapes = {name: tensor.to("meta") for name, tensor in model.state.items()}  # the weights need not stay
-        rows = (content.get("callbacks") or {}).get(LOGS_KEY, {}).get("rows")
-        logged = {"global_step": content.get("global_step"), "rows": rows}
+        logged = {"rows": None} | (content.get("callbacks") or {}).get(LOGS_KEY, {})
+        logged["global_step"] = content.get("global_step")
         return cls(path, replace(model, state=shapes), entry["resume"], logged)
 
     def check_model(self, model: PixelClassifier) -> None:

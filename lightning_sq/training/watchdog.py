@@ -6,13 +6,14 @@ import os
 import socket
 import sys
 import threading
+import time
 from datetime import timedelta
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_sq.errors import InputError
-from lightning_sq.training.agreement import seconds_waited
 
 HUNG = 70
 """Exit status, EX_SOFTWARE of sysexits.h."""
@@ -27,19 +28,21 @@ def check_hang_seconds(seconds: float) -> None:
 
 
 class Watchdog(Callback):
-    """Ends this process once it has waited `seconds` for the others at the agreement of a step, and says for whom.
+    """Ends this process once it has been inside one batch for `seconds`, and says who keeps it there.
 
-    A thread in each process beats in the process group's store. Who waits asks whose beat has stopped (a machine that
-    is gone, a process that is stopped), and who beats but does not wait (it hangs in its own work). Nothing is done
-    where there is only one process.
+    A thread in each process beats in the process group's store, with how many batches the process has begun. Who is
+    held up asks whose beat has stopped (a machine that is gone, a process that is stopped), and who beats but is behind
+    (it hangs in its own work). Nothing is done where there is only one process, nor while one waits for its own data.
 
     Args:
-        seconds: Longer than any process may need for a step's data and forward pass more than the others.
+        seconds: Longer than a batch may take, with the wait for the slowest process's data.
     """
 
     def __init__(self, seconds: float) -> None:
         check_hang_seconds(seconds)
         self.seconds = seconds
+        self._batches = 0
+        self._inside_since: float | None = None
         self._over = threading.Event()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -50,7 +53,20 @@ class Watchdog(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.world_size > 1:
+            self._beat(trainer, 0)
             threading.Thread(target=self._watch, args=(trainer,), daemon=True, name="watchdog").start()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._batches, self._inside_since = self._batches + 1, time.monotonic()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self._inside_since = None
+
+    def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *batch: Any) -> None:
+        self._batches, self._inside_since = self._batches + 1, time.monotonic()
+
+    def on_validation_batch_end(self, *_: Any) -> None:
+        self._inside_since = None
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._over.set()
@@ -58,47 +74,52 @@ class Watchdog(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._over.set()
 
+    @property
+    def _held_up(self) -> bool:
+        since = self._inside_since
+        return since is not None and time.monotonic() - since > self.seconds
+
+    def _beat(self, trainer: Trainer, number: int) -> None:
+        store = torch.distributed.distributed_c10d._get_default_store()
+        store.set(_key(trainer.global_rank), f"{number} {self._batches} {socket.gethostname()}")
+
     def _watch(self, trainer: Trainer) -> None:
-        rank, interval, beat = trainer.global_rank, min(2.0, self.seconds / 4), 0
+        """The thread."""
+        interval, number = min(2.0, self.seconds / 4), 0
         store = torch.distributed.distributed_c10d._get_default_store()
         while not self._over.wait(interval):
-            beat += 1
-            waits = seconds_waited()
+            number += 1
             try:
-                store.set(_key(rank), f"{beat} {int(waits > 0)} {socket.gethostname()}")
-                if waits > self.seconds:
-                    absent = missing(_beats(store, trainer.world_size), self._later_beats(store, trainer, 3 * interval))
-            except Exception as error:  # the store is in the first process: it is the one that is gone
-                if waits <= self.seconds:
+                self._beat(trainer, number)
+                if not self._held_up:
                     continue
+                earlier = _beats(store, trainer.world_size)
+                self._over.wait(2 * interval)  # the others go on beating
+                absent = missing(earlier, _beats(store, trainer.world_size), own=trainer.global_rank)
+            except Exception as error:  # the store is in the first process: it is the one that is gone
                 absent = [f"process 0 does not answer ({type(error).__name__})"]
-            if waits > self.seconds:
+            if self._held_up and not self._over.is_set():
                 self._end(trainer, absent)
 
-    def _later_beats(self, store: torch.distributed.Store, trainer: Trainer, seconds: float) -> dict[int, list[str]]:
-        self._over.wait(seconds)
-        return _beats(store, trainer.world_size)
-
     def _end(self, trainer: Trainer, absent: list[str]) -> None:
-        if self._over.is_set() or not seconds_waited():
-            return
         print(
-            f"process {trainer.global_rank} of {trainer.world_size} on {socket.gethostname()} has waited "
-            f"{seconds_waited():.0f} s at step {trainer.global_step} and ends the run: {'; '.join(absent)}. "
-            f"--hang_seconds {self.seconds:g} is how long it waits.",
+            f"process {trainer.global_rank} of {trainer.world_size} on {socket.gethostname()} is held up at step "
+            f"{trainer.global_step} for more than --hang_seconds {self.seconds:g} and ends the run: "
+            f"{'; '.join(absent)}.",
             file=sys.stderr,
             flush=True,
         )
         os._exit(HUNG)
 
 
-def missing(earlier: dict[int, list[str]], later: dict[int, list[str]]) -> list[str]:
-    """Who keeps the others waiting, from two looks at everybody's (beat, whether it waits, host)."""
-    silent = [rank for rank in later if later[rank][0] == earlier[rank][0]]
-    working = [rank for rank in later if rank not in silent and later[rank][1] == "0"]
+def missing(earlier: dict[int, list[str]], later: dict[int, list[str]], *, own: int) -> list[str]:
+    """Who keeps process `own` waiting, from two looks at everybody's (beat, batches begun, host)."""
+    silent = [rank for rank in later if rank != own and later[rank][0] == earlier[rank][0]]
+    furthest = max(int(batches) for _, batches, _ in later.values())
+    behind = [rank for rank in later if rank not in silent and int(later[rank][1]) < furthest]
     found = [f"process {rank} on {later[rank][2]} shows no sign of life" for rank in silent]
-    found += [f"process {rank} on {later[rank][2]} is alive and does not come" for rank in working]
-    return found or ["every process waits"]
+    found += [f"process {rank} on {later[rank][2]} is alive and does not come to batch {furthest}" for rank in behind]
+    return found or ["every process is inside the same batch"]
 
 
 def _key(rank: int) -> str:
