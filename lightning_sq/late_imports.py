@@ -64,8 +64,9 @@ def _run_without_parts(package: ModuleType, file: Path) -> None:
 
 
 def _imports_part(node: ast.stmt, package: str) -> bool:
+    library = package.partition(".")[0]
     return (
         isinstance(node, ast.ImportFrom)
-        and f"{node.module}.".startswith(f"{package}.")
+        and f"{node.module}.".startswith(f"{library}.")
         and all(alias.name != "*" for alias in node.names)
     )

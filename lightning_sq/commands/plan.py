@@ -175,14 +175,16 @@ def _plan(options: argparse.Namespace, recipe: dict[str, Any], speed: float) -> 
 
 
 def _show(plan: dict[str, Any]) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
     limit = plan["time_limit_hours"]
     speed = f"{plan['images_per_second']:,.0f} images/s a GPU"
-    table = Table(title=f"{plan['config']}, {speed}" + ("" if limit is None else f", limit {limit:g} h"))
-    for name in ("nodes", "GPUs", "batch", "steps", "rate", "warm-up", "images/s", "efficiency", "hours", "GPU hours"):
-        table.add_column(name, justify="right")
+    title = f"{plan['config']}, {speed}" + ("" if limit is None else f", limit {limit:g} h")
+    table = Table(title=title, box=SIMPLE_HEAD, padding=0, pad_edge=False)
+    for name in ("nodes", "GPUs", "batch", "steps", "rate", "warm-up", "images/s", "efficiency", "hours", "GPU h"):
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("" if limit is None else "fits")
     for row in plan["rows"]:
         table.add_row(
