@@ -28,6 +28,7 @@ from lightning_sq.training.last_words import LastWords, seconds_noted
 from lightning_sq.training.leaving import LeaveWhenAsked, switch_off_own_handlers
 from lightning_sq.training.lock import lock_output
 from lightning_sq.training.logs import LogsGoOn, make_loggers
+from lightning_sq.training.owed_validation import OwedValidation
 from lightning_sq.training.parser import Parser, check_seed, quiet_lightning
 from lightning_sq.training.preflight import Preflight
 from lightning_sq.training.prepare import prepare_data_once
@@ -144,6 +145,7 @@ class CommandLine(LightningCLI):
                 Preflight(output),
                 LastWords(output),
                 KeepTime(),
+                OwedValidation(),
                 Watchdog(config["hang_seconds"]),
                 LeaveWhenAsked(output / CHECKPOINTS / f"{LAST}.ckpt"),
                 *checkpointing(output, config["checkpoint_minutes"], robust=measures_robustness(callbacks)),

@@ -26,7 +26,7 @@ class KeepTime(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._last, self._taken = None, 0
-        trainer.should_stop |= pl_module.plan.finished
+        trainer.should_stop |= self._ends_early(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -40,9 +40,13 @@ class KeepTime(Callback):
         self._last = now
         if not plan.validation_seconds:
             plan.validation_seconds = FIRST_GUESS * plan.step_seconds * sum(trainer.num_val_batches)
-        if plan.finished and trainer.global_step < plan.total_steps:
+        if self._ends_early(trainer, pl_module):
             rank_zero_info(f"The time limit ends the run at step {trainer.global_step}, its schedule complete.")
             trainer.should_stop = True
+
+    @staticmethod
+    def _ends_early(trainer: Trainer, module: LightningModule) -> bool:
+        return module.plan.finished and trainer.global_step < module.plan.total_steps
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._validation_began = time.monotonic()

@@ -98,8 +98,10 @@ class ClassifierModule(LightningModule):
         self._agree(loss, batch)
         self.train_top1(logits.detach(), batch.labels)
         self.log("train/loss", loss.detach(), prog_bar=True)
-        self.log("train/top1", self.train_top1, on_step=False, on_epoch=True)
         return loss
+
+    def on_train_epoch_end(self) -> None:
+        self.log("train/top1", self.train_top1)
 
     def validation_step(self, batch: Batch) -> None:
         images, labels, indices = (part[batch.valid] for part in batch)
@@ -241,4 +243,5 @@ class ClassifierModule(LightningModule):
             put_back_torch(self._streams, self.device)
             for name, value in self._streams.get("train_top1", {}).items():  # counted so far in this epoch
                 setattr(self.train_top1, name, value.to(self.device))
+                self.train_top1._update_count += int(value.any())
             self._streams = None

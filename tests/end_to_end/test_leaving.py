@@ -10,6 +10,7 @@ import torch
 
 from lightning_sq.__main__ import main
 from lightning_sq.stop_request import STOPPED
+from lightning_sq.training.logs import read_rows
 from tests.conftest import REPOSITORY
 
 SMALL = [
@@ -30,6 +31,13 @@ def fit(few_digits, tmp_path, monkeypatch):
         return output
 
     return run
+
+
+def rows(output: Path) -> list[dict[str, str]]:
+    """metrics.csv without what depends on the clock."""
+    clock = {"train/images_per_second", "train/seconds"}
+    (file,) = (output / "logs").glob("*/metrics.csv")
+    return [{key: value for key, value in row.items() if key not in clock} for row in read_rows(file)]
 
 
 def last(output: Path) -> dict:
@@ -82,5 +90,17 @@ def test_a_second_run_in_the_same_output_is_refused_while_the_first_runs(fit, tm
     with ExitStack() as held:
         lock_output(tmp_path / "run", held)
         assert main(["fit", *SMALL, "--data.root", str(few_digits), "--output", str(tmp_path / "run")]) == 2
+        assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
     assert "is in use by process" in capsys.readouterr().err
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [".lock"]
+
+
+def test_a_run_that_was_left_before_a_validation_makes_up_for_it(fit, tmp_path):
+    options = ["--trainer.callbacks.step", "11", "--trainer.callbacks.number", "SIGTERM"]
+    with pytest.raises(SystemExit):
+        fit("run", *DISASTER, *options)
+    assert last(tmp_path / "run")["global_step"] == 12  # of 12
+    resumed, whole = rows(fit("run", "--resume")), rows(fit("whole"))
+    assert [row for row in resumed if "val/loss" in row] == [row for row in whole if "val/loss" in row]
+    assert resumed == whole
+    checkpoints = [torch.load(tmp_path / name / "checkpoints/best.ckpt")["global_step"] for name in ("run", "whole")]
+    assert checkpoints[0] == checkpoints[1]

@@ -15,6 +15,7 @@ from lightning_sq.training.lock import lock_output
 def test_the_second_of_two_runs_is_refused_and_told_who_holds_the_folder(tmp_path):
     with ExitStack() as first, ExitStack() as second:
         lock_output(tmp_path / "run", first)
+        (tmp_path / "run/config.yaml").touch()
         with pytest.raises(InputError, match=f"run is in use by process {os.getpid()} on "):
             lock_output(tmp_path / "run", second)
     with ExitStack() as third:
@@ -35,3 +36,14 @@ def test_a_run_that_is_killed_leaves_no_lock(tmp_path):
     os.waitpid(child, 0)
     with ExitStack() as ours:
         lock_output(tmp_path, ours)
+
+
+def test_a_folder_that_was_made_for_a_run_that_was_refused_is_not_left(tmp_path):
+    with ExitStack() as held:
+        lock_output(tmp_path / "a/run", held)
+    assert not (tmp_path / "a/run").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/file").touch()
+    with ExitStack() as held:
+        lock_output(tmp_path / "mine", held)
+    assert (tmp_path / "mine/file").exists()
