@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+from contextlib import nullcontext
 from importlib import import_module
+from typing import NoReturn
 
 COMMANDS = {
     "fit": ("lightning_sq.training.cli", "train a model by a recipe in configs/"),
     "validate": ("lightning_sq.training.cli", "clean and noisy accuracy of a checkpoint"),
     "test": ("lightning_sq.training.cli", "the same on the test split's loader"),
+    "plan": ("lightning_sq.commands.plan", "how long a recipe takes on N nodes, and whether it fits the time"),
     "data": (
         "lightning_sq.commands.data",
         "digits, mnist, cifar10: write a real data set; check: look at every file; shard: copy into tar files",
@@ -45,7 +49,8 @@ def usage() -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Run one subcommand.
 
-    Returns: the exit status; 2 for what the person who typed it can mend, 1 for a training that diverged.
+    Returns: the exit status; 2 for what the person who typed it can mend, 1 for a training that diverged. A fit that
+    was asked to stop by a signal, and has saved where it was, exits with 75.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -62,10 +67,14 @@ def main(arguments: list[str] | None = None) -> int:
         )
         return 2
     from lightning_sq.errors import input_error_in
+    from lightning_sq.late_imports import import_late
+    from lightning_sq.stop_request import listening
 
     try:
-        run = import_module(COMMANDS[name][0]).main
-        run(arguments if name in TRAINING_COMMANDS else arguments[1:])
+        with listening() if name == "fit" else nullcontext():  # from here on, the seconds of the imports included
+            import_late()
+            run = import_module(COMMANDS[name][0]).main
+            run(arguments if name in TRAINING_COMMANDS else arguments[1:])
     except KeyboardInterrupt:
         print("lightning-sq: interrupted", file=sys.stderr)
         return 130
@@ -81,5 +90,12 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def command() -> NoReturn:
+    """`main` as a process of its own: srun is to see its exit status, and ends all others once one has failed."""
+    status = main()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

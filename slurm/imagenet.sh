@@ -3,42 +3,43 @@
 #
 # Set by sbatch options (they win over the lines below):  sbatch --nodes=8 --gpus-per-node=4 --ntasks-per-node=4 slurm/imagenet.sh
 # Set by the environment:
-#   CONFIG   recipe                                default configs/imagenet.yaml
-#   DATA     folder with train/ and val/           default data/imagenet
-#   OUTPUT   folder of the run, on a shared disk   default runs/imagenet
-#   VENV     virtual environment of make setup     default .venv
+#   CONFIG        recipe                                default configs/imagenet.yaml
+#   DATA          folder with train/ and val/           default data/imagenet
+#   OUTPUT        folder of the run, on a shared disk   default runs/imagenet
+#   MAX_RESTARTS  after how many failures to give up    default 3 (being asked to stop is no failure)
+#   ACCELERATOR   cpu for a trial without GPUs          default auto
+#   VENV, CONTAINER_IMAGE, APPTAINER_IMAGE, MOUNTS      see slurm/start.sh
 # More options for `lightning-sq fit` stand behind the script's name:  sbatch slurm/imagenet.sh --trainer.max_epochs 30
 #
-# One task a GPU. A job that is requeued goes on from OUTPUT/checkpoints/last.ckpt.
+# One task a GPU. A job that is queued again goes on from the newest whole checkpoint in OUTPUT; a new one refuses an OUTPUT
+# that holds a run, unless --resume or --overwrite stands behind the script's name.
 #SBATCH --job-name=lightning-sq
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=8
 #SBATCH --gpus-per-node=8
 #SBATCH --cpus-per-task=8
 #SBATCH --time=48:00:00
+#SBATCH --signal=USR1@120
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --output=slurm-%x-%j.log
-set -euo pipefail
-cd "${SLURM_SUBMIT_DIR:-.}"
+set -uo pipefail
+cd "${SLURM_SUBMIT_DIR:-.}" || exit 2
+# shellcheck source=slurm/start.sh
+source slurm/start.sh || exit 2
 
 CONFIG=${CONFIG:-configs/imagenet.yaml}
 DATA=${DATA:-data/imagenet}
 OUTPUT=${OUTPUT:-runs/imagenet}
-VENV=${VENV:-.venv}
-ACCELERATOR=${ACCELERATOR:-auto}   # cpu for a trial without GPUs
+ACCELERATOR=${ACCELERATOR:-auto}
+NOTES=$OUTPUT/.failures-$SLURM_JOB_ID
 
-if [[ ! -x $VENV/bin/lightning-sq ]]; then
-  echo "There is no $VENV/bin/lightning-sq. Run make setup, or set VENV." >&2
-  exit 2
-fi
+goes_on=()
+if ((${SLURM_RESTART_COUNT:-0} > 0)) || [[ -e $NOTES ]]; then goes_on=(--resume); fi
 
-# every process of a node shares its cores; without this each would start a thread for all of them
-export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}
-# since SLURM 22.05 srun does not take --cpus-per-task over from sbatch
-export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
-
-srun --kill-on-bad-exit=1 "$VENV/bin/lightning-sq" fit --config "$CONFIG" \
-  --data.root "$DATA" --output "$OUTPUT" --resume \
+trap : TERM USR1 # they are for the ranks; this script lives on to queue the job again
+on_every_rank fit --config "$CONFIG" \
+  --data.root "$DATA" --output "$OUTPUT" \
   --trainer.accelerator "$ACCELERATOR" --trainer.enable_progress_bar false \
-  --trainer.num_nodes "$SLURM_JOB_NUM_NODES" --trainer.devices "$SLURM_NTASKS_PER_NODE" "$@"
+  --trainer.num_nodes "$SLURM_JOB_NUM_NODES" --trainer.devices "$SLURM_NTASKS_PER_NODE" "$@" "${goes_on[@]}"
+again_if_it_helps $? "$NOTES" "$OUTPUT/.step"

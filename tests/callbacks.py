@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import signal
+import time
 from pathlib import Path
 from typing import ClassVar
 
@@ -97,3 +100,46 @@ class BatchDiary(Callback):
 
     def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0) -> None:
         self._write("val", trainer, batch)
+
+
+class Pause(Callback):
+    """Makes one process slower than the others, and every process slow.
+
+    Args:
+        seconds: Added to each batch of training.
+        rank: The process that takes twice as long.
+        validation: Seconds added to each batch of validation.
+    """
+
+    def __init__(self, seconds: float, rank: int = 0, validation: float = 0.0) -> None:
+        self.seconds, self.rank, self.validation = seconds, rank, validation
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        time.sleep(self.seconds * (1 + (trainer.global_rank == self.rank)))
+
+    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0) -> None:
+        time.sleep(self.validation)
+
+
+class Disaster(Callback):
+    """Sends a signal to the process itself, as a cluster or a failing machine would.
+
+    Args:
+        rank: The process that it hits.
+        step: Optimizer steps taken by then.
+        number: The signal: SIGKILL, or SIGSTOP for a process that hangs.
+        once: A file that is made then; where it is there already, nothing happens.
+    """
+
+    def __init__(self, rank: int, step: int, number: str, once: str | None = None) -> None:
+        self.rank, self.step, self.signal = rank, step, signal.Signals[number]
+        self.once = None if once is None else Path(once)
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        if (trainer.global_rank, trainer.global_step) != (self.rank, self.step):
+            return
+        if self.once is not None:
+            if self.once.exists():
+                return
+            self.once.touch()
+        os.kill(os.getpid(), self.signal)

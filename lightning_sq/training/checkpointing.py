@@ -2,55 +2,82 @@
 
 from __future__ import annotations
 
-import os
+import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_sq.training.start import BEST, CHECKPOINTS, LAST
+from lightning_sq.training.robust_accuracy import RobustAccuracy
+from lightning_sq.training.start import BEST, BEST_ROBUST, CHECKPOINTS, LAST
+from lightning_sq.training.whole_checkpoint import keep_before, write_checkpoint
+
+
+def ends_step(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether the optimizer has stepped behind this batch: gathered gradients are in no checkpoint."""
+    taken = batch_idx + 1
+    return taken % trainer.accumulate_grad_batches == 0 or taken == trainer.num_training_batches
 
 
 class TimedCheckpoint(ModelCheckpoint):
-    """Saves every few minutes, and only behind an optimizer step: gathered gradients are in no checkpoint."""
+    """Saves every few minutes, and only behind an optimizer step."""
 
     state_key = "TimedCheckpoint"  # Lightning's names the minutes, and would miss a callback when they change
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        taken = batch_idx + 1
-        if taken % trainer.accumulate_grad_batches == 0 or taken == trainer.num_training_batches:
+        if ends_step(trainer, batch_idx):
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
 
 class WholeFileIO(TorchCheckpointIO):
-    """Writes beside the old checkpoint and renames, so that one of them is always whole.
+    """Writes beside the old checkpoint and renames, so that one of them is always whole; see `whole_checkpoint`.
 
-    Lightning writes into the system's temporary folder and moves: over two file systems that is a copy, and a run that
-    is killed during it has no checkpoint any more.
+    A write that fails, on a full disk say, is reported and the run goes on: the checkpoint before it is as it was. The
+    last one of a run has to succeed; `failure` says whether it did, `seconds` how long the last write took.
+
+    Args:
+        keep_last: How many of `last.ckpt` are kept, itself included: `last-1.ckpt` is the one before.
     """
+
+    def __init__(self, keep_last: int = 1) -> None:
+        super().__init__()
+        self.keep_last = keep_last
+        self.failure: str | None = None
+        self.seconds = 0.0
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.part")
-        with temporary.open("wb") as stream:
-            torch.save(checkpoint, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
+        before = keep_before(self.keep_last) if path.stem == LAST else None
+        began = time.monotonic()
+        try:
+            write_checkpoint(checkpoint, path, before_rename=before)
+        except OSError as error:
+            self.failure = f"{path} was not written at step {checkpoint.get('global_step')}: {error.strerror or error}."
+            rank_zero_info(f"{self.failure} The one before it is as it was; the run goes on.")
+        else:
+            self.failure, self.seconds = None, time.monotonic() - began
 
 
-def checkpointing(output: Path, minutes: float) -> list[ModelCheckpoint]:
-    """`last` after each epoch and every few minutes, `best` by clean validation accuracy."""
+def checkpointing(output: Path, minutes: float, *, robust: bool = False) -> list[ModelCheckpoint]:
+    """`last` after each epoch and every few minutes, `best` by clean validation accuracy.
+
+    With `robust` also `best_robust`, by what `RobustAccuracy` measures.
+    """
     common = {"dirpath": output / CHECKPOINTS, "enable_version_counter": False, "auto_insert_metric_name": False}
+    best = {BEST: "val/clean_top1"} | ({BEST_ROBUST: "val/robust_top1"} if robust else {})
     return [
-        ModelCheckpoint(filename=BEST, monitor="val/clean_top1", mode="max", **common),
+        *(ModelCheckpoint(filename=name, monitor=metric, mode="max", **common) for name, metric in best.items()),
         ModelCheckpoint(filename=LAST, every_n_epochs=1, save_on_train_epoch_end=True, **common),
         TimedCheckpoint(filename=LAST, train_time_interval=timedelta(minutes=minutes), **common),
     ]
+
+
+def measures_robustness(callbacks: list[Any]) -> bool:
+    """Whether one of them logs val/robust_top1."""
+    return any(isinstance(callback, RobustAccuracy) for callback in callbacks)

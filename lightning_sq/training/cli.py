@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -22,19 +22,43 @@ from lightning_sq.errors import InputError
 from lightning_sq.paths import write_whole
 from lightning_sq.training.build import build_module
 from lightning_sq.training.callbacks import ProgressLines, Throughput
-from lightning_sq.training.checkpointing import WholeFileIO, checkpointing
+from lightning_sq.training.checkpointing import WholeFileIO, checkpointing, measures_robustness
+from lightning_sq.training.keep_time import KeepTime
+from lightning_sq.training.last_words import LastWords, seconds_noted
+from lightning_sq.training.leaving import LeaveWhenAsked, switch_off_own_handlers
+from lightning_sq.training.lock import lock_output
+from lightning_sq.training.logs import LogsGoOn, make_loggers
+from lightning_sq.training.owed_validation import OwedValidation
 from lightning_sq.training.parser import Parser, check_seed, quiet_lightning
+from lightning_sq.training.preflight import Preflight
 from lightning_sq.training.prepare import prepare_data_once
 from lightning_sq.training.saved_state import SavedRun, settings
-from lightning_sq.training.start import CONFIG_FILE, LOGS, check_output, choose_start, is_of_run, remove_run
+from lightning_sq.training.start import (
+    CHECKPOINTS,
+    CONFIG_FILE,
+    LAST,
+    check_output,
+    choose_start,
+    is_of_run,
+    remove_run,
+)
+from lightning_sq.training.time_limit import parse_time_limit
 from lightning_sq.training.waiting import WaitingForData
+from lightning_sq.training.watchdog import Watchdog, check_hang_seconds
 
 HOW_IT_WAS_STARTED = ("resume", "overwrite", "ckpt_path")
 """Options of one start, not of the run: not in its recipe."""
 
 
 class CommandLine(LightningCLI):
-    """Everything a run writes lies below `--output`: config.yaml, checkpoints/{last,best}.ckpt, logs/."""
+    """Everything a run writes lies below `--output`: config.yaml, checkpoints/{last,best}.ckpt, logs/.
+
+    `held` lets go of what is held for the run, when the command ends.
+    """
+
+    def __init__(self, *args: Any, held: ExitStack, **kwargs: Any) -> None:
+        self.held = held
+        super().__init__(*args, **kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--output", type=str, default="runs/fit", help="Folder of the run.")
@@ -45,6 +69,21 @@ class CommandLine(LightningCLI):
             type=float,
             default=15.0,
             help="Save checkpoints/last.ckpt this often, besides each epoch.",
+        )
+        parser.add_argument(
+            "--keep_last", type=int, default=2, help="How many of last.ckpt to keep; last-1.ckpt is the one before."
+        )
+        parser.add_argument(
+            "--hang_seconds",
+            type=float,
+            default=40.0,
+            help="End a run of several processes when one of them keeps the others waiting this long at a step.",
+        )
+        parser.add_argument(
+            "--time_limit",
+            type=str | None,
+            default=None,
+            help='Such as "48:00:00": of all starts together. The schedule is shortened to reach its end by then.',
         )
         for name in ("class_names", "image_size", "resize_size", "channels"):
             parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
@@ -62,10 +101,16 @@ class CommandLine(LightningCLI):
         check_output(output)
         if not config.checkpoint_minutes >= 0:
             raise InputError(f"checkpoint_minutes={config.checkpoint_minutes:g} is not at least 0. 15 is usual.")
+        check_hang_seconds(config.hang_seconds)
+        self.time_limit = parse_time_limit(config.time_limit)
+        if config.keep_last < 1:
+            raise InputError(f"keep_last={config.keep_last} is not at least 1. 2 is usual.")
         self._dump_config()
         self.recipe = {key: value for key, value in self.config_dump.items() if key not in HOW_IT_WAS_STARTED}
         start = Path(config.ckpt_path) if config.ckpt_path else None
         if fits and not config.trainer.fast_dev_run:
+            if rank_zero_only.rank == 0:
+                lock_output(output, self.held)
             start = choose_start(output, start, resume=config.resume, overwrite=config.overwrite)
         self.saved = None if start is None else SavedRun.read(start, to_go_on=fits)
         if start is not None:  # it holds the weights: nothing is to be downloaded
@@ -91,14 +136,21 @@ class CommandLine(LightningCLI):
             and torch.cuda.is_available()
         ):
             trainer["precision"] = "bf16-mixed"
-        trainer["plugins"] = _with_our_io(trainer["plugins"])
+        trainer["plugins"] = _with_our_io(trainer["plugins"], config["keep_last"])
         callbacks: list[Callback] = list(trainer["callbacks"] or [])
         if self.subcommand == "fit" and not trainer["fast_dev_run"]:
             callbacks += [
                 Throughput(),
                 WaitingForData(),
                 LearningRateMonitor("step"),
-                *checkpointing(output, config["checkpoint_minutes"]),
+                LogsGoOn(output),
+                Preflight(output),
+                LastWords(output),
+                KeepTime(),
+                OwedValidation(),
+                Watchdog(config["hang_seconds"]),
+                LeaveWhenAsked(output / CHECKPOINTS / f"{LAST}.ckpt"),
+                *checkpointing(output, config["checkpoint_minutes"], robust=measures_robustness(callbacks)),
             ]
             if not sys.stdout.isatty():  # a log file: lines instead of a bar
                 trainer["enable_progress_bar"] = False
@@ -108,13 +160,15 @@ class CommandLine(LightningCLI):
             trainer["logger"] = False  # `before_fit` makes ours, once it is certain that this run starts
         trainer["callbacks"] = callbacks
         try:
-            return super().instantiate_trainer(**trainer, **kwargs)
+            made = super().instantiate_trainer(**trainer, **kwargs)
         except (MisconfigurationException, ValueError, TypeError) as error:  # all it is given is what was typed
             raise InputError(f"{_one_line(error)} Mend the --trainer option; --help lists them.") from error
+        switch_off_own_handlers(made)
+        return made
 
     def before_fit(self) -> None:
         config = self.config_init["fit"]
-        self.model.recipe = self.recipe
+        self.model.recipe, self.model.time_limit = self.recipe, self.time_limit
         self.before_validate()
         prepare_data_once(self.trainer, self.datamodule)
         if self.saved is not None:
@@ -122,12 +176,19 @@ class CommandLine(LightningCLI):
         if config["trainer"]["fast_dev_run"]:
             return
         output = Path(config["output"])
-        if self.saved is None or not is_of_run(self.saved.path, output):
+        goes_on = self.saved is not None and is_of_run(self.saved.path, output)
+        if goes_on:
+            self.model.seconds_before = seconds_noted(output)
+        else:
             remove_run(output)
         write_on_rank_zero(output / CONFIG_FILE, yaml.safe_dump(self.recipe, sort_keys=False))
         if self._makes_loggers:
-            csv = CSVLogger(output, LOGS)
-            self.trainer.loggers = [csv, TensorBoardLogger(output, LOGS, version=csv.version)]
+            self.trainer.loggers = make_loggers(output, self.saved.logged if goes_on else None)
+
+    def after_fit(self) -> None:
+        io = self.trainer.strategy.checkpoint_io
+        if isinstance(io, WholeFileIO) and io.failure:
+            raise InputError(f"{io.failure} Make room, and add --resume.")
 
     def before_validate(self) -> None:
         if self.saved is not None:
@@ -148,9 +209,10 @@ class CommandLine(LightningCLI):
         )
 
 
-def _with_our_io(plugins: Any) -> list[Any]:
+def _with_our_io(plugins: Any, keep_last: int) -> list[Any]:
     plugins = [] if plugins is None else list(plugins) if isinstance(plugins, list) else [plugins]
-    return plugins if any(isinstance(plugin, CheckpointIO) for plugin in plugins) else [*plugins, WholeFileIO()]
+    has_one = any(isinstance(plugin, CheckpointIO) for plugin in plugins)
+    return plugins if has_one else [*plugins, WholeFileIO(keep_last)]
 
 
 def _one_line(error: Exception) -> str:
@@ -165,15 +227,17 @@ def main(arguments: list[str]) -> None:
     quiet_lightning(trains=arguments[0] == "fit")
     sys.argv = [sys.argv[0], *arguments]  # DDP starts the other processes by the same command
     try:
-        CommandLine(
-            build_module,
-            ImageFolderData,
-            parser_class=Parser,
-            seed_everything_default=0,
-            save_config_callback=None,
-            trainer_defaults={"num_sanity_val_steps": 0},
-            auto_configure_optimizers=False,
-            parser_kwargs={"prog": "lightning-sq"},
-        )
+        with ExitStack() as held:
+            CommandLine(
+                build_module,
+                ImageFolderData,
+                held=held,
+                parser_class=Parser,
+                seed_everything_default=0,
+                save_config_callback=None,
+                trainer_defaults={"num_sanity_val_steps": 0},
+                auto_configure_optimizers=False,
+                parser_kwargs={"prog": "lightning-sq"},
+            )
     except MisconfigurationException as error:  # Lightning's word for options that do not go together
         raise InputError(_one_line(error)) from error

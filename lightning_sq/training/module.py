@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+import sys
+from dataclasses import replace
+from typing import Any, NoReturn
 
 import torch
 from lightning.pytorch import LightningModule
@@ -19,9 +21,12 @@ from lightning_sq.models import ModelConfig, PixelClassifier
 from lightning_sq.models.checkpoint_format import checkpoint_entry
 from lightning_sq.objectives import Objective
 from lightning_sq.ops.pixels import check_pixels
+from lightning_sq.stop_request import seconds_since_start, stop_requested
+from lightning_sq.training.agreement import largest_of_all
 from lightning_sq.training.optim import Optimization, make_optimizer, make_schedule
 from lightning_sq.training.random_state import from_every_rank, put_back_torch, random_streams
 from lightning_sq.training.saved_state import settings
+from lightning_sq.training.time_limit import LARGEST, TimePlan
 from lightning_sq.types import Batch
 
 GRADIENT_IMAGES = 256
@@ -41,7 +46,9 @@ class ClassifierModule(LightningModule):
         seed: Of the objective's random streams; each rank has its own.
 
     `recipe`, the run's whole configuration, is set by the command line and saved in every checkpoint; `total_steps`,
-    the optimizer steps of the whole run, is known once the optimizer is made.
+    the optimizer steps of the whole run, is known once the optimizer is made. `asked_to_stop` is True in every process
+    once a signal has asked one of them, see `leaving`. `time_limit` and `seconds_before`, of earlier starts, are
+    seconds that the command line sets; `plan` is where the run is in its schedule.
     """
 
     def __init__(self, model: PixelClassifier, objective: Objective, optimization: Optimization, seed: int = 0) -> None:
@@ -52,6 +59,12 @@ class ClassifierModule(LightningModule):
         self.seed = seed
         self.recipe: dict[str, Any] = {}
         self.total_steps = 0
+        self.asked_to_stop = False
+        self.time_limit: float | None = None
+        self.seconds_before = 0.0
+        self.plan = TimePlan(None, 0, 1)
+        self._saved_plan: dict[str, float] = {}
+        self._possible_steps = LARGEST
         self._pixels_checked = False
         self._streams: dict[str, Tensor | None] | None = None
         num_classes = len(model.config.class_names)
@@ -82,11 +95,13 @@ class ClassifierModule(LightningModule):
     def training_step(self, batch: Batch) -> Tensor:
         images = batch.images.contiguous(memory_format=torch.channels_last)
         loss, logits = self.objective(self.model, images, batch.labels)
-        self._stop_unless_finite("loss", loss)
+        self._agree(loss, batch)
         self.train_top1(logits.detach(), batch.labels)
         self.log("train/loss", loss.detach(), prog_bar=True)
-        self.log("train/top1", self.train_top1, on_step=False, on_epoch=True)
         return loss
+
+    def on_train_epoch_end(self) -> None:
+        self.log("train/top1", self.train_top1)
 
     def validation_step(self, batch: Batch) -> None:
         images, labels, indices = (part[batch.valid] for part in batch)
@@ -113,7 +128,13 @@ class ClassifierModule(LightningModule):
         optimizer = make_optimizer(self.model, self.optimization, global_batch_size=self._global_batch_size())
         steps_per_epoch, self.total_steps = self._count_steps()
         warmup_steps = min(self.total_steps, round(self.optimization.warmup_epochs * steps_per_epoch))
-        schedule = make_schedule(optimizer, warmup_steps=warmup_steps, total_steps=self.total_steps)
+        self.plan = TimePlan(self.time_limit, self.total_steps, steps_per_epoch, **self._saved_plan)
+        schedule = make_schedule(
+            optimizer,
+            warmup_steps=warmup_steps,
+            total_steps=self.total_steps,
+            position=lambda _: self.plan.position,
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _global_batch_size(self) -> int:
@@ -132,23 +153,55 @@ class ClassifierModule(LightningModule):
         total = min(limits)
         return steps_per_epoch, int(total) if math.isfinite(total) else steps_per_epoch
 
+    def _agree(self, loss: Tensor, batch: Batch) -> None:
+        """Once a step, all processes together: whether one has a loss that is not finite, whether one is to stop.
+
+        Raises: FloatingPointError in all of them, before the optimizer steps.
+        """
+        finite = loss.detach().isfinite().all()
+        asked = torch.tensor(stop_requested() is not None, device=loss.device)
+        possible = torch.tensor(self.plan.propose(self.elapsed), device=loss.device)
+        votes = torch.stack([~finite * (self.global_rank + 1), asked, -possible])
+        broken, self.asked_to_stop, fewest = largest_of_all(votes)
+        self._possible_steps = -fewest
+        if not broken:
+            return
+        if not finite:
+            names = [str(self.trainer.datamodule.index("train").paths[i]) for i in batch.indices[:3].tolist()]
+            print(f"process {self.global_rank}: the loss is {loss.item()} on {', '.join(names)}, ...", file=sys.stderr)
+        self._diverged("loss", f", in process {broken - 1} of {self.trainer.world_size}")
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        self.plan.take(self._possible_steps)  # before the scheduler asks where that leads to
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of all starts of this run."""
+        return self.seconds_before + seconds_since_start()
+
     def _stop_unless_finite(self, what: str, *values: Tensor) -> None:
         """Every rank comes here and all stop together: one that stopped alone would leave the others waiting."""
-        finite = bool(torch.stack([value.detach().isfinite().all() for value in values]).all())
-        if self.trainer.strategy.reduce_boolean_decision(finite):
-            return
+        finite = torch.stack([value.detach().isfinite().all() for value in values]).all()
+        (broken,) = largest_of_all((~finite).unsqueeze(0))
+        if broken:
+            self._diverged(what)
+
+    def _diverged(self, what: str, where: str = "") -> NoReturn:
         if self.global_rank:  # rank 0 says it
             raise SystemExit(1)
+        batch = self.trainer.fit_loop.epoch_loop.batch_idx + 1
         raise FloatingPointError(
-            f"The {what} stopped being finite in epoch {self.current_epoch + 1}, at step {self.global_step}. "
-            f"Start again with a lower --model.optimization.base_learning_rate than "
-            f"{self.optimization.base_learning_rate:g}; the last checkpoint is as it was."
+            f"The {what} stopped being finite in epoch {self.current_epoch + 1}, at step {self.global_step}, "
+            f"batch {batch}{where}. Add --resume to try once more from the last checkpoint, which is as it was; if it "
+            "comes again, start anew with a lower --model.optimization.base_learning_rate than "
+            f"{self.optimization.base_learning_rate:g}."
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Every rank comes here, only rank 0 writes."""
         self._stop_unless_finite("weights", *self.model.parameters())
         streams = random_streams(self.objective.random_state, self.device)
+        streams["train_top1"] = {name: getattr(self.train_top1, name).cpu() for name in self.train_top1._defaults}
         checkpoint["lightning_sq"] = checkpoint_entry(
             self.model.current_config(),
             self.recipe,
@@ -156,6 +209,7 @@ class ClassifierModule(LightningModule):
             resume={
                 "model_at_start": self.model.config.to_dict(),
                 "settings": settings(self.trainer, self.trainer.datamodule, self.optimization),
+                "plan": self.plan.state_dict() | {"elapsed": self.elapsed},
                 "random_streams": from_every_rank(streams, self.trainer.world_size),
             },
         )
@@ -167,6 +221,7 @@ class ClassifierModule(LightningModule):
             self.model.quantizer.sharpness = saved.sharpness
         if self.trainer.state.fn != TrainerFn.FITTING:
             return
+        self._go_on_with_plan(entry["resume"].get("plan"), checkpoint["global_step"])
         streams = entry["resume"]["random_streams"]
         if len(streams) != self.trainer.world_size:
             rank_zero_warn(
@@ -177,7 +232,16 @@ class ClassifierModule(LightningModule):
         self._streams = streams[self.global_rank]
         self.objective.random_state = self._streams["objective"]
 
+    def _go_on_with_plan(self, saved: dict[str, float] | None, step: int) -> None:
+        saved = dict(saved or {"position": float(step)})  # an older checkpoint has none: it took every step
+        self.seconds_before = max(self.seconds_before, saved.pop("elapsed", 0.0))
+        self._saved_plan = saved
+        self.plan = replace(self.plan, **saved)
+
     def on_train_start(self) -> None:
         if self._streams is not None:  # only now: what is set up before draws from them
             put_back_torch(self._streams, self.device)
+            for name, value in self._streams.get("train_top1", {}).items():  # counted so far in this epoch
+                setattr(self.train_top1, name, value.to(self.device))
+                self.train_top1._update_count += int(value.any())
             self._streams = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -59,7 +60,7 @@ def make_optimizer(model: nn.Module, optimization: Optimization, *, global_batch
     return torch.optim.SGD(groups, lr=rate, momentum=optimization.momentum, nesterov=optimization.momentum > 0)
 
 
-def warmup_cosine(step: int, *, warmup_steps: int, total_steps: int) -> float:
+def warmup_cosine(step: float, *, warmup_steps: int, total_steps: int) -> float:
     """Factor on the peak learning rate for the optimizer step with number `step`, counted from 0.
 
     Rises linearly to 1 over the first `warmup_steps`, then falls along a half cosine to 0 at `total_steps`.
@@ -70,6 +71,16 @@ def warmup_cosine(step: int, *, warmup_steps: int, total_steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-def make_schedule(optimizer: torch.optim.Optimizer, *, warmup_steps: int, total_steps: int) -> LambdaLR:
-    """`warmup_cosine` as a torch scheduler, stepped once an optimizer step."""
-    return LambdaLR(optimizer, lambda step: warmup_cosine(step, warmup_steps=warmup_steps, total_steps=total_steps))
+def make_schedule(
+    optimizer: torch.optim.Optimizer,
+    *,
+    warmup_steps: int,
+    total_steps: int,
+    position: Callable[[int], float] = float,
+) -> LambdaLR:
+    """`warmup_cosine` as a torch scheduler, stepped once an optimizer step.
+
+    `position` says where in the schedule the step with a number is, for a run that has no time for all of it.
+    """
+    lengths = {"warmup_steps": warmup_steps, "total_steps": total_steps}
+    return LambdaLR(optimizer, lambda step: warmup_cosine(position(step), **lengths))

@@ -21,6 +21,7 @@ from lightning_sq.models.checkpoint_format import (
     require_keys,
     trained_model,
 )
+from lightning_sq.training.logs import STATE_KEY as LOGS_KEY
 from lightning_sq.training.optim import Optimization
 
 REMEDIES = {
@@ -64,11 +65,13 @@ class SavedRun:
         path: The file.
         model: Description, and tensors without their values.
         resume: `RESUME_KEYS`.
+        logged: `global_step`, and what `LogsGoOn` noted; `rows` is None where it did not.
     """
 
     path: Path
     model: TrainedModel
     resume: dict[str, Any]
+    logged: dict[str, Any]
 
     @classmethod
     def read(cls, path: Path, *, to_go_on: bool) -> SavedRun:
@@ -81,7 +84,9 @@ class SavedRun:
             require_keys(path, content, RESTARTED)
         model = trained_model(content)
         shapes = {name: tensor.to("meta") for name, tensor in model.state.items()}  # the weights need not stay
-        return cls(path, replace(model, state=shapes), entry["resume"])
+        logged = {"rows": None} | (content.get("callbacks") or {}).get(LOGS_KEY, {})
+        logged["global_step"] = content.get("global_step")
+        return cls(path, replace(model, state=shapes), entry["resume"], logged)
 
     def check_model(self, model: PixelClassifier) -> None:
         """Raises: InputError if the checkpoint is of another model than `model`."""

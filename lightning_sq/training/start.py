@@ -9,9 +9,12 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from lightning_sq.errors import InputError
+from lightning_sq.training.whole_checkpoint import is_whole
 
-CONFIG_FILE, CHECKPOINTS, LOGS = "config.yaml", "checkpoints", "logs"
-LAST, BEST = "last", "best"
+CONFIG_FILE, CHECKPOINTS, LOGS, STEP_FILE = "config.yaml", "checkpoints", "logs", ".step"
+LAST, BEST, BEST_ROBUST = "last", "best", "best_robust"
+LIGHTNINGS_OWN = "hpc_ckpt_*.ckpt"
+"""What Lightning's requeueing leaves in the output, and would take up by itself in any later job."""
 
 
 def check_output(output: Path) -> None:
@@ -26,29 +29,44 @@ def check_output(output: Path) -> None:
 def choose_start(output: Path, ckpt_path: Path | None, *, resume: bool, overwrite: bool) -> Path | None:
     """The checkpoint that a fit starts from; None for a new run.
 
-    With `resume` it is the last one in `output`; a run that was killed before its first checkpoint starts anew.
+    With `resume` it is the newest one in `output` that is whole; a run that was killed before its first checkpoint
+    starts anew.
 
     Raises: InputError if `output` holds a run that the fit would neither go on with nor was told to replace.
     """
-    folder = output / CHECKPOINTS
-    saved = [path for path in (folder / f"{LAST}.ckpt", folder / f"{BEST}.ckpt") if path.is_file()]
-    if resume and saved:  # `best` comes before `last` at the end of the first epoch
-        rank_zero_info(f"Going on from {saved[0]}")
-        return saved[0]
     if resume:
+        newest = _newest_whole(output)
+        if newest is not None:
+            rank_zero_info(f"Going on from {newest}")
+            return newest
         rank_zero_info(f"There is no checkpoint in {output} to go on from: a new run starts.")
     if not overwrite and not (ckpt_path and is_of_run(ckpt_path, output)):
         _refuse_other_run(output, allow_without_checkpoint=resume)
     return ckpt_path
 
 
+def _newest_whole(output: Path) -> Path | None:
+    """Of all checkpoints that runs write, the last written one that is what was written."""
+    folder = output / CHECKPOINTS
+    patterns = [f"{LAST}.ckpt", f"{LAST}-*.ckpt", f"{BEST}.ckpt", f"{BEST_ROBUST}.ckpt"]
+    found = [path for pattern in patterns for path in folder.glob(pattern)] + list(output.glob(LIGHTNINGS_OWN))
+    for path in sorted(found, key=lambda path: -path.stat().st_mtime_ns):  # of the same time, the first in this list
+        if is_whole(path):
+            return path
+        rank_zero_info(f"{path} is damaged and passed over for the one before it.")
+    return None
+
+
 def is_of_run(checkpoint: Path, output: Path) -> bool:
     """Whether `checkpoint` is one of the run in `output`."""
-    return checkpoint.resolve().is_relative_to((output / CHECKPOINTS).resolve())
+    checkpoint, output = checkpoint.resolve(), output.resolve()
+    own = checkpoint.parent == output and checkpoint.match(LIGHTNINGS_OWN)
+    return own or checkpoint.is_relative_to(output / CHECKPOINTS)
 
 
 def _parts_of_run(output: Path) -> list[Path]:
-    return [output / name for name in (CONFIG_FILE, CHECKPOINTS, LOGS) if (output / name).exists()]
+    parts = [output / name for name in (CONFIG_FILE, CHECKPOINTS, LOGS, STEP_FILE) if (output / name).exists()]
+    return parts + sorted(output.glob(LIGHTNINGS_OWN))
 
 
 @rank_zero_only
@@ -56,7 +74,7 @@ def _refuse_other_run(output: Path, *, allow_without_checkpoint: bool) -> None:
     others = sorted((output / CHECKPOINTS).glob("*.ckpt"))
     if allow_without_checkpoint and others:
         raise InputError(
-            f"{output} holds no {LAST}.ckpt, but {others[0].name}. "
+            f"{output} holds no whole checkpoint to go on from, but {others[0].name}. "
             f"Give --ckpt_path {others[0]} to go on from it, or --overwrite to replace the run."
         )
     if _parts_of_run(output) and not allow_without_checkpoint:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -160,7 +161,9 @@ def test_a_training_that_diverges_says_where_and_leaves_the_checkpoint_before(co
     assert status == 1
     assert "Traceback" not in text
     (line,) = (line for line in text.splitlines() if "error" in line)
-    assert "finite in epoch 1, at step" in line
+    assert re.search(r"finite in epoch 1, at step \d+, batch \d+, in process 0 of 1\.", line)
+    assert re.search(r"process 0: the loss is (nan|inf) on \S+\.jpg", text)
+    assert "--resume" in line
     assert "--model.optimization.base_learning_rate than 1e+30" in line
     path = tmp_path / "run/checkpoints/last.ckpt"
     assert all(value.isfinite().all() for value in torch.load(path, weights_only=True)["state_dict"].values())

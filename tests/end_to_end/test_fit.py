@@ -129,8 +129,9 @@ def test_every_epoch_of_a_fit_has_an_order_and_crops_of_its_own(fit):
 def test_a_run_leaves_what_the_readme_says(fit):
     output = fit("run")
     files = sorted(str(path.relative_to(output)) for path in output.rglob("*") if path.is_file())
-    assert files[:3] == ["checkpoints/best.ckpt", "checkpoints/last.ckpt", "config.yaml"]
-    assert [name.split("/")[-1][:15] for name in files[3:]] == ["events.out.tfev", "hparams.yaml", "metrics.csv"]
+    checkpoints = [f"checkpoints/{name}.ckpt" for name in ("best", "last-1", "last")]
+    assert files[:5] == [".lock", *checkpoints, "config.yaml"]
+    assert [name.split("/")[-1][:15] for name in files[5:]] == ["events.out.tfev", "hparams.yaml", "metrics.csv"]
     header = (output / "logs/version_0/metrics.csv").read_text().splitlines()[0].split(",")
     for column in (
         "train/loss",

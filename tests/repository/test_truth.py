@@ -122,20 +122,27 @@ def test_a_recipe_for_digits_takes_a_step_and_validates(config, few_digits, monk
 
 
 def sbatch_scripts():
-    return sorted((REPOSITORY / "slurm").glob("*.sh"))
+    return sorted(path for path in (REPOSITORY / "slurm").glob("*.sh") if "#SBATCH" in path.read_text())
 
 
 @pytest.mark.parametrize("script", sbatch_scripts(), ids=lambda path: path.name)
 def test_a_slurm_script_is_valid_and_names_a_recipe_that_exists(script):
     subprocess.run(["bash", "-n", script], check=True)
     text = script.read_text()
-    (config,) = re.findall(r"CONFIG=\$\{CONFIG:-(.*?)\}", text)
-    assert (REPOSITORY / config).is_file()
+    for config in re.findall(r"CONFIG=\$\{CONFIG:-(.*?)\}", text):
+        assert (REPOSITORY / config).is_file()
     options = dict(re.findall(r"^#SBATCH --([a-z-]+)=(\S+)$", text, re.MULTILINE))
     assert options["ntasks-per-node"] == options["gpus-per-node"]
-    assert re.search(r"^export SRUN_CPUS_PER_TASK=.*SLURM_CPUS_PER_TASK", text, re.MULTILINE)
+    said = set(re.findall(r"^#   ([A-Z_]+) ", text, re.MULTILINE)) | {"VENV"}
+    assert set(re.findall(r"^([A-Z_]+)=\$\{\1:-", text, re.MULTILINE)) <= said
     if shellcheck := shutil.which("shellcheck") or shutil.which("shellcheck", path=Path(sys.executable).parent):
-        subprocess.run([shellcheck, script], check=True)
+        subprocess.run([shellcheck, "-x", script], check=True, cwd=REPOSITORY)
+
+
+def test_the_batch_script_starts_a_recipe_that_exists():
+    assert "CONFIG=${CONFIG:-configs/imagenet.yaml}" in (REPOSITORY / "slurm/imagenet.sh").read_text()
+    text = (REPOSITORY / "slurm/start.sh").read_text()
+    assert re.search(r"^ +export SRUN_CPUS_PER_TASK=.*SLURM_CPUS_PER_TASK", text, re.MULTILINE)
 
 
 READMES = [REPOSITORY / "README.md", *sorted(REPOSITORY.glob("*/README.md"))]

@@ -29,7 +29,8 @@ def test_a_timed_checkpoint_waits_for_the_optimizer_step(monkeypatch):
 
 def test_a_checkpoint_that_cannot_be_written_whole_leaves_the_one_before(tmp_path, monkeypatch):
     path = tmp_path / "checkpoints" / "last.ckpt"
-    WholeFileIO().save_checkpoint({"epoch": 1}, path)
+    io = WholeFileIO()
+    io.save_checkpoint({"epoch": 1}, path)
     assert [name.name for name in path.parent.iterdir()] == ["last.ckpt"]
 
     def full_disk(content, stream):
@@ -37,8 +38,8 @@ def test_a_checkpoint_that_cannot_be_written_whole_leaves_the_one_before(tmp_pat
         raise OSError("no space left on device")
 
     monkeypatch.setattr("torch.save", full_disk)
-    with pytest.raises(OSError, match="no space"):
-        WholeFileIO().save_checkpoint({"epoch": 2}, path)
+    io.save_checkpoint({"epoch": 2, "global_step": 7}, path)
+    assert io.failure == f"{path} was not written at step 7: no space left on device."
     assert torch.load(path, weights_only=True) == {"epoch": 1}
 
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import pytest
 
 from lightning_sq.errors import InputError
-from lightning_sq.training.start import check_output, choose_start, is_of_run
+from lightning_sq.training.start import check_output, choose_start, is_of_run, remove_run
+from lightning_sq.training.whole_checkpoint import write_checkpoint
 
 
 @pytest.fixture
 def run(tmp_path):
     """A folder with a run that has both checkpoints."""
-    for name in ("config.yaml", "checkpoints/last.ckpt", "checkpoints/best.ckpt", "logs/a.csv"):
+    for name in ("config.yaml", "logs/a.csv"):
         (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "run" / name).touch()
+    for name in ("best", "last"):
+        write_checkpoint({}, tmp_path / "run/checkpoints" / f"{name}.ckpt")
     return tmp_path / "run"
 
 
@@ -55,3 +58,14 @@ def test_an_output_that_is_a_file_or_lies_in_one_is_refused(tmp_path):
         with pytest.raises(InputError, match="is a file"):
             check_output(output)
     check_output(tmp_path / "new" / "run")
+
+
+def test_what_lightnings_own_requeueing_left_belongs_to_the_old_run(tmp_path):
+    write_checkpoint({}, tmp_path / "hpc_ckpt_3.ckpt")
+    with pytest.raises(InputError, match="already holds a run"):
+        choose_start(tmp_path, None, resume=False, overwrite=False)
+    assert is_of_run(tmp_path / "hpc_ckpt_3.ckpt", tmp_path)
+    assert not is_of_run(tmp_path / "mine.ckpt", tmp_path)
+    assert choose_start(tmp_path, None, resume=True, overwrite=False) == tmp_path / "hpc_ckpt_3.ckpt"
+    remove_run(tmp_path)
+    assert list(tmp_path.iterdir()) == []

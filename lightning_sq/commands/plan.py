@@ -1,0 +1,203 @@
+"""`lightning-sq plan`: how long a recipe takes on N nodes, what it learns with, and whether it fits the time."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning_sq.commands.parser import Parser
+from lightning_sq.errors import InputError
+
+if TYPE_CHECKING:
+    from lightning_sq.training.scaling import Work
+
+NODES = (1, 2, 4, 8, 16, 32, 64)
+SHORT_RUN = 30
+"""Batches of the run that measures the speed where it is not given."""
+
+
+def main(arguments: list[str]) -> None:
+    options = _parse(arguments)
+    recipe = _read(options.config)
+    _check(options, recipe)
+    speed = options.images_per_second or _measure(options.config, recipe)
+    plan = _plan(options, recipe, speed)
+    if options.json:
+        print(json.dumps(plan, indent=2))
+    else:
+        _show(plan)
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = Parser("lightning-sq plan", description="Time, GPU hours, steps and learning rate of a recipe on N nodes.")
+    parser.add_argument("--config", type=Path, required=True, help="the recipe")
+    parser.add_argument("--nodes", type=int, default=1, help="the table shows 1 to 64 beside it")
+    parser.add_argument("--gpus-per-node", type=int, default=8)
+    parser.add_argument("--images-per-second", type=float, help="of one GPU; measured by a short run if left out")
+    parser.add_argument("--num-images", type=int, help="training images; counted in the recipe's data if left out")
+    parser.add_argument("--num-validation-images", type=int, help="the same for validation")
+    parser.add_argument("--time-limit", help='such as "48:00:00"')
+    parser.add_argument("--bandwidth", type=float, default=12.5, help="between nodes, in GB/s (default 12.5)")
+    parser.add_argument("--bandwidth-inside", type=float, default=100.0, help="inside a node, in GB/s (default 100)")
+    parser.add_argument("--latency", type=float, default=30.0, help="of a small all-reduce, in microseconds (30)")
+    parser.add_argument("--overlap", type=float, default=0.7, help="of the backward pass that hides it (default 0.7)")
+    parser.add_argument("--json", action="store_true", help="print JSON in the place of the table")
+    return parser.parse_args(arguments)
+
+
+def _read(config: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        recipe = yaml.safe_load(config.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise InputError(f"--config {config} cannot be read ({type(error).__name__}). Give a recipe.") from None
+    if not isinstance(recipe, dict) or not {"model", "data", "trainer"} <= recipe.keys():
+        raise InputError(f"--config {config} is no recipe: it lacks model, data or trainer. Give one of configs/.")
+    return recipe
+
+
+def _check(options: argparse.Namespace, recipe: dict[str, Any]) -> None:
+    for name in ("nodes", "gpus_per_node", "num_images", "num_validation_images"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise InputError(f"--{name.replace('_', '-')} {value} is not at least 1.")
+    for name in ("images_per_second", "bandwidth", "bandwidth_inside"):
+        value = getattr(options, name)
+        if value is not None and not value > 0:
+            raise InputError(f"--{name.replace('_', '-')} {value:g} is not above 0.")
+    if not 0 <= options.overlap <= 1:
+        raise InputError(f"--overlap {options.overlap:g} is not in [0, 1]. 0.7 is usual.")
+    if not recipe["trainer"].get("max_epochs"):
+        raise InputError(f"{options.config} says no trainer.max_epochs, so its length is not known.")
+
+
+def _count(recipe: dict[str, Any], split: str, given: int | None) -> int:
+    from lightning_sq.data.index import IMAGE_SUFFIXES
+
+    if given is not None:
+        return given
+    folder = Path(recipe["data"].get("root", "data/digits")) / split
+    number = sum(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.glob("*/*"))
+    if not number:
+        option = "--num-images" if split == "train" else "--num-validation-images"
+        raise InputError(f"There are no images in {folder}. Say how many there are by {option}.")
+    return number
+
+
+def _measure(config: Path, recipe: dict[str, Any]) -> float:
+    """Images a second of one process, by a short run of the recipe itself."""
+    import csv
+
+    print(f"measuring: {SHORT_RUN} batches of {config}", file=sys.stderr)
+    with tempfile.TemporaryDirectory() as folder:
+        words = ["fit", "--config", str(config), "--output", folder, "--trainer.max_epochs", "2"]
+        words += ["--trainer.limit_train_batches", str(SHORT_RUN), "--trainer.limit_val_batches", "0"]
+        words += ["--trainer.devices", "1", "--trainer.num_nodes", "1"]
+        done = subprocess.run(
+            [sys.executable, "-m", "lightning_sq", *words], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            said = [line for line in done.stderr.splitlines() if line.startswith("lightning-sq: error:")] or [
+                "it failed"
+            ]
+            raise InputError(
+                f"The short run: {said[-1].removeprefix('lightning-sq: error: ')} Or give --images-per-second."
+            )
+        (file,) = Path(folder).glob("logs/*/metrics.csv")
+        with file.open(newline="") as stream:
+            rates = [row["train/images_per_second"] for row in csv.DictReader(stream)]
+    return float([rate for rate in rates if rate][-1])  # the second epoch's: the first one fills caches
+
+
+def _work(options: argparse.Namespace, recipe: dict[str, Any]) -> tuple[Work, int]:
+    """(the work, parameters of the model)."""
+    import torch
+
+    from lightning_sq.models.backbone import create_backbone
+    from lightning_sq.training.scaling import Work
+
+    data, trainer = recipe["data"], recipe["trainer"]
+    root = Path(data.get("root", "data/digits")) / "train"
+    classes = len([path for path in root.glob("*") if path.is_dir()]) or 1000
+    with torch.device("meta"):
+        model = create_backbone(recipe["model"].get("architecture", "resnet18"), classes, data.get("channels", 3))
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    work = Work(
+        num_images=_count(recipe, "train", options.num_images),
+        num_validation_images=_count(recipe, "val", options.num_validation_images),
+        epochs=trainer["max_epochs"],
+        batch_size=data.get("batch_size_per_device", 32),
+        accumulate=trainer.get("accumulate_grad_batches", 1),
+        batch_repeats=data.get("batch_repeats", 1),
+        gradient_bytes=4 * parameters,
+    )
+    return work, parameters
+
+
+def _plan(options: argparse.Namespace, recipe: dict[str, Any], speed: float) -> dict[str, Any]:
+    from lightning_sq.training.optim import Optimization
+    from lightning_sq.training.scaling import Network, plan_row
+    from lightning_sq.training.time_limit import parse_time_limit
+
+    limit = parse_time_limit(options.time_limit or recipe.get("time_limit"))
+    work, parameters = _work(options, recipe)
+    optimization = Optimization(**recipe["model"].get("optimization", {}))
+    gigabytes = 1e9
+    network = Network(
+        options.bandwidth * gigabytes, options.bandwidth_inside * gigabytes, options.latency * 1e-6, options.overlap
+    )
+    rows = []
+    for nodes in sorted({*NODES, options.nodes}):
+        row = plan_row(work, nodes=nodes, per_node=options.gpus_per_node, images_per_second=speed, network=network)
+        row["learning_rate"] = optimization.base_learning_rate * row["global_batch_size"] / 256
+        row["warmup_steps"] = round(optimization.warmup_epochs * row["steps"] / work.epochs)
+        row["fits"] = None if limit is None else row["hours"] * 3600 <= limit
+        row["asked_for"] = nodes == options.nodes
+        rows.append(row)
+    moments = 2 if optimization.optimizer == "adamw" else 1
+    return {
+        "config": str(options.config),
+        "images_per_second": speed,
+        "time_limit_hours": None if limit is None else limit / 3600,
+        "parameters": parameters,
+        "checkpoint_bytes": 4 * parameters * (1 + moments),
+        "release_bytes": 4 * parameters,
+        "network": vars(network),
+        "work": vars(work),
+        "rows": rows,
+    }
+
+
+def _show(plan: dict[str, Any]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    limit = plan["time_limit_hours"]
+    speed = f"{plan['images_per_second']:,.0f} images/s a GPU"
+    title = f"{plan['config']}, {speed}" + ("" if limit is None else f", limit {limit:g} h")
+    table = Table(title=title, box=SIMPLE_HEAD, padding=0, pad_edge=False)
+    for name in ("nodes", "GPUs", "batch", "steps", "rate", "warm-up", "images/s", "efficiency", "hours", "GPU h"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("" if limit is None else "fits")
+    for row in plan["rows"]:
+        table.add_row(
+            *(f"{row[name]:,}" for name in ("nodes", "processes", "global_batch_size", "steps")),
+            *(f"{row['learning_rate']:.4g}", f"{row['warmup_steps']:,}", f"{row['images_per_second']:,.0f}"),
+            *(f"{row['efficiency']:.0%}", f"{row['hours']:,.2f}", f"{row['gpu_hours']:,.1f}"),
+            {None: "", True: "yes", False: "no"}[row["fits"]],
+            style="bold" if row["asked_for"] else None,
+        )
+    Console().print(table)
+    sizes = (plan[name] / 1e6 for name in ("checkpoint_bytes", "release_bytes"))
+    print(
+        "{:.1f} M parameters; a checkpoint is about {:,.0f} MB, a release {:,.0f} MB.".format(
+            plan["parameters"] / 1e6, *sizes
+        )
+    )

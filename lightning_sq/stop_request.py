@@ -1,0 +1,51 @@
+"""A request to stop, sent as a signal: only noted here, and acted upon where all processes can leave together.
+
+SLURM sends SIGUSR1 before the time limit (`--signal=USR1@60`) and SIGTERM before it takes the nodes away; Docker and
+torchrun send SIGTERM. To do anything inside the handler is to do it in the middle of an all-reduce.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
+STOPPED = 75
+"""Exit status of a run that saved where it was because it was asked to stop: EX_TEMPFAIL, "try again"."""
+
+_received: list[str] = []
+_began = [time.monotonic()]
+
+
+@contextmanager
+def listening() -> Iterator[None]:
+    """Note `SIGNALS` instead of dying of them, from before torch is imported to the end of the command."""
+    _received.clear()
+    _began[0] = time.monotonic()
+    if threading.current_thread() is not threading.main_thread():  # Python allows it nowhere else
+        yield
+        return
+    before = {number: signal.signal(number, _note) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _note(number: int, frame: FrameType | None) -> None:
+    _received.append(signal.Signals(number).name)
+
+
+def stop_requested() -> str | None:
+    """The name of the signal that has come to this process, if any."""
+    return _received[0] if _received else None
+
+
+def seconds_since_start() -> float:
+    """Since `listening` began, the imports included: a cluster counts them too."""
+    return time.monotonic() - _began[0]

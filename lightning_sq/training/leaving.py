@@ -1,0 +1,95 @@
+"""Leaving a run because a cluster asks for its nodes: all processes at the end of the same step, with a checkpoint."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+
+from lightning_sq.stop_request import STOPPED, stop_requested
+from lightning_sq.training.agreement import largest_of_all
+from lightning_sq.training.checkpointing import ends_step
+
+SHORT_VALIDATION = 5.0
+"""Seconds. A validation that takes no longer is waited for; before a longer one the run is saved."""
+
+
+class LeaveWhenAsked(Callback):
+    """Saves and ends the run, with exit status 75, once a signal has come to any of its processes.
+
+    The processes have agreed on it inside the training step (`ClassifierModule.asked_to_stop`), so they come here
+    behind the same step. The status tells the batch script to queue the job again: nothing in here needs SLURM.
+
+    Args:
+        checkpoint: The file to save, and to go on from.
+    """
+
+    def __init__(self, checkpoint: Path) -> None:
+        self.checkpoint = checkpoint
+        self._validation_seconds = float("inf")
+        self._validation_began = 0.0
+        self._saved_before_validation = False
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not ends_step(trainer, batch_idx):
+            return
+        if pl_module.asked_to_stop:
+            trainer.save_checkpoint(self.checkpoint)
+            self._leave(trainer, f"The run is saved at step {trainer.global_step}")
+        self._saved_before_validation = (
+            batch_idx + 1 == trainer.num_training_batches
+            and trainer.enable_validation
+            and self._validation_seconds > SHORT_VALIDATION
+        )
+        if self._saved_before_validation:
+            trainer.save_checkpoint(self.checkpoint)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._validation_began = time.monotonic()
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if not self._saved_before_validation:
+            return
+        (asked,) = largest_of_all(torch.tensor([stop_requested() is not None], device=pl_module.device))
+        if asked:
+            self._leave(trainer, f"The run was saved at step {trainer.global_step}, before this validation")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._validation_seconds = time.monotonic() - self._validation_began
+
+    def _leave(self, trainer: Trainer, what: str) -> NoReturn:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.barrier()  # nobody ends the job before everybody is here
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, signal.SIG_IGN)  # the goal is reached
+        if trainer.global_rank:  # one status is enough; two could be taken for a crash of each by the other
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)
+        rank_zero_info(f"{what}, because {stop_requested() or 'another process'} asked for it. --resume goes on.")
+        raise SystemExit(STOPPED)
+
+
+def switch_off_own_handlers(trainer: Trainer) -> None:
+    """Keep Lightning from registering its signal handlers: they broadcast and save in the middle of whatever runs.
+
+    One rank inside an all-reduce and another inside such a handler wait for each other for ever.
+    """
+    trainer._signal_connector.register_signal_handlers = lambda: None

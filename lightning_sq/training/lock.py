@@ -1,0 +1,58 @@
+"""One run at a time in an output folder."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+from lightning.pytorch.utilities import rank_zero_info
+
+from lightning_sq.errors import InputError
+
+LOCK_FILE = ".lock"
+
+
+def lock_output(output: Path, held: ExitStack) -> None:
+    """Hold `output` until `held` closes or this process ends, however it ends: the kernel lets go of it then.
+
+    On a file system that cannot lock that is said, and the run goes on without.
+
+    Raises: InputError, with who it is, if another run holds it.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    path = output / LOCK_FILE
+    while True:
+        number = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(number, 200, 0).decode(errors="replace").strip() or "another run"
+            os.close(number)
+            raise InputError(
+                f"{output} is in use by {holder}. Wait for it or end it, or give another --output."
+            ) from None
+        except OSError as error:
+            os.close(number)
+            rank_zero_info(f"{output} cannot be locked ({error.strerror}): see to it that only one run writes there.")
+            return
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(number), path.stat()):
+                break
+        os.close(number)  # the one before removed it in between
+        output.mkdir(parents=True, exist_ok=True)
+    held.callback(_let_go, output, number)
+    os.ftruncate(number, 0)
+    job = f" of job {os.environ['SLURM_JOB_ID']}" if "SLURM_JOB_ID" in os.environ else ""
+    os.pwrite(number, f"process {os.getpid()} on {socket.gethostname()}{job}\n".encode(), 0)
+
+
+def _let_go(output: Path, number: int) -> None:
+    """A folder that holds nothing else was made for the lock, by a run that was refused: it goes as well."""
+    with suppress(OSError):
+        if [path.name for path in output.iterdir()] == [LOCK_FILE]:
+            (output / LOCK_FILE).unlink()
+            output.rmdir()
+    os.close(number)

@@ -1,0 +1,55 @@
+"""The validation that a run still owes when it goes on from behind the last batch of an epoch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+
+class OwedValidation(Callback):
+    """Validates at the end of the epoch in which a run was saved behind the last batch and before the validation.
+
+    Lightning takes such an epoch as done: without this its validation and its row in the logs would be missing, and
+    `best` with it; if it was the last epoch, the run would end unvalidated. So the checkpoint says that the epoch is
+    not over, and the run that goes on finds no batch left in it and comes to its end once more.
+    """
+
+    def __init__(self) -> None:
+        self.owed = False
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        last = batch_idx + 1 == trainer.num_training_batches or trainer.should_stop
+        self.owed = last and trainer.fit_loop.epoch_loop._should_check_val_epoch()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.owed and trainer.should_stop:  # its schedule is complete: no epoch is begun
+            self._validate(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.owed = False
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.owed:
+            self._validate(trainer)
+
+    @staticmethod
+    def _validate(trainer: Trainer) -> None:
+        loop = trainer.fit_loop.epoch_loop
+        loop._batches_that_stepped -= 1  # the step behind which it belongs, as it is counted in the logs
+        trainer.validating = True
+        loop.val_loop.run()
+        trainer.training = True
+        loop._batches_that_stepped += 1
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if self.owed:
+            checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = False
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"owed": self.owed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.owed = state_dict["owed"]

@@ -1,0 +1,126 @@
+"""Seconds before days: whether all processes see the same data, code and recipe, and how well they are joined."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import socket
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+
+from lightning_sq.data.index import ImageIndex
+from lightning_sq.errors import InputError
+from lightning_sq.models.checkpoint_format import versions
+from lightning_sq.training.random_state import from_every_rank
+
+REDUCED_BYTES = 1 << 26
+"""64 MB, of the size of a ResNet's gradients: what is reduced to see the bandwidth."""
+CLOCK_SKEW = 5.0
+"""Seconds between two hosts' clocks that are worth a word: logs and file times would mislead."""
+KEPT_CHECKPOINTS = 4
+"""For which there has to be room: the last, the one before it, the best, and the one that is being written."""
+
+
+class Preflight(Callback):
+    """Compares what every process sees, before the first step, and prints one line.
+
+    Args:
+        output: Folder of the run, where checkpoints need room.
+    """
+
+    def __init__(self, output: Path) -> None:
+        self.output = output
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        own = about_this_process(trainer, pl_module)
+        everybody = from_every_rank(own, trainer.world_size)
+        check_alike(everybody)
+        check_room(self.output, pl_module)
+        skew = max(item["clock"] for item in everybody) - min(item["clock"] for item in everybody)
+        if trainer.world_size > 1:
+            hosts = {item["host"] for item in everybody}
+            rank_zero_info(
+                f"{trainer.world_size} processes on {len(hosts)} hosts see the same data ({own['data'][:12]}), recipe "
+                f"({own['recipe'][:12]}) and versions; {_joined(trainer, pl_module.device)}."
+            )
+        if skew > CLOCK_SKEW:
+            slow, fast = (pick(everybody, key=lambda item: item["clock"])["host"] for pick in (min, max))
+            rank_zero_info(f"The clock of {fast} is {skew:.0f} s ahead of that of {slow}.")
+
+
+def about_this_process(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
+    """What has to be the same everywhere, with the host's name and clock."""
+    data = hashlib.sha256()
+    for split in ("train", "val"):
+        data.update(fingerprint(trainer.datamodule.index(split)).encode())
+    return {
+        "host": socket.gethostname(),
+        "rank": trainer.global_rank,
+        "data": data.hexdigest(),
+        "recipe": hashlib.sha256(json.dumps(module.recipe, sort_keys=True, default=str).encode()).hexdigest(),
+        "versions": json.dumps(versions(), sort_keys=True),
+        "clock": time.time(),
+    }
+
+
+def fingerprint(index: ImageIndex) -> str:
+    """sha256 of the names, classes and sizes of all images, in their order."""
+    digest = hashlib.sha256("\n".join((*index.class_names, *index.paths)).encode())
+    digest.update(index.labels.tobytes())
+    digest.update(index.sizes.tobytes())
+    return digest.hexdigest()
+
+
+REMEDIES = {
+    "data": "other images (the fingerprint of names, classes and sizes differs). Give every host the same files",
+    "recipe": "another recipe. Start every process by the same command",
+    "versions": "other versions. Install the same requirements.lock everywhere",
+}
+
+
+def check_alike(everybody: list[dict[str, Any]]) -> None:
+    """Raises: InputError that names the hosts that differ from most of the others."""
+    for name, remedy in REMEDIES.items():
+        usual, _ = Counter(item[name] for item in everybody).most_common(1)[0]
+        odd = [item for item in everybody if item[name] != usual]
+        if odd:
+            hosts = ", ".join(dict.fromkeys(f"{item['host']} (process {item['rank']})" for item in odd[:5]))
+            detail = f": {odd[0][name]} in the place of {usual}" if name == "versions" else ""
+            raise InputError(f"{hosts} has {remedy}{detail}.")
+
+
+def check_room(output: Path, module: LightningModule) -> None:
+    """Raises: InputError if the disk has no room for the checkpoints of the run."""
+    there = next(path for path in (output, *output.absolute().parents) if path.exists())
+    weights = sum(value.numel() * value.element_size() for value in module.state_dict().values())
+    needed, free = KEPT_CHECKPOINTS * 3 * weights, shutil.disk_usage(there).free  # with two moments, at most
+    if free < needed:
+        raise InputError(
+            f"There are {free / 1e9:.2f} GB free for --output {output}, and its checkpoints may need "
+            f"{needed / 1e9:.2f} GB. Make room, or give another --output."
+        )
+
+
+def _joined(trainer: Trainer, device: torch.device) -> str:
+    """The bandwidth of an all-reduce, in words."""
+    seconds = all_reduce_seconds(device)
+    moved = 2 * (trainer.world_size - 1) / trainer.world_size * REDUCED_BYTES
+    return f"an all-reduce of {REDUCED_BYTES / 1e6:.0f} MB moves {moved / seconds / 1e9:.2f} GB/s"
+
+
+def all_reduce_seconds(device: torch.device, num_bytes: int = REDUCED_BYTES) -> float:
+    """Of one all-reduce, the second of two."""
+    values = torch.zeros(num_bytes // 4, device=device)
+    for _ in range(2):
+        began = time.perf_counter()
+        torch.distributed.all_reduce(values)
+        values[0].item()  # waits for a GPU
+        seconds = time.perf_counter() - began
+    return seconds

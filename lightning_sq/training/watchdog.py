@@ -1,0 +1,134 @@
+"""A run whose processes wait for one that does not come: ended in seconds, with its name."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+import time
+from datetime import timedelta
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lightning_sq.errors import InputError
+
+HUNG = 70
+"""Exit status, EX_SOFTWARE of sysexits.h."""
+GRACE = 15.0
+"""Seconds by which the process group's own time-out is later: it ends what waits anywhere else, and names nobody."""
+
+
+def check_hang_seconds(seconds: float) -> None:
+    """Raises: InputError for a time in which no step could be waited for."""
+    if not seconds >= 1:
+        raise InputError(f"hang_seconds={seconds:g} is not at least 1. 40 is usual.")
+
+
+class Watchdog(Callback):
+    """Ends this process once it has been inside one batch for `seconds`, and says who keeps it there.
+
+    A thread in each process beats in the process group's store, with how many batches the process has begun. Who is
+    held up asks whose beat has stopped (a machine that is gone, a process that is stopped), and who beats but is behind
+    (it hangs in its own work). Nothing is done where there is only one process, nor while one waits for its own data.
+
+    Args:
+        seconds: Longer than a batch may take, with the wait for the slowest process's data.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        check_hang_seconds(seconds)
+        self.seconds = seconds
+        self._batches = 0
+        self._inside_since: float | None = None
+        self._over = threading.Event()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if trainer.world_size > 1:  # only from now on: ranks may come to the start minutes apart
+            c10d = torch.distributed.distributed_c10d
+            set_timeout = getattr(c10d, "set_timeout", None) or c10d._set_pg_timeout
+            set_timeout(timedelta(seconds=self.seconds + GRACE))
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.world_size > 1:
+            self._beat(trainer, 0)
+            threading.Thread(target=self._watch, args=(trainer,), daemon=True, name="watchdog").start()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._batches, self._inside_since = self._batches + 1, time.monotonic()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self._inside_since = None
+
+    def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *batch: Any) -> None:
+        self._batches, self._inside_since = self._batches + 1, time.monotonic()
+
+    def on_validation_batch_end(self, *_: Any) -> None:
+        self._inside_since = None
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._over.set()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._over.set()
+
+    @property
+    def _held_up(self) -> bool:
+        since = self._inside_since
+        return since is not None and time.monotonic() - since > self.seconds
+
+    def _beat(self, trainer: Trainer, number: int) -> None:
+        store = torch.distributed.distributed_c10d._get_default_store()
+        store.set(_key(trainer.global_rank), f"{number} {self._batches} {socket.gethostname()}")
+
+    def _watch(self, trainer: Trainer) -> None:
+        """The thread."""
+        interval, number = min(2.0, self.seconds / 4), 0
+        store = torch.distributed.distributed_c10d._get_default_store()
+        while not self._over.wait(interval):
+            number += 1
+            try:
+                self._beat(trainer, number)
+                if not self._held_up:
+                    continue
+                earlier = _beats(store, trainer.world_size)
+                self._over.wait(2 * interval)  # the others go on beating
+                absent = missing(earlier, _beats(store, trainer.world_size), own=trainer.global_rank)
+            except Exception as error:  # the store is in the first process: it is the one that is gone
+                absent = [f"process 0 does not answer ({type(error).__name__})"]
+            if self._held_up and not self._over.is_set():
+                self._end(trainer, absent)
+
+    def _end(self, trainer: Trainer, absent: list[str]) -> None:
+        print(
+            f"process {trainer.global_rank} of {trainer.world_size} on {socket.gethostname()} is held up at step "
+            f"{trainer.global_step} for more than --hang_seconds {self.seconds:g} and ends the run: "
+            f"{'; '.join(absent)}.",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(HUNG)
+
+
+def missing(earlier: dict[int, list[str]], later: dict[int, list[str]], *, own: int) -> list[str]:
+    """Who keeps process `own` waiting, from two looks at everybody's (beat, batches begun, host)."""
+    silent = [rank for rank in later if rank != own and later[rank][0] == earlier[rank][0]]
+    furthest = max(int(batches) for _, batches, _ in later.values())
+    behind = [rank for rank in later if rank not in silent and int(later[rank][1]) < furthest]
+    found = [f"process {rank} on {later[rank][2]} shows no sign of life" for rank in silent]
+    found += [f"process {rank} on {later[rank][2]} is alive and does not come to batch {furthest}" for rank in behind]
+    return found or ["every process is inside the same batch"]
+
+
+def _key(rank: int) -> str:
+    return f"lightning_sq/beat/{rank}"
+
+
+def _beats(store: torch.distributed.Store, world_size: int) -> dict[int, list[str]]:
+    keys = {rank: _key(rank) for rank in range(world_size)}
+    return {
+        rank: store.get(key).decode().split(" ", 2) if store.check([key]) else ["0", "0", "an unknown host"]
+        for rank, key in keys.items()
+    }

@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Attacks trained models on many nodes:   MODEL=runs/imagenet/release sbatch slurm/evaluate.sh
+#
+# Several models, each as a task of a job array, which may run at the same time:
+#   MODELS="ours=runs/imagenet/release natural=runs/imagenet_natural/release" sbatch --array=0-1 slurm/evaluate.sh
+#
+# Set by the environment:
+#   MODEL         what `lightning-sq evaluate` takes      default runs/imagenet/release
+#   MODELS        one for each task of a job array, in the place of MODEL
+#   DATA          folder with val/                        default data/imagenet
+#   EPSILON       radius of the ball                      default 4/255
+#   OUTPUT        folder of the results, on a shared disk default runs/robustness (with -0, -1, ... in an array)
+#   MAX_RESTARTS  after how many stops to give up         default 20: each goes on with the verdicts it finds
+#   VENV, CONTAINER_IMAGE, APPTAINER_IMAGE, MOUNTS        see slurm/start.sh
+# More options for `lightning-sq evaluate` stand behind the script's name:  sbatch slurm/evaluate.sh --num-images 5000
+#
+# One task a GPU; they share the images, and the verdicts are those of one process.
+#SBATCH --job-name=lightning-sq-evaluate
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=8
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=8
+#SBATCH --time=24:00:00
+#SBATCH --signal=USR1@60
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=slurm-%x-%j.log
+set -uo pipefail
+cd "${SLURM_SUBMIT_DIR:-.}" || exit 2
+# shellcheck source=slurm/start.sh
+source slurm/start.sh || exit 2
+
+MODEL=${MODEL:-runs/imagenet/release}
+DATA=${DATA:-data/imagenet}
+EPSILON=${EPSILON:-4/255}
+OUTPUT=${OUTPUT:-runs/robustness}
+MAX_RESTARTS=${MAX_RESTARTS:-20}
+if [[ -n ${SLURM_ARRAY_TASK_ID:-} && -n ${MODELS:-} ]]; then
+  read -ra models <<< "$MODELS"
+  MODEL=${models[SLURM_ARRAY_TASK_ID]:?"MODELS names fewer models than the array has tasks"}
+  OUTPUT=$OUTPUT-$SLURM_ARRAY_TASK_ID
+fi
+mkdir -p "$OUTPUT"
+
+trap : TERM USR1 # they are for the ranks; this script lives on to queue the job again
+on_every_rank evaluate "$MODEL" --data "$DATA" --epsilon "$EPSILON" --output "$OUTPUT" "$@"
+again_if_it_helps $? "$OUTPUT/.failures-$SLURM_JOB_ID" "$OUTPUT/.step"

@@ -1,0 +1,57 @@
+# shellcheck shell=bash
+# What imagenet.sh and evaluate.sh share: how the command is started on every rank. Sourced, not run.
+#
+#   VENV             virtual environment of make setup            default .venv
+#   CONTAINER_IMAGE  image for enroot/pyxis (srun --container-image), such as docker://lightning-sq or /images/lsq.sqsh
+#   APPTAINER_IMAGE  image for apptainer, such as /images/lightning-sq.sif
+#   MOUNTS           folders to see inside the container, as SOURCE:TARGET,...   default this folder and DATA, by their own names
+
+# on_every_rank ARGUMENTS...: `lightning-sq ARGUMENTS` as one task a GPU; --kill-on-bad-exit ends all when one dies
+on_every_rank() {
+  local start=(srun --kill-on-bad-exit=1) program=("${VENV:-.venv}/bin/lightning-sq") mounts
+  mounts=${MOUNTS:-$PWD:$PWD,$(realpath -m "$DATA"):$(realpath -m "$DATA")}
+  # every process of a node shares its cores; without this each would start a thread for all of them
+  export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}
+  # since SLURM 22.05 srun does not take --cpus-per-task over from sbatch
+  export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
+  if [[ -n ${CONTAINER_IMAGE:-} ]]; then
+    start+=(--container-image="$CONTAINER_IMAGE" --container-mounts="$mounts" --container-workdir="$PWD")
+    program=(lightning-sq)
+  elif [[ -n ${APPTAINER_IMAGE:-} ]]; then
+    program=(apptainer exec --nv --bind "$mounts" --pwd "$PWD" "$APPTAINER_IMAGE" lightning-sq)
+  elif [[ ! -x ${program[0]} ]]; then
+    echo "There is no ${program[0]}. Run make setup, or set VENV, CONTAINER_IMAGE or APPTAINER_IMAGE." >&2
+    return 2
+  fi
+  "${start[@]}" "${program[@]}" "$@"
+}
+
+# again_if_it_helps STATUS NOTES STEP_FILE: queue this job again, unless it is done, cancelled, or would end the same way
+again_if_it_helps() {
+  local status=$1 notes=$2 step='' failures=0 failed_at=none
+  if [[ -r $3 ]]; then read -r step _ < "$3"; fi
+  case $status in
+    0 | 2) return "$status" ;; # done; or what was typed is wrong
+    75) echo "The run was asked to stop, and has saved where it was." ;;
+    *)
+      if [[ -r $notes ]]; then read -r failures failed_at < "$notes"; fi
+      failures=$((failures + 1))
+      echo "The run failed with status $status at step ${step:-unknown}: failure $failures of this job."
+      if [[ ${step:-unknown} == "$failed_at" ]]; then
+        echo "It has failed twice at step $failed_at, so it is not started again. The cause stands above."
+        return "$status"
+      fi
+      if ((failures > ${MAX_RESTARTS:-3})); then
+        echo "It is not started again: MAX_RESTARTS=${MAX_RESTARTS:-3}."
+        return "$status"
+      fi
+      echo "$failures ${step:-unknown}" > "$notes"
+      ;;
+  esac
+  if [[ $(scontrol show job "$SLURM_JOB_ID" --oneliner) != *" JobState=RUNNING "* ]]; then
+    echo "The job was cancelled or is queued again already."
+    return "$status"
+  fi
+  echo "Queued again."
+  scontrol requeue "$SLURM_JOB_ID"
+}

@@ -1,0 +1,81 @@
+"""`lightning-sq plan` on the command line."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+
+from lightning_sq.__main__ import main
+from tests.conftest import REPOSITORY
+
+IMAGENET = ["--num-images", "1281167", "--num-validation-images", "50000", "--images-per-second", "1000"]
+
+
+@pytest.fixture
+def plan(capsys):
+    """(status, standard output, standard error)"""
+
+    def run(*words: str) -> tuple[int, str, str]:
+        status = main(["plan", "--config", str(REPOSITORY / "configs/imagenet.yaml"), *words])
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def test_a_plan_says_time_batch_rate_and_sizes_of_one_to_sixty_four_nodes(plan):
+    status, text, _ = plan(*IMAGENET, "--nodes", "3", "--gpus-per-node", "4", "--time-limit", "2:00:00", "--json")
+    assert status == 0
+    found = json.loads(text)
+    rows = {row["nodes"]: row for row in found["rows"]}
+    assert list(rows) == [1, 2, 3, 4, 8, 16, 32, 64]
+    (asked,) = (row for row in found["rows"] if row["asked_for"])
+    assert asked["global_batch_size"] == 3 * 4 * 256
+    assert asked["learning_rate"] == pytest.approx(0.02 * 12)
+    assert asked["warmup_steps"] == 418  # an epoch: 1281167 / 3072, rounded up
+    assert asked["steps"] == 15 * 418
+    assert found["parameters"] == 25557032  # ResNet-50
+    assert found["checkpoint_bytes"] == 8 * found["parameters"]
+    assert rows[1]["fits"] is (rows[1]["hours"] <= 2)
+    assert rows[1]["hours"] == pytest.approx(15 * (1281167 + 50000 / 3) / 4000 / 3600, rel=0.01)
+    assert rows[64]["hours"] < rows[1]["hours"]
+    assert rows[64]["gpu_hours"] > rows[1]["gpu_hours"]
+
+
+def test_the_table_has_a_row_for_each_number_of_nodes(plan):
+    status, text, _ = plan(*IMAGENET, "--time-limit", "48:00:00")
+    assert status == 0
+    assert text.count(" yes") == 7
+    assert "25.6 M parameters; a checkpoint is about 204 MB" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["--nodes", "0"], ["--nodes 0 is not at least 1"]),
+        (["--images-per-second", "0"], ["--images-per-second 0 is not above 0"]),
+        (["--overlap", "2"], ["--overlap 2 is not in [0, 1]"]),
+        (["--images-per-second", "5"], ["no images in data/imagenet/train", "--num-images"]),
+        ([*IMAGENET, "--time-limit", "soon"], ["time_limit=soon", "48:00:00"]),
+    ],
+)
+def test_what_cannot_be_planned_is_refused_in_one_sentence(plan, words, parts, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    status, _, text = plan(*words)
+    assert status == 2
+    assert len(text.strip().splitlines()) == 1
+    for part in parts:
+        assert part in text
+
+
+@pytest.mark.end_to_end
+def test_the_speed_is_measured_by_a_short_run_where_it_is_not_given(few_digits, tmp_path, capsys):
+    recipe = yaml.safe_load((REPOSITORY / "configs/digits_natural.yaml").read_text())
+    recipe["data"]["root"], recipe["model"]["architecture"] = str(few_digits), "test_resnet"
+    recipe["trainer"]["accelerator"] = "cpu"
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    assert main(["plan", "--config", str(tmp_path / "recipe.yaml"), "--gpus-per-node", "1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["images_per_second"] > 0
+    assert found["work"]["num_images"] == 90

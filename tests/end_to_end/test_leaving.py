@@ -1,0 +1,106 @@
+"""A run that is asked to stop, that has too little time, or that diverges, in one process; two are in tests/slurm."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from lightning_sq.__main__ import main
+from lightning_sq.stop_request import STOPPED
+from lightning_sq.training.logs import read_rows
+from tests.conftest import REPOSITORY
+
+SMALL = [
+    *("--config", str(REPOSITORY / "configs/digits.yaml"), "--model.architecture", "test_resnet"),
+    *("--trainer.accelerator", "cpu", "--trainer.max_epochs", "2", "--data.batch_size_per_device", "16"),
+]
+DISASTER = ["--trainer.callbacks+=tests.callbacks.Disaster", "--trainer.callbacks.rank", "0"]
+
+
+@pytest.fixture
+def fit(few_digits, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["lightning-sq"])
+
+    def run(name: str, *options: str) -> Path:
+        output = tmp_path / name
+        status = main(["fit", *SMALL, "--data.root", str(few_digits), "--output", str(output), *options])
+        assert status == 0
+        return output
+
+    return run
+
+
+def rows(output: Path) -> list[dict[str, str]]:
+    """metrics.csv without what depends on the clock."""
+    clock = {"train/images_per_second", "train/seconds"}
+    (file,) = (output / "logs").glob("*/metrics.csv")
+    return [{key: value for key, value in row.items() if key not in clock} for row in read_rows(file)]
+
+
+def last(output: Path) -> dict:
+    return torch.load(output / "checkpoints/last.ckpt", weights_only=True)
+
+
+@pytest.mark.parametrize("number", ["SIGUSR1", "SIGTERM"])
+def test_a_signal_is_answered_behind_the_step_with_a_checkpoint_and_status_75(fit, tmp_path, number, caplog):
+    before = signal.getsignal(signal.SIGTERM)
+    options = ["--trainer.callbacks.step", "3", "--trainer.callbacks.number", number]
+    with pytest.raises(SystemExit) as left, caplog.at_level("INFO"):
+        fit("run", *DISASTER, *options, "--checkpoint_minutes", "600")
+    assert left.value.code == STOPPED == 75
+    assert f"saved at step 4, because {number} asked for it" in caplog.text
+    assert last(tmp_path / "run")["global_step"] == 4
+    assert signal.getsignal(signal.SIGTERM) is before
+    if number == "SIGTERM":
+        whole, resumed = last(fit("whole")), last(fit("run", "--resume"))
+        assert all(torch.equal(whole["state_dict"][name], resumed["state_dict"][name]) for name in whole["state_dict"])
+
+
+def test_a_run_without_time_for_its_steps_ends_with_its_schedule_complete_and_is_not_gone_on_with(fit, caplog):
+    with caplog.at_level("INFO"):
+        output = fit("run", "--time_limit", "00:00:01")  # the imports alone took longer
+    content = last(output)
+    assert content["global_step"] == 5  # three steps are not timed, the fourth is, and the fifth is the last
+    assert "The time limit ends the run at step 5, its schedule complete." in caplog.text
+    assert content["lightning_sq"]["resume"]["plan"]["position"] == 12
+    assert max(group["lr"] for group in content["optimizer_states"][0]["param_groups"]) == pytest.approx(0)
+    assert (output / "checkpoints/best.ckpt").is_file()  # it was validated
+    assert last(fit("run", "--time_limit", "00:00:01", "--resume"))["global_step"] == 5
+
+
+def test_a_limit_with_time_enough_changes_nothing(fit):
+    limited, free = last(fit("limited", "--time_limit", "10:00:00")), last(fit("free"))
+    assert all(torch.equal(limited["state_dict"][name], free["state_dict"][name]) for name in free["state_dict"])
+
+
+def test_the_best_by_the_worst_case_is_kept_beside_the_best_by_clean_accuracy(fit):
+    robust = ["--trainer.callbacks+=lightning_sq.training.robust_accuracy.RobustAccuracy"]
+    output = fit("run", *robust, "--trainer.callbacks.num_steps", "1", "--trainer.callbacks.num_images", "8")
+    assert sorted(path.stem for path in (output / "checkpoints").iterdir()) == ["best", "best_robust", "last", "last-1"]
+
+
+def test_a_second_run_in_the_same_output_is_refused_while_the_first_runs(fit, tmp_path, capsys, few_digits):
+    from contextlib import ExitStack
+
+    from lightning_sq.training.lock import lock_output
+
+    with ExitStack() as held:
+        lock_output(tmp_path / "run", held)
+        assert main(["fit", *SMALL, "--data.root", str(few_digits), "--output", str(tmp_path / "run")]) == 2
+        assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+    assert "is in use by process" in capsys.readouterr().err
+
+
+def test_a_run_that_was_left_before_a_validation_makes_up_for_it(fit, tmp_path):
+    options = ["--trainer.callbacks.step", "11", "--trainer.callbacks.number", "SIGTERM"]
+    with pytest.raises(SystemExit):
+        fit("run", *DISASTER, *options)
+    assert last(tmp_path / "run")["global_step"] == 12  # of 12
+    resumed, whole = rows(fit("run", "--resume")), rows(fit("whole"))
+    assert [row for row in resumed if "val/loss" in row] == [row for row in whole if "val/loss" in row]
+    assert resumed == whole
+    checkpoints = [torch.load(tmp_path / name / "checkpoints/best.ckpt")["global_step"] for name in ("run", "whole")]
+    assert checkpoints[0] == checkpoints[1]

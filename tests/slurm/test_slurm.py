@@ -1,0 +1,234 @@
+"""The batch scripts on a real SLURM cluster of two nodes, and what clusters do to a run."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from lightning_sq.__main__ import main
+from tests.conftest import REPOSITORY
+from tests.slurm.cluster import Cluster, why_not
+
+pytestmark = [pytest.mark.end_to_end, pytest.mark.skipif(why_not() is not None, reason=str(why_not()))]
+
+SMALL = [
+    *("--model.architecture", "small_cnn", "--data.backend", "torchvision", "--data.num_threads", "0"),
+    *("--data.image_size", "28", "--data.resize_size", "28", "--trainer.max_epochs", "2"),
+    *("--trainer.log_every_n_steps", "1", "--checkpoint_minutes", "600"),
+    *("--model.optimization.base_learning_rate", "2.0", "--model.optimization.warmup_epochs", "0.3"),
+]
+CONFIG = "configs/digits_natural.yaml"
+BATCH = 8  # of each of two processes: 90 images are 6 steps an epoch
+PER_RUN = {"train/images_per_second", "train/seconds"}
+
+
+class Jobs:
+    """Submits the batch scripts as a person would, with CPUs in place of GPUs."""
+
+    def __init__(self, cluster: Cluster, folder: Path, data: Path) -> None:
+        self.cluster, self.folder = cluster, folder
+        program = folder / "venv/bin/lightning-sq"
+        program.parent.mkdir(parents=True)
+        program.write_text(f'#!/bin/sh\nexec {sys.executable} -m lightning_sq "$@"\n')
+        program.chmod(0o755)
+        self.environment = {
+            "VENV": str(folder / "venv"),
+            "ACCELERATOR": "cpu",
+            "CONFIG": CONFIG,
+            "DATA": str(data),
+            "PYTHONPATH": str(REPOSITORY),
+        }
+
+    def submit(self, script: str, output: Path, *words: str, **environment: str) -> str:
+        self.cluster.wait_for_nodes()
+        size = ("--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=0", "--cpus-per-task=1")
+        where = f"--output={self.folder}/job-%j.log"
+        values = self.environment | {"OUTPUT": str(output)} | environment
+        return self.cluster.submit(*size, where, script, *words, environment=values, folder=REPOSITORY)
+
+    def fit(self, output: Path, *words: str, **environment: str) -> str:
+        return self.submit(
+            "slurm/imagenet.sh", output, *SMALL, "--data.batch_size_per_device", str(BATCH), *words, **environment
+        )
+
+    def log(self, job: str) -> str:
+        file = self.folder / f"job-{job}.log"
+        return file.read_text() if file.exists() else ""
+
+    def ends(self, job: str) -> str:
+        """How it ended, once it has."""
+        state = self.cluster.wait(job)["JobState"]
+        assert self.cluster.processes("node1") == self.cluster.processes("node2") == [], self.log(job)
+        return state
+
+    def until(self, job: str, condition, seconds: float = 120) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, self.log(job)
+            time.sleep(0.05)
+
+    def imports_torch(self, node: str) -> bool:
+        """Whether a rank on `node` is in the middle of its imports, or behind them."""
+        maps = (Path(f"/proc/{number}/maps") for number in self.cluster.processes(node, "-m lightning_sq fit"))
+        return any("libtorch" in file.read_text() for file in maps if file.exists())
+
+    def starts(self, job: str, times: int) -> None:
+        """Wait until the job has been started again `times` times and its processes are there."""
+        self.until(
+            job,
+            lambda: int(self.cluster.job(job).get("Restarts", 0)) == times and self.cluster.processes("node1", "fit"),
+        )
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    with Cluster(tmp_path_factory.mktemp("slurm")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def jobs(cluster, few_digits, tmp_path_factory) -> Jobs:
+    return Jobs(cluster, tmp_path_factory.mktemp("jobs"), few_digits)
+
+
+@pytest.fixture(autouse=True)
+def _no_job_is_left(cluster):
+    yield
+    cluster.command("scancel", "--user=root")
+
+
+@pytest.fixture(scope="module")
+def whole_run(jobs) -> Path:
+    """The output of a job that nobody disturbed."""
+    output = jobs.folder / "whole"
+    job = jobs.fit(output)
+    assert jobs.ends(job) == "COMPLETED", jobs.log(job)
+    return output
+
+
+def step_of(output: Path) -> int:
+    """The step that is being taken; -1 before the first."""
+    file = output / ".step"
+    words = file.read_text().split() if file.exists() else []
+    return int(words[0]) if words else -1
+
+
+def weights(output: Path) -> dict[str, torch.Tensor]:
+    return torch.load(output / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+
+
+def logged(output: Path) -> list[dict[str, str]]:
+    """The rows of metrics.csv, without what depends on the clock."""
+    (file,) = (output / "logs").glob("*/metrics.csv")
+    with file.open(newline="") as stream:
+        rows = [{key: value for key, value in row.items() if value} for row in csv.DictReader(stream)]
+    return [row for row in rows if row.keys() - PER_RUN - {"step", "epoch"}]
+
+
+def assert_same_run(output: Path, whole: Path) -> None:
+    ours, theirs = weights(output), weights(whole)
+    assert [name for name in theirs if not torch.equal(ours[name], theirs[name])] == []
+    strip = [{key: value for key, value in row.items() if key not in PER_RUN} for row in logged(output)]
+    assert strip == [{key: value for key, value in row.items() if key not in PER_RUN} for row in logged(whole)]
+
+
+def test_two_nodes_give_the_losses_and_weights_of_one_process(whole_run, few_digits, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["lightning-sq"])
+    words = ["fit", "--config", str(REPOSITORY / CONFIG), "--data.root", str(few_digits), *SMALL]
+    words += ["--data.batch_size_per_device", str(2 * BATCH), "--trainer.accelerator", "cpu"]
+    assert main([*words, "--output", str(tmp_path / "one")]) == 0
+    one, two = weights(tmp_path / "one"), weights(whole_run)
+    for name, value in one.items():
+        assert torch.allclose(value, two[name], rtol=1e-4, atol=1e-6), name
+    losses = [
+        [float(row["val/loss"]) for row in logged(output) if "val/loss" in row]
+        for output in (tmp_path / "one", whole_run)
+    ]
+    assert len(losses[0]) == 2
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_a_job_that_is_asked_to_stop_in_a_step_in_its_imports_and_in_validation_ends_as_if_it_had_not_been(
+    jobs, whole_run
+):
+    output = jobs.folder / "preempted"
+    slow = ["--trainer.callbacks+=tests.callbacks.Pause", "--trainer.callbacks.rank", "1"]
+    slow += ["--trainer.callbacks.seconds", "0.3", "--trainer.callbacks.validation", "1.5"]
+    job = jobs.fit(output, *slow)
+    jobs.until(job, lambda: step_of(output) >= 2)
+    jobs.cluster.command("scancel", "--signal=USR1", job)  # while process 0 waits for process 1
+    jobs.starts(job, 1)
+    first = re.findall(r"saved at step (\d+), because", jobs.log(job))
+    assert len(first) == 1, jobs.log(job)
+    jobs.until(job, lambda: jobs.imports_torch("node1") and jobs.imports_torch("node2"))
+    jobs.cluster.command("scancel", "--signal=USR1", job)
+    jobs.starts(job, 2)
+    second = re.findall(r"saved at step (\d+), because", jobs.log(job))
+    assert second == [first[0], str(int(first[0]) + 1)], jobs.log(job)
+    jobs.until(
+        job, lambda: step_of(output) == 5 and torch_step(output) == 6
+    )  # saved behind the epoch: validation begins
+    jobs.cluster.command("scontrol", "requeue", job)  # SIGTERM, and SIGKILL after five seconds
+    assert jobs.ends(job) == "COMPLETED", jobs.log(job)
+    assert "The run was saved at step 6, before this validation, because SIGTERM asked for it" in jobs.log(job)
+    assert_same_run(output, whole_run)
+
+
+def torch_step(output: Path) -> int:
+    return torch.load(output / "checkpoints/last.ckpt", weights_only=True)["global_step"]
+
+
+def test_a_job_whose_process_is_killed_at_the_same_step_twice_stops_and_says_so(jobs):
+    output = jobs.folder / "killed"
+    killed = ["--trainer.callbacks+=tests.callbacks.Disaster", "--trainer.callbacks.rank", "1"]
+    job = jobs.fit(output, *killed, "--trainer.callbacks.step", "3", "--trainer.callbacks.number", "SIGKILL")
+    assert jobs.ends(job) == "FAILED"
+    text = jobs.log(job)
+    assert "task 1: Killed" in text
+    assert "node2" in text
+    assert text.count("Queued again.") == 1, text
+    assert "It has failed twice at step 3, so it is not started again." in text
+
+
+def test_a_process_that_hangs_a_cable_that_is_pulled_and_a_node_that_dies_end_the_job_with_a_name(jobs):
+    output = jobs.folder / "hung"
+    hangs = ["--trainer.callbacks+=tests.callbacks.Disaster", "--trainer.callbacks.rank", "1", "--hang_seconds", "4"]
+    hangs += ["--trainer.callbacks.step", "3", "--trainer.callbacks.number", "SIGSTOP"]
+    hangs += ["--trainer.callbacks.once", str(jobs.folder / "hung-once"), "--trainer.max_epochs", "1000"]
+    job = jobs.fit(output, *hangs)
+    jobs.starts(job, 1)
+    named = "ends the run: process 1 on node2 shows no sign of life"
+    assert jobs.log(job).count(named) == 1, jobs.log(job)
+    jobs.until(job, lambda: step_of(output) >= 4)
+    jobs.cluster.pull_cable("node2")
+    jobs.until(job, lambda: jobs.log(job).count(named) == 2)
+    jobs.cluster.pull_cable("node2", plug=True)
+    jobs.starts(job, 2)
+    before = step_of(output)
+    jobs.until(job, lambda: step_of(output) > before)
+    jobs.cluster.kill_node("node2")
+    jobs.until(job, lambda: jobs.cluster.job(job)["JobState"] in ("PENDING", "COMPLETING"))
+    jobs.cluster.start_node("node2")
+    jobs.starts(job, 3)
+    jobs.cluster.command("scancel", job)
+    assert jobs.ends(job) == "CANCELLED", jobs.log(job)
+
+
+def test_an_evaluation_on_two_nodes_gives_the_verdicts_of_one_process(jobs, whole_run, few_digits, tmp_path):
+    release = tmp_path / "release"
+    assert main(["export", str(whole_run / "checkpoints/last.ckpt"), str(release)]) == 0
+    words = ["--attacks", "quick", "--num-images", "20", "--batch-size", "4", "--device", "cpu"]
+    job = jobs.submit("slurm/evaluate.sh", tmp_path / "two", *words, MODEL=str(release), EPSILON="0.02")
+    alone = ["evaluate", str(release), "--data", str(few_digits), "--epsilon", "0.02", *words]
+    assert main([*alone, "--output", str(tmp_path / "one")]) == 0
+    assert jobs.ends(job) == "COMPLETED", jobs.log(job)
+    one, two = (json.loads((tmp_path / name / "results.json").read_text())["models"][0] for name in ("one", "two"))
+    assert one["verdicts"] == two["verdicts"]
+    assert 0 < one["robust_accuracy"] < one["clean_accuracy"]

@@ -1,0 +1,35 @@
+"""The model of a run's time, in closed form."""
+
+from __future__ import annotations
+
+import pytest
+
+from lightning_sq.training.scaling import Network, Work, all_reduce_seconds, plan_row, step_seconds
+
+NETWORK = Network(bandwidth=10e9, bandwidth_inside=100e9, latency=1e-3, overlap=0.5)
+WORK = Work(num_images=1000, num_validation_images=300, epochs=3, batch_size=10, gradient_bytes=10**9)
+
+
+def test_a_ring_moves_almost_twice_the_bytes_over_the_slowest_link():
+    assert all_reduce_seconds(1e9, nodes=1, per_node=1, network=NETWORK) == 0
+    assert all_reduce_seconds(1e9, nodes=1, per_node=2, network=NETWORK) == pytest.approx(0.01 + 0.001)
+    assert all_reduce_seconds(1e9, nodes=2, per_node=2, network=NETWORK) == pytest.approx(2 * 0.75 * 0.1 + 0.002)
+
+
+def test_an_all_reduce_hides_behind_its_share_of_the_backward_pass():
+    fast = step_seconds(WORK, nodes=2, per_node=1, images_per_second=5.0, network=NETWORK)  # two seconds of arithmetic
+    assert fast == pytest.approx(2 + 0.001)
+    slow = step_seconds(WORK, nodes=2, per_node=1, images_per_second=100.0, network=NETWORK)
+    assert slow == pytest.approx(0.1 + (0.1 + 0.001 - 0.5 * 2 / 3 * 0.1) + 0.001)
+
+
+def test_a_run_on_one_process_takes_its_images_over_its_speed():
+    row = plan_row(WORK, nodes=1, per_node=1, images_per_second=100.0, network=NETWORK)
+    assert row["steps"] == 300
+    assert row["hours"] == pytest.approx((3 * 1000 / 100 + 3 * 300 / 300) / 3600)
+    assert row["efficiency"] == pytest.approx(1)
+    many = plan_row(WORK, nodes=2, per_node=4, images_per_second=100.0, network=NETWORK)
+    assert many["global_batch_size"] == 80
+    assert many["steps"] == 3 * 13
+    assert many["gpu_hours"] == pytest.approx(8 * many["hours"])
+    assert many["efficiency"] < 1
