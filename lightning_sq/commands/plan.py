@@ -78,16 +78,20 @@ def _check(options: argparse.Namespace, recipe: dict[str, Any]) -> None:
 
 
 def _count(recipe: dict[str, Any], split: str, given: int | None) -> int:
-    from lightning_sq.data.index import IMAGE_SUFFIXES
+    from lightning_sq.data.index import count_images
 
     if given is not None:
         return given
-    folder = Path(recipe["data"].get("root", "data/digits")) / split
-    number = sum(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.glob("*/*"))
+    folder = _split(recipe, split)
+    number = count_images(folder) if folder.is_dir() else 0
     if not number:
         option = "--num-images" if split == "train" else "--num-validation-images"
         raise InputError(f"There are no images in {folder}. Say how many there are by {option}.")
     return number
+
+
+def _split(recipe: dict[str, Any], split: str) -> Path:
+    return Path(recipe["data"].get("root", "data/digits")) / split
 
 
 def _measure(config: Path, recipe: dict[str, Any]) -> float:
@@ -119,12 +123,13 @@ def _work(options: argparse.Namespace, recipe: dict[str, Any]) -> tuple[Work, in
     """(the work, parameters of the model)."""
     import torch
 
+    from lightning_sq.data.index import class_names_of
     from lightning_sq.models.backbone import create_backbone
     from lightning_sq.training.scaling import Work
 
     data, trainer = recipe["data"], recipe["trainer"]
-    root = Path(data.get("root", "data/digits")) / "train"
-    classes = len([path for path in root.glob("*") if path.is_dir()]) or 1000
+    root = _split(recipe, "train")
+    classes = len(class_names_of(root)) if root.is_dir() else 1000
     with torch.device("meta"):
         model = create_backbone(recipe["model"].get("architecture", "resnet18"), classes, data.get("channels", 3))
     parameters = sum(parameter.numel() for parameter in model.parameters())

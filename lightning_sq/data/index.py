@@ -15,7 +15,7 @@ from lightning_sq.data.image_index import ImageIndex, UnreadableImage
 from lightning_sq.data.index_file import Columns, index_path, load_columns, save_columns
 from lightning_sq.data.inspection import Look, inspect_file
 from lightning_sq.data.listing import IMAGE_SUFFIXES, class_folders, list_files
-from lightning_sq.data.shards import is_sharded, load_shards, shard_classes
+from lightning_sq.data.shards import is_sharded, load_shards, read_manifest, shard_classes
 from lightning_sq.errors import InputError
 
 SECONDS_BETWEEN_SAVES = 60.0
@@ -27,6 +27,16 @@ def class_names_of(folder: Path) -> tuple[str, ...]:
     Raises: InputError if `folder` is neither.
     """
     return shard_classes(folder) if is_sharded(folder) else class_folders(folder)
+
+
+def count_images(folder: Path) -> int:
+    """How many images one split has by its listing, be it class folders or shards; no file is looked at.
+
+    Raises: InputError if `folder` is neither.
+    """
+    if is_sharded(folder):
+        return read_manifest(folder)["images"]
+    return len(list_files(folder, class_folders(folder))[0])
 
 
 def load_index(

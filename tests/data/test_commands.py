@@ -63,5 +63,5 @@ def test_the_demo_overwrites_a_demo_and_leaves_other_files_beside_it(tmp_path, s
     for _ in range(2):
         assert run_demo(tmp_path / "demo") == 0
         (tmp_path / "demo/natural").mkdir(exist_ok=True)  # as its steps do
-    assert [words[0] for words in steps] == ["data", "fit", "fit", "export", "evaluate"] * 2
+    assert [words[0] for words in steps] == ["data", "fit", "fit", "evaluate", "export"] * 2
     assert (tmp_path / "demo/notes.txt").exists()
