@@ -37,7 +37,10 @@ def _parser() -> Parser:
         "same words, it goes on where it was.",
     )
     parser.add_argument(
-        "models", nargs="+", metavar="[NAME=]MODEL", help="a .ckpt of fit, a release folder, or timm:NAME[@FILE]"
+        "models",
+        nargs="+",
+        metavar="[NAME=]MODEL",
+        help="what lightning_sq.load takes: a .ckpt of fit, a release, its address, hf-hub:org/name, timm:NAME[@FILE]",
     )
     parser.add_argument(
         "--data", type=Path, required=True, help="folder with val/<class>/, or with class folders itself"
