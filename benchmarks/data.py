@@ -142,7 +142,7 @@ def gpu_rows(index: ImageIndex, options: argparse.Namespace) -> list[Row]:
 
 def start_rows(options: argparse.Namespace, samples: ImageIndex, room: Path) -> list[Row]:
     seconds = seconds_to_first_batch(samples, options.start_files, room, options.threads)
-    whole = sum(seconds.values())
+    whole = seconds["index"] + seconds["first batch"]
     question = f"start to first batch with {options.start_files:,} files, from their index"
     return [Row(question, whole, "s", "< 10", whole < 10, seconds)]
 
@@ -174,7 +174,7 @@ def main() -> None:
         rows = speed_rows(samples.take(often), small.take(often), options)
         sizes = [float(np.mean([len(index.read(i)) for i in range(len(index))])) for index in (samples, small)]
         rows[0].detail = {"bytes an image": sizes[0], "bytes an image in shards": sizes[1]}
-        rows += memory_rows(samples.take(often), options)
+        rows += memory_rows(samples.take(np.resize(often, max(len(often), 16 * options.batch_size))), options)
         rows += accuracy_rows(samples, small, options) if options.weights else []
         rows += start_rows(options, samples, room) if options.start_files else []
         rows += gpu_rows(samples.take(often), options) if gpu else []
@@ -184,7 +184,8 @@ def main() -> None:
     skipped = [f"{name} was not given" for name, value in wanted.items() if not value]
     skipped += [] if gpu else ["the rows of a CUDA GPU (mixed decoder, ResNet-50 end to end): there is none here"]
     settings = {name: value for name, value in vars(options).items() if name not in ("data", "weights")}
-    report("data", rows, skipped=skipped, settings=settings | {"files": len(samples), "seconds": time.time() - began})
+    settings |= {"files": len(samples), "seconds": time.time() - began, "load_average": os.getloadavg()[1]}
+    report("data", rows, skipped=skipped, settings=settings)
 
 
 if __name__ == "__main__":
