@@ -32,7 +32,7 @@ class SharpnessSchedule(Callback):
             raise InputError(f"epochs={epochs} is not a finite number above 0. Leave it out for the whole run.")
         self.epochs = epochs
 
-    def at(self, step: int, *, num_steps: int) -> float:
+    def at(self, step: float, *, num_steps: int) -> float:
         """The sharpness for the optimizer step with number `step`, counted from 0, of a schedule of `num_steps`."""
         progress = min(1.0, step / max(1, num_steps - 1))
         return self.start ** (1 - progress) * self.end**progress
@@ -51,7 +51,8 @@ class SharpnessSchedule(Callback):
                 )
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        sharpness = self.at(trainer.global_step, num_steps=self._num_steps(trainer))
+        step = trainer.global_step if self.epochs is not None else pl_module.plan.position  # with the learning rate
+        sharpness = self.at(step, num_steps=self._num_steps(trainer))
         _quantizer_of(pl_module).sharpness = sharpness
         pl_module.log("train/sharpness", sharpness, on_step=True, on_epoch=False)
 

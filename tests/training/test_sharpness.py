@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from lightning_sq.errors import InputError
 from lightning_sq.layers import SoftQuantization
 from lightning_sq.models import PixelClassifier
 from lightning_sq.training.sharpness import SharpnessSchedule
+from lightning_sq.training.time_limit import TimePlan
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice and deprecations
 BATCHES = DataLoader(torch.rand(8, 3, 4, 4, generator=torch.Generator().manual_seed(0)), batch_size=2)
@@ -27,11 +29,21 @@ class Module(LightningModule):
         parts = OrderedDict(quantize=quantizer, backbone=backbone) if quantizer else OrderedDict(backbone=backbone)
         self.model = PixelClassifier(parts)
         self.total_steps = EPOCHS * len(BATCHES)
+        self.plan = TimePlan(None, self.total_steps, len(BATCHES))
         self.seen: list[float] = []
 
     def training_step(self, images: torch.Tensor) -> torch.Tensor:
         self.seen.append(self.model.quantizer.sharpness)
         return self.model(images).square().sum()
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        self.plan.take(self.plan.propose(0.0))
+
+    def on_save_checkpoint(self, checkpoint) -> None:
+        checkpoint["plan"] = self.plan.state_dict()
+
+    def on_load_checkpoint(self, checkpoint) -> None:
+        self.plan = replace(self.plan, **checkpoint["plan"])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), 1e-3)
