@@ -59,7 +59,7 @@ def test_a_signal_is_answered_behind_the_step_with_a_checkpoint_and_status_75(fi
         assert all(torch.equal(whole["state_dict"][name], resumed["state_dict"][name]) for name in whole["state_dict"])
 
 
-def test_a_run_without_time_for_its_steps_ends_with_its_schedule_complete_and_is_not_gone_on_with(fit, caplog, monkeypatch):
+def test_a_run_without_time_for_its_steps_ends_with_its_schedule_complete_and_is_over(fit, caplog, monkeypatch):
     monkeypatch.setattr("lightning_sq.training.module.seconds_since_start", lambda: 100.0)
     with caplog.at_level("INFO"):
         output = fit("run", "--time_limit", "00:00:01")
