@@ -1,7 +1,7 @@
 """Packages whose parts are imported when they are used, and not all at once with the package.
 
 torchmetrics imports every metric that it has, and with them scipy's signal processing and torchvision's networks:
-seconds of every process's start, on a cluster by all ranks at once from one shared disk, for the sake of two metrics.
+part of every process's start, on a cluster by all ranks at once from one shared disk, for the sake of two metrics.
 """
 
 from __future__ import annotations

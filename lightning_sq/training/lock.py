@@ -11,6 +11,7 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_sq.errors import InputError
+from lightning_sq.training.start import STEP_FILE
 
 LOCK_FILE = ".lock"
 
@@ -50,9 +51,9 @@ def lock_output(output: Path, held: ExitStack) -> None:
 
 
 def _let_go(output: Path, number: int) -> None:
-    """A folder that holds nothing else was made for the lock, by a run that was refused: it goes as well."""
+    """Where no run has taken a step, a refused one made the file: it goes, and so does the folder if it is empty."""
     with suppress(OSError):
-        if [path.name for path in output.iterdir()] == [LOCK_FILE]:
+        if not (output / STEP_FILE).exists():
             (output / LOCK_FILE).unlink()
             output.rmdir()
     os.close(number)

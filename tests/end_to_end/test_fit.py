@@ -130,8 +130,8 @@ def test_a_run_leaves_what_the_readme_says(fit):
     output = fit("run")
     files = sorted(str(path.relative_to(output)) for path in output.rglob("*") if path.is_file())
     checkpoints = [f"checkpoints/{name}.ckpt" for name in ("best", "last-1", "last")]
-    assert files[:5] == [".lock", *checkpoints, "config.yaml"]
-    assert [name.split("/")[-1][:15] for name in files[5:]] == ["events.out.tfev", "hparams.yaml", "metrics.csv"]
+    assert files[:6] == [".lock", ".step", *checkpoints, "config.yaml"]
+    assert [name.split("/")[-1][:15] for name in files[6:]] == ["events.out.tfev", "hparams.yaml", "metrics.csv"]
     header = (output / "logs/version_0/metrics.csv").read_text().splitlines()[0].split(",")
     for column in (
         "train/loss",
