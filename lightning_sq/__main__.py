@@ -67,12 +67,10 @@ def main(arguments: list[str] | None = None) -> int:
         )
         return 2
     from lightning_sq.errors import input_error_in
-    from lightning_sq.late_imports import import_late
     from lightning_sq.stop_request import listening
 
     try:
         with listening() if name == "fit" else nullcontext():  # from here on, the seconds of the imports included
-            import_late()
             run = import_module(COMMANDS[name][0]).main
             run(arguments if name in TRAINING_COMMANDS else arguments[1:])
     except KeyboardInterrupt:
