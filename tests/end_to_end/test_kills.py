@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import multiprocessing
 import random
 import time
@@ -13,6 +12,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.conftest import REPOSITORY
+from tests.run_logs import logged_rows
 
 NUM_KILLS = 20
 STEPS, EPOCHS = 15, 3  # 90 images in batches of 6
@@ -54,14 +54,6 @@ def step_of(output: Path) -> int:
     return int(words[0]) if words else -1
 
 
-def rows(output: Path) -> list[dict[str, str]]:
-    (file,) = (output / "logs").glob("*/metrics.csv")
-    with file.open(newline="") as stream:
-        found = [{key: value for key, value in row.items() if value} for row in csv.DictReader(stream)]
-    clock = {"train/images_per_second", "train/seconds"}
-    return [{key: value for key, value in row.items() if key not in clock} for row in found]
-
-
 def curve(output: Path) -> list[int]:
     """The steps of the loss in TensorBoard's files, as it shows them."""
     (folder,) = (output / "logs").glob("*/")
@@ -97,5 +89,5 @@ def test_a_run_that_is_killed_twenty_times_ends_as_if_it_had_not_been(start, tmp
     assert process.exitcode == 0
     ours, theirs = state(killed), state(whole)
     assert [name for name in theirs if not torch.equal(ours[name], theirs[name])] == []
-    assert rows(killed) == rows(whole)
+    assert logged_rows(killed) == logged_rows(whole)
     assert curve(killed) == curve(whole) == list(range(STEPS * EPOCHS))

@@ -10,8 +10,8 @@ import torch
 
 from lightning_sq.__main__ import main
 from lightning_sq.stop_request import STOPPED
-from lightning_sq.training.logs import read_rows
 from tests.conftest import REPOSITORY
+from tests.run_logs import logged_rows
 
 SMALL = [
     *("--config", str(REPOSITORY / "configs/digits.yaml"), "--model.architecture", "test_resnet"),
@@ -31,13 +31,6 @@ def fit(few_digits, tmp_path, monkeypatch):
         return output
 
     return run
-
-
-def rows(output: Path) -> list[dict[str, str]]:
-    """metrics.csv without what depends on the clock."""
-    clock = {"train/images_per_second", "train/seconds"}
-    (file,) = (output / "logs").glob("*/metrics.csv")
-    return [{key: value for key, value in row.items() if key not in clock} for row in read_rows(file)]
 
 
 def last(output: Path) -> dict:
@@ -100,7 +93,7 @@ def test_a_run_that_was_left_before_a_validation_makes_up_for_it(fit, tmp_path):
     with pytest.raises(SystemExit):
         fit("run", *DISASTER, *options)
     assert last(tmp_path / "run")["global_step"] == 12  # of 12
-    resumed, whole = rows(fit("run", "--resume")), rows(fit("whole"))
+    resumed, whole = logged_rows(fit("run", "--resume")), logged_rows(fit("whole"))
     assert [row for row in resumed if "val/loss" in row] == [row for row in whole if "val/loss" in row]
     assert resumed == whole
     checkpoints = [torch.load(tmp_path / name / "checkpoints/best.ckpt")["global_step"] for name in ("run", "whole")]

@@ -84,6 +84,8 @@ class Handler(BaseHTTPRequestHandler):
         for name, value in {"Content-Type": kind, **(headers or {})}.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body) if length is None else length))
+        if self.close_connection:  # else a client would ask again on a connection that is about to close
+            self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(body)
 

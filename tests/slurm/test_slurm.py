@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 import sys
@@ -14,9 +13,14 @@ import torch
 
 from lightning_sq.__main__ import main
 from tests.conftest import REPOSITORY
+from tests.run_logs import logged_rows
 from tests.slurm.cluster import Cluster, why_not
 
-pytestmark = [pytest.mark.end_to_end, pytest.mark.skipif(why_not() is not None, reason=str(why_not()))]
+pytestmark = [
+    pytest.mark.end_to_end,
+    pytest.mark.skipif(why_not() is not None, reason=str(why_not())),
+    pytest.mark.xdist_group("slurm"),  # one process, so that there is one cluster
+]
 
 SMALL = [
     *("--model.architecture", "small_cnn", "--data.backend", "torchvision", "--data.num_threads", "0"),
@@ -26,7 +30,6 @@ SMALL = [
 ]
 CONFIG = "configs/digits_natural.yaml"
 BATCH = 8  # of each of two processes: 90 images are 6 steps an epoch
-PER_RUN = {"train/images_per_second", "train/seconds"}
 
 
 class Jobs:
@@ -125,18 +128,14 @@ def weights(output: Path) -> dict[str, torch.Tensor]:
 
 
 def logged(output: Path) -> list[dict[str, str]]:
-    """The rows of metrics.csv, without what depends on the clock."""
-    (file,) = (output / "logs").glob("*/metrics.csv")
-    with file.open(newline="") as stream:
-        rows = [{key: value for key, value in row.items() if value} for row in csv.DictReader(stream)]
-    return [row for row in rows if row.keys() - PER_RUN - {"step", "epoch"}]
+    """The rows that say more than what depends on the clock."""
+    return [row for row in logged_rows(output) if row.keys() - {"step", "epoch"}]
 
 
 def assert_same_run(output: Path, whole: Path) -> None:
     ours, theirs = weights(output), weights(whole)
     assert [name for name in theirs if not torch.equal(ours[name], theirs[name])] == []
-    strip = [{key: value for key, value in row.items() if key not in PER_RUN} for row in logged(output)]
-    assert strip == [{key: value for key, value in row.items() if key not in PER_RUN} for row in logged(whole)]
+    assert logged(output) == logged(whole)
 
 
 def test_two_nodes_give_the_losses_and_weights_of_one_process(whole_run, few_digits, tmp_path, monkeypatch):

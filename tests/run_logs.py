@@ -1,0 +1,17 @@
+"""What a run logged, for tests that compare two runs."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+BY_THE_CLOCK = {"images_per_second", "seconds", "waiting_share", "reader_seconds", "decoder_seconds"}
+"""Columns below train/ that no two runs share."""
+
+
+def logged_rows(output: Path) -> list[dict[str, str]]:
+    """The rows of metrics.csv, without empty cells and without what depends on the clock."""
+    (file,) = (output / "logs").glob("*/metrics.csv")
+    clock = {f"train/{name}" for name in BY_THE_CLOCK}
+    with file.open(newline="") as stream:
+        return [{k: v for k, v in row.items() if v and k not in clock} for row in csv.DictReader(stream)]
