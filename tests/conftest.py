@@ -39,3 +39,8 @@ def few_digits(tmp_path_factory) -> Path:
             for path in sorted(label.iterdir())[keep:]:
                 path.unlink()
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest and has to stay in one process comes first, so that the other process does the rest."""
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
