@@ -42,5 +42,5 @@ def few_digits(tmp_path_factory) -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes longest and has to stay in one process comes first, so that the other process does the rest."""
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+    """A file's tests stay in one process, so what waits longest comes first, and the other process does the rest."""
+    items.sort(key=lambda item: ("slurm" not in item.path.parts, "end_to_end" not in item.path.parts))

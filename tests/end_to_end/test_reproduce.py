@@ -13,7 +13,6 @@ from tests.conftest import REPOSITORY
 from tests.data.idx import NUM_TEST, tiny_mnist, write_idx
 
 ROWS = "natural,interval_bound"
-pytestmark = pytest.mark.xdist_group("reproduce")  # one process, so that the rows are trained once
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,6 @@ from tests.slurm.cluster import Cluster, why_not
 pytestmark = [
     pytest.mark.end_to_end,
     pytest.mark.skipif(why_not() is not None, reason=str(why_not())),
-    pytest.mark.xdist_group("slurm"),  # one process, so that there is one cluster
 ]
 
 SMALL = [
