@@ -23,7 +23,7 @@ from harness import Row, report
 
 from lightning_sq.data.digits import write_digits
 from lightning_sq.models.backbone import create_backbone
-from lightning_sq.training.scaling import Network, Work, plan_row
+from lightning_sq.training.cluster.scaling import Network, Work, plan_row
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt

@@ -14,7 +14,7 @@ from lightning_sq.commands.parser import Parser
 from lightning_sq.errors import InputError
 
 if TYPE_CHECKING:
-    from lightning_sq.training.scaling import Work
+    from lightning_sq.training.cluster.scaling import Work
 
 NODES = (1, 2, 4, 8, 16, 32, 64)
 SHORT_RUN = 30
@@ -125,7 +125,7 @@ def _work(options: argparse.Namespace, recipe: dict[str, Any]) -> tuple[Work, in
 
     from lightning_sq.data.index import class_names_of
     from lightning_sq.models.backbone import create_backbone
-    from lightning_sq.training.scaling import Work
+    from lightning_sq.training.cluster.scaling import Work
 
     data, trainer = recipe["data"], recipe["trainer"]
     root = _split(recipe, "train")
@@ -146,9 +146,9 @@ def _work(options: argparse.Namespace, recipe: dict[str, Any]) -> tuple[Work, in
 
 
 def _plan(options: argparse.Namespace, recipe: dict[str, Any], speed: float) -> dict[str, Any]:
+    from lightning_sq.training.cluster.scaling import Network, plan_row
+    from lightning_sq.training.cluster.time_limit import parse_time_limit
     from lightning_sq.training.optim import Optimization
-    from lightning_sq.training.scaling import Network, plan_row
-    from lightning_sq.training.time_limit import parse_time_limit
 
     limit = parse_time_limit(options.time_limit or recipe.get("time_limit"))
     work, parameters = _work(options, recipe)

@@ -22,18 +22,20 @@ from lightning_sq.errors import InputError
 from lightning_sq.paths import write_whole
 from lightning_sq.training.build import build_module
 from lightning_sq.training.callbacks import ProgressLines, Throughput
-from lightning_sq.training.checkpointing import WholeFileIO, checkpointing, measures_robustness
-from lightning_sq.training.keep_time import KeepTime
-from lightning_sq.training.last_words import LastWords, seconds_noted
-from lightning_sq.training.leaving import LeaveWhenAsked, switch_off_own_handlers
-from lightning_sq.training.lock import lock_output
-from lightning_sq.training.logs import LogsGoOn, make_loggers
-from lightning_sq.training.owed_validation import OwedValidation
+from lightning_sq.training.cluster.keep_time import KeepTime
+from lightning_sq.training.cluster.last_words import LastWords, seconds_noted
+from lightning_sq.training.cluster.leaving import LeaveWhenAsked, switch_off_own_handlers
+from lightning_sq.training.cluster.lock import lock_output
+from lightning_sq.training.cluster.preflight import Preflight
+from lightning_sq.training.cluster.time_limit import parse_time_limit
+from lightning_sq.training.cluster.watchdog import Watchdog, check_hang_seconds
 from lightning_sq.training.parser import Parser, check_seed, quiet_lightning
-from lightning_sq.training.preflight import Preflight
 from lightning_sq.training.prepare import prepare_data_once
-from lightning_sq.training.saved_state import SavedRun, settings
-from lightning_sq.training.start import (
+from lightning_sq.training.resume.checkpointing import WholeFileIO, checkpointing, measures_robustness
+from lightning_sq.training.resume.logs import LogsGoOn, make_loggers
+from lightning_sq.training.resume.owed_validation import OwedValidation
+from lightning_sq.training.resume.saved_state import SavedRun, settings
+from lightning_sq.training.resume.start import (
     CHECKPOINTS,
     CONFIG_FILE,
     LAST,
@@ -42,9 +44,7 @@ from lightning_sq.training.start import (
     is_of_run,
     remove_run,
 )
-from lightning_sq.training.time_limit import parse_time_limit
 from lightning_sq.training.waiting import WaitingForData
-from lightning_sq.training.watchdog import Watchdog, check_hang_seconds
 
 HOW_IT_WAS_STARTED = ("resume", "overwrite", "ckpt_path")
 """Options of one start, not of the run: not in its recipe."""

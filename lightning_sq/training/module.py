@@ -22,11 +22,11 @@ from lightning_sq.models.checkpoint_format import checkpoint_entry
 from lightning_sq.objectives import Objective
 from lightning_sq.ops.pixels import check_pixels
 from lightning_sq.stop_request import seconds_since_start, stop_requested
-from lightning_sq.training.agreement import largest_of_all
+from lightning_sq.training.cluster.agreement import largest_of_all
+from lightning_sq.training.cluster.time_limit import LARGEST, TimePlan
 from lightning_sq.training.optim import Optimization, make_optimizer, make_schedule
-from lightning_sq.training.random_state import from_every_rank, put_back_torch, random_streams
-from lightning_sq.training.saved_state import settings
-from lightning_sq.training.time_limit import LARGEST, TimePlan
+from lightning_sq.training.resume.random_state import from_every_rank, put_back_torch, random_streams
+from lightning_sq.training.resume.saved_state import settings
 from lightning_sq.types import Batch
 
 GRADIENT_IMAGES = 256
@@ -86,6 +86,9 @@ class ClassifierModule(LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.model(images.contiguous(memory_format=torch.channels_last))
+
+    def on_train_epoch_start(self) -> None:
+        self.train_top1.reset()  # a checkpoint of an epoch's end holds that epoch's count
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         if not self._pixels_checked:  # once: it makes a GPU wait

@@ -19,12 +19,20 @@ from lightning_sq.models.checkpoint_format import read_checkpoint
 from lightning_sq.objectives import NoisyNatural
 from tests.callbacks import Recorder
 from tests.conftest import REPOSITORY
+from tests.run_logs import logged_rows
 
 POWER_CUT = ["--checkpoint_minutes", "0", "--trainer.callbacks+=tests.callbacks.PowerCut"]
 CONFIG = str(REPOSITORY / "configs" / "digits.yaml")
 SMALL = [
     *("--model.architecture", "test_resnet", "--trainer.accelerator", "cpu", "--trainer.max_epochs", "3"),
-    *("--trainer.enable_progress_bar", "false", "--data.batch_size_per_device", "16"),
+    *(
+        "--trainer.enable_progress_bar",
+        "false",
+        "--trainer.log_every_n_steps",
+        "1",
+        "--data.batch_size_per_device",
+        "16",
+    ),
 ]
 
 
@@ -55,37 +63,40 @@ WHERE = {  # 90 images, 6 batches an epoch
 
 
 @pytest.fixture(scope="module")
-def weights_of_whole_runs() -> dict[tuple[str, ...], dict[str, torch.Tensor]]:
-    """Of runs that were never stopped, by their options."""
+def whole_runs() -> dict[tuple[str, ...], tuple[dict[str, torch.Tensor], list[dict[str, str]]]]:
+    """Weights and logs of runs that were never stopped, by their options."""
     return {}
 
 
 def assert_resumed_like_whole(fit, whole_runs, options: list[str], cut: list[str]) -> None:
-    """A run with `options` that `cut` ends and that is resumed has the weights of the one that went through."""
+    """A run with `options` that `cut` ends and that is resumed has weights and logs of the one that went through."""
     key = tuple(options)
     if key not in whole_runs:
-        whole_runs[key] = final_weights(fit("whole", *options))
+        output = fit("whole", *options)
+        whole_runs[key] = final_weights(output), logged_rows(output)
     with pytest.raises(SystemExit, match="power cut"):
         fit("cut", *options, *POWER_CUT, *cut)
     resumed = fit("cut", *options, "--resume", "--checkpoint_minutes", "0")
-    assert_same_weights(final_weights(resumed), whole_runs[key])
+    weights, rows = whole_runs[key]
+    assert_same_weights(final_weights(resumed), weights)
+    assert logged_rows(resumed) == rows
 
 
 @pytest.mark.parametrize("where", WHERE)
-def test_interrupted_and_resumed_gives_the_weights_of_the_run_that_was_never_stopped(fit, weights_of_whole_runs, where):
-    assert_resumed_like_whole(fit, weights_of_whole_runs, [], WHERE[where])
+def test_interrupted_and_resumed_gives_the_weights_and_logs_of_the_run_that_was_never_stopped(fit, whole_runs, where):
+    assert_resumed_like_whole(fit, whole_runs, [], WHERE[where])
 
 
-def test_dropout_goes_on_where_it_was(fit, weights_of_whole_runs):
+def test_dropout_goes_on_where_it_was(fit, whole_runs):
     options = ["--trainer.callbacks+=tests.callbacks.Dropout"]
-    assert_resumed_like_whole(fit, weights_of_whole_runs, options, WHERE["in the middle of an epoch"])
-    assert_other_weights(weights_of_whole_runs[tuple(options)], final_weights(fit("without")))
+    assert_resumed_like_whole(fit, whole_runs, options, WHERE["in the middle of an epoch"])
+    assert_other_weights(whole_runs[tuple(options)][0], final_weights(fit("without")))
 
 
-def test_a_run_that_is_stopped_while_it_gathers_gradients_goes_on_from_the_step_before(fit, weights_of_whole_runs):
+def test_a_run_that_is_stopped_while_it_gathers_gradients_goes_on_from_the_step_before(fit, whole_runs):
     # 4 + 2 batches make the two steps of an epoch; batch 5 of the second epoch has been gathered and is lost
     options, cut = ["--trainer.accumulate_grad_batches", "4"], ["--trainer.callbacks.step", "3"]
-    assert_resumed_like_whole(fit, weights_of_whole_runs, options, [*cut, "--trainer.callbacks.batch", "5"])
+    assert_resumed_like_whole(fit, whole_runs, options, [*cut, "--trainer.callbacks.batch", "5"])
 
 
 def test_a_run_that_was_stopped_between_its_best_and_its_last_checkpoint_goes_on_from_the_best(fit):

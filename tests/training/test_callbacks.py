@@ -13,8 +13,8 @@ from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_sq.training.callbacks import Throughput
-from lightning_sq.training.checkpointing import TimedCheckpoint, WholeFileIO
 from lightning_sq.training.parser import quiet_lightning
+from lightning_sq.training.resume.checkpointing import TimedCheckpoint, WholeFileIO
 
 
 def test_a_timed_checkpoint_waits_for_the_optimizer_step(monkeypatch):

@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader
 from lightning_sq.errors import InputError
 from lightning_sq.layers import SoftQuantization
 from lightning_sq.models import PixelClassifier
+from lightning_sq.training.cluster.time_limit import TimePlan
 from lightning_sq.training.sharpness import SharpnessSchedule
-from lightning_sq.training.time_limit import TimePlan
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice and deprecations
 BATCHES = DataLoader(torch.rand(8, 3, 4, 4, generator=torch.Generator().manual_seed(0)), batch_size=2)

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 import pytest
 
 from lightning_sq.errors import InputError
-from lightning_sq.training.lock import lock_output
+from lightning_sq.training.cluster.lock import lock_output
 
 
 def test_the_second_of_two_runs_is_refused_and_told_who_holds_the_folder(tmp_path):

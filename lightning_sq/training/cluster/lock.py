@@ -11,7 +11,7 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_sq.errors import InputError
-from lightning_sq.training.start import STEP_FILE
+from lightning_sq.training.resume.start import STEP_FILE
 
 LOCK_FILE = ".lock"
 

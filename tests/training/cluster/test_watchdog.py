@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lightning_sq.errors import InputError
-from lightning_sq.training.watchdog import check_hang_seconds, missing
+from lightning_sq.training.cluster.watchdog import check_hang_seconds, missing
 
 
 def test_a_process_whose_beat_has_stopped_is_named():

@@ -11,7 +11,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_sq.errors import InputError
-from lightning_sq.training.start import STEP_FILE
+from lightning_sq.training.resume.start import STEP_FILE
 
 
 class LastWords(Callback):

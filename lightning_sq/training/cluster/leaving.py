@@ -14,8 +14,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_sq.stop_request import STOPPED, stop_requested
-from lightning_sq.training.agreement import largest_of_all
-from lightning_sq.training.checkpointing import ends_step
+from lightning_sq.training.cluster.agreement import largest_of_all
+from lightning_sq.training.resume.checkpointing import ends_step
 
 SHORT_VALIDATION = 5.0
 """Seconds. A validation that takes no longer is waited for; before a longer one the run is saved."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from lightning_sq.errors import InputError
-from lightning_sq.training.whole_checkpoint import is_whole
+from lightning_sq.training.resume.whole_checkpoint import is_whole
 
 CONFIG_FILE, CHECKPOINTS, LOGS, STEP_FILE = "config.yaml", "checkpoints", "logs", ".step"
 LAST, BEST, BEST_ROBUST = "last", "best", "best_robust"

@@ -12,9 +12,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info
 
+from lightning_sq.training.resume.start import BEST, BEST_ROBUST, CHECKPOINTS, LAST
+from lightning_sq.training.resume.whole_checkpoint import keep_before, write_checkpoint
 from lightning_sq.training.robust_accuracy import RobustAccuracy
-from lightning_sq.training.start import BEST, BEST_ROBUST, CHECKPOINTS, LAST
-from lightning_sq.training.whole_checkpoint import keep_before, write_checkpoint
 
 
 def ends_step(trainer: Trainer, batch_idx: int) -> bool:

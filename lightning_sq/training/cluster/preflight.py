@@ -18,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning_sq.data.index import ImageIndex
 from lightning_sq.errors import InputError
 from lightning_sq.models.checkpoint_format import versions
-from lightning_sq.training.random_state import from_every_rank
+from lightning_sq.training.resume.random_state import from_every_rank
 
 REDUCED_BYTES = 1 << 26
 """64 MB, of the size of a ResNet's gradients: what is reduced to see the bandwidth."""

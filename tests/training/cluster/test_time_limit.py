@@ -7,7 +7,7 @@ import random
 import pytest
 
 from lightning_sq.errors import InputError
-from lightning_sq.training.time_limit import TimePlan, parse_time_limit
+from lightning_sq.training.cluster.time_limit import TimePlan, parse_time_limit
 
 LIMIT, TOTAL, PER_EPOCH = 48 * 60.0, 12000, 500
 

@@ -10,7 +10,7 @@ import torch
 
 from lightning_sq.data.index import load_index
 from lightning_sq.errors import InputError
-from lightning_sq.training.preflight import check_alike, check_room, fingerprint
+from lightning_sq.training.cluster.preflight import check_alike, check_room, fingerprint
 
 SAME = {"data": "d", "recipe": "r", "versions": "v"}
 

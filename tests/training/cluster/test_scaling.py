@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lightning_sq.training.scaling import Network, Work, all_reduce_seconds, plan_row, step_seconds
+from lightning_sq.training.cluster.scaling import Network, Work, all_reduce_seconds, plan_row, step_seconds
 
 NETWORK = Network(bandwidth=10e9, bandwidth_inside=100e9, latency=1e-3, overlap=0.5)
 WORK = Work(num_images=1000, num_validation_images=300, epochs=3, batch_size=10, gradient_bytes=10**9)

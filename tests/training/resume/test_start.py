@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from lightning_sq.errors import InputError
-from lightning_sq.training.start import check_output, choose_start, is_of_run, remove_run
-from lightning_sq.training.whole_checkpoint import write_checkpoint
+from lightning_sq.training.resume.start import check_output, choose_start, is_of_run, remove_run
+from lightning_sq.training.resume.whole_checkpoint import write_checkpoint
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ from lightning_sq.models.checkpoint_format import (
     require_keys,
     trained_model,
 )
-from lightning_sq.training.logs import STATE_KEY as LOGS_KEY
 from lightning_sq.training.optim import Optimization
+from lightning_sq.training.resume.logs import STATE_KEY as LOGS_KEY
 
 REMEDIES = {
     "num_images": "Give --data.root the {} images that it had",

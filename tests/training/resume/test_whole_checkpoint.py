@@ -8,9 +8,9 @@ import subprocess
 import pytest
 import torch
 
-from lightning_sq.training.checkpointing import WholeFileIO
-from lightning_sq.training.start import choose_start
-from lightning_sq.training.whole_checkpoint import is_whole, write_checkpoint
+from lightning_sq.training.resume.checkpointing import WholeFileIO
+from lightning_sq.training.resume.start import choose_start
+from lightning_sq.training.resume.whole_checkpoint import is_whole, write_checkpoint
 
 CONTENT = {"global_step": 3, "weights": torch.arange(5000.0), "nested": {"text": "a", "numbers": [1, 2]}}
 
@@ -105,7 +105,7 @@ def test_a_writer_that_is_killed_leaves_the_checkpoint_before(tmp_path, monkeypa
     write_checkpoint(CONTENT, path)
     before = path.read_bytes()
     if (child := os.fork()) == 0:  # dies when half is on the disk
-        monkeypatch.setattr("lightning_sq.training.whole_checkpoint.os.fsync", lambda number: os._exit(9))
+        monkeypatch.setattr("lightning_sq.training.resume.whole_checkpoint.os.fsync", lambda number: os._exit(9))
         write_checkpoint(CONTENT | {"global_step": 4}, path)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
     assert path.read_bytes() == before

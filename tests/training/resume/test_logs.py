@@ -1,0 +1,65 @@
+"""metrics.csv is whole at every moment, however a run ends and goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lightning_sq.training.resume.logs import make_loggers, read_rows
+
+
+class Killed(BaseException):
+    """In the place of SIGKILL."""
+
+
+@pytest.fixture
+def logged(tmp_path) -> Path:
+    """The file of a run that has logged three steps, the last one behind its checkpoint."""
+    metrics, _ = make_loggers(tmp_path, None)
+    for step in range(3):
+        metrics.log_metrics({"loss": 1.5 - step}, step=step)
+    metrics.save()
+    return tmp_path / "logs/version_0/metrics.csv"
+
+
+def resume(output: Path):
+    return make_loggers(output, {"global_step": 2, "rows": 1, "row_to_come": {"loss": 0.5, "step": 1}})[0]
+
+
+def die_at_the_next_rename(monkeypatch) -> None:
+    def replace(*_):
+        raise Killed
+
+    monkeypatch.setattr(Path, "replace", replace)
+
+
+def test_a_run_that_goes_on_keeps_the_rows_up_to_its_checkpoint_and_the_one_that_was_to_come(logged, tmp_path):
+    metrics = resume(tmp_path)
+    metrics.log_metrics({"loss": 0.25, "speed": 9.0}, step=2)  # a new column
+    metrics.save()
+    rows = [{"loss": "1.5", "step": "0"}, {"loss": "0.5", "step": "1"}]
+    assert read_rows(logged) == [*rows, {"loss": "0.25", "speed": "9.0", "step": "2"}]
+
+
+def test_a_run_that_is_killed_while_it_goes_on_has_lost_no_row(logged, tmp_path, monkeypatch):
+    before = logged.read_text()
+    die_at_the_next_rename(monkeypatch)
+    with pytest.raises(Killed):
+        resume(tmp_path)
+    assert logged.read_text() == before
+
+
+def test_a_run_that_is_killed_at_a_new_column_has_lost_no_row(logged, tmp_path, monkeypatch):
+    metrics = resume(tmp_path)
+    before = logged.read_text()
+    die_at_the_next_rename(monkeypatch)
+    metrics.log_metrics({"speed": 9.0}, step=2)
+    with pytest.raises(Killed):
+        metrics.save()
+    assert logged.read_text() == before
+
+
+def test_a_new_run_begins_with_an_empty_file(logged, tmp_path):
+    make_loggers(tmp_path, None)
+    assert read_rows(logged) == []
