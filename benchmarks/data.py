@@ -24,9 +24,9 @@ from harness import Row, report, seconds_of
 from safetensors.torch import load_file
 from timm.data import ImageNetInfo
 
+from lightning_sq.data.backends import make_loader, read_all
 from lightning_sq.data.image_index import ImageIndex
 from lightning_sq.data.index import load_index
-from lightning_sq.data.loader import make_loader, read_all
 from lightning_sq.data.shard_writer import ShardSettings, write_shards
 from lightning_sq.models import ModelConfig, build_model
 from lightning_sq.models.backbone import load_backbone, pretrained_normalization

@@ -13,7 +13,6 @@ from lightning_sq.data.datamodule import ImageFolderData
 from lightning_sq.data.image_index import ImageIndex
 from lightning_sq.data.index_file import Columns, index_path, save_columns
 from lightning_sq.data.listing import class_folders, list_files
-from lightning_sq.paths import cache_folder
 
 CLASSES = 1000
 
@@ -64,4 +63,4 @@ def _write_index(samples: ImageIndex, folder: Path) -> None:
     which = np.array([int(path.rsplit("_", 1)[1].removesuffix(".JPEG")) for path in files.paths])
     sizes = samples.sizes[which]
     known = {"heights": sizes[:, 0], "widths": sizes[:, 1], "digests": samples.digests[which]}
-    save_columns(index_path(folder, cache_folder() / "indexes"), Columns(**vars(files) | known))
+    save_columns(index_path(folder), Columns(**vars(files) | known))

@@ -23,10 +23,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lightning_sq.attacks import PGD, QuantizedBox, bpda
+from lightning_sq.data.backends import make_loader, read_all
 from lightning_sq.data.crop import resize_and_center_crop
 from lightning_sq.data.digits import write_digits
 from lightning_sq.data.index import load_index
-from lightning_sq.data.loader import Dataset, make_loader, read_all
+from lightning_sq.data.loader import Dataset
 from lightning_sq.data.order import EpochOrder
 from lightning_sq.evaluation.figures import save_png
 from lightning_sq.layers import PixelNoise, SoftQuantization

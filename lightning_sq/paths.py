@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import uuid
 from collections.abc import Iterator
@@ -34,3 +35,9 @@ def write_whole(path: Path, text: str) -> None:
     """Write a text file so that nobody ever sees half of it; makes the folder if need be."""
     with whole_file(path) as temporary:
         temporary.write_text(text)
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal digest of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

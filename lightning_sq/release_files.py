@@ -11,11 +11,11 @@ SHA256SUMS          a line for each of them
 
 from __future__ import annotations
 
-import hashlib
 import re
 from pathlib import Path
 
 from lightning_sq.errors import InputError
+from lightning_sq.paths import sha256
 
 WEIGHTS_FILE, CONFIG_FILE, CARD_FILE, SUMS_FILE = "model.safetensors", "config.json", "README.md", "SHA256SUMS"
 GOLDEN_FILE, RESULTS_FILE = "golden.safetensors", "results.json"
@@ -73,9 +73,3 @@ def _check_place(folder: Path, name: str) -> None:
     blobs = [home.parent.parent / "blobs"] if home.parent.name == "snapshots" else []
     if path.resolve().parent not in (home, *blobs):
         raise InputError(f"{path} is a link that leads out of the release. Put the file itself there (cp -L).")
-
-
-def sha256(path: Path) -> str:
-    """Hexadecimal digest of a file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

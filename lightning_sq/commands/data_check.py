@@ -14,12 +14,12 @@ import numpy as np
 
 from lightning_sq.commands.data_shard import splits_of
 from lightning_sq.data.image_index import ImageIndex, UnreadableImage
-from lightning_sq.data.index import class_names_of, load_index
+from lightning_sq.data.index import class_names_of, look_through
 from lightning_sq.data.index_file import index_path
 from lightning_sq.data.inspection import MAX_PIXELS, inspect_bytes
 from lightning_sq.data.shards import ShardIndex, damaged_shards
 from lightning_sq.errors import InputError
-from lightning_sq.paths import cache_folder, write_whole
+from lightning_sq.paths import write_whole
 from lightning_sq.progress import progress_bar
 
 NAMED = 3
@@ -36,14 +36,12 @@ def check_data(folder: Path, *, again: bool = False, report: Path | None = None)
     Raises: InputError if an image is unreadable, a class empty or a shard damaged, after all of it has been printed.
     """
     splits = splits_of(folder)
-    cache = cache_folder() / "indexes"
-    report = report or index_path(folder, cache).with_suffix(".report.json")
+    report = report or index_path(folder).with_suffix(".report.json")
     if len(splits) == 2 and (odd := set(class_names_of(splits[0])) ^ set(class_names_of(splits[1]))):
         print(f"classes in one split only: {', '.join(sorted(odd))}")
     found, indexes, wrong = {}, [], {"unreadable image": 0, "empty class folder": 0, "damaged shard": 0}
     for split in splits:
-        with progress_bar(f"checking {split.name}", "files") as advance:
-            index = load_index(split, cache=cache, again=again, progress=advance)
+        index = look_through(split, again=again)
         damaged = _damaged(split, index) if isinstance(index, ShardIndex) else []
         unreadable = [*index.unreadable, *_unreadable_in_shards(index)]
         found[split.name] = _describe(index, unreadable, damaged)

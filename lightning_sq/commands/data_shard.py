@@ -5,12 +5,10 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
-from lightning_sq.data.image_index import ImageIndex
-from lightning_sq.data.index import load_index
+from lightning_sq.data.index import look_through_readable
 from lightning_sq.data.shard_writer import ShardSettings, write_shards
 from lightning_sq.data.shards import is_sharded
 from lightning_sq.errors import InputError
-from lightning_sq.paths import cache_folder
 from lightning_sq.progress import progress_bar
 
 
@@ -25,7 +23,7 @@ def shard_data(options: Namespace) -> None:
     splits = splits_of(options.folder)
     if any(is_sharded(split) for split in splits):
         raise InputError(f"{options.folder} holds shards already. Give the image folder that they were made from.")
-    indexes = [(split, _index(split, allow_unreadable=options.allow_unreadable)) for split in splits]
+    indexes = [(split, look_through_readable(split, allow_unreadable=options.allow_unreadable)) for split in splits]
     for split, index in indexes:
         target = options.output if split == options.folder else options.output / split.name
         before = sum((split / path).stat().st_size for path in index.paths)
@@ -33,15 +31,3 @@ def shard_data(options: Namespace) -> None:
             after = write_shards(index, target, settings, advance)
         print(f"{target}: {len(index):,} images, {before / 1e6:,.0f} MB as files, {after / 1e6:,.0f} MB as shards")
     print(f"lightning-sq data check {options.output} compares them with their SHA-256 and decodes every image")
-
-
-def _index(split: Path, *, allow_unreadable: bool) -> ImageIndex:
-    with progress_bar(f"checking {split.name}", "files") as advance:
-        index = load_index(split, cache=cache_folder() / "indexes", progress=advance)
-    if index.unreadable and not allow_unreadable:
-        first = index.unreadable[0]
-        raise InputError(
-            f"{len(index.unreadable)} of the images in {split} cannot be read, the first is {first.path} "
-            f"({first.reason}). Mend or remove them, or add --allow-unreadable to leave them out."
-        )
-    return index

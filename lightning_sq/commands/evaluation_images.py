@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from lightning_sq.data.backends import Backend
     from lightning_sq.data.image_index import ImageIndex
-    from lightning_sq.data.loader import Backend
     from lightning_sq.models import ModelConfig
 
 
@@ -23,20 +23,10 @@ def choose_images(data: Path, num_images: int, seed: int, *, allow_unreadable: b
     """
     import numpy as np
 
-    from lightning_sq.data.index import load_index
-    from lightning_sq.paths import cache_folder
-    from lightning_sq.progress import progress_bar
+    from lightning_sq.data.index import look_through_readable
 
     folder = data / "val" if (data / "val").is_dir() else data
-    with progress_bar(f"checking {folder.name}", "files") as advance:
-        index = load_index(folder, cache=cache_folder() / "indexes", progress=advance)
-    if index.unreadable and not allow_unreadable:
-        names = ", ".join(f"{bad.path} ({bad.reason})" for bad in index.unreadable[:5])
-        more = ", ..." if len(index.unreadable) > 5 else ""
-        raise InputError(
-            f"{len(index.unreadable)} of the images in {folder} cannot be read: {names}{more}. "
-            "Mend or remove them, or add --allow-unreadable to leave them out."
-        )
+    index = look_through_readable(folder, allow_unreadable=allow_unreadable)
     chosen = np.random.default_rng(seed).permutation(len(index))[:num_images]
     return index.take(np.sort(chosen))
 
@@ -56,8 +46,9 @@ def read_images(
     """
     import torch
 
+    from lightning_sq.data.backends import make_loader, read_all
     from lightning_sq.data.crop import resize_and_center_crop
-    from lightning_sq.data.loader import Dataset, make_loader, read_all
+    from lightning_sq.data.loader import Dataset
     from lightning_sq.data.order import EpochOrder
     from lightning_sq.progress import progress_bar
 

@@ -18,7 +18,8 @@ def main(arguments: list[str]) -> None:
     from lightning_sq.hub.huggingface import upload
     from lightning_sq.hub.registry import Entry
     from lightning_sq.models.release_format import read_release
-    from lightning_sq.release_files import SUMS_FILE, sha256
+    from lightning_sq.paths import sha256
+    from lightning_sq.release_files import SUMS_FILE
     from lightning_sq.releasing.golden import verify
 
     verify(options.folder)

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_warn
 
+from lightning_sq.data.backends import Backend, check_num_threads, make_loader
 from lightning_sq.data.crop import (
     CropRule,
     RandomShift,
@@ -18,19 +19,10 @@ from lightning_sq.data.crop import (
     resize_and_center_crop,
 )
 from lightning_sq.data.image_index import ImageIndex
-from lightning_sq.data.index import class_names_of, load_index
-from lightning_sq.data.loader import (
-    Backend,
-    Dataset,
-    Loader,
-    check_fits_memory,
-    check_num_threads,
-    make_loader,
-)
+from lightning_sq.data.index import class_names_of, look_through
+from lightning_sq.data.loader import Dataset, Loader, check_fits_memory
 from lightning_sq.data.order import EpochOrder, check_seed
 from lightning_sq.errors import InputError
-from lightning_sq.paths import cache_folder
-from lightning_sq.progress import progress_bar
 
 Split = Literal["train", "val"]
 
@@ -150,8 +142,7 @@ class ImageFolderData(LightningDataModule):
             and not allowed to be.
         """
         if split not in self._indexes:
-            with progress_bar(f"checking {self.root / split}", "files") as advance:
-                index = load_index(self.root / split, cache=cache_folder() / "indexes", progress=advance)
+            index = look_through(self.root / split)
             self._report_unreadable(split, index)
             self._report_empty_classes(split, index)
             self._indexes[split] = index
@@ -171,8 +162,7 @@ class ImageFolderData(LightningDataModule):
         bad = index.unreadable
         if not bad:
             return
-        names = ", ".join(f"{item.path} ({item.reason})" for item in bad[:5]) + (", ..." if len(bad) > 5 else "")
-        found = f"{len(bad)} unreadable image{'s' if len(bad) > 1 else ''} in {index.folder}: {names}"
+        found = f"{len(bad)} unreadable image{'s' * (len(bad) > 1)} in {index.folder}: {index.named_unreadable}"
         if split == "val" and not self.allow_unreadable_validation:
             raise InputError(f"{found}. Mend or remove them, or set --data.allow_unreadable_validation true.")
         rank_zero_warn(f"{found}. Skipped.", stacklevel=2)

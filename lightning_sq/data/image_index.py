@@ -49,6 +49,12 @@ class ImageIndex:
         counts = np.bincount(self.labels, minlength=len(self.class_names))
         return tuple(name for name, count in zip(self.class_names, counts, strict=True) if not count)
 
+    @property
+    def named_unreadable(self) -> str:
+        """The first files that were left out, with the reason, for people."""
+        names = ", ".join(f"{bad.path} ({bad.reason})" for bad in self.unreadable[:5])
+        return names + (", ..." if len(self.unreadable) > 5 else "")
+
     def take(self, positions: np.ndarray) -> ImageIndex:
         """The images at `positions` only, in that order."""
         return replace(

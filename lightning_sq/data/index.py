@@ -17,6 +17,7 @@ from lightning_sq.data.inspection import Look, inspect_file
 from lightning_sq.data.listing import IMAGE_SUFFIXES, class_folders, list_files
 from lightning_sq.data.shards import is_sharded, load_shards, read_manifest, shard_classes
 from lightning_sq.errors import InputError
+from lightning_sq.progress import progress_bar
 
 SECONDS_BETWEEN_SAVES = 60.0
 
@@ -40,13 +41,13 @@ def count_images(folder: Path) -> int:
 
 
 def load_index(
-    folder: Path, *, cache: Path, again: bool = False, progress: Callable[[int, int], None] | None = None
+    folder: Path, *, cache: Path | None = None, again: bool = False, progress: Callable[[int, int], None] | None = None
 ) -> ImageIndex:
     """The index of `folder`, from `cache` as far as its files are unchanged; what is new is decoded and checked.
 
     Args:
         folder: One split: `folder/<class>/<image>`, or the shards of one.
-        cache: Folder for index files; written whole or not at all.
+        cache: Folder for index files, by default the user's; they are written whole or not at all.
         again: Look at every file, even at those of which size and time say that they are as they were.
         progress: Called with (files checked, files to check).
     Raises: InputError if there are no images, or if the system cannot read one; what was checked by then is kept.
@@ -75,6 +76,26 @@ def load_index(
         if todo:
             save_columns(path, files)
     return _index_of(folder, class_names, files, labels)
+
+
+def look_through(folder: Path, *, again: bool = False) -> ImageIndex:
+    """`load_index` with the user's cache and a progress bar."""
+    with progress_bar(f"checking {folder}", "files") as advance:
+        return load_index(folder, again=again, progress=advance)
+
+
+def look_through_readable(folder: Path, *, allow_unreadable: bool) -> ImageIndex:
+    """`look_through` for a command that leaves nothing out unless it is told to.
+
+    Raises: InputError if images cannot be read and that is not allowed.
+    """
+    index = look_through(folder)
+    if index.unreadable and not allow_unreadable:
+        raise InputError(
+            f"{len(index.unreadable)} of the images in {folder} cannot be read: {index.named_unreadable}. "
+            "Mend or remove them, or add --allow-unreadable to leave them out."
+        )
+    return index
 
 
 def _index_of(folder: Path, class_names: tuple[str, ...], files: Columns, labels: np.ndarray) -> ImageIndex:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lightning_sq.paths import whole_file
+from lightning_sq.paths import cache_folder, whole_file
 
 FORMAT_VERSION = 3
 """Goes up when `inspect_file` answers differently, so that older answers are asked for again."""
@@ -53,8 +53,9 @@ class Columns:
         return cls(paths, sizes, mtimes, height, width, [""] * count, [""] * count, digests)
 
 
-def index_path(folder: Path, cache: Path) -> Path:
-    """Where the index of `folder` is kept: the name tells the folder, the hash keeps two of one name apart."""
+def index_path(folder: Path, cache: Path | None = None) -> Path:
+    """Where the index of `folder` is kept, by default in the user's cache; a hash keeps two of one name apart."""
+    cache = cache or cache_folder() / "indexes"
     whole = str(folder.resolve())
     return cache / f"{folder.resolve().parent.name}-{folder.name}-{hashlib.sha256(whole.encode()).hexdigest()[:12]}.npz"
 

@@ -28,7 +28,7 @@ from lightning_sq.data.shards import (
     save_index,
 )
 from lightning_sq.errors import InputError
-from lightning_sq.paths import whole_file, write_whole
+from lightning_sq.paths import sha256, whole_file, write_whole
 
 PART = "part"
 OURS = rf"\..*\.tmp|shard-[0-9]{{6}}\.(tar|idx|{PART})|{re.escape(INDEX)}|{re.escape(MANIFEST)}|SHA256SUMS"
@@ -165,10 +165,9 @@ def _write_shard(
                 rows.append([places[0], len(encoded), *size, *digest.tolist()])
                 if progress is not None:
                     progress(k)
-        with temporary.open("rb") as stream:
-            sha256, size = hashlib.file_digest(stream, "sha256").hexdigest(), stream.tell()
+        digest, size = sha256(temporary), temporary.stat().st_size
     write_whole(folder / _name(number, "idx"), "\n".join([f"v1.2 {len(lines)}", *lines]) + "\n")
-    return {"name": path.name, "images": len(positions), "bytes": size, "sha256": sha256, "rows": rows}
+    return {"name": path.name, "images": len(positions), "bytes": size, "sha256": digest, "rows": rows}
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> int:

@@ -7,7 +7,6 @@ lies DALI's index, so that other readers can stream them; within a shard the ima
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -21,7 +20,7 @@ import numpy as np
 from lightning_sq.data.image_index import ImageIndex
 from lightning_sq.data.index_file import pack, unpack
 from lightning_sq.errors import InputError
-from lightning_sq.paths import whole_file
+from lightning_sq.paths import sha256, whole_file
 
 INDEX = "index.npz"
 MANIFEST = "shards.json"
@@ -136,13 +135,10 @@ def damaged_shards(folder: Path, progress: Callable[[int, int], None] | None = N
     """The shards whose SHA-256 is not the one that was noted when they were written."""
     shards = read_manifest(folder)["shards"]
 
-    def digest(shard: dict) -> str:
-        with (folder / shard["name"]).open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-
     damaged = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for done, (shard, found) in enumerate(zip(shards, pool.map(digest, shards), strict=True), start=1):
+        digests = pool.map(lambda shard: sha256(folder / shard["name"]), shards)
+        for done, (shard, found) in enumerate(zip(shards, digests, strict=True), start=1):
             if found != shard["sha256"]:
                 damaged.append(shard["name"])
             if progress is not None:

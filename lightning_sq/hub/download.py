@@ -13,7 +13,7 @@ from urllib.request import Request, urlopen
 
 from lightning_sq import __version__
 from lightning_sq.errors import InputError
-from lightning_sq.release_files import sha256
+from lightning_sq.paths import sha256
 
 TIMEOUT = 30.0
 """Seconds without a byte after which a connection counts as cut."""

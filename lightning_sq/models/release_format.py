@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save
 from lightning_sq.errors import InputError
 from lightning_sq.models.build import ModelConfig
 from lightning_sq.models.checkpoint_format import FORMAT_VERSION, TrainedModel, versions
+from lightning_sq.paths import sha256
 from lightning_sq.release_files import (
     CARD_FILE,
     CONFIG_FILE,
@@ -23,7 +24,6 @@ from lightning_sq.release_files import (
     WEIGHTS_FILE,
     check_file,
     read_sums,
-    sha256,
 )
 
 LIBRARY = "lightning_sq"

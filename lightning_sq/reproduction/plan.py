@@ -12,7 +12,6 @@ import torch
 
 from lightning_sq.data.index import load_index
 from lightning_sq.evaluation.suites import attacks_by_name
-from lightning_sq.paths import cache_folder
 from lightning_sq.reproduction.recipes import Recipe, recipe_of, seconds_per_image
 from lightning_sq.reproduction.runs import CHECKPOINT, TRAINED, Run
 from lightning_sq.reproduction.studies import Row, Study
@@ -139,7 +138,7 @@ def estimates(settings: Settings, progress: Callable[[int, int], None]) -> dict[
 
 def estimate_of(settings: Settings, recipe: Recipe) -> Estimate:
     """What a recipe takes, from a few steps of it that are timed now."""
-    num_images = len(load_index(settings.data / "train", cache=cache_folder() / "indexes"))
+    num_images = len(load_index(settings.data / "train"))
     passes = sum(entry.cost for entry in attacks_by_name(settings.attacks).values())
     threads_before = torch.get_num_threads()
     torch.set_num_threads(settings.num_threads)

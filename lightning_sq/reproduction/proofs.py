@@ -15,7 +15,7 @@ from lightning_sq.data.loader import Dataset
 from lightning_sq.data.memory import decode_all
 from lightning_sq.errors import InputError
 from lightning_sq.layers.interval_network import certified
-from lightning_sq.paths import cache_folder, write_whole
+from lightning_sq.paths import write_whole
 from lightning_sq.release import load
 from lightning_sq.reproduction.runs import TRAINED, Run
 from lightning_sq.types import parse_epsilon
@@ -47,6 +47,6 @@ def proven_share(run: Run, data: Path, epsilon: str) -> float | None:
 
 @cache
 def _decoded(folder: Path, image_size: int, channels: int) -> tuple[Tensor, Tensor]:
-    index = load_index(folder, cache=cache_folder() / "indexes")
+    index = load_index(folder)
     dataset = Dataset(index, RandomShift(), image_size, channels=channels)
     return decode_all(dataset, num_threads=torch.get_num_threads()), torch.from_numpy(index.labels)

@@ -15,10 +15,11 @@ from nvidia.dali import fn
 from PIL import Image
 from torchvision.transforms.v2 import functional as transforms
 
+from lightning_sq.data.backends import make_loader, read_all
 from lightning_sq.data.crop import random_resized_crop, resize_and_center_crop
 from lightning_sq.data.dali import DaliLoader, decoder_options
 from lightning_sq.data.index import load_index
-from lightning_sq.data.loader import Dataset, make_loader, read_all
+from lightning_sq.data.loader import Dataset
 from lightning_sq.data.order import EpochOrder
 from lightning_sq.errors import InputError
 from lightning_sq.types import PADDING_INDEX

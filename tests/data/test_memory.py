@@ -10,10 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
+from lightning_sq.data.backends import make_loader, read_all
 from lightning_sq.data.crop import RandomShift, resize_and_center_crop
 from lightning_sq.data.datamodule import ImageFolderData
 from lightning_sq.data.index import load_index
-from lightning_sq.data.loader import Dataset, make_loader, read_all
+from lightning_sq.data.loader import Dataset
 from lightning_sq.data.memory import MemoryLoader
 from lightning_sq.data.order import EpochOrder
 from lightning_sq.errors import InputError

@@ -18,9 +18,10 @@ from wds2idx import IndexCreator
 
 from lightning_sq.__main__ import main
 from lightning_sq.data import shard_writer
+from lightning_sq.data.backends import make_loader
 from lightning_sq.data.crop import random_resized_crop
 from lightning_sq.data.index import class_names_of, load_index
-from lightning_sq.data.loader import Dataset, make_loader
+from lightning_sq.data.loader import Dataset
 from lightning_sq.data.order import EpochOrder
 from lightning_sq.data.shard_writer import ShardSettings, write_shards
 from lightning_sq.data.shards import ShardIndex, damaged_shards, load_shards

@@ -12,7 +12,7 @@ from lightning_sq.hub.registry import INDEX_VARIABLE, Entry
 from lightning_sq.models import ModelConfig, QuantizerConfig, build_model
 from lightning_sq.models.checkpoint_format import TrainedModel
 from lightning_sq.models.release_format import write_release
-from lightning_sq.release_files import sha256
+from lightning_sq.paths import sha256
 from tests.hub.server import Server, serving
 
 CONFIG = ModelConfig(

@@ -18,7 +18,7 @@ from lightning_sq.errors import InputError
 from lightning_sq.hub.cache import cached, fetch_address, releases_folder
 from lightning_sq.hub.registry import INDEX_VARIABLE, OWN_INDEX, entries, parse_index
 from lightning_sq.hub.sources import fetch
-from lightning_sq.release_files import sha256
+from lightning_sq.paths import sha256
 from tests.conftest import REPOSITORY
 from tests.hub.conftest import IMAGES, NAME
 from tests.hub.server import HTML, digest

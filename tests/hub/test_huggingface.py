@@ -15,7 +15,7 @@ from lightning_sq.__main__ import main
 from lightning_sq.errors import InputError
 from lightning_sq.hub.huggingface import upload
 from lightning_sq.hub.registry import Entry, parse_index
-from lightning_sq.release_files import sha256
+from lightning_sq.paths import sha256
 from lightning_sq.releasing.golden import write_golden
 from tests.hub import server as module
 from tests.hub.conftest import IMAGES, put

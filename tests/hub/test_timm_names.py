@@ -25,7 +25,7 @@ from lightning_sq.models import ModelConfig, QuantizerConfig, build_model
 from lightning_sq.models.backbone import check_architecture, file_state, load_backbone
 from lightning_sq.models.checkpoint_format import TrainedModel
 from lightning_sq.models.release_format import write_release
-from lightning_sq.release_files import sha256
+from lightning_sq.paths import sha256
 from tests.conftest import REPOSITORY
 from tests.hub.conftest import IMAGES, NAME, put
 

@@ -17,7 +17,8 @@ from lightning_sq.errors import InputError
 from lightning_sq.models import ModelConfig, QuantizerConfig, build_model
 from lightning_sq.models.checkpoint_format import TrainedModel, checkpoint_entry
 from lightning_sq.models.release_format import write_release
-from lightning_sq.release_files import NEEDED, SUMS_FILE, parse_sums, sha256
+from lightning_sq.paths import sha256
+from lightning_sq.release_files import NEEDED, SUMS_FILE, parse_sums
 
 CONFIG = ModelConfig("small_cnn", ("cat", "dog", "owl"), (0.0,), (1.0,), 28, 28, QuantizerConfig(4, 60.0))
 IMAGES = torch.rand(2, 1, 28, 28, generator=torch.Generator().manual_seed(0))

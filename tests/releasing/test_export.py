@@ -18,7 +18,8 @@ from lightning_sq.errors import InputError
 from lightning_sq.evaluation.results import percent
 from lightning_sq.models import ModelConfig, QuantizerConfig, build_model
 from lightning_sq.models.checkpoint_format import checkpoint_entry, read_checkpoint
-from lightning_sq.release_files import SUMS_FILE, read_sums, sha256
+from lightning_sq.paths import sha256
+from lightning_sq.release_files import SUMS_FILE, read_sums
 from lightning_sq.releasing import export as module
 from lightning_sq.releasing.card import model_card
 from lightning_sq.releasing.evidence import evidence_for, why_not_robust
