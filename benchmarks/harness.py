@@ -15,7 +15,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from lightning_sq.evaluation.figures import Figure, save_png
 from lightning_sq.models.checkpoint_format import versions
+from lightning_sq.paths import write_whole
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -64,6 +66,11 @@ def device_name() -> str:
     return f"{model}, {torch.get_num_threads()} threads"
 
 
+def provenance() -> dict[str, Any]:
+    """On what numbers were measured: they mean nothing without."""
+    return {"device": device_name(), "versions": versions()}
+
+
 def report(name: str, rows: list[Row], *, skipped: list[str], settings: dict[str, Any]) -> None:
     """Print a table, say what was skipped, and keep everything as JSON under benchmarks/results/."""
     table = Table(title=f"{name} on {device_name()}")
@@ -77,14 +84,20 @@ def report(name: str, rows: list[Row], *, skipped: list[str], settings: dict[str
         print(f"skipped: {reason}")
     device = "gpu" if torch.cuda.is_available() else "cpu"
     path = RESULTS / f"{name}-{device}-torch{torch.__version__.split('+')[0]}.json"
-    path.parent.mkdir(exist_ok=True)
     content = {
         "benchmark": name,
-        "device": device_name(),
-        "versions": versions(),
+        **provenance(),
         "settings": settings,
         "rows": [row.__dict__ for row in rows],
         "skipped": skipped,
     }
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    write_whole(path, json.dumps(content, indent=1) + "\n")
     print(path)
+
+
+def write_page(folder: Path, name: str, content: dict[str, Any], page: str, figure: Figure) -> None:
+    """Print `page` and write it as README.md, with NAME.json and NAME.png beside it."""
+    write_whole(folder / f"{name}.json", json.dumps(content, indent=1) + "\n")
+    write_whole(folder / "README.md", page)
+    save_png(figure, folder / f"{name}.png")
+    print(page)

@@ -10,23 +10,19 @@ them the worst case over the attacks at each epsilon. Writes levels.json, README
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
-from harness import device_name
+from harness import provenance, write_page
 from torch import Tensor
 
 from lightning_sq.commands.evaluation_images import choose_images, read_images
 from lightning_sq.evaluation import evaluate
-from lightning_sq.evaluation.figures import save_png
 from lightning_sq.evaluation.results import format_epsilon, percent
 from lightning_sq.models import PixelClassifier, QuantizerConfig, build_model
-from lightning_sq.models.checkpoint_format import versions
-from lightning_sq.paths import write_whole
 from lightning_sq.progress import progress_bar
 from lightning_sq.release import load
 from lightning_sq.types import parse_epsilon
@@ -147,14 +143,10 @@ def main() -> None:
         "num_attacked": min(options.num_attacked, len(files)),
         "attacks": options.attacks.split(","),
         "epsilons": [format_epsilon(parse_epsilon(text)) for text in EPSILONS],
-        "device": device_name(),
-        "versions": versions(),
+        **provenance(),
         "models": models,
     }
-    write_whole(options.output / "levels.json", json.dumps(content, indent=1) + "\n")
-    write_whole(options.output / "README.md", markdown(content))
-    save_png(draw(content), options.output / "levels.png")
-    print(markdown(content))
+    write_page(options.output, "levels", content, markdown(content), draw(content))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ gradient (then only attacks that undo the quantizer find it).
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from collections import OrderedDict
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
-from harness import device_name
+from harness import provenance, write_page
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -29,11 +28,9 @@ from lightning_sq.data.digits import write_digits
 from lightning_sq.data.index import load_index
 from lightning_sq.data.loader import Dataset
 from lightning_sq.data.order import EpochOrder
-from lightning_sq.evaluation.figures import save_png
 from lightning_sq.layers import PixelNoise, SoftQuantization
 from lightning_sq.metrics import input_gradient_l1
 from lightning_sq.models import PixelClassifier
-from lightning_sq.models.checkpoint_format import versions
 from lightning_sq.objectives import Adversarial, GradientPenalty, IntervalBound, Natural, NoisyNatural, Objective
 from lightning_sq.progress import progress_bar
 
@@ -272,15 +269,10 @@ def main() -> None:
     content = {
         "settings": {**vars(options), "output": str(options.output)},
         "num_images": len(images),
-        "device": device_name(),
-        "versions": versions(),
+        **provenance(),
         "rows": rows,
     }
-    options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "theory.json").write_text(json.dumps(content, indent=1) + "\n")
-    (options.output / "README.md").write_text(markdown(content))
-    save_png(draw(rows, options.epsilon), options.output / "theory.png")
-    print(markdown(content))
+    write_page(options.output, "theory", content, markdown(content), draw(rows, options.epsilon))
 
 
 if __name__ == "__main__":

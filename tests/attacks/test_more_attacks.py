@@ -1,9 +1,6 @@
-"""L2, momentum, targets, flips, Square, transfer, foreign front ends, and the stages of AutoAttack."""
+"""L2, momentum, targets, flips, Square, transfer and foreign front ends."""
 
 from __future__ import annotations
-
-import logging
-import sys
 
 import pytest
 import torch
@@ -22,7 +19,6 @@ from lightning_sq.attacks import (
     fools,
     take_apart,
 )
-from lightning_sq.attacks.autoattack import LOGGER
 from lightning_sq.attacks.criteria import dlr, margin
 from lightning_sq.errors import InputError
 from lightning_sq.layers import SoftQuantization
@@ -209,110 +205,3 @@ def test_expectation_attacks_through_the_noise_of_a_model():
         for attack in (PGD(1, 1.0, stop_when_fooled=False), Expectation(PGD(1, 1.0, stop_when_fooled=False), 30))
     )
     assert one <= many + 1e-6 <= margin(model(best), labels).mean() + 1e-5
-
-
-# the ways in which pyautoattack would harm whoever calls it
-
-
-def test_autoattack_gets_float32_logits_from_a_half_precision_model():
-    model = linear(classes=5)
-    labels = model(IMAGES).argmax(1)
-    seen = []
-
-    def half(x):
-        seen.append(torch.is_autocast_enabled("cpu"))
-        return model(x).bfloat16()
-
-    with torch.autocast("cpu", torch.bfloat16):
-        found = AutoAttackStage("square", num_queries=20)(half, IMAGES, labels, SEEDS, 0.1)
-    assert found.dtype == torch.float32
-    assert not any(seen)
-
-
-def test_autoattack_works_inside_inference_mode():
-    model = small_net(0)
-    labels = model(IMAGES).argmax(1)
-    with torch.inference_mode():
-        found = AutoAttackStage("apgd-t", num_steps=10)(model, IMAGES.clone(), labels.clone(), SEEDS, 0.1)
-    assert fools(model, found, IMAGES, labels, epsilon=0.1).any()
-
-
-@pytest.mark.parametrize("stage", ["apgd-ce", "fab-t"])
-def test_autoattack_leaves_the_model_as_it_was(stage):
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(128, 5)).train()
-    model[0].weight.requires_grad_(False)
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    AutoAttackStage(stage, num_steps=5)(model, IMAGES, torch.zeros(24).long(), SEEDS, 0.1)
-    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
-    assert all(module.training for module in model.modules())
-    assert [weight.requires_grad for weight in model.parameters()] == [False] + [True] * 5
-    assert all(weight.grad is None for weight in model.parameters())
-
-
-def test_autoattack_leaves_the_random_numbers_and_the_tracer_alone():
-    model = small_net(0)
-    torch.manual_seed(3)
-    state, tracer = torch.get_rng_state(), sys.gettrace()
-    AutoAttackStage("apgd-ce", num_steps=3)(model, IMAGES, model(IMAGES).argmax(1), SEEDS, 0.1)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert sys.gettrace() is tracer
-    from pyautoattack import checks
-
-    assert not any(checks.funcs.values())
-
-
-@pytest.mark.parametrize("stage", ["apgd-t", "fab-t"])
-def test_autoattack_asks_for_no_more_classes_than_there_are(stage):
-    model = small_net(0)  # 5 classes, the package would try 9 others
-    labels = model(IMAGES).argmax(1)
-    found = AutoAttackStage(stage, num_steps=10)(model, IMAGES, labels, SEEDS, 0.1)
-    assert fools(model, found, IMAGES, labels, epsilon=0.1).any()
-    with pytest.raises(InputError, match="needs 4 classes"):
-        AutoAttackStage("apgd-t")(linear(classes=3), IMAGES, labels.clamp(max=2), SEEDS, 0.1)
-
-
-def test_what_autoattack_would_only_log_can_be_collected(caplog):
-    with caplog.at_level(logging.WARNING, logger=LOGGER.name):
-        AutoAttackStage("apgd-dlr", num_steps=2)(
-            quantized_linear(SoftQuantization(4, hard=True), classes=5), IMAGES, torch.zeros(24).long(), SEEDS, 0.1
-        )
-    assert "zero gradient" in caplog.text
-
-
-@pytest.mark.parametrize("stage", ["apgd-ce", "apgd-t"])
-def test_apgd_finds_what_the_package_finds_without_asking_again_about_what_is_broken(stage, monkeypatch):
-    model = small_net(0)
-    labels, asked, verdicts = model(IMAGES).argmax(1), [0, 0], []
-
-    def counted(x):
-        asked[-1] += len(x)
-        return model(x)
-
-    for epsilon in (0.01, 0.03):
-        mine = AutoAttackStage(stage, num_steps=20)(counted, IMAGES, labels, SEEDS, epsilon)
-        asked.append(0)
-        with monkeypatch.context() as patch:
-            patch.setattr("lightning_sq.attacks.autoattack.leave_broken_out", lambda attack: None)
-            theirs = AutoAttackStage(stage, num_steps=20)(counted, IMAGES, labels, SEEDS, epsilon)
-        verdicts.append(fools(model, mine, IMAGES, labels, epsilon=epsilon))
-        assert torch.equal(verdicts[-1], fools(model, theirs, IMAGES, labels, epsilon=epsilon))
-        assert asked[-2] < asked[-1]
-        asked.append(0)
-    assert 0 < verdicts[0].sum() < verdicts[1].sum()
-    assert not verdicts[0].all()
-
-
-def test_the_same_seed_gives_the_same_images_from_autoattack():
-    model = small_net(0)
-    labels = model(IMAGES).argmax(1)
-    once, again, other = (
-        AutoAttackStage("apgd-ce", num_steps=3)(model, IMAGES, labels, [seed] * 24, 0.1) for seed in (1, 1, 2)
-    )
-    assert torch.equal(once, again)
-    assert not torch.equal(once, other)
-
-
-def test_without_the_package_one_sentence_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pyautoattack.autopgd_base", None)
-    with pytest.raises(InputError, match="pip install 'pyautoattack"):
-        AutoAttackStage("square")(small_net(0), IMAGES, torch.zeros(24).long(), SEEDS, 0.1)
