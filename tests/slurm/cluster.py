@@ -49,7 +49,7 @@ SlurmdParameters=config_overrides
 JobRequeue=1
 ReturnToService=2
 SlurmctldTimeout=30
-SlurmdTimeout=10
+SlurmdTimeout=60
 KillWait=5
 MinJobAge=600
 {nodes}
@@ -131,7 +131,7 @@ class Cluster:
         """A SLURM client's answer."""
         return self._on("sw", *words).stdout
 
-    def wait(self, number: str, *, states: tuple[str, ...] = (), seconds: float = 240) -> dict[str, str]:
+    def wait(self, number: str, *, states: tuple[str, ...] = (), seconds: float = 480) -> dict[str, str]:
         """Until the job is in one of `states`, or has ended for good."""
         final = states or ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
         deadline = time.monotonic() + seconds
@@ -142,7 +142,7 @@ class Cluster:
             time.sleep(0.2)
         raise TimeoutError(f"job {number} is not {' or '.join(final)} after {seconds:g} s: {self.job(number)}")
 
-    def wait_for_nodes(self, seconds: float = 60) -> None:
+    def wait_for_nodes(self, seconds: float = 120) -> None:
         """Until every node takes jobs."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -156,6 +156,13 @@ class Cluster:
     def start_node(self, node: str) -> None:
         """Its slurmd."""
         self._on(node, "slurmd", "-N", node, "-f", self.environment["SLURM_CONF"])
+
+    def mend(self) -> None:
+        """Plug every cable and start every slurmd that is gone."""
+        for node in self.nodes:
+            self.pull_cable(node, plug=True)
+            if not self.processes(node, "slurmd"):
+                self.start_node(node)
 
     def kill_node(self, node: str) -> None:
         """Its slurmd, and all that runs on it, at once."""
@@ -211,7 +218,7 @@ class Cluster:
             [*enter, *words],
             capture_output=True,
             text=True,
-            timeout=20,
+            timeout=60,
             env=self.environment | (environment or {}),
             cwd=folder,
             check=False,

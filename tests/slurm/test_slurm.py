@@ -70,7 +70,7 @@ class Jobs:
         assert self.cluster.processes("node1") == self.cluster.processes("node2") == [], self.log(job)
         return state
 
-    def until(self, job: str, condition, seconds: float = 120) -> None:
+    def until(self, job: str, condition, seconds: float = 300) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, self.log(job)
@@ -103,6 +103,7 @@ def jobs(cluster, few_digits, tmp_path_factory) -> Jobs:
 @pytest.fixture(autouse=True)
 def _no_job_is_left(cluster):
     yield
+    cluster.mend()
     cluster.command("scancel", "--user=root")
 
 
@@ -197,7 +198,7 @@ def test_a_job_whose_process_is_killed_at_the_same_step_twice_stops_and_says_so(
 
 def test_a_process_that_hangs_a_cable_that_is_pulled_and_a_node_that_dies_end_the_job_with_a_name(jobs):
     output = jobs.folder / "hung"
-    hangs = ["--trainer.callbacks+=tests.callbacks.Disaster", "--trainer.callbacks.rank", "1", "--hang_seconds", "4"]
+    hangs = ["--trainer.callbacks+=tests.callbacks.Disaster", "--trainer.callbacks.rank", "1", "--hang_seconds", "8"]
     hangs += ["--trainer.callbacks.step", "3", "--trainer.callbacks.number", "SIGSTOP"]
     hangs += ["--trainer.callbacks.once", str(jobs.folder / "hung-once"), "--trainer.max_epochs", "1000"]
     job = jobs.fit(output, *hangs)
