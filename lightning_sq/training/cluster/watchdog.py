@@ -7,6 +7,7 @@ import socket
 import sys
 import threading
 import time
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -17,8 +18,11 @@ from lightning_sq.errors import InputError
 
 HUNG = 70
 """Exit status, EX_SOFTWARE of sysexits.h."""
-GRACE = 15.0
+GRACE = 30.0
 """Seconds by which the process group's own time-out is later: it ends what waits anywhere else, and names nobody."""
+
+OVER = "over"
+"""The beat of a process whose training is over."""
 
 
 def check_hang_seconds(seconds: float) -> None:
@@ -28,11 +32,12 @@ def check_hang_seconds(seconds: float) -> None:
 
 
 class Watchdog(Callback):
-    """Ends this process once it has been inside one batch for `seconds`, and says who keeps it there.
+    """Ends this process once it has come no further for `seconds`, and says who keeps it.
 
     A thread in each process beats in the process group's store, with how many batches the process has begun. Who is
     held up asks whose beat has stopped (a machine that is gone, a process that is stopped), and who beats but is behind
-    (it hangs in its own work). Nothing is done where there is only one process, nor while one waits for its own data.
+    (it hangs in its own work). Between two batches a process may be busy itself, with data or a checkpoint: there only
+    a beat that has stopped ends it. Nothing is done where there is only one process.
 
     Args:
         seconds: Longer than a batch may take, with the wait for the slowest process's data.
@@ -42,8 +47,10 @@ class Watchdog(Callback):
         check_hang_seconds(seconds)
         self.seconds = seconds
         self._batches = 0
-        self._inside_since: float | None = None
+        self._since = time.monotonic()
+        self._inside = False
         self._over = threading.Event()
+        self._thread: threading.Thread | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if trainer.world_size > 1:  # only from now on: ranks may come to the start minutes apart
@@ -53,33 +60,42 @@ class Watchdog(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.world_size > 1:
+            self._comes_on(inside=False)
             self._beat(trainer, 0)
-            threading.Thread(target=self._watch, args=(trainer,), daemon=True, name="watchdog").start()
+            self._thread = threading.Thread(target=self._watch, args=(trainer,), daemon=True, name="watchdog")
+            self._thread.start()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self._batches, self._inside_since = self._batches + 1, time.monotonic()
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        self._inside_since = None
+        self._comes_on(inside=True)
 
     def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *batch: Any) -> None:
-        self._batches, self._inside_since = self._batches + 1, time.monotonic()
+        self._comes_on(inside=True)
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self._comes_on(inside=False)
 
     def on_validation_batch_end(self, *_: Any) -> None:
-        self._inside_since = None
+        self._comes_on(inside=False)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._over.set()
+        if self._thread is not None:
+            self._thread.join(5)
+            with suppress(RuntimeError):  # the first process, and the store with it, may be gone already
+                self._beat(trainer, OVER)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._over.set()
 
+    def _comes_on(self, *, inside: bool) -> None:
+        self._since, self._inside = time.monotonic(), inside
+        self._batches += inside
+
     @property
     def _held_up(self) -> bool:
-        since = self._inside_since
-        return since is not None and time.monotonic() - since > self.seconds
+        return time.monotonic() - self._since > self.seconds
 
-    def _beat(self, trainer: Trainer, number: int) -> None:
+    def _beat(self, trainer: Trainer, number: int | str) -> None:
         store = torch.distributed.distributed_c10d._get_default_store()
         store.set(_key(trainer.global_rank), f"{number} {self._batches} {socket.gethostname()}")
 
@@ -94,11 +110,12 @@ class Watchdog(Callback):
                 if not self._held_up:
                     continue
                 earlier = _beats(store, trainer.world_size)
-                self._over.wait(2 * interval)  # the others go on beating
-                absent = missing(earlier, _beats(store, trainer.world_size), own=trainer.global_rank)
+                self._over.wait((2 if self._inside else 4) * interval)  # the others go on beating
+                own, later = trainer.global_rank, _beats(store, trainer.world_size)
+                absent = missing(earlier, later, own=own) if self._inside else silent(earlier, later, own=own)
             except Exception as error:  # the store is in the first process: it is the one that is gone
                 absent = [f"process 0 does not answer ({type(error).__name__})"]
-            if self._held_up and not self._over.is_set():
+            if self._held_up and absent and not self._over.is_set():
                 self._end(trainer, absent)
 
     def _end(self, trainer: Trainer, absent: list[str]) -> None:
@@ -112,13 +129,19 @@ class Watchdog(Callback):
         os._exit(HUNG)
 
 
+def silent(earlier: dict[int, list[str]], later: dict[int, list[str]], *, own: int) -> list[str]:
+    """Whose beat has stopped, from two looks at everybody's (beat, batches begun, host)."""
+    stopped = (rank for rank in later if rank != own and later[rank][0] == earlier[rank][0] != OVER)
+    return [f"process {rank} on {later[rank][2]} shows no sign of life" for rank in stopped]
+
+
 def missing(earlier: dict[int, list[str]], later: dict[int, list[str]], *, own: int) -> list[str]:
-    """Who keeps process `own` waiting, from two looks at everybody's (beat, batches begun, host)."""
-    silent = [rank for rank in later if rank != own and later[rank][0] == earlier[rank][0]]
+    """Who keeps process `own` waiting inside a batch: the silent ones, and who is alive and behind."""
+    found = silent(earlier, later, own=own)
     furthest = max(int(batches) for _, batches, _ in later.values())
-    behind = [rank for rank in later if rank not in silent and int(later[rank][1]) < furthest]
-    found = [f"process {rank} on {later[rank][2]} shows no sign of life" for rank in silent]
-    found += [f"process {rank} on {later[rank][2]} is alive and does not come to batch {furthest}" for rank in behind]
+    for rank, (beat, batches, host) in later.items():
+        if beat not in (earlier[rank][0], OVER) and int(batches) < furthest and rank != own:
+            found.append(f"process {rank} on {host} is alive and does not come to batch {furthest}")
     return found or ["every process is inside the same batch"]
 
 
