@@ -34,7 +34,7 @@ from lightning_sq.training.prepare import prepare_data_once
 from lightning_sq.training.resume.checkpointing import WholeFileIO, checkpointing, measures_robustness
 from lightning_sq.training.resume.logs import LogsGoOn, make_loggers
 from lightning_sq.training.resume.owed_validation import OwedValidation
-from lightning_sq.training.resume.saved_state import SavedRun, settings
+from lightning_sq.training.resume.saved_state import OnMismatch, SavedRun, settings
 from lightning_sq.training.resume.start import (
     CHECKPOINTS,
     CONFIG_FILE,
@@ -46,7 +46,7 @@ from lightning_sq.training.resume.start import (
 )
 from lightning_sq.training.waiting import WaitingForData
 
-HOW_IT_WAS_STARTED = ("resume", "overwrite", "ckpt_path")
+HOW_IT_WAS_STARTED = ("resume", "overwrite", "on_mismatch", "ckpt_path")
 """Options of one start, not of the run: not in its recipe."""
 
 
@@ -64,6 +64,12 @@ class CommandLine(LightningCLI):
         parser.add_argument("--output", type=str, default="runs/fit", help="Folder of the run.")
         parser.add_argument("--overwrite", action="store_true", help="Replace a run that is in --output already.")
         parser.add_argument("--resume", action="store_true", help="Go on from the last checkpoint in --output, if any.")
+        parser.add_argument(
+            "--on_mismatch",
+            type=OnMismatch,
+            default="error",
+            help="If the checkpoint is of another batch size or number of processes: refuse, or start its epoch again.",
+        )
         parser.add_argument(
             "--checkpoint_minutes",
             type=float,
@@ -172,7 +178,8 @@ class CommandLine(LightningCLI):
         self.before_validate()
         prepare_data_once(self.trainer, self.datamodule)
         if self.saved is not None:
-            self.saved.check_settings(settings(self.trainer, self.datamodule, self.model.optimization))
+            here = settings(self.trainer, self.datamodule, self.model.optimization)
+            self.model.begins_epoch_again = self.saved.check_settings(here, config["on_mismatch"])
         if config["trainer"]["fast_dev_run"]:
             return
         output = Path(config["output"])

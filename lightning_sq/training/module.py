@@ -25,6 +25,7 @@ from lightning_sq.stop_request import seconds_since_start, stop_requested
 from lightning_sq.training.cluster.agreement import largest_of_all
 from lightning_sq.training.cluster.time_limit import LARGEST, TimePlan
 from lightning_sq.training.optim import Optimization, make_optimizer, make_schedule
+from lightning_sq.training.resume.begin_epoch_again import begin_epoch_again
 from lightning_sq.training.resume.random_state import from_every_rank, put_back_torch, random_streams
 from lightning_sq.training.resume.saved_state import settings
 from lightning_sq.types import Batch
@@ -48,7 +49,8 @@ class ClassifierModule(LightningModule):
     `recipe`, the run's whole configuration, is set by the command line and saved in every checkpoint; `total_steps`,
     the optimizer steps of the whole run, is known once the optimizer is made. `asked_to_stop` is True in every process
     once a signal has asked one of them, see `leaving`. `time_limit` and `seconds_before`, of earlier starts, are
-    seconds that the command line sets; `plan` is where the run is in its schedule.
+    seconds that the command line sets; `plan` is where the run is in its schedule. `begins_epoch_again` says that the
+    checkpoint to go on from is of other batches.
     """
 
     def __init__(self, model: PixelClassifier, objective: Objective, optimization: Optimization, seed: int = 0) -> None:
@@ -59,6 +61,7 @@ class ClassifierModule(LightningModule):
         self.seed = seed
         self.recipe: dict[str, Any] = {}
         self.total_steps = 0
+        self.begins_epoch_again = False
         self.asked_to_stop = False
         self.time_limit: float | None = None
         self.seconds_before = 0.0
@@ -212,7 +215,8 @@ class ClassifierModule(LightningModule):
             resume={
                 "model_at_start": self.model.config.to_dict(),
                 "settings": settings(self.trainer, self.trainer.datamodule, self.optimization),
-                "plan": self.plan.state_dict() | {"elapsed": self.elapsed},
+                "plan": self.plan.state_dict()
+                | {"elapsed": self.elapsed, "steps_per_epoch": float(self.plan.steps_per_epoch)},
                 "random_streams": from_every_rank(streams, self.trainer.world_size),
             },
         )
@@ -224,6 +228,10 @@ class ClassifierModule(LightningModule):
             self.model.quantizer.sharpness = saved.sharpness
         if self.trainer.state.fn != TrainerFn.FITTING:
             return
+        if self.begins_epoch_again:
+            here = settings(self.trainer, self.trainer.datamodule, self.optimization)
+            limited = self.time_limit is not None
+            begin_epoch_again(checkpoint, here, steps_per_epoch=self._count_steps()[0], limited=limited)
         self._go_on_with_plan(entry["resume"].get("plan"), checkpoint["global_step"])
         streams = entry["resume"]["random_streams"]
         if len(streams) != self.trainer.world_size:
@@ -238,10 +246,15 @@ class ClassifierModule(LightningModule):
     def _go_on_with_plan(self, saved: dict[str, float] | None, step: int) -> None:
         saved = dict(saved or {"position": float(step)})  # an older checkpoint has none: it took every step
         self.seconds_before = max(self.seconds_before, saved.pop("elapsed", 0.0))
+        saved.pop("steps_per_epoch", None)
         self._saved_plan = saved
         self.plan = replace(self.plan, **saved)
 
     def on_train_start(self) -> None:
+        if self.begins_epoch_again:  # the rate that was put back is of the place where the run was
+            schedule = self.lr_schedulers()
+            for group, factor in zip(schedule.optimizer.param_groups, schedule.lr_lambdas, strict=True):
+                group["lr"] = group["initial_lr"] * factor(schedule.last_epoch)
         if self._streams is not None:  # only now: what is set up before draws from them
             put_back_torch(self._streams, self.device)
             for name, value in self._streams.get("train_top1", {}).items():  # counted so far in this epoch

@@ -17,6 +17,7 @@ import lightning_sq
 from lightning_sq.__main__ import main
 from lightning_sq.models.checkpoint_format import read_checkpoint
 from lightning_sq.objectives import NoisyNatural
+from lightning_sq.training.optim import warmup_cosine
 from tests.callbacks import Recorder
 from tests.conftest import REPOSITORY
 from tests.run_logs import logged_rows
@@ -115,6 +116,24 @@ def test_a_run_that_was_stopped_before_its_first_checkpoint_starts_anew(fit, cap
     assert "no checkpoint in" in caplog.text
     assert sorted(path.name for path in (output / "logs").iterdir()) == ["version_0"]
     assert (output / "checkpoints/last.ckpt").is_file()
+
+
+def test_a_run_can_go_on_with_other_batches_from_the_beginning_of_its_epoch(fit, caplog):
+    with pytest.raises(SystemExit, match="power cut"):
+        fit("cut", *POWER_CUT, "--trainer.callbacks.step", "9")  # in the second epoch, at batch 3 of 6
+    Recorder.seen.clear()
+    other = ["--data.batch_size_per_device", "30", "--trainer.callbacks+=tests.callbacks.Recorder"]
+    with caplog.at_level("INFO"):
+        output = fit("cut", "--resume", *other, "--on_mismatch", "restart_epoch")
+    assert "starts again from its first image: batch_size_per_device=16 is now 30" in caplog.text
+    seen = {epoch: [index for indices, _ in rows for index in indices] for epoch, rows in Recorder.seen.items()}
+    assert [sorted(images) for images in seen.values()] == [list(range(90))] * 2
+    assert list(seen) == [1, 2]
+    rates = {int(row["step"]): float(row["lr-SGD/pg1"]) for row in logged_rows(output) if "lr-SGD/pg1" in row}
+    assert list(rates) == list(range(15))  # 9 steps, and two epochs of 3
+    for step in range(9, 15):
+        factor = warmup_cosine(step - 6, warmup_steps=3, total_steps=9)
+        assert rates[step] == pytest.approx(0.4 * 30 / 256 * factor), step
 
 
 def test_the_recipe_of_a_resumed_run_is_the_one_it_began_with_and_can_be_run(fit):

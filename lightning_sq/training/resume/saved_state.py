@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_sq.data.datamodule import ImageFolderData
 from lightning_sq.errors import InputError
@@ -22,7 +23,10 @@ from lightning_sq.models.checkpoint_format import (
     trained_model,
 )
 from lightning_sq.training.optim import Optimization
+from lightning_sq.training.resume.begin_epoch_again import MAY_DIFFER
 from lightning_sq.training.resume.logs import STATE_KEY as LOGS_KEY
+
+OnMismatch = Literal["error", "restart_epoch"]
 
 REMEDIES = {
     "num_images": "Give --data.root the {} images that it had",
@@ -103,16 +107,27 @@ class SavedRun:
                 f"first is {wrong[0]!r}. Install the timm that it was trained with."
             )
 
-    def check_settings(self, here: dict[str, Any]) -> None:
-        """Raises: InputError if a step would see other images, or follow them otherwise, than in the saved run."""
+    def check_settings(self, here: dict[str, Any], on_mismatch: OnMismatch) -> bool:
+        """Whether the epoch has to start again, since this run takes other batches than the saved one.
+
+        Raises: InputError if a step would see other images, or follow them otherwise, than in the saved run, and that
+            is not allowed or cannot be mended.
+        """
         there = asdict(Optimization()) | self.resume["settings"]  # an older one lacks what was as by default
-        for name, new in here.items():
-            if (old := there.get(name)) != new:
-                remedy = REMEDIES.get(name, f"Set --model.optimization.{name} {{}}").format(old)
-                raise InputError(
-                    f"{self.path} is from a run with {name}={old}, this one has {new}, and a run goes on as it began. "
-                    f"{remedy}, or start a new run in another --output."
-                )
+        others = {name: (there.get(name), new) for name, new in here.items() if there.get(name) != new}
+        for name, (old, new) in others.items():
+            if on_mismatch == "restart_epoch" and name in MAY_DIFFER:
+                continue
+            remedy = REMEDIES.get(name, f"Set --model.optimization.{name} {{}}").format(old)
+            again = ", add --on_mismatch restart_epoch" if name in MAY_DIFFER else ""
+            raise InputError(
+                f"{self.path} is from a run with {name}={old}, this one has {new}, and a run goes on as it began. "
+                f"{remedy}{again}, or start a new run in another --output."
+            )
+        if others:
+            changes = ", ".join(f"{name}={old} is now {new}" for name, (old, new) in others.items())
+            rank_zero_info(f"The epoch of {self.path} starts again from its first image: {changes}.")
+        return bool(others)
 
 
 def _differences(there: ModelConfig, here: ModelConfig) -> Iterable[tuple[str, Any, Any]]:
