@@ -132,7 +132,7 @@ def test_all_loaders_are_timed_on_the_same_files_and_memory_start_and_accuracy_a
     weights = {name: value.half() for name, value in timm.create_model("resnet18").state_dict().items()}
     save_file(weights, tmp_path / "weights.safetensors")
     words = ["--data", str(tmp_path / "images"), "--weights", str(tmp_path / "weights.safetensors"), "--threads", "1"]
-    words += ["--batch-size", "8", "--num-images", "24", "--rounds", "1", "--epochs", "2", "--start-files", "1200"]
+    words += ["--batch-size", "8", "--num-images", "24", "--rounds", "1", "--epochs", "3", "--start-files", "1200"]
     benchmark("data", *words, "--short-side", "24", "--train", "--architecture", "test_resnet").main()
     (file,) = tmp_path.glob("data-*.json")
     content = json.loads(file.read_text())

@@ -46,7 +46,8 @@ class KeepTime(Callback):
 
     @staticmethod
     def _ends_early(trainer: Trainer, module: LightningModule) -> bool:
-        return module.plan.finished and trainer.global_step < module.plan.total_steps
+        limited = module.time_limit is not None
+        return limited and module.plan.finished and trainer.global_step < module.plan.total_steps
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._validation_began = time.monotonic()
