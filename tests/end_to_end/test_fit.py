@@ -248,7 +248,7 @@ def noise_by_hand(rank: int) -> str:
 
 
 @pytest.mark.end_to_end
-def test_two_processes_resume_exactly_and_validate_like_one(few_digits, tmp_path):
+def test_two_processes_resume_exactly_or_as_one_and_validate_like_one(few_digits, tmp_path):
     base = ["--config", CONFIG, "--data.root", str(few_digits), *SMALL, "--data.batch_size_per_device", "7"]
     two = ["fit", *base, "--trainer.max_epochs", "2", "--trainer.devices", "2"]
     command(*two, *diary(tmp_path / "whole-diary"), "--output", str(tmp_path / "whole"))
@@ -257,6 +257,13 @@ def test_two_processes_resume_exactly_and_validate_like_one(few_digits, tmp_path
     command(*cut, *POWER_CUT, "--trainer.callbacks.step", "10", succeeds=False)
     stopped = torch.load(tmp_path / "cut/checkpoints/last.ckpt", weights_only=True)
     assert stopped["global_step"] == 10  # in the second epoch, which has 7 steps
+    shutil.copytree(tmp_path / "cut", tmp_path / "alone")
+    alone = ["fit", *base, "--trainer.max_epochs", "2", "--resume", "--output", str(tmp_path / "alone")]
+    assert "num_processes=2, this one has 1" in command(*alone, succeeds=False)
+    said = command(*alone, "--on_mismatch", "restart_epoch", *diary(tmp_path / "alone-diary"))
+    assert "starts again from its first image: num_processes=2 is now 1" in said
+    taken = [i for row in read_diary(tmp_path / "alone-diary", "train", 0) for i in row["indices"]]
+    assert (len(taken), set(taken)) == (91, set(range(90)))  # one process takes 13 batches of 7
     command(*cut, "--resume", *diary(tmp_path / "cut-diary"))
     for rank in (0, 1):  # each takes what it would have taken, to the last bit of each pixel
         whole, resumed = (read_diary(tmp_path / name, "train", rank) for name in ("whole-diary", "cut-diary"))
