@@ -187,7 +187,7 @@ def main() -> None:
     skipped = [f"{name} was not given" for name, value in wanted.items() if not value]
     skipped += [] if gpu else ["the rows of a CUDA GPU (mixed decoder, ResNet-50 end to end): there is none here"]
     settings = {name: value for name, value in vars(options).items() if name not in ("data", "weights")}
-    settings |= {"files": len(samples), "seconds": time.time() - began, "load_average": os.getloadavg()[1]}
+    settings |= {"files": len(samples), "seconds": time.time() - began}
     report("data", rows, skipped=skipped, settings=settings)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import time
 from collections.abc import Callable
@@ -67,8 +68,8 @@ def device_name() -> str:
 
 
 def provenance() -> dict[str, Any]:
-    """On what numbers were measured: they mean nothing without."""
-    return {"device": device_name(), "versions": versions()}
+    """On what numbers were measured: they mean nothing without. `load_average` is of the last 15 minutes."""
+    return {"device": device_name(), "versions": versions(), "load_average": os.getloadavg()[2]}
 
 
 def report(name: str, rows: list[Row], *, skipped: list[str], settings: dict[str, Any]) -> None:
