@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import sys
-from contextlib import nullcontext
 from importlib import import_module
 from typing import NoReturn
 
@@ -66,11 +65,12 @@ def main(arguments: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
+    from lightning_sq.children import handing_on
     from lightning_sq.errors import input_error_in
     from lightning_sq.stop_request import listening
 
     try:
-        with listening() if name == "fit" else nullcontext():  # from here on, the seconds of the imports included
+        with listening() if name == "fit" else handing_on():  # from here on, the seconds of the imports included
             run = import_module(COMMANDS[name][0]).main
             run(arguments if name in TRAINING_COMMANDS else arguments[1:])
     except KeyboardInterrupt:

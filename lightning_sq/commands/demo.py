@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import shlex
-import subprocess
-import sys
 from argparse import Namespace
 from importlib.util import find_spec
 from pathlib import Path
 
+from lightning_sq.children import run_command
 from lightning_sq.commands.parser import Parser
 from lightning_sq.errors import InputError
 from lightning_sq.paths import write_whole
@@ -96,6 +95,5 @@ def _run(*arguments: object) -> None:
     """Show a command, run it, and stop with its exit status if it fails."""
     words = [str(word) for word in arguments]
     print(f"\n$ lightning-sq {shlex.join(words)}", flush=True)
-    status = subprocess.run([sys.executable, "-m", "lightning_sq", *words], check=False).returncode
-    if status:
+    if status := run_command(words):
         raise SystemExit(status)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -14,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lightning_sq.children import run_command
 from lightning_sq.errors import InputError
 from lightning_sq.paths import write_whole
 from lightning_sq.reproduction.recipes import Recipe
@@ -167,8 +166,7 @@ def _run(step: Step, num_threads: int, jobs: int) -> None:
     with step.log.open("a") as log:
         log.write(f"$ lightning-sq {' '.join(step.words)}\n")
         log.flush()
-        command = [sys.executable, "-m", "lightning_sq", *step.words]
-        status = subprocess.run(command, stdout=log, stderr=log, env=environment, check=False).returncode
+        status = run_command(step.words, stdout=log, stderr=log, env=environment)
     if status:
         last = step.log.read_text().strip().splitlines()[-1]
         raise InputError(f"{step.title} failed: {last.removeprefix('lightning-sq: error: ')} (see {step.log})")

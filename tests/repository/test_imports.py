@@ -35,7 +35,7 @@ MAY_IMPORT = {
         "training",
     },
 }
-EVERYBODYS = {"errors", "paths", "progress", "release_files", "stop_request", "types"}
+EVERYBODYS = {"children", "errors", "paths", "progress", "release_files", "stop_request", "types"}
 DOORS = {
     "timm": {"models/backbone.py", "models/small_networks.py", "hub/timm_names.py"},
     "huggingface_hub": {"hub/huggingface.py"},
