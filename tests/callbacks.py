@@ -121,6 +121,23 @@ class Pause(Callback):
         time.sleep(self.validation)
 
 
+class Spoil(Callback):
+    """Makes the images of one process's batch NaN, as a broken file or a failing memory would.
+
+    Args:
+        rank: The process.
+        step: Optimizer steps taken by then.
+        once: A file that is made then; where it is there already, nothing happens.
+    """
+
+    def __init__(self, rank: int, step: int, once: str | None = None) -> None:
+        self.rank, self.step, self.once = rank, step, once
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        if (trainer.global_rank, trainer.global_step) == (self.rank, self.step) and first_time(self.once):
+            batch.images.fill_(float("nan"))
+
+
 class Disaster(Callback):
     """Sends a signal to the process itself, as a cluster or a failing machine would.
 
@@ -132,14 +149,18 @@ class Disaster(Callback):
     """
 
     def __init__(self, rank: int, step: int, number: str, once: str | None = None) -> None:
-        self.rank, self.step, self.signal = rank, step, signal.Signals[number]
-        self.once = None if once is None else Path(once)
+        self.rank, self.step, self.signal, self.once = rank, step, signal.Signals[number], once
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
-        if (trainer.global_rank, trainer.global_step) != (self.rank, self.step):
-            return
-        if self.once is not None:
-            if self.once.exists():
-                return
-            self.once.touch()
-        os.kill(os.getpid(), self.signal)
+        if (trainer.global_rank, trainer.global_step) == (self.rank, self.step) and first_time(self.once):
+            os.kill(os.getpid(), self.signal)
+
+
+def first_time(once: str | None) -> bool:
+    """Whether the file is not there yet; it is then. Always, without one."""
+    if once is None:
+        return True
+    if Path(once).exists():
+        return False
+    Path(once).touch()
+    return True

@@ -29,6 +29,7 @@ SMALL = [
 ]
 CONFIG = "configs/digits_natural.yaml"
 BATCH = 8  # of each of two processes: 90 images are 6 steps an epoch
+BATCHES = ["--data.batch_size_per_device", str(BATCH)]
 
 
 class Jobs:
@@ -48,17 +49,19 @@ class Jobs:
             "PYTHONPATH": str(REPOSITORY),
         }
 
-    def submit(self, script: str, output: Path, *words: str, **environment: str) -> str:
+    def submit(
+        self, script: str | Path, output: Path, *words: str, options: tuple[str, ...] = (), **environment: str
+    ) -> str:
+        """The number of the job; `options` are sbatch's, `words` the script's."""
         self.cluster.wait_for_nodes()
         size = ("--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=0", "--cpus-per-task=1")
-        where = f"--output={self.folder}/job-%j.log"
+        name = "%A_%a" if any(option.startswith("--array") for option in options) else "%j"
+        where = f"--output={self.folder}/job-{name}.log"
         values = self.environment | {"OUTPUT": str(output)} | environment
-        return self.cluster.submit(*size, where, script, *words, environment=values, folder=REPOSITORY)
+        return self.cluster.submit(*size, where, *options, str(script), *words, environment=values, folder=REPOSITORY)
 
-    def fit(self, output: Path, *words: str, **environment: str) -> str:
-        return self.submit(
-            "slurm/imagenet.sh", output, *SMALL, "--data.batch_size_per_device", str(BATCH), *words, **environment
-        )
+    def fit(self, output: Path, *words: str, options: tuple[str, ...] = (), **environment: str) -> str:
+        return self.submit("slurm/imagenet.sh", output, *SMALL, *BATCHES, *words, options=options, **environment)
 
     def log(self, job: str) -> str:
         file = self.folder / f"job-{job}.log"
@@ -194,6 +197,31 @@ def test_a_job_whose_process_is_killed_at_the_same_step_twice_stops_and_says_so(
     assert "node2" in text
     assert text.count("Queued again.") == 1, text
     assert "It has failed twice at step 3, so it is not started again." in text
+
+
+def test_a_loss_that_is_not_finite_is_named_and_an_accident_is_made_good_from_the_checkpoint_before(jobs, whole_run):
+    output = jobs.folder / "spoilt"
+    spoilt = ["--trainer.callbacks+=tests.callbacks.Spoil", "--trainer.callbacks.rank", "1"]
+    spoilt += ["--trainer.callbacks.step", "8", "--trainer.callbacks.once", str(jobs.folder / "spoilt-once")]
+    job = jobs.fit(output, *spoilt)
+    assert jobs.ends(job) == "COMPLETED", jobs.log(job)
+    text = jobs.log(job)
+    assert re.search(r"process 1: the loss is nan on \S+\.jpg, ", text), text
+    assert "The loss stopped being finite in epoch 2, at step 8, batch 3, in process 1 of 2." in text
+    assert re.search(r"The run failed with status \d+ at step 8: failure 1 of this job\.", text), text
+    assert text.count("Queued again.") == text.count("Going on from ") == 1
+    assert_same_run(output, whole_run)
+
+
+def test_a_job_that_may_not_be_started_again_says_so(jobs):
+    spoilt = ["--trainer.callbacks+=tests.callbacks.Spoil", "--trainer.callbacks.rank", "0"]
+    spoilt += ["--trainer.callbacks.step", "1"]
+    job = jobs.fit(jobs.folder / "given-up", *spoilt, options=("--nodes=1",), MAX_RESTARTS="0")
+    assert jobs.ends(job) == "FAILED", jobs.log(job)
+    text = jobs.log(job)
+    assert "in process 0 of 1." in text
+    assert "It is not started again: MAX_RESTARTS=0." in text
+    assert "Queued again." not in text
 
 
 def test_a_process_that_hangs_a_cable_that_is_pulled_and_a_node_that_dies_end_the_job_with_a_name(jobs):
