@@ -28,7 +28,9 @@ on_every_rank() {
 
 # again_if_it_helps STATUS NOTES STEP_FILE: queue this job again, unless it is done, cancelled, or would end the same way
 again_if_it_helps() {
-  local status=$1 notes=$2 step='' failures=0 failed_at=none
+  local status=$1 notes=$2 step='' failures=0 failed_at=none job=$SLURM_JOB_ID
+  # the last task of an array has the number of the whole array, and scontrol would queue all of them again
+  if [[ -n ${SLURM_ARRAY_JOB_ID:-} ]]; then job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID; fi
   if [[ -r $3 ]]; then read -r step _ < "$3"; fi
   case $status in
     0 | 2) return "$status" ;; # done; or what was typed is wrong
@@ -48,10 +50,10 @@ again_if_it_helps() {
       echo "$failures ${step:-unknown}" > "$notes"
       ;;
   esac
-  if [[ $(scontrol show job "$SLURM_JOB_ID" --oneliner) != *" JobState=RUNNING "* ]]; then
+  if [[ $(scontrol show job "$job" --oneliner) != *" JobState=RUNNING "* ]]; then
     echo "The job was cancelled or is queued again already."
     return "$status"
   fi
   echo "Queued again."
-  scontrol requeue "$SLURM_JOB_ID"
+  scontrol requeue "$job"
 }

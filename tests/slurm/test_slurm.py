@@ -248,14 +248,39 @@ def test_a_process_that_hangs_a_cable_that_is_pulled_and_a_node_that_dies_end_th
     assert jobs.ends(job) == "CANCELLED", jobs.log(job)
 
 
-def test_an_evaluation_on_two_nodes_gives_the_verdicts_of_one_process(jobs, whole_run, few_digits, tmp_path):
-    release = tmp_path / "release"
-    assert main(["export", str(whole_run / "checkpoints/last.ckpt"), str(release)]) == 0
+def test_an_array_of_evaluations_on_two_nodes_gives_each_model_the_verdicts_of_one_process(
+    jobs, whole_run, few_digits, tmp_path
+):
+    models = []
+    for name in ("last", "last-1"):
+        assert main(["export", str(whole_run / f"checkpoints/{name}.ckpt"), str(tmp_path / name)]) == 0
+        models.append(f"{name}={tmp_path / name}")
     words = ["--attacks", "quick", "--num-images", "20", "--batch-size", "4", "--device", "cpu"]
-    job = jobs.submit("slurm/evaluate.sh", tmp_path / "two", *words, MODEL=str(release), EPSILON="0.02")
-    alone = ["evaluate", str(release), "--data", str(few_digits), "--epsilon", "0.02", *words]
-    assert main([*alone, "--output", str(tmp_path / "one")]) == 0
-    assert jobs.ends(job) == "COMPLETED", jobs.log(job)
-    one, two = (json.loads((tmp_path / name / "results.json").read_text())["models"][0] for name in ("one", "two"))
-    assert one["verdicts"] == two["verdicts"]
-    assert 0 < one["robust_accuracy"] < one["clean_accuracy"]
+    environment = {"MODELS": " ".join(models), "EPSILON": "0.02"}
+    job = jobs.submit("slurm/evaluate.sh", tmp_path / "two", *words, options=("--array=0-1",), **environment)
+    for task, model in enumerate(models):
+        alone = ["evaluate", model, "--data", str(few_digits), "--epsilon", "0.02", *words]
+        assert main([*alone, "--output", str(tmp_path / f"one-{task}")]) == 0
+        assert jobs.cluster.wait(f"{job}_{task}")["JobState"] == "COMPLETED", jobs.log(f"{job}_{task}")
+    one, two = ([model_of(tmp_path / f"{name}-{task}") for task in (0, 1)] for name in ("one", "two"))
+    for ours, theirs, name in zip(two, one, ("last", "last-1"), strict=True):
+        assert (ours["name"], ours["verdicts"]) == (name, theirs["verdicts"])
+    assert one[0]["verdicts"] != one[1]["verdicts"]
+    assert 0 < one[0]["robust_accuracy"] < one[0]["clean_accuracy"]
+
+
+def model_of(evaluation: Path) -> dict:
+    (model,) = json.loads((evaluation / "results.json").read_text())["models"]
+    return model
+
+
+def test_a_task_of_an_array_that_is_queued_again_leaves_the_others_alone(jobs, tmp_path):
+    script = tmp_path / "task.sh"
+    script.write_text(
+        "#!/bin/bash\nsource slurm/start.sh\n"
+        "((SLURM_ARRAY_TASK_ID == 1 && ${SLURM_RESTART_COUNT:-0} == 0)) || exec sleep 2\n"
+        "again_if_it_helps 75 notes step\n"
+    )
+    job = jobs.submit(script, tmp_path, options=("--array=0-1", "--nodes=1", "--requeue"))
+    ended = [jobs.cluster.wait(f"{job}_{task}") for task in (0, 1)]
+    assert [(task["JobState"], task["Restarts"]) for task in ended] == [("COMPLETED", "0"), ("COMPLETED", "1")]
