@@ -14,6 +14,8 @@ from typing import ClassVar
 import torch
 from lightning.pytorch import Callback
 
+from lightning_sq.stop_request import stop_requested
+
 
 class PowerCut(Callback):
     """Ends the process's training where a cluster would.
@@ -119,6 +121,22 @@ class Pause(Callback):
 
     def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0) -> None:
         time.sleep(self.validation)
+
+
+class WaitForSignal(Callback):
+    """Holds one process up at a step until a signal asks it to stop, however late that comes.
+
+    Args:
+        rank: The process.
+        step: Optimizer steps taken by then.
+    """
+
+    def __init__(self, rank: int, step: int) -> None:
+        self.rank, self.step = rank, step
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        while (trainer.global_rank, trainer.global_step) == (self.rank, self.step) and stop_requested() is None:
+            time.sleep(0.1)
 
 
 class Spoil(Callback):

@@ -224,6 +224,20 @@ def test_a_job_that_may_not_be_started_again_says_so(jobs):
     assert "Queued again." not in text
 
 
+def test_a_job_whose_time_is_nearly_over_is_told_so_by_slurm_and_goes_on_with_new_time(jobs, whole_run):
+    output = jobs.folder / "short"
+    waits = ["--trainer.callbacks+=tests.callbacks.WaitForSignal", "--trainer.callbacks.rank", "1"]
+    waits += ["--trainer.callbacks.step", "3", "--hang_seconds", "300"]
+    # a minute is SLURM's shortest limit, and it looks every thirty seconds which jobs are near theirs
+    job = jobs.fit(output, *waits, options=("--time=1", "--signal=USR1@15"))
+    assert jobs.ends(job) == "COMPLETED", jobs.log(job)
+    text = jobs.log(job)
+    saved = re.findall(r"saved at step (\d+), because (?:SIGUSR1|another process) asked for it", text)
+    assert "4" in saved, text  # on a slow machine the signal comes in the imports too
+    assert text.count("Queued again.") == len(saved)
+    assert_same_run(output, whole_run)
+
+
 def test_a_process_that_hangs_a_cable_that_is_pulled_and_a_node_that_dies_end_the_job_with_a_name(jobs):
     output = jobs.folder / "hung"
     hangs = ["--trainer.callbacks+=tests.callbacks.Disaster", "--trainer.callbacks.rank", "1", "--hang_seconds", "8"]
