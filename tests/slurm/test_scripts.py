@@ -1,0 +1,199 @@
+"""What the batch scripts start, word by word, and when they queue a job again: with stubs in the place of SLURM."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+JOB = {
+    "SLURM_JOB_ID": "7",
+    "SLURM_JOB_NUM_NODES": "2",
+    "SLURM_NTASKS_PER_NODE": "4",
+    "SLURM_CPUS_PER_TASK": "3",
+}
+NOTES_WORDS = 'printf "%s\\n" "$@" > "$STUBS/$(basename "$0").words"\n'
+SCONTROL = 'echo "$*" >> "$STUBS/asked"; if [[ $1 == show ]]; then echo "JobId=7 JobState=$STATE Restarts=0"; fi\n'
+
+
+class Scripts:
+    """Runs lines of bash in the repository, with `srun` and `scontrol` that only note what they are told."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.stubs = folder, folder / "stubs"
+        self.output = folder / "run"
+        threads = 'echo "$OMP_NUM_THREADS $SRUN_CPUS_PER_TASK" > "$STUBS/threads"\n'
+        self._program(self.stubs / "srun", NOTES_WORDS + threads + "exit ${STATUS:-0}\n")
+        self._program(self.stubs / "scontrol", SCONTROL)
+        self.program = self._program(folder / "venv/bin/lightning-sq", NOTES_WORDS)
+
+    @staticmethod
+    def _program(path: Path, text: str) -> str:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"#!/usr/bin/env bash\n{text}")
+        path.chmod(0o755)
+        return str(path)
+
+    def run(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        values = {"PATH": f"{self.stubs}:{os.environ['PATH']}", "STUBS": str(self.stubs), "STATE": "RUNNING"} | JOB
+        values |= {"VENV": str(self.folder / "venv"), "DATA": "/data/few", "OUTPUT": str(self.output)} | environment
+        return subprocess.run(
+            ["bash", *words], capture_output=True, text=True, env=values, cwd=REPOSITORY, check=False, timeout=60
+        )
+
+    def started(self) -> list[str]:
+        """The words of `srun`."""
+        return (self.stubs / "srun.words").read_text().splitlines()
+
+    def asked(self) -> list[str]:
+        """What `scontrol` was asked, in order."""
+        file = self.stubs / "asked"
+        return file.read_text().splitlines() if file.exists() else []
+
+    def again(self, status: int, **environment: str) -> tuple[int, str]:
+        """(status, words) of `again_if_it_helps` after a command that ended with `status`."""
+        self.output.mkdir(exist_ok=True)
+        call = 'set -uo pipefail; source slurm/start.sh; again_if_it_helps "$@"'
+        files = (str(self.output / ".failures-7"), str(self.output / ".step"))
+        done = self.run("-c", call, "_", str(status), *files, **environment)
+        assert not done.stderr, done.stderr
+        return done.returncode, done.stdout
+
+    def at_step(self, step: int) -> None:
+        self.output.mkdir(exist_ok=True)
+        (self.output / ".step").write_text(f"{step:>12} {3.5:>12.1f}\n")
+
+
+@pytest.fixture
+def scripts(tmp_path) -> Scripts:
+    return Scripts(tmp_path)
+
+
+def fit_words(output: Path, *words: str) -> list[str]:
+    return [
+        *("fit", "--config", "configs/imagenet.yaml", "--data.root", "/data/few", "--output", str(output)),
+        *("--trainer.accelerator", "auto", "--trainer.enable_progress_bar", "false"),
+        *("--trainer.num_nodes", "2", "--trainer.devices", "4", *words),
+    ]
+
+
+HERE = str(REPOSITORY)
+SEEN = f"{HERE}:{HERE},/data/few:/data/few"
+
+
+def test_a_virtual_environment_is_started_by_its_path(scripts):
+    assert scripts.run("slurm/imagenet.sh", "--trainer.max_epochs", "3").returncode == 0
+    expected = fit_words(scripts.output, "--trainer.max_epochs", "3")
+    assert scripts.started() == ["--kill-on-bad-exit=1", scripts.program, *expected]
+    assert (scripts.stubs / "threads").read_text() == "3 3\n"
+
+
+@pytest.mark.parametrize(("mounts", "seen"), [({}, SEEN), ({"MOUNTS": "/a:/b,/c:/d"}, "/a:/b,/c:/d")])
+def test_an_image_of_enroot_is_started_by_srun_itself(scripts, mounts, seen):
+    image = "/images/lightning sq.sqsh"
+    assert scripts.run("slurm/imagenet.sh", CONTAINER_IMAGE=image, VENV="/nowhere", **mounts).returncode == 0
+    options = [f"--container-image={image}", f"--container-mounts={seen}", f"--container-workdir={HERE}"]
+    assert scripts.started() == ["--kill-on-bad-exit=1", *options, "lightning-sq", *fit_words(scripts.output)]
+
+
+@pytest.mark.parametrize(("mounts", "seen"), [({}, SEEN), ({"MOUNTS": "/a:/b,/c:/d"}, "/a:/b,/c:/d")])
+def test_an_image_of_apptainer_is_started_by_apptainer_on_every_rank(scripts, mounts, seen):
+    image = "/images/lightning sq.sif"
+    assert scripts.run("slurm/imagenet.sh", APPTAINER_IMAGE=image, VENV="/nowhere", **mounts).returncode == 0
+    program = ["apptainer", "exec", "--nv", "--bind", seen, "--pwd", HERE, image, "lightning-sq"]
+    assert scripts.started() == ["--kill-on-bad-exit=1", *program, *fit_words(scripts.output)]
+
+
+def test_without_an_environment_or_an_image_it_says_what_to_do_and_is_not_queued_again(scripts):
+    done = scripts.run("slurm/imagenet.sh", VENV="/nowhere")
+    assert done.returncode == 2
+    sentence = "There is no /nowhere/bin/lightning-sq. Run make setup, or set VENV, CONTAINER_IMAGE or APPTAINER_IMAGE."
+    assert done.stderr == f"{sentence}\n"
+    assert not (scripts.stubs / "srun.words").exists()
+    assert scripts.asked() == []
+
+
+@pytest.mark.parametrize("restarted", [{"SLURM_RESTART_COUNT": "1"}, {}])
+def test_a_job_that_is_queued_again_goes_on_and_a_new_one_does_not(scripts, restarted):
+    scripts.run("slurm/imagenet.sh", SLURM_RESTART_COUNT="0")
+    assert "--resume" not in scripts.started()
+    if not restarted:  # a SLURM that counts no restarts
+        scripts.output.mkdir()
+        (scripts.output / ".failures-7").write_text("1 5\n")
+    scripts.run("slurm/imagenet.sh", **restarted)
+    assert scripts.started()[-1] == "--resume"
+
+
+def test_a_task_of_an_array_attacks_its_own_model_into_its_own_folder(scripts):
+    models = "ours=runs/a/release natural=runs/b/release"
+    for task, model in enumerate(models.split()):
+        done = scripts.run("slurm/evaluate.sh", "--batch-size", "4", MODELS=models, SLURM_ARRAY_TASK_ID=str(task))
+        assert done.returncode == 0, done.stderr
+        words = ["evaluate", model, "--data", "/data/few", "--epsilon", "4/255", "--output", f"{scripts.output}-{task}"]
+        assert scripts.started() == ["--kill-on-bad-exit=1", scripts.program, *words, "--batch-size", "4"]
+        assert Path(f"{scripts.output}-{task}").is_dir()
+    done = scripts.run("slurm/evaluate.sh", MODELS=models, SLURM_ARRAY_TASK_ID="2")
+    assert done.returncode != 0
+    assert "MODELS names fewer models than the array has tasks" in done.stderr
+
+
+def test_a_task_of_an_array_is_queued_again_by_its_own_number(scripts):
+    task = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1"}  # the last task's number is that of the array
+    status, text = scripts.again(75, **task)
+    assert (status, text.splitlines()[-1]) == (0, "Queued again.")
+    assert scripts.asked() == ["show job 7_1 --oneliner", "requeue 7_1"]
+
+
+@pytest.mark.parametrize("status", [0, 2])
+def test_a_job_that_is_done_or_was_typed_wrongly_is_over(scripts, status):
+    assert scripts.again(status) == (status, "")
+    assert scripts.asked() == []
+
+
+def test_a_job_that_was_asked_to_stop_is_queued_again_however_often(scripts):
+    scripts.at_step(5)
+    for _ in range(3):
+        status, text = scripts.again(75, MAX_RESTARTS="0")
+        assert (status, text.splitlines()[-1]) == (0, "Queued again.")
+        assert "asked to stop" in text
+    assert scripts.asked() == ["show job 7 --oneliner", "requeue 7"] * 3
+
+
+def test_a_job_that_fails_at_other_steps_is_queued_again_as_often_as_it_may_be(scripts):
+    for failure, step in enumerate((5, 8), start=1):
+        scripts.at_step(step)
+        status, text = scripts.again(1, MAX_RESTARTS="2")
+        assert f"failed with status 1 at step {step}: failure {failure} of this job." in text
+        assert (status, "Queued again." in text) == (0, True)
+    scripts.at_step(9)
+    status, text = scripts.again(137, MAX_RESTARTS="2")
+    assert status == 137
+    assert text.splitlines()[-1] == "It is not started again: MAX_RESTARTS=2."
+    assert scripts.asked().count("requeue 7") == 2
+
+
+@pytest.mark.parametrize("step", [5, None])
+def test_a_job_that_fails_at_the_same_step_twice_is_over(scripts, step):
+    if step is not None:
+        scripts.at_step(step)
+    where = step or "unknown"
+    assert "Queued again." in scripts.again(1)[1]
+    assert "Queued again." in scripts.again(75)[1]  # being asked to stop in between is no failure
+    status, text = scripts.again(1)
+    assert status == 1
+    said = f"It has failed twice at step {where}, so it is not started again. The cause stands above."
+    assert text.splitlines()[-1] == said
+    assert scripts.asked().count("requeue 7") == 2
+
+
+@pytest.mark.parametrize("state", ["CANCELLED", "PENDING", "COMPLETING"])
+@pytest.mark.parametrize("status", [1, 75])
+def test_a_job_that_was_cancelled_or_is_queued_already_is_left_alone(scripts, state, status):
+    ended, text = scripts.again(status, STATE=state)
+    assert ended == status
+    assert text.splitlines()[-1] == "The job was cancelled or is queued again already."
+    assert scripts.asked() == ["show job 7 --oneliner"]
