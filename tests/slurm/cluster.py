@@ -131,6 +131,19 @@ class Cluster:
         """A SLURM client's answer."""
         return self._on("sw", *words).stdout
 
+    def begin(
+        self, node: str, *words: str, environment: dict[str, str], folder: Path, log: Path
+    ) -> subprocess.Popen[bytes]:
+        """A program of a node, without SLURM; it goes on while this process does."""
+        with log.open("wb") as stream:
+            return subprocess.Popen(
+                [*self._entering(node), *words],
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                env=self.environment | environment,
+                cwd=folder,
+            )
+
     def wait(self, number: str, *, states: tuple[str, ...] = (), seconds: float = 480) -> dict[str, str]:
         """Until the job is in one of `states`, or has ended for good."""
         final = states or ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
@@ -208,14 +221,9 @@ class Cluster:
     def _on(
         self, host: str, *words: str, environment: dict[str, str] | None = None, folder: Path | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command on a host; `sw` has the machine's own name."""
-        enter = ["nsenter", f"--net=/run/netns/{self.prefix}{host}"]
-        if host != "sw":
-            script = 'hostname "$1" && mount --bind "$2" /etc/hosts && shift 2 && exec "$@"'
-            enter += ["unshare", "--uts", "--mount", "--propagation", "private", "bash", "-c", script, "_", host]
-            enter.append(str(self.folder / "etc/hosts"))
+        """Run a command on a host."""
         done = subprocess.run(
-            [*enter, *words],
+            [*self._entering(host), *words],
             capture_output=True,
             text=True,
             timeout=60,
@@ -226,6 +234,15 @@ class Cluster:
         if done.returncode:
             raise OSError(f"{' '.join(words)}: {done.stderr}")
         return done
+
+    def _entering(self, host: str) -> list[str]:
+        """What stands before a command that is to run on a host; `sw` has the machine's own name."""
+        enter = ["nsenter", f"--net=/run/netns/{self.prefix}{host}"]
+        if host != "sw":
+            script = 'hostname "$1" && mount --bind "$2" /etc/hosts && shift 2 && exec "$@"'
+            enter += ["unshare", "--uts", "--mount", "--propagation", "private", "bash", "-c", script, "_", host]
+            enter.append(str(self.folder / "etc/hosts"))
+        return enter
 
     def _ip(self, *words: str) -> None:
         subprocess.run(["ip", *words], check=True, capture_output=True, env=self.environment)

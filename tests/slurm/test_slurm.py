@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -298,3 +299,37 @@ def test_a_task_of_an_array_that_is_queued_again_leaves_the_others_alone(jobs, t
     job = jobs.submit(script, tmp_path, options=("--array=0-1", "--nodes=1", "--requeue"))
     ended = [jobs.cluster.wait(f"{job}_{task}") for task in (0, 1)]
     assert [(task["JobState"], task["Restarts"]) for task in ended] == [("COMPLETED", "0"), ("COMPLETED", "1")]
+
+
+def test_torchrun_on_two_hosts_gives_the_weights_of_the_job(jobs, whole_run, few_digits, tmp_path):
+    (command,) = re.findall(r"^    (torchrun .*\\\n.*)$", (REPOSITORY / "slurm/README.md").read_text(), re.MULTILINE)
+    for theirs, ours in {
+        "\\\n": " ",
+        "torchrun": f"{sys.executable} -m torch.distributed.run",
+        "HOST1": "node1",
+        "--nproc-per-node=8": "--nproc-per-node=1",
+        "--trainer.devices 8": "--trainer.devices 1",
+        "configs/imagenet.yaml": CONFIG,
+    }.items():
+        assert command.count(theirs) == 1, command
+        command = command.replace(theirs, ours)
+    words = [*shlex.split(command), "--trainer.accelerator", "cpu", "--data.root", str(few_digits), *SMALL, *BATCHES]
+    environment = {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    hosts = [
+        jobs.cluster.begin(
+            node,
+            *(*words, "--output", str(tmp_path / "run")),
+            environment=environment,
+            folder=REPOSITORY,
+            log=tmp_path / f"{node}.log",
+        )
+        for node in jobs.cluster.nodes
+    ]
+    try:
+        statuses = [host.wait(300) for host in hosts]
+    finally:
+        for host in hosts:
+            host.terminate()  # and its process with it
+            host.wait(60)
+    assert statuses == [0, 0], "\n".join((tmp_path / f"{node}.log").read_text() for node in jobs.cluster.nodes)
+    assert_same_run(tmp_path / "run", whole_run)
