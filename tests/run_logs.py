@@ -1,4 +1,4 @@
-"""What a run logged, for tests that compare two runs."""
+"""What a run wrote down on its way, for tests that compare two runs."""
 
 from __future__ import annotations
 
@@ -15,3 +15,10 @@ def logged_rows(output: Path) -> list[dict[str, str]]:
     clock = {f"train/{name}" for name in BY_THE_CLOCK}
     with file.open(newline="") as stream:
         return [{k: v for k, v in row.items() if v and k not in clock} for row in csv.DictReader(stream)]
+
+
+def step_of(output: Path) -> int:
+    """The step that is being taken; -1 before the first."""
+    file = output / ".step"
+    words = file.read_text().split() if file.exists() else []
+    return int(words[0]) if words else -1

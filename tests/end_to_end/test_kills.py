@@ -12,7 +12,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.conftest import REPOSITORY
-from tests.run_logs import logged_rows
+from tests.run_logs import logged_rows, step_of
 
 NUM_KILLS = 20
 STEPS, EPOCHS = 15, 3  # 90 images in batches of 6
@@ -45,13 +45,6 @@ def start(few_digits):
         return process
 
     return begin
-
-
-def step_of(output: Path) -> int:
-    """The step that is being taken; -1 before the first."""
-    file = output / ".step"
-    words = file.read_text().split() if file.exists() else []
-    return int(words[0]) if words else -1
 
 
 def curve(output: Path) -> list[int]:

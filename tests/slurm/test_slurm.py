@@ -14,7 +14,7 @@ import torch
 
 from lightning_sq.__main__ import main
 from tests.conftest import REPOSITORY
-from tests.run_logs import logged_rows
+from tests.run_logs import logged_rows, step_of
 from tests.slurm.cluster import Cluster, why_not
 
 pytestmark = [
@@ -118,13 +118,6 @@ def whole_run(jobs) -> Path:
     job = jobs.fit(output)
     assert jobs.ends(job) == "COMPLETED", jobs.log(job)
     return output
-
-
-def step_of(output: Path) -> int:
-    """The step that is being taken; -1 before the first."""
-    file = output / ".step"
-    words = file.read_text().split() if file.exists() else []
-    return int(words[0]) if words else -1
 
 
 def weights(output: Path) -> dict[str, torch.Tensor]:
