@@ -39,10 +39,11 @@ class Preflight(Callback):
         self.output = output
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        own = about_this_process(trainer, pl_module)
-        everybody = from_every_rank(own, trainer.world_size)
+        own = about_this_process(trainer, pl_module, self.output)
+        trainer.strategy.barrier()  # a process that came late is not one whose clock is ahead
+        everybody = from_every_rank(own | {"clock": time.time()}, trainer.world_size)
         check_alike(everybody)
-        check_room(self.output, pl_module)
+        check_room(everybody, self.output, pl_module)
         skew = max(item["clock"] for item in everybody) - min(item["clock"] for item in everybody)
         if trainer.world_size > 1:
             hosts = {item["host"] for item in everybody}
@@ -55,8 +56,8 @@ class Preflight(Callback):
             rank_zero_info(f"The clock of {fast} is {skew:.0f} s ahead of that of {slow}.")
 
 
-def about_this_process(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
-    """What has to be the same everywhere, with the host's name and clock."""
+def about_this_process(trainer: Trainer, module: LightningModule, output: Path) -> dict[str, Any]:
+    """What has to be the same everywhere, with the host's name and the bytes that are free for `output` there."""
     data = hashlib.sha256()
     for split in ("train", "val"):
         data.update(fingerprint(trainer.datamodule.index(split)).encode())
@@ -66,7 +67,7 @@ def about_this_process(trainer: Trainer, module: LightningModule) -> dict[str, A
         "data": data.hexdigest(),
         "recipe": hashlib.sha256(json.dumps(module.recipe, sort_keys=True, default=str).encode()).hexdigest(),
         "versions": json.dumps(versions(), sort_keys=True),
-        "clock": time.time(),
+        "free": free_bytes(output),
     }
 
 
@@ -96,15 +97,21 @@ def check_alike(everybody: list[dict[str, Any]]) -> None:
             raise InputError(f"{hosts} has {remedy}{detail}.")
 
 
-def check_room(output: Path, module: LightningModule) -> None:
-    """Raises: InputError if the disk has no room for the checkpoints of the run."""
+def free_bytes(output: Path) -> int:
+    """Of the disk that holds `output`, or will."""
     there = next(path for path in (output, *output.absolute().parents) if path.exists())
+    return shutil.disk_usage(there).free
+
+
+def check_room(everybody: list[dict[str, Any]], output: Path, module: LightningModule) -> None:
+    """Raises: InputError, in every process, if the disk of the first one has no room: only it writes checkpoints."""
+    writer = everybody[0]
     weights = sum(value.numel() * value.element_size() for value in module.state_dict().values())
-    needed, free = KEPT_CHECKPOINTS * 3 * weights, shutil.disk_usage(there).free  # with two moments, at most
+    needed, free = KEPT_CHECKPOINTS * 3 * weights, writer["free"]  # with two moments, at most
     if free < needed:
         raise InputError(
-            f"There are {free / 1e9:.2f} GB free for --output {output}, and its checkpoints may need "
-            f"{needed / 1e9:.2f} GB. Make room, or give another --output."
+            f"There are {free / 1e9:.2f} GB free on {writer['host']} for --output {output}, and its checkpoints may "
+            f"need {needed / 1e9:.2f} GB. Make room, or give another --output."
         )
 
 
