@@ -54,7 +54,10 @@ class Throughput(Callback):
 
 
 class ProgressLines(Callback):
-    """One line now and then, for a log file: how far, how long still, loss, speed.
+    """One line now and then, for a log file: how far, how long still, loss.
+
+    How long still is what the rest of the schedule takes at the speed of this start, and never more than the time limit
+    leaves: steps go further along the schedule where they have to.
 
     Args:
         every_seconds: Between two lines.
@@ -76,11 +79,11 @@ class ProgressLines(Callback):
         if now - self._last < self.every_seconds:
             return
         self._last = now
-        rank_zero_info(self._line(trainer, batch_idx + 1, now - self._began))
+        rank_zero_info(self._line(trainer, pl_module, batch_idx + 1, now - self._began))
 
-    def _line(self, trainer: Trainer, batch_number: int, seconds: float) -> str:
-        total = trainer.lightning_module.total_steps
-        left = seconds / max(1, trainer.global_step - self._first_step) * (total - trainer.global_step)
+    def _line(self, trainer: Trainer, module: LightningModule, batch_number: int, seconds: float) -> str:
+        plan, taken = module.plan, max(1, trainer.global_step - self._first_step)
+        left = min(seconds / taken * (plan.total_steps - plan.position), plan.seconds_left(module.elapsed))
         metrics = trainer.callback_metrics
         loss = f", loss {metrics['train/loss']:.3f}" if "train/loss" in metrics else ""
         accuracy = f", clean top-1 {metrics['val/clean_top1']:.3f}" if "val/clean_top1" in metrics else ""

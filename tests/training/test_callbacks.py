@@ -12,7 +12,8 @@ import torch
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from lightning_sq.training.callbacks import Throughput
+from lightning_sq.training.callbacks import ProgressLines, Throughput
+from lightning_sq.training.cluster.time_limit import TimePlan
 from lightning_sq.training.parser import quiet_lightning
 from lightning_sq.training.resume.checkpointing import TimedCheckpoint, WholeFileIO
 
@@ -69,6 +70,33 @@ def test_the_seconds_of_a_run_are_those_of_all_its_starts_without_validation(mon
     second.load_state_dict(first.state_dict())
     second.on_train_epoch_end(trainer, module)
     assert logged["train/seconds"] == 4.0
+
+
+@pytest.mark.parametrize(
+    ("limit", "position", "left"),
+    [
+        (None, 20.0, "0:02:40"),  # 80 steps of 2 s
+        (1000.0, 20.0, "0:02:40"),
+        (200.0, 20.0, "0:02:19"),  # 199 s are the plan's, 60 of earlier starts and of this one are over
+        (50.0, 20.0, "0:00:00"),
+        (None, 60.0, "0:01:20"),  # it has skipped steps, in an earlier start with less time
+    ],
+)
+def test_the_time_left_is_that_of_the_rest_of_the_schedule_and_never_more_than_the_limit_leaves(
+    limit, position, left, monkeypatch, caplog
+):
+    clock = SimpleNamespace(monotonic=iter([1000.0, 1020.0]).__next__)
+    monkeypatch.setattr("lightning_sq.training.callbacks.time", clock)
+    trainer = SimpleNamespace(
+        global_step=10, current_epoch=0, max_epochs=2, num_training_batches=50, callback_metrics={"train/loss": 0.5}
+    )
+    module = SimpleNamespace(plan=TimePlan(limit, 100, 50, position=position), elapsed=60.0)
+    callback = ProgressLines(every_seconds=20.0)
+    callback.on_train_start(trainer, module)
+    trainer.global_step = 20
+    with caplog.at_level("INFO"):
+        callback.on_train_batch_end(trainer, module, None, None, 19)
+    assert caplog.messages == [f"epoch 1/2, batch 20/50, loss 0.500, 0:00:20 so far, {left} left"]
 
 
 def test_what_nobody_can_mend_is_not_said_and_the_filters_do_not_pile_up():

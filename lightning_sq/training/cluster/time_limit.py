@@ -66,11 +66,15 @@ class TimePlan:
         """How long the last step took. The very first one of a start is no measure: leave it out."""
         self.step_seconds = seconds if not self.step_seconds else MEMORY * self.step_seconds + (1 - MEMORY) * seconds
 
+    def seconds_left(self, elapsed: float) -> float:
+        """Of the limit, `elapsed` seconds after the run began; infinity without one."""
+        return math.inf if self.limit is None else max(0.0, self.limit * (1 - MARGIN) - elapsed)
+
     def steps_that_fit(self, elapsed: float) -> float:
         """Optimizer steps that there is time for after `elapsed` seconds; infinity without a limit or a measure."""
         if self.limit is None or not self.step_seconds:
             return math.inf
-        left = self.limit * (1 - MARGIN) - elapsed - self.validation_seconds - self.checkpoint_seconds
+        left = self.seconds_left(elapsed) - self.validation_seconds - self.checkpoint_seconds
         return max(0.0, left / (self.step_seconds + self.validation_seconds / self.steps_per_epoch))
 
     def propose(self, elapsed: float) -> int:
