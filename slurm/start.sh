@@ -47,7 +47,10 @@ again_if_it_helps() {
         echo "It is not started again: MAX_RESTARTS=${MAX_RESTARTS:-3}."
         return "$status"
       fi
-      echo "$failures ${step:-unknown}" > "$notes"
+      if ! { mkdir -p "$(dirname "$notes")" && echo "$failures ${step:-unknown}" > "$notes"; }; then
+        echo "It is not started again: nobody would count how often."
+        return "$status"
+      fi
       ;;
   esac
   if [[ $(scontrol show job "$job" --oneliner) != *" JobState=RUNNING "* ]]; then

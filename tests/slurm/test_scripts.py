@@ -56,11 +56,9 @@ class Scripts:
 
     def again(self, status: int, **environment: str) -> tuple[int, str]:
         """(status, words) of `again_if_it_helps` after a command that ended with `status`."""
-        self.output.mkdir(exist_ok=True)
         call = 'set -uo pipefail; source slurm/start.sh; again_if_it_helps "$@"'
         files = (str(self.output / ".failures-7"), str(self.output / ".step"))
         done = self.run("-c", call, "_", str(status), *files, **environment)
-        assert not done.stderr, done.stderr
         return done.returncode, done.stdout
 
     def at_step(self, step: int) -> None:
@@ -188,6 +186,14 @@ def test_a_job_that_fails_at_the_same_step_twice_is_over(scripts, step):
     said = f"It has failed twice at step {where}, so it is not started again. The cause stands above."
     assert text.splitlines()[-1] == said
     assert scripts.asked().count("requeue 7") == 2
+
+
+def test_a_job_whose_failures_cannot_be_counted_is_over(scripts):
+    scripts.output.touch()  # not a folder: a disk that is full or not there answers the same
+    status, text = scripts.again(1)
+    assert status == 1
+    assert text.splitlines()[-1] == "It is not started again: nobody would count how often."
+    assert scripts.asked() == []
 
 
 @pytest.mark.parametrize("state", ["CANCELLED", "PENDING", "COMPLETING"])
