@@ -223,7 +223,7 @@ def test_a_job_whose_time_is_nearly_over_is_told_so_by_slurm_and_goes_on_with_ne
     waits = ["--trainer.callbacks+=tests.callbacks.WaitForSignal", "--trainer.callbacks.rank", "1"]
     waits += ["--trainer.callbacks.step", "3", "--hang_seconds", "300"]
     # a minute is SLURM's shortest limit, and it looks every thirty seconds which jobs are near theirs
-    job = jobs.fit(output, *waits, options=("--time=1", "--signal=USR1@15"))
+    job = jobs.fit(output, *waits, options=("--time=1", "--signal=USR1@5"))
     assert jobs.ends(job) == "COMPLETED", jobs.log(job)
     text = jobs.log(job)
     saved = re.findall(r"saved at step (\d+), because (?:SIGUSR1|another process) asked for it", text)
