@@ -134,7 +134,7 @@ class Cluster:
     def begin(
         self, node: str, *words: str, environment: dict[str, str], folder: Path, log: Path
     ) -> subprocess.Popen[bytes]:
-        """A program of a node, without SLURM; it goes on while this process does."""
+        """Start a program on a node without SLURM; whoever calls ends it."""
         with log.open("wb") as stream:
             return subprocess.Popen(
                 [*self._entering(node), *words],
