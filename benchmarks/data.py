@@ -18,7 +18,8 @@ from statistics import median
 
 import numpy as np
 import torch
-from data_loaders import DaliLoader, bare_decode, dataset_of, loaders, order_of, ours
+from data_cuts import dataset_of, order_of
+from data_loaders import DaliLoader, bare_decode, loaders, ours
 from data_start import seconds_to_first_batch
 from data_training import training_rows
 from harness import Row, report, seconds_of

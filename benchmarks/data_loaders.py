@@ -7,33 +7,20 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
+from data_cuts import RESIZE, SIZE, SMALLEST_AREA, dataset_of, order_of
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.io import ImageReadMode, decode_jpeg, read_file
 from torchvision.transforms import v2
 
-from lightning_sq.data.crop import random_resized_crop, resize_and_center_crop
 from lightning_sq.data.dali import DaliLoader
 from lightning_sq.data.image_index import ImageIndex
-from lightning_sq.data.loader import Dataset as CutImages
 from lightning_sq.data.loader import Loader
-from lightning_sq.data.order import EpochOrder
 from lightning_sq.data.torch_loader import TorchvisionLoader
 
-SIZE, RESIZE, SMALLEST_AREA = 224, 256, 0.25
 Epoch = Callable[[], int]
 """Reads a whole epoch and gives the number of its images."""
-
-
-def dataset_of(index: ImageIndex, *, train: bool) -> CutImages:
-    """The images with the transform at 224 px."""
-    rule = random_resized_crop(SIZE, min_crop_area=SMALLEST_AREA)
-    return CutImages(index, rule if train else resize_and_center_crop(SIZE, resize_size=RESIZE), SIZE)
-
-
-def order_of(count: int, batch_size: int, *, train: bool) -> EpochOrder:
-    return EpochOrder(count, batch_size, shuffle=train, pad_by_repeating=train)
 
 
 def ours(loader: Loader) -> Epoch:

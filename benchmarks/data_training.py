@@ -1,38 +1,65 @@
-"""Whether the loader feeds a training step, for benchmarks/data.py: end to end against one batch in memory."""
+"""Whether the loader feeds a training step, for data.py and gpu.py: end to end against one batch in memory."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-
 import timm
 import torch
-from data_loaders import DaliLoader, dataset_of, order_of
-from harness import Row, synchronize
+from data_cuts import SIZE, dataset_of, order_of
+from harness import Row
+from steps import Step, rate, training_step
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
+from lightning_sq.data.backends import make_loader
 from lightning_sq.data.image_index import ImageIndex
-from lightning_sq.types import Batch
+from lightning_sq.data.loader import Loader
+from lightning_sq.objectives import Natural
 
 
 def training_rows(index: ImageIndex, architecture: str, batch_size: int, threads: int) -> list[Row]:
     """The share of the step's own speed that training from files reaches, and what would be needed where it is low."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    gpu = 0 if device.type == "cuda" else None
+    loader = training_loader(index, SIZE, batch_size, threads, device)
+    model = timm.create_model(architecture).to(device, memory_format=torch.channels_last).train()
+    train = training_step(Natural(), model, torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9))
+
+    def step(images: Tensor, labels: Tensor) -> None:
+        train(images, labels % model.num_classes)
+
+    rates = end_to_end(loader, step, device, rounds=3)
+    share, detail = held_against_memory(rates, threads)
+    question = f"{architecture} trained from files against one batch in memory, batch {batch_size}"
+    reached = share >= 0.95 if device.type == "cuda" else None
+    return [Row(question, share, "times", ">= 0.95 on a GPU", reached, detail)]
+
+
+def training_loader(
+    index: ImageIndex, size: int, batch_size: int, threads: int, device: torch.device, *, backend: str = "dali"
+) -> Loader:
+    """Random crops of `size` pixels in full batches; DALI decodes on the GPU where `device` is one."""
     order = order_of(len(index), batch_size, train=True)
-    loader = DaliLoader(dataset_of(index, train=True), order, num_threads=threads, device_id=gpu)
-    step = _stepper(architecture, device)
+    gpu = 0 if device.type == "cuda" else None
+    dataset = dataset_of(index, train=True, size=size)
+    return make_loader(dataset, order, backend=backend, num_threads=threads, device_id=gpu)
+
+
+def end_to_end(loader: Loader, step: Step, device: torch.device, *, rounds: int) -> dict[str, float]:
+    """The best images/s of the step from memory and from files, and of the loader alone."""
     first = next(iter(loader))
-    step(first.images, first.labels.to(device))  # warms up
+    first = first._replace(images=first.images.to(device), labels=first.labels.to(device))
+    step(first.images, first.labels)  # warms up
     rates = {"memory": [], "files": [], "loader": []}
-    for epoch in range(3):  # in turn, so that a slow minute slows all of them
+    for epoch in range(rounds):  # in turn, so that a slow minute slows all of them
         loader.set_epoch(epoch)
-        rates["memory"].append(_rate(iter([first] * len(order.epoch(0))), step, device))
-        rates["files"].append(_rate(iter(loader), step, device))
-        loader.set_epoch(epoch + 3)
-        rates["loader"].append(_rate(iter(loader), None, device))
-    memory, files, alone = (max(values) for values in rates.values())
+        rates["memory"].append(rate([first] * len(loader), step, device))
+        rates["files"].append(rate(loader, step, device))
+        loader.set_epoch(epoch + rounds)
+        rates["loader"].append(rate(loader, None, device))
+    return {name: max(values) for name, values in rates.items()}
+
+
+def held_against_memory(rates: dict[str, float], threads: int) -> tuple[float, dict[str, float | str]]:
+    """(files against memory, the rates with the reason where that is low)."""
+    memory, files, alone = rates["memory"], rates["files"], rates["loader"]
     share = files / memory
     detail = {"images/s from memory": memory, "images/s from files": files, "images/s of the loader alone": alone}
     if share < 0.95:
@@ -43,31 +70,4 @@ def training_rows(index: ImageIndex, architecture: str, batch_size: int, threads
             else "the loader alone is fast enough: decoding and the step contend for the same processor"
         )
         print(detail["reason"])
-    question = f"{architecture} trained from files against one batch in memory, batch {batch_size}"
-    return [Row(question, share, "times", ">= 0.95 on a GPU", share >= 0.95 if gpu is not None else None, detail)]
-
-
-def _stepper(architecture: str, device: torch.device):
-    model = timm.create_model(architecture).to(device, memory_format=torch.channels_last).train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-
-    def step(images: Tensor, labels: Tensor) -> None:
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
-            logits = model(images.contiguous(memory_format=torch.channels_last))
-            loss = cross_entropy(logits, labels % logits.shape[1])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-    return step
-
-
-def _rate(batches: Iterator[Batch], step, device: torch.device) -> float:
-    synchronize()
-    began, count = time.perf_counter(), 0
-    for batch in batches:
-        if step is not None:
-            step(batch.images, batch.labels.to(device, non_blocking=True))
-        count += len(batch.labels)
-    synchronize()
-    return count / (time.perf_counter() - began)
+    return share, detail

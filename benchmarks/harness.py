@@ -79,10 +79,19 @@ def report(name: str, rows: list[Row], *, skipped: list[str], settings: dict[str
         table.add_column(column)
     for row in rows:
         mark = "" if row.reached is None else ("reached" if row.reached else "not reached")
-        table.add_row(row.question, f"{row.measured:.3g} {row.unit}", row.to_reach, mark)
+        table.add_row(row.question, f"{_three_digits(row.measured)} {row.unit}", row.to_reach, mark)
     Console().print(table)
     for reason in skipped:
         print(f"skipped: {reason}")
+    print(keep(name, rows, skipped=skipped, settings=settings))
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def keep(name: str, rows: list[Row], *, skipped: list[str], settings: dict[str, Any]) -> Path:
+    """Write everything as JSON under benchmarks/results/. Returns: the file."""
     device = "gpu" if torch.cuda.is_available() else "cpu"
     path = RESULTS / f"{name}-{device}-torch{torch.__version__.split('+')[0]}.json"
     content = {
@@ -93,7 +102,7 @@ def report(name: str, rows: list[Row], *, skipped: list[str], settings: dict[str
         "skipped": skipped,
     }
     write_whole(path, json.dumps(content, indent=1) + "\n")
-    print(path)
+    return path
 
 
 def write_page(folder: Path, name: str, content: dict[str, Any], page: str, figure: Figure) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import torch
 from harness import Row, report, seconds_of
+from steps import training_step
 
 from lightning_sq import objectives as o
 from lightning_sq.models import ModelConfig, QuantizerConfig, build_model
@@ -46,14 +47,8 @@ def stepper(objective: o.Objective, options: argparse.Namespace, device: torch.d
     images = torch.rand(options.batch_size, 3, size, size, device=device).to(memory_format=torch.channels_last)
     labels = torch.randint(0, 1000, (options.batch_size,), device=device)
 
-    def step() -> None:
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
-            loss, _ = objective(model, images, labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-    return step
+    step = training_step(objective, model, optimizer)
+    return lambda: step(images, labels)
 
 
 def main() -> None:

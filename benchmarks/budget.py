@@ -1,0 +1,82 @@
+"""What is measured so far, what is skipped and why, and how much time is left, for benchmarks that have a limit."""
+
+from __future__ import annotations
+
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from harness import Row, keep, report
+
+
+class Record:
+    """Rows and reasons of one benchmark that ends within its minutes.
+
+    Whoever is about to take long asks `allows` first. What is there is on the disk after each section, so that a run
+    that is killed leaves what it had.
+
+    Args:
+        name: Of the benchmark.
+        minutes: That it may take, from now on.
+        settings: Kept with the numbers.
+        judged: Whether rows say that they reached what was to be reached.
+        clock: Seconds, for tests.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        minutes: float,
+        settings: dict[str, Any],
+        *,
+        judged: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name, self.settings, self.judged = name, settings, judged
+        self.rows: list[Row] = []
+        self.skipped: list[str] = []
+        self._clock, self._ends, self._began = clock, clock() + 60 * minutes, clock()
+
+    @property
+    def left(self) -> float:
+        """Seconds."""
+        return self._ends - self._clock()
+
+    def add(self, *rows: Row) -> None:
+        """Print and keep what was measured."""
+        for row in rows:
+            row.reached = row.reached if self.judged else None
+            print(f"[{self._clock() - self._began:4.0f} s] {row.question}: {row.measured:.4g} {row.unit}", flush=True)
+        self.rows += rows
+
+    def skip(self, what: str, why: str) -> None:
+        """Say and keep what is not measured, and why."""
+        print(f"[{self._clock() - self._began:4.0f} s] skipped: {what}: {why}", flush=True)
+        self.skipped.append(f"{what}: {why}")
+
+    def allows(self, what: str, seconds: float) -> bool:
+        """Whether so many seconds are left; if not, `what` is skipped by name."""
+        if seconds <= self.left:
+            return True
+        left = max(0.0, self.left)
+        self.skip(what, f"it would take about {seconds:.0f} s and {left:.0f} s are left; give more --minutes")
+        return False
+
+    @contextmanager
+    def section(self, what: str) -> Iterator[None]:
+        """What fails inside is skipped by its error, and the other sections go on; the file is written at its end."""
+        try:
+            yield
+        except Exception as error:  # whatever a missing library, compiler or driver makes torch raise
+            traceback.print_exc(file=sys.stderr)
+            first = str(error).strip().partition("\n")[0][:200]
+            self.skip(what, f"{type(error).__name__}: {first}")
+        self.settings["seconds"] = self._clock() - self._began
+        keep(self.name, self.rows, skipped=self.skipped, settings=self.settings)
+
+    def report(self) -> None:
+        """The table, the reasons and the file."""
+        report(self.name, self.rows, skipped=self.skipped, settings=self.settings)

@@ -1,0 +1,176 @@
+"""How fast is all of it on one CUDA GPU?   python benchmarks/gpu.py [--data FOLDER] [--imagenette DIR --weights FILE]
+
+Needs no network and ends within --minutes; what there is no time or no library for is skipped by name. With no data it
+measures ResNet-50's training from a batch in memory (bf16, channels_last; eager and compiled; natural, method, FGSM-RS,
+free, PGD-7), the parts of a step, memory, the front end's bandwidth, a sweep of batch sizes, and what follows for
+ImageNet: epochs in 48 hours, hours of the fine-tune.
+
+    --data FOLDER             real JPEGs, FOLDER/<class>/*.JPEG: natural and method from files as well, by DALI
+    --imagenette DIR          DIR/{train,val}/<class>/*.JPEG: ResNet-50 by `lightning-sq fit`, and, with --weights
+                              resnet18.safetensors, imagenette's recipes at ImageNet's epochs and image size; its
+                              train/ is --data as well
+    --sections NAME ...       only some, where the minutes of one run do not suffice for all
+    --smoke                   tiny, in seconds, on any machine: whether everything runs, and no number means anything
+
+Where the package is not installed, put PYTHONPATH=. before it. The result is benchmarks/results/gpu-gpu-torch*.json, or
+gpu_SECTIONS-gpu-torch*.json of some; it is written after each section, so a run that is killed leaves what it found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import gc
+import os
+import sys
+from pathlib import Path
+
+import torch
+from budget import Record
+from front_end import front_end_rows
+from gpu_files import file_rows
+from gpu_imagenette import command_line_rows, imagenette_rows
+from gpu_network import Network, compile_many
+from gpu_plan import SCHEDULE, Plan, plan_rows, resizing_row
+from gpu_training import FIRST_GUESS, MODES, Training
+from harness import Row
+
+TRAINING = ("eager", "compiled", "files", "sizes", "sweep")
+SECTIONS = ("front_end", *TRAINING, "command_line", "imagenette")
+SMOKE = {
+    "architecture": "test_resnet",
+    "imagenette_architecture": "test_resnet",
+    "image_size": 32,
+    "batch_size": 4,
+    "largest_batch": 8,
+    "smallest_batch": 4,
+    "rounds": 1,
+    "batches": 2,
+    "threads": 1,
+    "compile_seconds": 5.0,
+    "backend": "aot_eager",
+}
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=8.0, help="from when the libraries are imported")
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--imagenette", type=Path)
+    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=SECTIONS)
+    parser.add_argument("--architecture", default="resnet50")
+    parser.add_argument("--imagenette-architecture", default="resnet18")
+    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--largest-batch", type=int, default=1024, help="of the sweep")
+    parser.add_argument("--smallest-batch", type=int, default=64, help="of the sweep")
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument(
+        "--batches", type=int, default=32, help="of an epoch from files, which are repeated to reach it"
+    )
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="that decode")
+    parser.add_argument("--compile-seconds", type=float, default=90.0, help="of a graph, until the first is measured")
+    parser.add_argument("--backend", default="inductor", help="of torch.compile")
+    parser.add_argument("--smoke", action="store_true")
+    if parser.parse_args().smoke:
+        parser.set_defaults(**SMOKE)
+    options = parser.parse_args()
+    if not options.smoke and not torch.cuda.is_available():
+        parser.error("there is no CUDA GPU here. Add --smoke to see whether everything runs")
+    if options.data is None and options.imagenette is not None:
+        options.data = options.imagenette / "train"
+    return options
+
+
+def measure(record: Record, options: argparse.Namespace) -> None:
+    """The sections in turn; each asks for its time, and one that fails does not take the others with it."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.backends.cudnn.benchmark = True
+    compile_many()
+    if device.type == "cpu":
+        record.skip("peak memory, bf16, the mixed decoder", "there is no CUDA GPU here")
+    rate, ratios = None, {}
+    with record.section("the front end's bandwidth"):
+        options.copy_bandwidth = front_end(record, options, device)
+    training = [name for name in TRAINING if name in options.sections]
+    if training and record.allows(f"training ({', '.join(training)})", FIRST_GUESS):
+        with record.section("training"):
+            rate, ratios = train(record, options, Training(record, options, Network(options, device)))
+    let_go()
+    if "command_line" in options.sections:
+        with record.section("method by lightning-sq fit"):
+            command_line_rows(record, options, rate)
+    if "imagenette" in options.sections:
+        with record.section("imagenette at full length"):
+            imagenette_rows(record, options, ratios)
+
+
+def front_end(record: Record, options: argparse.Namespace, device: torch.device) -> float | None:
+    """Returns: bytes a second of a plain copy."""
+    if "front_end" not in options.sections or not record.allows("the front end's bandwidth", options.compile_seconds):
+        return None
+    sizes = (options.batch_size, options.image_size, options.backend)
+    rows = front_end_rows(options.rounds, device.type, options.architecture, *sizes)
+    record.add(*rows)
+    copied = rows[-1].detail["copy bytes a second"]
+    record.add(Row("a plain copy on the device, bytes read and written", copied / 1e9, "GB/s"))
+    return copied
+
+
+def train(record: Record, options: argparse.Namespace, training: Training) -> tuple[float | None, dict[str, float]]:
+    """Everything that trains the one network, and the plan.
+
+    Returns: (images/s of the method's step, not compiled; name -> price of a step against natural's).
+    """
+    wanted, network = options.sections, training.network
+    training.fit_batch()
+    for compiled, mode in MODES.items():
+        if mode in wanted:
+            with record.section(f"all objectives, {mode}"):
+                training.all_objectives(compiled=compiled)
+    compiled = "method" in training.rates[True] or not {"eager", "compiled"} & set(wanted)
+    rates, files, at = training.rates[compiled], {}, {}
+    if "files" in wanted:
+        with record.section("natural and method from JPEGs"):
+            files = file_rows(record, options, network, batch_size=training.batch_size, compiled=compiled)
+    if "sizes" in wanted:
+        at = training.sizes([size for _, size in SCHEDULE], compiled=compiled)
+    if "sweep" in wanted:
+        training.sweep(options.largest_batch, options.smallest_batch, compiled=compiled)
+    with record.section("the plan for ImageNet"):
+        plan = Plan(training.batch_size, network.parameters)
+        record.add(*plan_rows(plan, rates, f"{MODES[compiled]}, from memory"))
+        record.add(*plan_rows(plan, files, f"{MODES[compiled]}, from JPEGs"))
+        if len(at) == len(SCHEDULE):
+            record.add(resizing_row(plan, at, f"{MODES[compiled]}, from memory"))
+        elif "sizes" in wanted:
+            record.skip("hours with progressive resizing", "not every image size was measured")
+    ratios = {name: rates["natural"] / rate for name, rate in rates.items() if "natural" in rates}
+    return training.rates[False].get("method"), ratios
+
+
+def let_go() -> None:
+    """Of the GPU's memory: another process is to train there."""
+    torch._dynamo.reset()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def main() -> None:
+    options = parse()
+    paths = ("data", "imagenette", "weights")  # on this machine, and of no use on another
+    settings = vars(options) | {name: getattr(options, name) is not None for name in paths}
+    name = "_".join(["gpu", *(options.sections if options.sections != SECTIONS else ())])
+    record = Record("gpu_smoke" if options.smoke else name, options.minutes, settings, judged=not options.smoke)
+    faulthandler.dump_traceback_later(60 * options.minutes + 60, exit=True, file=sys.__stderr__)  # if something hangs
+    try:
+        measure(record, options)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+    record.report()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Training by the real command line, in a process of its own and within a time: for benchmarks/gpu.py."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpu_files import is_installed
+from gpu_network import CONFIGS
+
+NEEDED = ("lightning", "torchmetrics", "jsonargparse")
+"""Libraries that the command line needs, and that a machine for trials may lack."""
+GRACE = 20.0
+"""Seconds in which a fit that is asked to stop saves where it is."""
+SHORT = ["--trainer.max_epochs", "2", "--trainer.limit_train_batches", "100", "--trainer.limit_val_batches", "0"]
+
+
+@dataclass
+class Fit:
+    """What a `lightning-sq fit` left: seconds in all, the last value of each column of its log, and what went wrong."""
+
+    seconds: float
+    metrics: dict[str, float]
+    failure: str | None
+
+
+def fit(words: list[str], limit: float) -> Fit:
+    """`lightning-sq fit WORDS`, asked to stop when its seconds are over; like a person's, in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log.txt"
+        command = [sys.executable, "-m", "lightning_sq", "fit", *words, "--output", f"{folder}/run"]
+        began = time.perf_counter()
+        with log.open("w") as stream:
+            process = subprocess.Popen(
+                command, stdout=stream, stderr=stream, cwd=CONFIGS.parent, start_new_session=True
+            )
+            ended = _wait(process, limit)
+        seconds = time.perf_counter() - began
+        failure = None
+        if not ended:
+            failure = f"it did not end within {limit:.0f} s"
+        elif process.returncode:
+            said = log.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
+            failure = f"it failed: {said[-1].removeprefix('lightning-sq: error: ')[:300]}"
+        return Fit(seconds, _last_values(Path(folder) / "run"), failure)
+
+
+def _wait(process: subprocess.Popen, limit: float) -> bool:
+    """Whether it ended by itself."""
+    try:
+        process.wait(limit)
+        return True
+    except subprocess.TimeoutExpired:
+        pass
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+            process.wait(GRACE)
+            break
+        except (subprocess.TimeoutExpired, ProcessLookupError):
+            continue
+    return False
+
+
+def _last_values(run: Path) -> dict[str, float]:
+    values: dict[str, float] = {}
+    for file in run.glob("logs/*/metrics.csv"):
+        with file.open(newline="") as stream:
+            for row in csv.DictReader(stream):
+                values |= {name: float(value) for name, value in row.items() if value}
+    return values
+
+
+def missing(**paths: Path | None) -> list[str]:
+    """What keeps the command line from being run: libraries, and options that were not given."""
+    libraries = [f"{library} is not installed" for library in NEEDED if not is_installed(library)]
+    return libraries + [f"--{name} was not given" for name, path in paths.items() if path is None]
+
+
+def words_for(recipe_file: str, options: argparse.Namespace, size: int) -> list[str]:
+    """A recipe on the data of --imagenette at an image size, with the decoder that is there, in one process."""
+    backend = "dali" if is_installed("nvidia.dali") else "torchvision"
+    words = ["--config", str(CONFIGS / recipe_file), "--data.root", str(options.imagenette.resolve())]
+    words += ["--data.image_size", str(size), "--data.backend", backend, "--data.num_threads", str(options.threads)]
+    return [*words, "--model.pretrained", "false", "--trainer.devices", "1", "--trainer.num_nodes", "1"]

@@ -1,0 +1,102 @@
+"""The recipes by the real command line, for benchmarks/gpu.py: imagenette's at ImageNet's length, ImageNet's speed."""
+
+from __future__ import annotations
+
+import argparse
+
+from budget import Record
+from gpu_fit import GRACE, SHORT, Fit, fit, missing, words_for
+from gpu_network import recipe
+from harness import Row
+
+from lightning_sq.data.index import count_images
+from lightning_sq.training.cluster.scaling import Network, Work, plan_row
+
+RECIPES = {"natural": "imagenette_natural.yaml", "method": "imagenette.yaml", "FGSM-RS": "imagenette_fgsm_rs.yaml"}
+REHEARSAL = 90.0
+"""Seconds that a short run is given."""
+
+
+def command_line_rows(record: Record, options: argparse.Namespace, rate: float | None) -> None:
+    """Images/s of the method by `lightning-sq fit --config configs/imagenet.yaml`, against those of the bare step.
+
+    Args:
+        record: Takes the rows.
+        options: imagenette, threads, image_size, batch_size, architecture.
+        rate: Of the bare step, not compiled, from memory.
+    """
+    what = f"method by lightning-sq fit, {options.architecture}"
+    if reasons := missing(imagenette=options.imagenette):
+        record.skip(what, "; ".join(reasons))
+    elif record.allows(what, REHEARSAL):
+        words = words_for("imagenet.yaml", options, options.image_size)
+        words += ["--model.architecture", options.architecture]
+        words += ["--data.batch_size_per_device", str(options.batch_size)]
+        done = fit([*words, *SHORT], REHEARSAL)
+        if done.failure:
+            record.skip(what, done.failure)
+            return
+        found = done.metrics["train/images_per_second"]
+        record.add(
+            Row(f"{what}, batch {options.batch_size}, from JPEGs", found, "images/s", detail={"log": done.metrics})
+        )
+        if rate is not None:
+            record.add(Row(f"{what}: against the bare step, eager, from memory", found / rate, "times"))
+
+
+def imagenette_rows(record: Record, options: argparse.Namespace, ratios: dict[str, float]) -> None:
+    """Clean top-1, seconds and images/s of natural, method and FGSM-RS, those for which there is time.
+
+    A rehearsal of the first says how long a start takes and how many images a second there are.
+
+    Args:
+        record: Takes the rows.
+        options: imagenette, weights, threads, image_size, imagenette_architecture, smoke.
+        ratios: Name -> the step's price against natural's, as measured; what a loader holds back costs less.
+    """
+    everything = f"imagenette at full length ({', '.join(RECIPES)})"
+    if reasons := missing(imagenette=options.imagenette, weights=options.weights):
+        record.skip(everything, "; ".join(reasons))
+        return
+    if not record.allows(everything, REHEARSAL):
+        return
+    first = fit([*_words("natural", options), *SHORT], REHEARSAL)
+    rate = first.metrics.get("train/images_per_second")
+    if first.failure or not rate:
+        record.skip(everything, f"a rehearsal: {first.failure or 'it logged no images a second'}")
+        return
+    start, work = first.seconds - first.metrics["train/seconds"], _work(options)
+    for name in RECIPES:
+        row = plan_row(work, nodes=1, per_node=1, images_per_second=rate / ratios.get(name, 1.0), network=Network())
+        what, estimate = f"imagenette, {name}, {work.epochs} epochs", start + 3600 * row["hours"]
+        if not record.allows(what, estimate):
+            continue
+        words = [*_words(name, options), "--trainer.max_epochs", str(work.epochs)]
+        done = fit(words, max(estimate, record.left - GRACE))
+        if done.failure:
+            record.skip(what, done.failure)
+        else:
+            record.add(*_rows(what, done, estimate))
+
+
+def _rows(what: str, done: Fit, estimate: float) -> list[Row]:
+    detail = {"log": done.metrics, "seconds estimated": estimate}
+    return [
+        Row(f"{what}: clean top-1", 100 * done.metrics["val/clean_top1"], "%", detail=detail),
+        Row(f"{what}: from start to end", done.seconds, "s"),
+        Row(f"{what}: training", done.metrics["train/images_per_second"], "images/s"),
+    ]
+
+
+def _work(options: argparse.Namespace) -> Work:
+    epochs = 1 if options.smoke else recipe("imagenet.yaml")["trainer"]["max_epochs"]
+    batch_size = recipe(RECIPES["method"])["data"]["batch_size_per_device"]
+    train, val = (count_images(options.imagenette / split) for split in ("train", "val"))
+    return Work(train, val, epochs, batch_size, gradient_bytes=0)
+
+
+def _words(name: str, options: argparse.Namespace) -> list[str]:
+    """The recipe with ImageNet's image size and the local weights."""
+    size = options.image_size if options.smoke else recipe("imagenet.yaml")["data"]["image_size"]
+    words = [*words_for(RECIPES[name], options, size), "--model.architecture", options.imagenette_architecture]
+    return [*words, "--model.checkpoint_path", str(options.weights.resolve())]

@@ -1,0 +1,97 @@
+"""How long ImageNet takes at the measured images/s, by the model of `lightning-sq plan`: for benchmarks/gpu.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+from gpu_network import recipe
+from harness import Row
+
+from lightning_sq.training.cluster.scaling import Network, Work, plan_row
+
+NUM_IMAGES, NUM_VALIDATION_IMAGES = 1_281_167, 50_000  # ILSVRC 2012
+PAPER = "the paper: two days (arXiv 1810.05665)"
+FREE = "Free: two days on 4 P100 (arXiv 1904.12843)"
+FAST = "Fast: 12 hours on four consumer GPUs (arXiv 2001.03994)"
+REPLAYS, FREE_EPOCHS = 4, 23  # Free's m for ImageNet, and its authors' 90 epochs divided by it
+LIMIT = 48.0  # hours: the paper's two days
+SCHEDULE = ((0, 128), (6, 176), (12, 224))
+"""(first epoch, image size) of progressive resizing, as in configs/README.md."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """ImageNet with the epochs of configs/imagenet.yaml.
+
+    Args:
+        batch_size: Of each process.
+        parameters: Of the network.
+    """
+
+    batch_size: int
+    parameters: int
+
+    @property
+    def work(self) -> Work:
+        """All of the recipe."""
+        epochs = recipe("imagenet.yaml")["trainer"]["max_epochs"]
+        return Work(NUM_IMAGES, NUM_VALIDATION_IMAGES, epochs, self.batch_size, 4 * self.parameters)
+
+    def hours(self, work: Work, rate: float, gpus: int = 1) -> float:
+        """Of the whole of `work` at `rate` images/s a GPU, on nodes of up to eight."""
+        per_node = min(8, gpus)
+        row = plan_row(work, nodes=gpus // per_node, per_node=per_node, images_per_second=rate, network=Network())
+        return row["hours"]
+
+    def epochs_that_fit(self, work: Work, rate: float, gpus: int) -> int:
+        """In `LIMIT` hours, each with its validation."""
+        return int(LIMIT / self.hours(replace(work, epochs=1), rate, gpus))
+
+    def resized_hours(self, rate_at: Callable[[int], float]) -> float:
+        """Of the recipe on one GPU, with each range of epochs at its image size; validation keeps the last size."""
+        firsts = [first for first, _ in SCHEDULE] + [self.work.epochs]
+        training = replace(self.work, num_validation_images=0)
+        hours = sum(
+            self.hours(replace(training, epochs=end - first), rate_at(size))
+            for (first, end), (_, size) in zip(pairwise(firsts), SCHEDULE, strict=True)
+        )
+        full = rate_at(SCHEDULE[-1][1])
+        return hours + self.hours(self.work, full) - self.hours(training, full)
+
+
+def plan_rows(plan: Plan, rates: dict[str, float], source: str) -> list[Row]:
+    """Epochs in two days, and hours of a whole training, at images/s of one GPU by name; `source` says what of."""
+    rows = []
+    for name, rate in rates.items():
+        free = name.startswith("free")
+        replays, what = (REPLAYS, f"{name}, {REPLAYS} of them a batch") if free else (1, name)
+        work = replace(plan.work, batch_repeats=replays, epochs=FREE_EPOCHS if free else plan.work.epochs)
+        for gpus in (1, 8, 64):
+            question = f"{what}, {source}: epochs of ImageNet in {LIMIT:g} h on {gpus} GPU{'s' * (gpus > 1)}"
+            rows.append(Row(question, plan.epochs_that_fit(work, rate, gpus), "epochs"))
+        question = f"{what}, {source}: {work.epochs} epochs of ImageNet"
+        if name == "method":
+            hours = plan.hours(work, rate)
+            rows.append(Row(f"{question} on 1 GPU", hours, "h", f"<= 2; {PAPER}", hours <= 2, {"plan": command(rate)}))
+        else:
+            anchor = FREE if free else {"FGSM-RS": FAST}.get(name, "reported")
+            rows.append(Row(f"{question} on 4 GPUs", plan.hours(work, rate, 4), "h", anchor))
+    return rows
+
+
+def resizing_row(plan: Plan, rates: dict[int, float], source: str) -> Row:
+    """The method's fine-tune with progressive resizing, from the images/s measured at each size."""
+    hours = plan.resized_hours(rates.__getitem__)
+    sizes = " to ".join(str(size) for _, size in SCHEDULE)
+    question = f"method, {source}: {plan.work.epochs} epochs of ImageNet on 1 GPU, {sizes} px"
+    return Row(question, hours, "h", f"<= 1; {PAPER}", hours <= 1, {"images/s by size": rates})
+
+
+def command(rate: float) -> str:
+    """What a person types for the whole table."""
+    return (
+        f"lightning-sq plan --config configs/imagenet.yaml --images-per-second {rate:.0f} --num-images {NUM_IMAGES} "
+        f"--num-validation-images {NUM_VALIDATION_IMAGES} --time-limit 48:00:00"
+    )

@@ -1,0 +1,46 @@
+"""The training step that the benchmarks time, and the rate at which it takes batches."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+
+import torch
+from harness import synchronize
+from torch import Tensor, nn
+
+from lightning_sq.objectives import Objective
+from lightning_sq.types import Batch
+
+Step = Callable[[Tensor, Tensor], None]
+"""Trains on images (B, C, H, W) in [0, 1] with labels (B,)."""
+
+
+def automatic_precision(device: torch.device) -> torch.autocast:
+    """bf16 on a GPU, float32 elsewhere: what the command line trains with."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
+
+
+def training_step(objective: Objective, model: nn.Module, optimizer: torch.optim.Optimizer) -> Step:
+    """One step of `model` by `objective`, with channels_last."""
+
+    def step(images: Tensor, labels: Tensor) -> None:
+        with automatic_precision(images.device):
+            loss, _ = objective(model, images.contiguous(memory_format=torch.channels_last), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def rate(batches: Iterable[Batch], step: Step | None, device: torch.device) -> float:
+    """Images/s of reading `batches` and training on them; without a step of reading alone."""
+    synchronize()
+    began, count = time.perf_counter(), 0
+    for batch in batches:
+        if step is not None:
+            step(batch.images.to(device, non_blocking=True), batch.labels.to(device, non_blocking=True))
+        count += len(batch.labels)
+    synchronize()
+    return count / (time.perf_counter() - began)
