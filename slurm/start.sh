@@ -18,7 +18,9 @@ on_every_rank() {
     start+=(--container-image="$CONTAINER_IMAGE" --container-mounts="$mounts" --container-workdir="$PWD")
     program=(lightning-sq)
   elif [[ -n ${APPTAINER_IMAGE:-} ]]; then
-    program=(apptainer exec --nv --bind "$mounts" --pwd "$PWD" "$APPTAINER_IMAGE" lightning-sq)
+    # the image's own cache folder is in /runs, which is only there in Docker
+    program=(apptainer exec --nv --bind "$mounts" --pwd "$PWD" --env XDG_CACHE_HOME="${XDG_CACHE_HOME:-$HOME/.cache}"
+      "$APPTAINER_IMAGE" lightning-sq)
   elif [[ ! -x ${program[0]} ]]; then
     echo "There is no ${program[0]}. Run make setup, or set VENV, CONTAINER_IMAGE or APPTAINER_IMAGE." >&2
     return 2
