@@ -11,7 +11,8 @@ set -euo pipefail
 image=${1:-lightning-sq}
 name=lightning-sq-check-$$
 options=(--read-only --cap-drop ALL --tmpfs /tmp --volume "$name:/runs" --env CUDA_VISIBLE_DEVICES= "${@:2}")
-fit=(fit --config configs/digits.yaml --data.root /runs/digits --output /runs/fit --trainer.accelerator cpu)
+fit=(fit --config configs/digits.yaml --data.root /runs/digits --output /runs/fit
+  --trainer.accelerator cpu --trainer.max_epochs 2)
 
 remove_container() { docker rm --force "$name" > /dev/null 2>&1 || true; }
 trap 'remove_container; docker volume rm --force "$name" > /dev/null' EXIT
@@ -62,7 +63,7 @@ is_true "the entry point is lightning-sq" \
   is_true "only /runs and /tmp can be written" in_image '! touch ~/a && ! touch /opt/a && touch /runs/a /tmp/a'
 }
 
-start demo --output /runs/demo --data /runs/digits --max-epochs 1 --num-images 8
+start demo --output /runs/demo --data /runs/digits --max-epochs 1 --num-images 4
 is_true "the demo runs to its end" ends_with 0
 is_true "it has left a report, numbers and a release" \
   in_image 'cd /runs/demo && ls report.html release/model.safetensors && lightning-sq report . --markdown'
