@@ -33,7 +33,10 @@ def main(arguments: list[str]) -> None:
     _check(options)
     epochs = [] if options.max_epochs is None else ["--trainer.max_epochs", str(options.max_epochs)]
     output = options.output
-    write_whole(output / MARKER, MARKER_TEXT)
+    try:
+        write_whole(output / MARKER, MARKER_TEXT)
+    except OSError as error:
+        raise InputError(f"--output {output} cannot be written ({error.strerror}). Give another one.") from error
 
     _run("data", "digits", options.data, "--keep")
     for name, config in MODELS.items():

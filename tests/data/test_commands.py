@@ -65,3 +65,9 @@ def test_the_demo_overwrites_a_demo_and_leaves_other_files_beside_it(tmp_path, s
         (tmp_path / "demo/natural").mkdir(exist_ok=True)  # as its steps do
     assert [words[0] for words in steps] == ["data", "fit", "fit", "evaluate", "export"] * 2
     assert (tmp_path / "demo/notes.txt").exists()
+
+
+def test_the_demo_says_where_it_cannot_write(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert run_demo(tmp_path / "file/demo") == 2
+    assert "cannot be written (Not a directory)" in capsys.readouterr().err

@@ -10,7 +10,9 @@ import pytest
 
 from tests.conftest import REPOSITORY
 
+HOME = "/home/me"
 JOB = {
+    "HOME": HOME,
     "SLURM_JOB_ID": "7",
     "SLURM_JOB_NUM_NODES": "2",
     "SLURM_NTASKS_PER_NODE": "4",
@@ -102,7 +104,8 @@ def test_an_image_of_enroot_is_started_by_srun_itself(scripts, mounts, seen):
 def test_an_image_of_apptainer_is_started_by_apptainer_on_every_rank(scripts, mounts, seen):
     image = "/images/lightning sq.sif"
     assert scripts.run("slurm/imagenet.sh", APPTAINER_IMAGE=image, VENV="/nowhere", **mounts).returncode == 0
-    program = ["apptainer", "exec", "--nv", "--bind", seen, "--pwd", HERE, image, "lightning-sq"]
+    program = ["apptainer", "exec", "--nv", "--bind", seen, "--pwd", HERE]
+    program += ["--env", f"XDG_CACHE_HOME={HOME}/.cache", image, "lightning-sq"]
     assert scripts.started() == ["--kill-on-bad-exit=1", *program, *fit_words(scripts.output)]
 
 
