@@ -16,7 +16,7 @@ setup: .venv/.complete
 	  || { echo "lightning_sq needs Python 3.11 or 3.12. Write: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12"; exit 2; }
 	$(PYTHON) -m venv .venv
 	$(RUN)python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	$(RUN)uv pip install --python $(RUN)python --require-hashes -r requirements.lock
+	$(RUN)uv pip install --python $(RUN)python --compile-bytecode --require-hashes -r requirements.lock
 	$(RUN)uv pip install --python $(RUN)python --no-deps --no-build-isolation -e .
 	@touch $@
 

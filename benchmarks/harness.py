@@ -21,6 +21,7 @@ from lightning_sq.models.checkpoint_format import versions
 from lightning_sq.paths import write_whole
 
 RESULTS = Path(__file__).parent / "results"
+COLUMNS = ("question", "measured", "to reach", "")
 
 
 @dataclass
@@ -75,15 +76,20 @@ def provenance() -> dict[str, Any]:
 def report(name: str, rows: list[Row], *, skipped: list[str], settings: dict[str, Any]) -> None:
     """Print a table, say what was skipped, and keep everything as JSON under benchmarks/results/."""
     table = Table(title=f"{name} on {device_name()}")
-    for column in ("question", "measured", "to reach", ""):
+    for column in COLUMNS:
         table.add_column(column)
     for row in rows:
-        mark = "" if row.reached is None else ("reached" if row.reached else "not reached")
-        table.add_row(row.question, f"{_three_digits(row.measured)} {row.unit}", row.to_reach, mark)
+        table.add_row(*_cells(row))
     Console().print(table)
     for reason in skipped:
         print(f"skipped: {reason}")
     print(keep(name, rows, skipped=skipped, settings=settings))
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    """What stands in `COLUMNS`."""
+    mark = "" if row.reached is None else ("reached" if row.reached else "not reached")
+    return row.question, f"{_three_digits(row.measured)} {row.unit}", row.to_reach, mark
 
 
 def _three_digits(value: float) -> str:
@@ -91,7 +97,7 @@ def _three_digits(value: float) -> str:
 
 
 def keep(name: str, rows: list[Row], *, skipped: list[str], settings: dict[str, Any]) -> Path:
-    """Write everything as JSON under benchmarks/results/. Returns: the file."""
+    """Write everything as JSON under benchmarks/results/, and the page of all of them anew. Returns: the JSON file."""
     device = "gpu" if torch.cuda.is_available() else "cpu"
     path = RESULTS / f"{name}-{device}-torch{torch.__version__.split('+')[0]}.json"
     content = {
@@ -102,7 +108,27 @@ def keep(name: str, rows: list[Row], *, skipped: list[str], settings: dict[str, 
         "skipped": skipped,
     }
     write_whole(path, json.dumps(content, indent=1) + "\n")
+    write_whole(RESULTS / "README.md", page_of_all(RESULTS))
     return path
+
+
+def page_of_all(folder: Path) -> str:
+    """Every result that is kept in a folder as a table in Markdown."""
+    lines = [
+        "# What was measured",
+        "",
+        "Written by the scripts in [benchmarks/](..). The load is the machine's mean over a script's last 15 minutes:",
+        "above its number of threads others were at work too, and only ratios say something.",
+    ]
+    for path in sorted(folder.glob("*.json")):
+        content = json.loads(path.read_text())
+        settings = ", ".join(f"{key} {value}" for key, value in content["settings"].items())
+        lines += ["", f"## {path.stem}", "", f"On {content['device']}, load {content['load_average']:.1f}; {settings}."]
+        lines += ["", f"[{path.name}]({path.name})"]
+        lines += ["", f"| {' | '.join(COLUMNS)} |", "| --- | ---: | --- | --- |"]
+        lines += [f"| {' | '.join(_cells(Row(**row)))} |" for row in content["rows"]]
+        lines += [line for reason in content["skipped"] for line in ("", f"Skipped: {reason}.")]
+    return "\n".join(lines) + "\n"
 
 
 def write_page(folder: Path, name: str, content: dict[str, Any], page: str, figure: Figure) -> None:

@@ -43,7 +43,7 @@ CURVED = 1.5
 
 
 def read_digits() -> dict[str, tuple[Tensor, Tensor]]:
-    """(images, labels) of both splits of scikit-learn's digits."""
+    """(images, labels) of both splits of the UCI digits."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "digits"
         write_digits(root, image_size=SIZE)
@@ -213,7 +213,7 @@ def markdown(content: dict[str, Any]) -> str:
     lines = [
         "# Where a small input gradient is robustness, and where it hides",
         "",
-        "Written by `python benchmarks/theory.py`. A small net (two convolutions) on scikit-learn's digits at 32 px,",
+        "Written by `python benchmarks/theory.py`. A small net (two convolutions) on the UCI digits at 32 px,",
         f"each row trained for {content['settings']['epochs']} epochs, measured on {content['num_images']} validation",
         f"images at epsilon {content['settings']['epsilon']:g}, {_seeds(content)}, on {content['device']}.",
         "Gradient norms and rises of the loss are means over images and seeds; predicted is epsilon times the norm",

@@ -3,7 +3,7 @@
     python examples/transfer.py robust=runs/demo/release natural=runs/demo/natural/checkpoints/last.ckpt --data DIR
 
 A backbone is anything that `lightning_sq.load` takes. DIR holds `train/<class>/` and `val/<class>/`; without --data the
-images are scikit-learn's handwritten digits. Each model keeps its own front end (quantizer, normalisation) and its own
+images are the UCI handwritten digits. Each model keeps its own front end (quantizer, normalisation) and its own
 image size, gets a new head, and is trained on natural images with the same options. The table says what is left of the
 backbone's robustness: the worst case over `--attacks`, an upper bound that a stronger attack can only lower.
 """
@@ -161,7 +161,7 @@ def write(options: argparse.Namespace, rows: list[dict[str, object]], text: str)
     """transfer.json, and README.md with the table."""
     kept = ("train", "epochs", "learning_rate", "batch_size", "seed", "epsilon")
     settings = {key: getattr(options, key) for key in kept}
-    settings["data"] = "scikit-learn's digits" if options.data is None else options.data.name
+    settings["data"] = "the UCI digits" if options.data is None else options.data.name
     content = {"settings": settings, "device": str(DEVICE), "versions": versions(), "rows": rows}
     write_whole(options.output / "transfer.json", json.dumps(content, indent=1) + "\n")
     said = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in settings.items())

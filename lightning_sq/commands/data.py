@@ -15,7 +15,7 @@ def main(arguments: list[str]) -> None:
     commands = parser.add_subparsers(
         dest="command", required=True, metavar="{digits,mnist,cifar10,check,shard}", parser_class=Parser
     )
-    digits = commands.add_parser("digits", help="write scikit-learn's 1,797 handwritten digits as a JPEG image folder")
+    digits = commands.add_parser("digits", help="write the 1,797 UCI handwritten digits as a JPEG image folder")
     digits.add_argument("folder", nargs="?", type=Path, default=Path("data/digits"), help="default: data/digits")
     digits.add_argument("--overwrite", action="store_true", help="write anew a folder that this command wrote")
     digits.add_argument("--keep", action="store_true", help="be content with a folder that exists already")

@@ -22,7 +22,7 @@ MARKER, MARKER_TEXT = "DEMO.txt", "Made by lightning-sq demo, which replaces it 
 
 
 def main(arguments: list[str]) -> None:
-    parser = Parser("lightning-sq demo", description="The whole pipeline on scikit-learn's handwritten digits.")
+    parser = Parser("lightning-sq demo", description="The whole pipeline on the UCI handwritten digits.")
     parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="default: runs/demo")
     parser.add_argument("--data", type=Path, default=Path("data/digits"), help="made if missing; default: data/digits")
     parser.add_argument("--configs", type=Path, default=Path("configs"), help="default: configs, of the clone")

@@ -1,4 +1,4 @@
-"""A tiny MNIST in the original's four files: digits of scikit-learn's wheel, enlarged to 28 x 28 pixels."""
+"""A tiny MNIST in the original's four files: the UCI digits, enlarged to 28 x 28 pixels."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import struct
 from pathlib import Path
 
 import numpy as np
+
+from lightning_sq.data.digits import read_scans
 
 NUM_TRAIN, NUM_TEST = 40, 20
 
@@ -18,14 +20,12 @@ def idx(values: np.ndarray) -> bytes:
 
 def tiny_mnist() -> dict[str, np.ndarray]:
     """The arrays by the files' names, as many of each digit."""
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    order = np.argsort(digits.target, kind="stable")
-    first = np.searchsorted(digits.target[order], np.arange(10))
+    scans, digits = read_scans()
+    order = np.argsort(digits, kind="stable")
+    first = np.searchsorted(digits[order], np.arange(10))
     chosen = np.concatenate([order[first + k] for k in range((NUM_TRAIN + NUM_TEST) // 10)])
-    images = np.kron(digits.images[chosen] * (255 / 16), np.ones((3, 3))).round().astype(np.uint8)
-    images, labels = np.pad(images, ((0, 0), (2, 2), (2, 2))), digits.target[chosen].astype(np.uint8)
+    images = np.kron(scans[chosen] * (255 / 16), np.ones((3, 3))).round().astype(np.uint8)
+    images, labels = np.pad(images, ((0, 0), (2, 2), (2, 2))), digits[chosen]
     return {
         "train-images-idx3-ubyte": images[:NUM_TRAIN],
         "train-labels-idx1-ubyte": labels[:NUM_TRAIN],

@@ -21,7 +21,7 @@ PROGRAM = """
 import json, sys, lightning_sq, torch
 model = lightning_sq.load(sys.argv[1])
 model(torch.rand(1, 3, 32, 32))
-heavy = {"lightning", "pytorch_lightning", "lightning_fabric", "nvidia", "torchmetrics", "jsonargparse", "sklearn"}
+heavy = {"lightning", "pytorch_lightning", "lightning_fabric", "nvidia", "torchmetrics", "jsonargparse", "scipy"}
 print(json.dumps(sorted(heavy & {name.split(".")[0] for name in sys.modules if not name.startswith("nvidia.cu")})))
 """
 
