@@ -123,7 +123,12 @@ def page_of_all(folder: Path) -> str:
     for path in sorted(folder.glob("*.json")):
         content = json.loads(path.read_text())
         settings = ", ".join(f"{key} {value}" for key, value in content["settings"].items())
-        lines += ["", f"## {path.stem}", "", f"On {content['device']}, load {content['load_average']:.1f}; {settings}."]
+        lines += [
+            "",
+            f"## {path.stem}",
+            "",
+            f"On {content['device']}, load {content.get('load_average', 0):.1f}; {settings}.",
+        ]
         lines += ["", f"[{path.name}]({path.name})"]
         lines += ["", f"| {' | '.join(COLUMNS)} |", "| --- | ---: | --- | --- |"]
         lines += [f"| {' | '.join(_cells(Row(**row)))} |" for row in content["rows"]]

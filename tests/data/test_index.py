@@ -3,13 +3,17 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import threading
 import zlib
+from array import array
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from lightning_sq.data import listing
 from lightning_sq.data.index import index_path, load_index
 from lightning_sq.errors import InputError
 from lightning_sq.paths import whole_file
@@ -201,3 +205,28 @@ def test_a_cache_that_cannot_be_written_costs_time_and_nothing_else(folder, tmp_
     (tmp_path / "file").write_text("in the way")
     with pytest.warns(UserWarning, match="LIGHTNING_SQ_CACHE"):
         assert len(load_index(folder, cache=tmp_path / "file" / "cache")) == 6
+
+
+@pytest.mark.parametrize("share_computing", [0.2, 0.9])
+def test_many_threads_list_a_folder_whose_answers_are_waited_for_and_one_lists_another(
+    tmp_path, monkeypatch, share_computing
+):
+    names = tuple(f"{k:03d}" for k in range(3 * listing.CLASSES_AT_ONCE))
+    threads = []
+
+    def list_class(_folder, name):
+        threads.append(threading.get_ident())
+        return listing.Listed([name], array("q", [1]), array("q", [2]))
+
+    clock = SimpleNamespace(
+        perf_counter=lambda: float(len(threads)), process_time=lambda: share_computing * len(threads)
+    )
+    monkeypatch.setattr(listing, "time", clock)
+    monkeypatch.setattr(listing, "_list_class", list_class)
+    files, labels = listing.list_files(tmp_path, names)
+    assert (files.paths, labels.tolist()) == (list(names), list(range(len(names))))
+    assert (set(files.bytes.tolist()), set(files.mtimes.tolist())) == ({1}, {2})
+    here = [thread == threading.get_ident() for thread in threads]
+    others, rest = here[: listing.CLASSES_AT_ONCE], here[listing.CLASSES_AT_ONCE :]
+    assert not any(others)
+    assert set(rest) == {share_computing > 0.5}
