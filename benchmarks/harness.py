@@ -132,8 +132,25 @@ def page_of_all(folder: Path) -> str:
         lines += ["", f"[{path.name}]({path.name})"]
         lines += ["", f"| {' | '.join(COLUMNS)} |", "| --- | ---: | --- | --- |"]
         lines += [f"| {' | '.join(_cells(Row(**row)))} |" for row in content["rows"]]
+        details = [f"- {row['question']}: {_in_words(row['detail'])}" for row in content["rows"] if row["detail"]]
+        lines += ["", "In detail:", "", *details] if details else []
         lines += [line for reason in content["skipped"] for line in ("", f"Skipped: {reason}.")]
     return "\n".join(lines) + "\n"
+
+
+def _in_words(detail: Any) -> str:
+    """What a row keeps beside its number, in one line; but for tables, which are for programs."""
+    if isinstance(detail, dict):
+        inner = {
+            key: value for key, value in detail.items() if not (isinstance(value, list) and dict in map(type, value))
+        }
+        return ", ".join(
+            f"{key} ({_in_words(value)})" if isinstance(value, dict) else f"{key} {_in_words(value)}"
+            for key, value in inner.items()
+        )
+    if isinstance(detail, list):
+        return " ".join(map(_in_words, detail))
+    return _three_digits(detail) if isinstance(detail, float) else str(detail)
 
 
 def write_page(folder: Path, name: str, content: dict[str, Any], page: str, figure: Figure) -> None:
