@@ -127,7 +127,7 @@ def page_of_all(folder: Path) -> str:
             "",
             f"## {path.stem}",
             "",
-            f"On {content['device']}, load {content.get('load_average', 0):.1f}; {settings}.",
+            f"On {content['device']}, load {content['load_average']:.1f}; {settings}.",
         ]
         lines += ["", f"[{path.name}]({path.name})"]
         lines += ["", f"| {' | '.join(COLUMNS)} |", "| --- | ---: | --- | --- |"]

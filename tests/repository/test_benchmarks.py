@@ -62,6 +62,16 @@ def test_objectives_are_timed_against_the_natural_step(benchmark, tmp_path):
     assert all(row["measured"] > 0 for row in rows)
 
 
+def test_verdicts_are_compared_image_by_image(benchmark):
+    module = benchmark("autoattack")
+    one, other = ({"robust": robust} for robust in ([True, True, False, True], [True, False, True, False]))
+    row = module._same("alike", one, other)
+    assert (row.measured, row.reached) == (0.25, None)
+    assert row.detail == {"broken by the first alone": 1, "by the second": 2}
+    assert module._same("alike", one, one, to_reach=1.0).reached
+    assert not module._same("alike", one, other, to_reach=1.0).reached
+
+
 def test_loading_is_timed_beside_plain_timm(benchmark, tmp_path):
     benchmark("loading", "--architecture", "test_resnet", "--rounds", "1").main()
     (file,) = tmp_path.glob("loading-*.json")
