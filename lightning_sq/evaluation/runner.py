@@ -83,17 +83,23 @@ class StageRunner:
         self.store, self.device, self.norm = store, device, norm
         self.batch_size, self.seed, self.show = batch_size, seed, frozenset(show)
 
-    def flags(self, question: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """(N,) bool on the CPU: `question(images, labels)` -> (B,) bool of every image, over all processes."""
+    def flags(self, question: Callable[[Tensor, Tensor, list[int]], Tensor], todo: Tensor | None = None) -> Tensor:
+        """(N,) bool on the CPU: `question(images, labels, numbers)` -> (B,) bool of every image, over all processes.
+
+        Args:
+            todo: (N,) bool: ask of these images only, of the others it is false.
+        """
         found: dict[int, bool] = {}
-        for chunk in self._own_batches(torch.arange(len(self.images))):
+        numbers = torch.arange(len(self.images)) if todo is None else torch.nonzero(todo)[:, 0]
+        for chunk in self._own_batches(numbers):
             x, y = self._to_device(chunk)
-            found |= zip(chunk.tolist(), question(x, y).tolist(), strict=True)
+            with _random_numbers(zlib.crc32(f"{self._seeds(chunk)[0]}".encode()), self.device):
+                found |= zip(chunk.tolist(), question(x, y, chunk.tolist()).tolist(), strict=True)
         return self._flags(gather(found))
 
     def correct(self) -> Tensor:
         """(N,) bool: classified as labelled, before any attack."""
-        return self.flags(lambda x, y: classify(self.model, x) == y)
+        return self.flags(lambda x, y, _: classify(self.model, x) == y)
 
     def run(
         self,
@@ -133,7 +139,7 @@ class StageRunner:
     def _attack(self, stage: str, attack: Attack, epsilon: float, chunk: Tensor) -> Kept:
         began = time.perf_counter()
         x, y = self._to_device(chunk)
-        seeds = [self.seed * 1_000_003 + i for i in chunk.tolist()]
+        seeds = self._seeds(chunk)
         with _random_numbers(zlib.crc32(f"{stage}/{seeds[0]}".encode()), self.device), _collected_notes() as notes:
             found = attack(self.attacked, x, y, seeds, epsilon) if epsilon > 0 else x.clone()
             broken = fools(self.model, found, x, y, epsilon=epsilon, norm=self.norm)
@@ -144,6 +150,9 @@ class StageRunner:
     def _own_batches(self, numbers: Tensor) -> Iterator[Tensor]:
         batches = numbers.split(self.batch_size) if len(numbers) else ()
         yield from batches[rank() :: world_size()]
+
+    def _seeds(self, chunk: Tensor) -> list[int]:
+        return [self.seed * 1_000_003 + i for i in chunk.tolist()]
 
     def _to_device(self, chunk: Tensor) -> tuple[Tensor, Tensor]:
         chunk = chunk.to(self.images.device)

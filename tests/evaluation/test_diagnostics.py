@@ -66,6 +66,7 @@ def test_a_planted_fault_is_caught(name):
     model = PLANTED[name]
     if name == "not_float32":
         model = model.bfloat16()
+    torch.manual_seed(0)  # two of them answer at random
     with torch.no_grad():
         labels = model(IMAGES).argmax(1)
     attacks = ["quick", "own_square"] if name == "black_box_beats_white_box" else "quick"

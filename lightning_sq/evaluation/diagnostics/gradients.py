@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Callable
+from functools import partial
 
+import torch
+from torch import Tensor
+
+from lightning_sq.attacks import Attack
 from lightning_sq.attacks.criteria import cross_entropy, margin
 from lightning_sq.attacks.watched import Watched
-from lightning_sq.evaluation.diagnostics.situation import FEW, MANY, Diagnostic, Situation, row
+from lightning_sq.evaluation.diagnostics.situation import FEW, MANY, Diagnostic, Situation, row, share
 from lightning_sq.ops.interval import quantized_box
 
 
@@ -72,25 +77,22 @@ def small_steps_jump(s: Situation) -> Diagnostic:
 def successes_get_lost(s: Situation) -> Diagnostic:
     """What an attack saw and did not give back, and what fools the network in its box but not the model."""
     some = s.some(s.found.correct, FEW)
-    lost = 0
-    search = s.pgd(criterion="margin")
-    for name, make in (("plain", lambda attack: attack), ("box", s.behind)):
-        if name == "box" and s.apart is None:
-            continue
-        watched = Watched(search)
-        numbers = torch.nonzero(some)[:, 0].to(s.runner.images.device)
-        x, y = s.runner.images[numbers].to(s.runner.device), s.runner.labels[numbers].to(s.runner.device)
-        if len(x) == 0:
-            continue
-        attacked = s.runner.model if s.apart is None else s.apart
-        found = make(watched)(attacked, x, y, numbers.tolist(), s.budget)
+    attacked = s.runner.model if s.apart is None else s.apart
+    makes: list[Callable[[Attack], Attack]] = [lambda attack: attack]
+    if s.apart is not None:
+        makes.append(s.behind)
+
+    def lost(images: Tensor, labels: Tensor, numbers: list[int], make: Callable[[Attack], Attack]) -> Tensor:
+        watched = Watched(s.pgd(criterion="margin"))
+        found = make(watched)(attacked, images, labels, numbers, s.budget)
         with torch.no_grad():
-            fooled = margin(s.runner.model(found), y) > 0
-        lost += int((watched.seen & ~fooled).sum())
+            return watched.seen & ~(margin(s.runner.model(found), labels) > 0)
+
+    share_lost = sum(share(s.runner.flags(partial(lost, make=make), some), some) for make in makes)
     return row(
         "successes_get_lost",
         "share of images that an attack saw broken and that a fresh look finds unbroken",
-        lost / max(int(some.sum()), 1),
+        share_lost,
         0.0,
         "The model answers differently to the same image, or the attack gives back the wrong one.",
     )
