@@ -27,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from harness import Row, report
+from common.harness import Row, report
 from torch import Tensor, nn
 
 import lightning_sq

@@ -18,11 +18,11 @@ from statistics import median
 
 import numpy as np
 import torch
-from data_cuts import dataset_of, order_of
-from data_loaders import DaliLoader, bare_decode, loaders, ours
-from data_start import seconds_to_first_batch
-from data_training import training_rows
-from harness import Row, report, seconds_of
+from common.harness import Row, report, seconds_of
+from data_parts.cuts import dataset_of, order_of
+from data_parts.loaders import DaliLoader, bare_decode, loaders, ours
+from data_parts.start import seconds_to_first_batch
+from data_parts.training import training_rows
 from safetensors.torch import load_file
 from timm.data import ImageNetInfo
 

@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 import timm
 import torch
-from harness import Row, report, seconds_of
-from steps import training_step
+from common.harness import Row, report, seconds_of
+from common.steps import training_step
 from torch import Tensor
 
 from lightning_sq.layers import Normalize, SoftQuantization

@@ -26,14 +26,14 @@ import sys
 from pathlib import Path
 
 import torch
-from budget import Record
+from common.budget import Record
+from common.harness import Row
 from front_end import front_end_rows
-from gpu_files import file_rows
-from gpu_imagenette import command_line_rows, imagenette_rows
-from gpu_network import Network, compile_many
-from gpu_plan import SCHEDULE, Plan, plan_rows, resizing_row
-from gpu_training import FIRST_GUESS, MODES, Training
-from harness import Row
+from gpu_parts.files import file_rows
+from gpu_parts.imagenette import command_line_rows, imagenette_rows
+from gpu_parts.network import Network, compile_many
+from gpu_parts.plan import SCHEDULE, Plan, plan_rows, resizing_row
+from gpu_parts.training import FIRST_GUESS, MODES, Training
 
 TRAINING = ("eager", "compiled", "files", "sizes", "sweep")
 SECTIONS = ("front_end", *TRAINING, "command_line", "imagenette")

@@ -16,7 +16,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
-from harness import provenance, write_page
+from common.harness import provenance, write_page
 from torch import Tensor
 
 from lightning_sq.commands.evaluation_images import choose_images, read_images

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 
 import timm
 import torch
-from harness import Row, report, seconds_of
+from common.harness import Row, report, seconds_of
 from safetensors.torch import load_file, save_file
 
 import lightning_sq

@@ -10,8 +10,8 @@ import argparse
 from collections.abc import Callable
 
 import torch
-from harness import Row, report, seconds_of
-from steps import training_step
+from common.harness import Row, report, seconds_of
+from common.steps import training_step
 
 from lightning_sq import objectives as o
 from lightning_sq.models import ModelConfig, QuantizerConfig, build_model

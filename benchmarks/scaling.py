@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import median
 
 import matplotlib as mpl
-from harness import Row, report
+from common.harness import Row, report
 
 from lightning_sq.data.digits import write_digits
 from lightning_sq.models.backbone import create_backbone

@@ -17,7 +17,7 @@ import sys
 from collections import Counter
 from statistics import median
 
-from harness import Row, report
+from common.harness import Row, report
 
 from lightning_sq.__main__ import COMMANDS
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
-from harness import provenance, write_page
+from common.harness import provenance, write_page
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 

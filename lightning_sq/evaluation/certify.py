@@ -35,4 +35,4 @@ def certify(runner: StageRunner, apart: Quantized | None, epsilon: float) -> Ten
         proven(runner.images[:1].to(runner.device), runner.labels[:1].to(runner.device))
     except InputError:
         return None
-    return runner.flags(lambda images, labels, _: proven(images, labels))
+    return runner.ask(lambda images, labels, _: proven(images, labels))

@@ -138,12 +138,18 @@ def evaluate(
             batch_size=batch_size,
             num_processes=world_size(),
         )
-        _attack_all(runner, found, progress)
-        found.diagnostics = diagnose(Situation(runner, apart, found))
+        passes = _attack_all(runner, found, progress)
+
+        def begins(check: str) -> None:
+            if progress is not None:
+                progress(passes, passes, f"{100 * found.robust_accuracy:.1f} % robust, {check}")
+
+        found.diagnostics = diagnose(Situation(runner, apart, found), begins)
     return found
 
 
-def _attack_all(runner: StageRunner, found: Evaluation, progress: Progress | None) -> None:
+def _attack_all(runner: StageRunner, found: Evaluation, progress: Progress | None) -> int:
+    """Every stage, into `found`; returns the passes of the model that they were, about."""
     stages = [
         (name, entry, value)
         for name, entry in found.attacks.items()
@@ -171,8 +177,7 @@ def _attack_all(runner: StageRunner, found: Evaluation, progress: Progress | Non
                 progress(done, done + left * cost + later, f"{name}: {left} images left, {note}")
 
         found.outcomes.setdefault(name, {})[value] = runner.run(name, entry.attack, value, todo, advance)
-    if progress is not None:
-        progress(done, done, f"{100 * found.robust_accuracy:.1f} % robust, checking")
+    return done
 
 
 def _as_list(epsilon: float | str | Sequence[float | str]) -> list[float | str]:

@@ -15,6 +15,7 @@ from rich.table import Table
 from lightning_sq.evaluation import examples
 from lightning_sq.evaluation.figures import Figure, descent_figure, examples_figure, robustness_figure, save_png
 from lightning_sq.evaluation.results import (
+    budgets_below,
     format_epsilon,
     largest_budget,
     percent,
@@ -80,6 +81,8 @@ def printed_table(results: dict[str, Any]) -> Table:
     for number, name in enumerate(table_columns(results)):
         table.add_row(name, *(percent(row["attacks"][number]) for row in rows))
     table.add_section()
+    for number, epsilon in enumerate(budgets_below(results)):
+        table.add_row(f"worst case at {epsilon}", *(percent(row["worst_case_below"][number]) for row in rows))
     table.add_row("worst case of all", *(percent(row["worst_case"]) for row in rows), style="bold")
     table.add_row("proven", *(percent(row["certified"]) for row in rows))
     table.add_row("flags", *(str(row["num_flags"]) for row in rows))

@@ -200,12 +200,17 @@ def table_columns(results: dict[str, Any]) -> list[str]:
 
 
 def table_rows(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row a model at the largest budget: what the printed table, the README's and the report's show."""
+    """One row a model at the largest budget: what the printed table, the README's and the report's show.
+
+    `worst_case_below` is the worst case at each budget below it, where there are several.
+    """
+    below = results["threat_model"]["budgets"][:-1]
     return [
         {
             "name": model["name"],
             "clean": model["clean_accuracy"],
             "attacks": [model["curve"][-1]["attacks"].get(name) for name in table_columns(results)],
+            "worst_case_below": [point["worst_case"] for point in model["curve"] if point["epsilon"] in below],
             "worst_case": model["robust_accuracy"],
             "certified": model["certified_accuracy"],
             "input_gradient_l1": model["input_gradient_l1"],
@@ -222,15 +227,16 @@ def percent(value: float | None) -> str:
 
 def markdown_table(results: dict[str, Any]) -> str:
     """The same table for a README."""
-    columns = table_columns(results)
+    columns = ["clean", *table_columns(results), *(f"worst case at {text}" for text in budgets_below(results))]
+    columns += ["worst case", "proven", "l1 norm of the input gradient", "flags"]
     lines = [
-        f"| accuracy in %, {results['data']['num_images']} images, attacks at {largest_budget(results)} | clean | "
+        f"| accuracy in %, {results['data']['num_images']} images, attacks at {largest_budget(results)} | "
         + " | ".join(columns)
-        + " | worst case | proven | l1 norm of the input gradient | flags |",
-        "| --- |" + " ---: |" * (len(columns) + 5),
+        + " |",
+        "| --- |" + " ---: |" * len(columns),
     ]
     for row in table_rows(results):
-        numbers = [percent(x) for x in (row["clean"], *row["attacks"])]
+        numbers = [percent(x) for x in (row["clean"], *row["attacks"], *row["worst_case_below"])]
         numbers += [f"**{percent(row['worst_case'])}**", percent(row["certified"])]
         lines.append(
             f"| {row['name']} | "
@@ -243,6 +249,11 @@ def markdown_table(results: dict[str, Any]) -> str:
 def largest_budget(results: dict[str, Any]) -> str:
     """For people."""
     return format_epsilon(results["threat_model"]["budgets"][-1])
+
+
+def budgets_below(results: dict[str, Any]) -> list[str]:
+    """Those below the largest, for people."""
+    return [format_epsilon(value) for value in results["threat_model"]["budgets"][:-1]]
 
 
 def format_epsilon(epsilon: float) -> str:

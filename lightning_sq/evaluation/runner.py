@@ -83,23 +83,36 @@ class StageRunner:
         self.store, self.device, self.norm = store, device, norm
         self.batch_size, self.seed, self.show = batch_size, seed, frozenset(show)
 
-    def flags(self, question: Callable[[Tensor, Tensor, list[int]], Tensor], todo: Tensor | None = None) -> Tensor:
-        """(N,) bool on the CPU: `question(images, labels, numbers)` -> (B,) bool of every image, over all processes.
+    def ask(
+        self,
+        question: Callable[[Tensor, Tensor, list[int]], Tensor],
+        todo: Tensor | None = None,
+        *,
+        batch_size: int | None = None,
+    ) -> Tensor:
+        """(N, ...) on the CPU: `question(images, labels, numbers)` -> (B, ...) of every image, over all processes.
 
         Args:
-            todo: (N,) bool: ask of these images only, of the others it is false.
+            todo: (N,) bool: ask of these images only, of the others it is 0 or false.
+            batch_size: Images at a time, where it is not to be the runner's.
         """
-        found: dict[int, bool] = {}
+        found: list[tuple[Tensor, Tensor]] = []
         numbers = torch.arange(len(self.images)) if todo is None else torch.nonzero(todo)[:, 0]
-        for chunk in self._own_batches(numbers):
+        for chunk in self._own_batches(numbers, batch_size or self.batch_size):
             x, y = self._to_device(chunk)
             with _random_numbers(zlib.crc32(f"{self._seeds(chunk)[0]}".encode()), self.device):
-                found |= zip(chunk.tolist(), question(x, y, chunk.tolist()).tolist(), strict=True)
-        return self._flags(gather(found))
+                found.append((chunk, question(x, y, chunk.tolist()).cpu()))
+        parts = [part for of_rank in gather(found) for part in of_rank]
+        if not parts:
+            return torch.zeros(len(self.images), dtype=torch.bool)
+        answers = parts[0][1].new_zeros(len(self.images), *parts[0][1].shape[1:])
+        for chunk, answer in parts:
+            answers[chunk] = answer
+        return answers
 
     def correct(self) -> Tensor:
         """(N,) bool: classified as labelled, before any attack."""
-        return self.flags(lambda x, y, _: classify(self.model, x) == y)
+        return self.ask(lambda x, y, _: classify(self.model, x) == y)
 
     def run(
         self,
@@ -117,7 +130,7 @@ class StageRunner:
         """
         stage = f"{name}@{epsilon:.9g}"
         found: list[Kept] = []
-        for chunk in self._own_batches(torch.nonzero(todo)[:, 0]):
+        for chunk in self._own_batches(torch.nonzero(todo)[:, 0], self.batch_size):
             numbers = chunk.tolist()
             kept = self.store.find(stage, numbers)
             if kept is None:
@@ -147,8 +160,8 @@ class StageRunner:
         verdicts = dict(zip(chunk.tolist(), broken.tolist(), strict=True))
         return Kept(verdicts, time.perf_counter() - began, _distinct(notes), shown)
 
-    def _own_batches(self, numbers: Tensor) -> Iterator[Tensor]:
-        batches = numbers.split(self.batch_size) if len(numbers) else ()
+    def _own_batches(self, numbers: Tensor, batch_size: int) -> Iterator[Tensor]:
+        batches = numbers.split(batch_size) if len(numbers) else ()
         yield from batches[rank() :: world_size()]
 
     def _seeds(self, chunk: Tensor) -> list[int]:

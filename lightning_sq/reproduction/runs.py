@@ -6,7 +6,7 @@ import csv
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,8 @@ from lightning_sq.reproduction.studies import Row
 
 TRAINED, EVALUATED, EVALUATION, LOG = "trained.json", "evaluated.json", "evaluation", "log.txt"
 CHECKPOINT = "checkpoints/last.ckpt"
+CURVE = {"train/seconds": "seconds", "val/clean_top1": "clean", "val/robust_top1": "robust"}
+"""What the curve of a study's run is made of, from the columns of its log; robust is that of a quick attack."""
 
 
 @dataclass(frozen=True)
@@ -122,16 +124,18 @@ def forget(run: Run) -> None:
         (run.folder / name).unlink(missing_ok=True)
 
 
-def training_curve(folder: Path) -> list[dict[str, float]]:
-    """[{seconds, clean, robust}] after each epoch, from the run's logs; robust is that of a quick attack."""
+def training_curve(folder: Path, columns: Mapping[str, str] = CURVE) -> list[dict[str, float]]:
+    """What was logged after each epoch of a run: {our name: value}, for the log's `columns` -> our names.
+
+    An epoch that lacks one of them is left out.
+    """
     epochs: dict[int, dict[str, float]] = {}
-    names = {"train/seconds": "seconds", "val/clean_top1": "clean", "val/robust_top1": "robust"}
     for file in sorted(folder.glob("logs/*/metrics.csv"), key=lambda path: path.stat().st_mtime):
         for line in csv.DictReader(file.read_text().splitlines()):
-            found = {ours: float(line[name]) for name, ours in names.items() if line.get(name)}
+            found = {ours: float(line[name]) for name, ours in columns.items() if line.get(name)}
             if found and line.get("epoch"):
                 epochs.setdefault(int(line["epoch"]), {}).update(found)
-    return [epochs[number] for number in sorted(epochs) if len(epochs[number]) == len(names)]
+    return [epochs[number] for number in sorted(epochs) if len(epochs[number]) == len(columns)]
 
 
 def run_all(steps: Sequence[Step], *, jobs: int, advance: Callable[[int, int, str], None], num_threads: int) -> None:

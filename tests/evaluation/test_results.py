@@ -117,7 +117,9 @@ def test_a_name_that_looks_like_markup_is_printed_as_it_is(evaluated, capsys):
     from rich.console import Console
 
     Console(width=200).print(printed_table(evaluated[1]))
-    assert NAME in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert NAME in printed
+    assert printed.count("worst case at 0.02") == 1
 
 
 def test_examples_keep_their_order_and_say_what_the_model_sees(evaluated):
@@ -174,6 +176,10 @@ def test_the_table_for_a_readme_has_a_dash_for_what_was_not_measured(evaluated):
     table = results.markdown_table(evaluated[1])
     assert table.count("\n") == 2
     assert "| – |" not in table
+    cells = dict(zip(*(line.strip("| ").split(" | ") for line in table.splitlines()[::2]), strict=True))
+    survived = evaluated[2].survived
+    assert float(cells["worst case at 0.02"]) == pytest.approx(100 * survived(0.02).double().mean().item(), abs=0.06)
+    assert float(cells["worst case"].strip("*")) == pytest.approx(100 * survived(0.1).double().mean().item(), abs=0.06)
     model = dict(evaluated[1]["models"][0], certified_accuracy=None)
     assert "| – |" in results.markdown_table(evaluated[1] | {"models": [model]})
 

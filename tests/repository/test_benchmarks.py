@@ -8,12 +8,14 @@ import json
 import shutil
 import sys
 from collections import OrderedDict
+from pathlib import Path
 
 import pytest
 import timm
 import torch
 from safetensors.torch import save_file
 
+from lightning_sq.evaluation.results import markdown_table, read_results
 from lightning_sq.models import ModelConfig, build_model
 from lightning_sq.training.cluster.scaling import Network, plan_row
 from tests.conftest import REPOSITORY
@@ -23,7 +25,7 @@ from tests.conftest import REPOSITORY
 def benchmark(monkeypatch, tmp_path):
     """Import a benchmark by name, with its results below `tmp_path`."""
     monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
-    harness = importlib.import_module("harness")
+    harness = importlib.import_module("common.harness")
     monkeypatch.setattr(harness, "RESULTS", tmp_path)
 
     def run(name, *options):
@@ -32,18 +34,20 @@ def benchmark(monkeypatch, tmp_path):
         return module
 
     yield run
-    for script in (REPOSITORY / "benchmarks").glob("*.py"):
-        sys.modules.pop(script.stem, None)
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(str(REPOSITORY / "benchmarks")):
+            del sys.modules[name]
 
 
 def test_the_page_of_what_was_measured_is_of_the_results_that_are_kept(benchmark):
     folder = REPOSITORY / "benchmarks" / "results"
-    assert (folder / "README.md").read_text() == benchmark("harness").page_of_all(folder)
+    assert (folder / "README.md").read_text() == benchmark("common.harness").page_of_all(folder)
 
 
 def test_a_start_is_timed_with_and_without_compiled_files(benchmark, tmp_path, monkeypatch):
     module = benchmark("start_up", "--rounds", "1")
     monkeypatch.setattr(module, "MEASURED", {module.LIBRARIES: "json csv", "fit": "lightning_sq.stop_request"})
+    monkeypatch.setattr(module, "SHOWN", 10_000)  # all: which of them are slow is chance
     module.main()
     (file,) = tmp_path.glob("start_up-*.json")
     _, libraries, _, not_compiled, compiled, ratio, against = json.loads(file.read_text())["rows"]
@@ -127,6 +131,45 @@ def test_the_front_ends_of_the_benchmark_are_the_layers(benchmark):
         found = run(pixels)
         assert torch.allclose(found, layers(pixels.float() / 255), atol=1e-5)
         assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_the_rows_on_ten_classes_are_trained_and_attacked_by_the_commands_of_a_person(benchmark, tmp_path, monkeypatch):
+    kept = REPOSITORY / "results" / "imagenette"
+    options = ["--data", "images", "--weights", "net.safetensors", "--num-images", "7", "--attacks", "quick"]
+    module = benchmark("imagenette", *options, "--runs", str(tmp_path / "runs"), "--output", str(tmp_path / "out"))
+    commands = []
+
+    def run_command(words):
+        commands.append(words)
+        folder = Path(words[words.index("--output") + 1])
+        (folder / "logs/version_0").mkdir(parents=True, exist_ok=True)
+        columns = [*module.LOGGED, "epoch"]
+        (folder / "logs/version_0/metrics.csv").write_text(f"{','.join(columns)}\n60.0,80.0,0.9,3.0,0\n")
+        if words[0] == "evaluate":
+            for name in module.KEPT:
+                shutil.copyfile(kept / name, folder / name)
+        return 0
+
+    monkeypatch.setattr(module, "run_command", run_command)
+    module.main()
+    assert [words[0] for words in commands] == ["fit", "fit", "fit", "evaluate"]
+    for words, recipe in zip(commands, module.RECIPES.values(), strict=False):
+        assert words[2] == str(REPOSITORY / "configs" / f"{recipe}.yaml")
+        assert words[-3:] == ["--output", str(tmp_path / "runs" / recipe), "--resume"]
+    assert commands[3][1:4] == [
+        f"{row}={tmp_path}/runs/{recipe}/checkpoints/last.ckpt" for row, recipe in module.RECIPES.items()
+    ]
+    page = (tmp_path / "out" / "README.md").read_text()
+    assert page.count("| 1 | 60 | 80 | 90.0 |") == 3
+    assert markdown_table(read_results(kept)) in page
+    module.main()
+    assert len(commands) == 7  # what was attacked is not attacked again; fit itself sees that it has ended
+
+
+def test_the_page_on_ten_classes_is_the_one_that_its_numbers_give(benchmark):
+    folder = REPOSITORY / "results" / "imagenette"
+    content = json.loads((folder / "training.json").read_text())
+    assert (folder / "README.md").read_text() == benchmark("imagenette").markdown(content, read_results(folder))
 
 
 def test_levels_are_put_before_the_same_weights_and_attacked(benchmark, few_digits, tmp_path, monkeypatch):
@@ -213,12 +256,12 @@ def test_a_gpus_objectives_are_timed_taken_apart_and_planned_with(benchmark, tmp
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # dynamo looks at it
 def test_a_gpus_steps_are_compiled_each_into_whole_graphs(benchmark, monkeypatch):
-    module = importlib.import_module("gpu_network")
+    module = importlib.import_module("gpu_parts.network")
     all_ways = module.ways()
     monkeypatch.setattr(module, "ways", lambda: {name: all_ways[name] for name in ("natural", "FGSM-RS")})
     module.compile_many()
     record, options, network = gpu_training(backend="eager")
-    importlib.import_module("gpu_training").Training(record, options, network).all_objectives(compiled=True)
+    importlib.import_module("gpu_parts.training").Training(record, options, network).all_objectives(compiled=True)
     rows = {row.question: row.measured for row in record.rows}
     assert rows["FGSM-RS, compiled: step against natural's"] > 0
     assert rows["natural, compiled, test_resnet, batch 4 at 32 px"] > 0
@@ -240,7 +283,7 @@ def test_a_gpu_trains_from_files_by_dali_or_says_that_it_is_missing(benchmark, t
     if not dali:
         monkeypatch.setitem(sys.modules, "nvidia.dali", None)
     record, options, network = gpu_training(data=few_digits / "train", batches=2, threads=1)
-    importlib.import_module("gpu_files").file_rows(record, options, network, batch_size=4, compiled=False)
+    importlib.import_module("gpu_parts.files").file_rows(record, options, network, batch_size=4, compiled=False)
     called = "DALI on the CPU" if dali else "torchvision (PIL) in processes"
     questions = [row.question for row in record.rows if row.unit == "images/s"]
     end = "batch 4 at 32 px"
@@ -256,8 +299,8 @@ def gpu_training(backend="aot_eager", **options):
     """(record, options, network) of a tiny GPU benchmark; after `benchmark`."""
     sizes = {"architecture": "test_resnet", "image_size": 32, "batch_size": 4, "rounds": 1, "backend": backend}
     options = argparse.Namespace(**sizes, compile_seconds=5.0, copy_bandwidth=None, **options)
-    record = importlib.import_module("budget").Record("tiny", 5, {})
-    return record, options, importlib.import_module("gpu_network").Network(options, torch.device("cpu"))
+    record = importlib.import_module("common.budget").Record("tiny", 5, {})
+    return record, options, importlib.import_module("gpu_parts.network").Network(options, torch.device("cpu"))
 
 
 def test_a_gpu_benchmark_without_time_skips_everything_by_name(benchmark, tmp_path):
@@ -279,7 +322,7 @@ def test_a_gpu_that_has_no_memory_for_a_batch_halves_it_and_says_so(benchmark, t
         return trains(name, batch_size, size, compiled=compiled)
 
     monkeypatch.setattr(network, "trains", out_of_memory)
-    training = importlib.import_module("gpu_training").Training(record, options, network)
+    training = importlib.import_module("gpu_parts.training").Training(record, options, network)
     training.fit_batch()
     training.sweep(4, 2, compiled=False)
     assert training.batch_size == 2
@@ -292,7 +335,7 @@ def test_a_gpu_that_has_no_memory_for_a_batch_halves_it_and_says_so(benchmark, t
 
 def test_a_section_that_fails_is_skipped_by_its_error_and_leaves_what_there_is(benchmark, tmp_path):
     now = [0.0]
-    budget = importlib.import_module("budget")
+    budget = importlib.import_module("common.budget")
     record = budget.Record("tiny", 1, {}, clock=lambda: now[0])
     with record.section("one"):
         record.add(budget.Row("a question", 1.0, "s"))
@@ -322,14 +365,14 @@ def test_parts_are_timed_by_the_gpus_own_events(benchmark, monkeypatch):
             return end.at - self.at
 
     monkeypatch.setattr(torch.cuda, "Event", Event)
-    clock = importlib.import_module("gpu_parts").Stopwatch(gpu=True)
+    clock = importlib.import_module("gpu_parts.step_parts").Stopwatch(gpu=True)
     for part in ("front end", "backward"):
         clock.note(part)
     assert clock.seconds() == pytest.approx({"front end": 0.005, "backward": 0.005})
 
 
 def test_only_an_h100_class_gpu_is_held_to_images_a_second(benchmark, monkeypatch):
-    module = importlib.import_module("gpu_training")
+    module = importlib.import_module("gpu_parts.training")
     for name, rate, reached in (
         ("NVIDIA H100 80GB HBM3", 4000, True),
         ("NVIDIA H200", 3999, False),
@@ -340,7 +383,7 @@ def test_only_an_h100_class_gpu_is_held_to_images_a_second(benchmark, monkeypatc
 
 
 def test_a_gpus_plan_is_that_of_the_command_line(benchmark):
-    module = importlib.import_module("gpu_plan")
+    module = importlib.import_module("gpu_parts.plan")
     plan = module.Plan(batch_size=256, parameters=25_557_032)
     hours = plan_row(plan.work, nodes=1, per_node=1, images_per_second=3000.0, network=Network())["hours"]
     assert plan.resized_hours(lambda size: 3000.0) == pytest.approx(hours, rel=1e-9)
@@ -357,7 +400,7 @@ def test_a_gpus_plan_is_that_of_the_command_line(benchmark):
 def test_imagenette_is_trained_by_the_command_line_as_far_as_there_is_time(
     benchmark, few_digits, tmp_path, monkeypatch
 ):
-    module = importlib.import_module("gpu_imagenette")
+    module = importlib.import_module("gpu_parts.imagenette")
     commands = []
 
     def fit(words, limit):
@@ -376,7 +419,7 @@ def test_imagenette_is_trained_by_the_command_line_as_far_as_there_is_time(
         architecture="test_resnet",
         imagenette_architecture="any",
     )
-    record = importlib.import_module("budget").Record("tiny", 2, {})
+    record = importlib.import_module("common.budget").Record("tiny", 2, {})
     module.imagenette_rows(record, options, {"FGSM-RS": 1000.0})
     assert [row.question for row in record.rows] == [
         f"imagenette, natural, 1 epochs: {what}" for what in ("clean top-1", "from start to end", "training")

@@ -145,7 +145,11 @@ def test_the_batch_script_starts_a_recipe_that_exists():
     assert re.search(r"^ +export SRUN_CPUS_PER_TASK=.*SLURM_CPUS_PER_TASK", text, re.MULTILINE)
 
 
-READMES = [REPOSITORY / "README.md", *sorted(REPOSITORY.glob("*/README.md"))]
+READMES = [
+    REPOSITORY / "README.md",
+    *sorted(REPOSITORY.glob("*/README.md")),
+    *sorted(REPOSITORY.glob("results/*/README.md")),
+]
 
 
 @pytest.mark.parametrize("readme", READMES, ids=lambda path: str(path.relative_to(REPOSITORY)))
@@ -195,7 +199,7 @@ def test_every_table_of_results_in_a_readme_is_the_one_that_its_results_give():
         ):
             assert table.rstrip("\n") == markdown_table(read_results(REPOSITORY / folder))
             found.append(folder)
-    assert found == ["results/demo"]
+    assert found == ["results/demo", "results/imagenette"]
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,11 @@ CHECKS: tuple[Callable[[Situation], Diagnostic | None], ...] = (
 )
 
 
-def diagnose(situation: Situation) -> list[Diagnostic]:
-    """Every check that applies, in the order of the report."""
-    rows = (check(situation) for check in CHECKS)
-    return [found for found in rows if found is not None]
+def diagnose(situation: Situation, begins: Callable[[str], None] = lambda note: None) -> list[Diagnostic]:
+    """Every check that applies, in the order of the report; `begins` is told of each, in words, before it is made."""
+    rows: list[Diagnostic] = []
+    for number, check in enumerate(CHECKS, start=1):
+        begins(f"check {number} of {len(CHECKS)}: {check.__name__.replace('_', ' ')}")
+        found = check(situation)
+        rows += [] if found is None else [found]
+    return rows

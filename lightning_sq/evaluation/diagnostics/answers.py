@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_sq.evaluation.derivatives_inside import uses_derivatives
-from lightning_sq.evaluation.diagnostics.situation import FEW, Diagnostic, Situation, row
+from lightning_sq.evaluation.diagnostics.situation import Diagnostic, Situation, row
 
 
 def random_answers(s: Situation) -> Diagnostic:
     """Two passes over the same images."""
-    images, _ = s.batch(FEW)
-    with torch.no_grad():
+
+    @torch.no_grad()
+    def difference_and_size(images: Tensor, labels: Tensor, numbers: list[int]) -> Tensor:
         first, second = s.runner.model(images), s.runner.model(images)
+        return torch.stack([(first - second).abs().amax(1), first.abs().amax(1)], 1)
+
+    difference, size = s.ask_few(difference_and_size).amax(0).tolist()
     return row(
         "random_answers",
         "largest difference between the logits of two passes, relative to their size",
-        ((first - second).abs().amax() / first.abs().amax().clamp(min=1e-12)).item(),
+        difference / max(size, 1e-12),
         1e-4,
         "The model is random: attack its expectation (--attacks rand).",
     )
@@ -25,14 +29,16 @@ def random_answers(s: Situation) -> Diagnostic:
 
 def outputs_are_probabilities(s: Situation) -> Diagnostic:
     """A softmax at the end saturates, and then has no gradient."""
-    images, _ = s.batch(FEW)
-    with torch.no_grad():
+
+    @torch.no_grad()
+    def looks_like_one(images: Tensor, labels: Tensor, numbers: list[int]) -> Tensor:
         out = s.runner.model(images)
-    likely = bool((out >= 0).all() and (out <= 1).all() and ((out.sum(1) - 1).abs() < 1e-4).all())
+        return (out >= 0).all(1) & (out <= 1).all(1) & ((out.sum(1) - 1).abs() < 1e-4)
+
     return row(
         "outputs_are_probabilities",
         "whether the outputs are probabilities instead of logits",
-        float(likely),
+        float(s.ask_few(looks_like_one).all()),
         0.5,
         "A softmax that is sure has a gradient of zero. Give the logits.",
     )

@@ -17,22 +17,25 @@ from lightning_sq.ops.interval import quantized_box
 
 def zero_gradients(s: Situation) -> Diagnostic:
     """Pixels that an attacker can move and whose gradient is exactly 0, or not a number."""
-    images, labels = s.batch(FEW)
     epsilon = s.budget if s.found.norm == "linf" else 1 / 255
-    movable = quantized_box(images, epsilon)
-    with torch.no_grad():
-        if s.apart is not None:
-            movable = quantized_box(images, epsilon, s.apart.quantizer)
-        can_move = movable.upper - movable.lower > 0.01 * epsilon
-    with torch.enable_grad():
-        x = images.clone().requires_grad_()
-        value = cross_entropy(s.runner.model(x), labels).sum()
-        gradient = torch.autograd.grad(value, x)[0] if value.requires_grad else torch.zeros_like(x)
-    gone = (gradient == 0) | ~torch.isfinite(gradient)
+    quantizer = None if s.apart is None else s.apart.quantizer
+
+    def counts(images: Tensor, labels: Tensor, numbers: list[int]) -> Tensor:
+        with torch.no_grad():
+            movable = quantized_box(images, epsilon, quantizer)
+            can_move = movable.upper - movable.lower > 0.01 * epsilon
+        with torch.enable_grad():
+            x = images.clone().requires_grad_()
+            value = cross_entropy(s.runner.model(x), labels).sum()
+            gradient = torch.autograd.grad(value, x)[0] if value.requires_grad else torch.zeros_like(x)
+        gone = (gradient == 0) | ~torch.isfinite(gradient)
+        return torch.stack([(gone & can_move).flatten(1).sum(1), can_move.flatten(1).sum(1)], 1)
+
+    without, of = s.ask_few(counts).sum(0).tolist()
     return row(
         "zero_gradients",
         "share of movable pixels whose gradient is exactly zero or not a number",
-        ((gone & can_move).sum() / can_move.sum().clamp(min=1)).item(),
+        without / max(of, 1),
         0.01,
         "An attack that follows this gradient cannot move these pixels although they matter.",
     )
@@ -57,18 +60,20 @@ def quantizer_widens_the_ball(s: Situation) -> Diagnostic | None:
 
 def small_steps_jump(s: Situation) -> Diagnostic:
     """The loss around an image at a hundredth of the budget (unstable predictions)."""
-    images, labels = s.batch(FEW)
-    generator = torch.Generator(images.device).manual_seed(0)
-    with torch.no_grad():
+
+    @torch.no_grad()
+    def change(images: Tensor, labels: Tensor, numbers: list[int]) -> Tensor:
         here = cross_entropy(s.runner.model(images), labels)
-        change = torch.zeros_like(here)
+        found = torch.zeros_like(here)
         for _ in range(10):
-            noise = (2 * torch.rand(images.shape, generator=generator, device=images.device) - 1) * s.budget / 100
-            change += (cross_entropy(s.runner.model((images + noise).clamp(0, 1)), labels) - here).abs() / 10
+            noise = (2 * torch.rand_like(images) - 1) * s.budget / 100
+            found += (cross_entropy(s.runner.model((images + noise).clamp(0, 1)), labels) - here).abs() / 10
+        return (found / here.clamp(min=1.0)).clamp(max=1.0)
+
     return row(
         "small_steps_jump",
         "mean change of the loss within a hundredth of the budget, relative to the loss (at least 1)",
-        (change / here.clamp(min=1.0)).clamp(max=1.0).mean().item(),
+        s.ask_few(change).mean().item(),
         0.1,
         "The loss is too rough for an attack that goes step by step.",
     )
@@ -88,7 +93,7 @@ def successes_get_lost(s: Situation) -> Diagnostic:
         with torch.no_grad():
             return watched.seen & ~(margin(s.runner.model(found), labels) > 0)
 
-    share_lost = sum(share(s.runner.flags(partial(lost, make=make), some), some) for make in makes)
+    share_lost = sum(share(s.runner.ask(partial(lost, make=make), some), some) for make in makes)
     return row(
         "successes_get_lost",
         "share of images that an attack saw broken and that a fresh look finds unbroken",

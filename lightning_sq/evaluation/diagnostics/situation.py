@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +53,11 @@ class Situation:
         runner = self.runner
         here = chosen.to(runner.images.device)
         return runner.images[here].to(runner.device), runner.labels[here].to(runner.device)
+
+    def ask_few(self, question: Callable[[Tensor, Tensor, list[int]], Tensor]) -> Tensor:
+        """(n, ...) on the CPU: `question(images, labels, numbers)` -> (B, ...) of those images, over all processes."""
+        chosen = self.some(torch.ones_like(self.found.correct), FEW)
+        return self.runner.ask(question, chosen, batch_size=FEW // 4)[chosen]
 
     def behind(self, search: Attack) -> Attack:
         """`search` where nothing can hide from it: in the quantized box, if there is one."""

@@ -6,12 +6,12 @@ import argparse
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import yaml
-from steps import Step, training_step
+from common.harness import CONFIGS
+from common.steps import Step, training_step
 from torch import Tensor, nn
 
 from lightning_sq import objectives
@@ -20,7 +20,6 @@ from lightning_sq.models import QuantizerConfig
 from lightning_sq.models.backbone import create_backbone, pretrained_normalization
 from lightning_sq.training.optim import Optimization, make_optimizer
 
-CONFIGS = Path(__file__).parent.parent / "configs"
 CLASSES = 1000
 SMALL_RATE = 1e-4
 """In the place of a recipe's: so many steps on one batch of random labels would end in numbers that are not finite."""

@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable
 
 import torch
-from budget import Record
-from gpu_network import Network, compile_many
-from gpu_parts import PARTS_ROUNDS, parts_of_a_step
-from harness import Row, device_name, seconds_of, synchronize
+from common.budget import Record
+from common.harness import Row, device_name, seconds_of, synchronize
+from gpu_parts.network import Network, compile_many
+from gpu_parts.step_parts import PARTS_ROUNDS, parts_of_a_step
 
 FIRST_GUESS = 20.0
 """Seconds for the first steps of something that is not compiled, until one is measured."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from harness import Row, keep, report
+from common.harness import Row, keep, report
 
 
 class Record:

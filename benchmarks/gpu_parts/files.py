@@ -9,11 +9,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-from budget import Record
-from data_training import end_to_end, held_against_memory, training_loader
-from gpu_network import Network
-from gpu_training import FIRST_GUESS, goal
-from harness import Row
+from common.budget import Record
+from common.harness import Row
+from data_parts.training import end_to_end, held_against_memory, training_loader
+from gpu_parts.network import Network
+from gpu_parts.training import FIRST_GUESS, goal
 
 from lightning_sq.data.index import load_index
 

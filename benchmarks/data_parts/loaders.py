@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
-from data_cuts import RESIZE, SIZE, SMALLEST_AREA, dataset_of, order_of
+from data_parts.cuts import RESIZE, SIZE, SMALLEST_AREA, dataset_of, order_of
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 
 import torch
-from harness import synchronize
+from common.harness import synchronize
 from torch import Tensor, nn
 
 from lightning_sq.objectives import Objective

@@ -6,9 +6,9 @@ import time
 from statistics import median
 
 import torch
-from gpu_network import Network
-from harness import synchronize
-from steps import automatic_precision
+from common.harness import synchronize
+from common.steps import automatic_precision
+from gpu_parts.network import Network
 
 PARTS_ROUNDS = 3
 

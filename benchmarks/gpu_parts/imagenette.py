@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from budget import Record
-from gpu_fit import GRACE, SHORT, Fit, fit, missing, words_for
-from gpu_network import recipe
-from harness import Row
+from common.budget import Record
+from common.harness import Row
+from gpu_parts.fit import GRACE, SHORT, Fit, fit, missing, words_for
+from gpu_parts.network import recipe
 
 from lightning_sq.data.index import count_images
 from lightning_sq.training.cluster.scaling import Network, Work, plan_row

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import timm
 import torch
-from data_cuts import SIZE, dataset_of, order_of
-from harness import Row
-from steps import Step, rate, training_step
+from common.harness import Row
+from common.steps import Step, rate, training_step
+from data_parts.cuts import SIZE, dataset_of, order_of
 from torch import Tensor
 
 from lightning_sq.data.backends import make_loader

@@ -20,7 +20,8 @@ from lightning_sq.evaluation.figures import Figure, save_png
 from lightning_sq.models.checkpoint_format import versions
 from lightning_sq.paths import write_whole
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parent.parent / "results"
+CONFIGS = RESULTS.parent.parent / "configs"
 COLUMNS = ("question", "measured", "to reach", "")
 
 

@@ -13,8 +13,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpu_files import is_installed
-from gpu_network import CONFIGS
+from common.harness import CONFIGS
+from gpu_parts.files import is_installed
 
 NEEDED = ("lightning", "torchmetrics", "jsonargparse")
 """Libraries that the command line needs, and that a machine for trials may lack."""

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from gpu_network import recipe
-from harness import Row
+from common.harness import Row
+from gpu_parts.network import recipe
 
 from lightning_sq.training.cluster.scaling import Network, Work, plan_row
 

@@ -1,0 +1,144 @@
+"""What do the ImageNet recipes give on ten classes, and what is left of it under attack?
+
+    python benchmarks/imagenette.py --data DIR [--weights resnet18.safetensors]
+
+DIR/{train,val}/<class>/*.JPEG. Trains natural samples, the method and FGSM-RS by `lightning-sq fit`, attacks all of
+them by one `lightning-sq evaluate`, and writes README.md, training.json, training.png and what the evaluation found to
+--output. Stopped and started again with the same words it goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+from common.harness import CONFIGS, write_page
+
+from lightning_sq.children import handing_on, run_command
+from lightning_sq.evaluation.results import JSON_FILE, format_epsilon, markdown_table, read_results
+from lightning_sq.reproduction.runs import CHECKPOINT, training_curve
+
+RECIPES = {"natural": "imagenette_natural", "method": "imagenette", "fgsm_rs": "imagenette_fgsm_rs"}
+LOGGED = {
+    "train/seconds": "seconds",
+    "train/images_per_second": "images_per_second",
+    "val/clean_top1": "clean",
+    "val/input_gradient_l1": "input_gradient_l1",
+}
+KEPT = (JSON_FILE, "results.csv", "robustness.png")
+
+
+def trained(row: str, options: argparse.Namespace) -> Path:
+    """The folder of a row's run, which has come to its end."""
+    folder = options.runs / RECIPES[row]
+    words = ["fit", "--config", str(CONFIGS / f"{RECIPES[row]}.yaml"), "--data.root", str(options.data)]
+    if options.weights is not None:
+        words += ["--model.pretrained", "false", "--model.checkpoint_path", str(options.weights)]
+    _command([*words, "--output", str(folder), "--resume"])
+    return folder
+
+
+def attacked(runs: dict[str, Path], options: argparse.Namespace) -> Path:
+    """The folder of the evaluation of all rows."""
+    folder = options.runs / "imagenette_evaluation"
+    words = ["evaluate", *(f"{row}={run / CHECKPOINT}" for row, run in runs.items()), "--data", str(options.data)]
+    words += ["--epsilon", options.epsilon, "--attacks", options.attacks, "--num-images", str(options.num_images)]
+    if options.devices is not None:
+        words += ["--devices", str(options.devices)]
+    if not (folder / JSON_FILE).exists():
+        _command([*words, "--output", str(folder)])
+    return folder
+
+
+def _command(words: list[str]) -> None:
+    print("$ lightning-sq", *words, flush=True)
+    if status := run_command(words):
+        sys.exit(status)
+
+
+def draw(content: dict[str, Any]) -> plt.Figure:
+    """After each epoch, over the time of training: clean top-1, and the l1 norm of the input gradient."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    for row, curve in content["rows"].items():
+        seconds = [point["seconds"] for point in curve]
+        left.plot(seconds, [100 * point["clean"] for point in curve], marker="o", ms=4, label=row)
+        right.plot(seconds, [point["input_gradient_l1"] for point in curve], marker="o", ms=4, label=row)
+    left.set(ylabel="clean top-1, %")
+    right.set(ylabel="l1 norm of the input gradient", yscale="log")
+    for axes in (left, right):
+        axes.set(xlabel="seconds of training")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=9)
+    return figure
+
+
+def markdown(content: dict[str, Any], results: dict[str, Any]) -> str:
+    """The page, from the numbers alone."""
+    model, budgets = results["models"][0]["model"], map(format_epsilon, results["threat_model"]["budgets"])
+    lines = [
+        "# The ImageNet recipes on ten classes",
+        "",
+        "Written by `python benchmarks/imagenette.py`: pretrained weights fine-tuned on natural samples, by the method",
+        "(noisy natural samples behind soft quantization) and by FGSM-RS behind soft quantization, by the recipes in",
+        f"[configs](../../configs/README.md): {model['architecture']} at {model['image_size']} px. Attacked within"
+        f" {', '.join(budgets)},",
+        f"{results['data']['num_images']} validation images, {results['device']}, {content['cores']} cores:",
+        f"{', '.join(results['attacks'])}. Some validation images of Imagenette stem from ImageNet's training set,",
+        "which the pretrained weights have seen, so clean accuracies flatter.",
+        "",
+        "<!-- written by: lightning-sq report results/imagenette --markdown -->",
+        markdown_table(results),
+        "",
+        "![accuracy under attack against epsilon](robustness.png)",
+        "",
+        *(f"- {model['verdict']}" for model in results["models"]),
+        "",
+        "## Training",
+        "",
+        "| row | recipe | epochs | seconds of training | images/s | clean top-1 of all validation images, % |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for row, curve in content["rows"].items():
+        last = curve[-1]
+        recipe = f"[{RECIPES[row]}.yaml](../../configs/{RECIPES[row]}.yaml)"
+        lines.append(
+            f"| {row} | {recipe} | {len(curve)} | {last['seconds']:.0f} | {last['images_per_second']:.0f}"
+            f" | {100 * last['clean']:.1f} |"
+        )
+    return "\n".join([*lines, "", "![clean accuracy and input gradient over the time of training](training.png)", ""])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--weights", type=Path, help="of the network; default: those that timm downloads")
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--output", type=Path, default=Path("results/imagenette"))
+    parser.add_argument("--epsilon", default="1/255,2/255,4/255")
+    parser.add_argument("--attacks", default="standard")
+    parser.add_argument("--num-images", type=int, default=200)
+    parser.add_argument("--devices", type=int, help="processes that share the images under attack")
+    options = parser.parse_args()
+    with handing_on():
+        runs = {row: trained(row, options) for row in RECIPES}
+        evaluation = attacked(runs, options)
+    results = read_results(evaluation)
+    content = {
+        "cores": os.cpu_count(),
+        "device": results["device"],
+        "versions": results["versions"],
+        "rows": {row: training_curve(run, LOGGED) for row, run in runs.items()},
+    }
+    options.output.mkdir(parents=True, exist_ok=True)
+    for name in KEPT:
+        shutil.copyfile(evaluation / name, options.output / name)
+    write_page(options.output, "training", content, markdown(content, results), draw(content))
+
+
+if __name__ == "__main__":
+    main()
