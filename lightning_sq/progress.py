@@ -1,22 +1,34 @@
-"""Progress bars for everything that is not Lightning's own loop: what is done, how far, and how long it will take."""
+"""Progress of everything that is not Lightning's own loop: what is done, how far, and how long it will take."""
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column
 
+LINE_SECONDS = 30.0
+"""Between two lines of a log."""
 
-@contextmanager
-def progress_bar(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on standard error that appears with the first call of `advance(done, total)` and stays when it is full.
+Advance = Callable[..., None]
 
-    A last column shows what is passed as `advance(done, total, note)`.
+
+def progress_bar(what: str, unit: str) -> AbstractContextManager[Advance]:
+    """Progress on standard error, from the first call of `advance(done, total)` or `advance(done, total, note)` on.
+
+    On a terminal it is a bar that stays when it is full; in a log a line every half a minute, and one at the end.
     """
     console = Console(stderr=True)
+    return _bar(what, unit, console) if console.is_terminal else _lines(what, unit)
+
+
+@contextmanager
+def _bar(what: str, unit: str, console: Console) -> Iterator[Advance]:
     progress = Progress(
         TextColumn(
             "{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis", min_width=12)
@@ -44,3 +56,29 @@ def progress_bar(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     finally:
         if task is not None:
             progress.stop()
+
+
+@contextmanager
+def _lines(what: str, unit: str) -> Iterator[Advance]:
+    began = printed = time.monotonic()
+    newest = ""
+
+    def advance(done: int, total: int, note: str = "") -> None:
+        nonlocal printed, newest
+        now = time.monotonic()
+        left = "" if done == 0 else f", {_clock((now - began) * (total - done) / done)} left"
+        newest = f"{what}: {done:,}/{total:,} {unit}, {_clock(now - began)} so far{left}{note and f', {note}'}"
+        if now - printed >= LINE_SECONDS:
+            printed = now
+            print(newest, file=sys.stderr, flush=True)
+            newest = ""
+
+    try:
+        yield advance
+    finally:
+        if newest:
+            print(newest, file=sys.stderr, flush=True)
+
+
+def _clock(seconds: float) -> timedelta:
+    return timedelta(seconds=round(seconds))

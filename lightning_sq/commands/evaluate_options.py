@@ -11,7 +11,6 @@ from lightning_sq.commands.parser import Parser
 from lightning_sq.errors import InputError
 from lightning_sq.types import parse_epsilon
 
-
 LARGEST_BATCH = 128
 """Images at a time where nothing else is said,"""
 FEWEST_BATCHES = 4
@@ -85,7 +84,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--batch-size",
         type=int,
-        help=f"images at a time; default: {LARGEST_BATCH}, or a quarter of fewer images, so that processes can share them",
+        help=f"images at a time; default: {LARGEST_BATCH}, or a quarter of them all where that is less",
     )
     parser.add_argument("--num-threads", type=int, default=2, help="threads that decode images; default: 2")
     parser.add_argument(

@@ -50,6 +50,7 @@ def read_images(
     from lightning_sq.data.crop import resize_and_center_crop
     from lightning_sq.data.loader import Dataset
     from lightning_sq.data.order import EpochOrder
+    from lightning_sq.evaluation.processes import rank
     from lightning_sq.progress import progress_bar
 
     unknown = sorted(set(files.class_names) - set(config.class_names))
@@ -66,6 +67,6 @@ def read_images(
         device_id=(device.index or 0) if device.type == "cuda" else None,
     )
     with progress_bar("reading images", "batches") as advance:
-        images, labels = read_all(loader, progress=advance)
+        images, labels = read_all(loader, progress=advance if rank() == 0 else None)
     logit_numbers = torch.tensor([config.class_names.index(name) for name in files.class_names])
     return images.cpu(), logit_numbers[labels.cpu()]

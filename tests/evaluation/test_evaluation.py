@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import sqlite3
 from itertools import pairwise
 
@@ -10,7 +11,7 @@ from torch import nn
 import lightning_sq
 from lightning_sq.attacks import PGD, TakenApart
 from lightning_sq.errors import InputError
-from lightning_sq.evaluation import suites
+from lightning_sq.evaluation import diagnostics, suites
 from lightning_sq.evaluation.suites import Entry
 from lightning_sq.layers import SoftQuantization
 from tests.evaluation.models import IMAGES, closed_form, linear_model
@@ -277,6 +278,9 @@ def test_progress_ends_full_and_its_cost_is_that_of_the_attacks():
     assert seen[0][2].endswith("% robust at 0.02 so far")
     assert "images left" in seen[0][2]
     assert seen[-1][0] == seen[-1][1]
+    checks = [re.search(r"% robust, check (\d+) of (\d+): [a-z]", note) for _, _, note in seen]
+    numbers = [tuple(map(int, check.groups())) for check in checks if check]
+    assert numbers == [(k, len(diagnostics.CHECKS)) for k in range(1, len(diagnostics.CHECKS) + 1)]
     entries = suites.catalogue()
     assert entries["pgd"].cost == entries["bpda"].cost == 3 * 40
     assert entries["eot_pgd"].cost == 20 * 3 * 40
