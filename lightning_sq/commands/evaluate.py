@@ -7,7 +7,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning_sq.commands.evaluate_options import parse, usual_batch_size
+from lightning_sq.commands.evaluate_options import parse
 from lightning_sq.commands.evaluation_images import choose_images, read_images
 from lightning_sq.commands.launch import launch
 from lightning_sq.errors import InputError
@@ -82,7 +82,6 @@ def _evaluate_all(
     attackers = {name: load(source).to(device) for name, source in others.items()}
     with first_alone():
         files = choose_images(options.data, options.num_images, options.seed, allow_unreadable=options.allow_unreadable)
-    options.batch_size = options.batch_size or usual_batch_size(len(files))
     pixels = {name: _read(model, files, options, device) for name, model in models.items()}
     right = {name: _classified_right(model, *pixels[name], options, device) for name, model in models.items()}
     chosen = examples.choose(list(right.values()))

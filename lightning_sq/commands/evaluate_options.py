@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from argparse import Action, ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -11,30 +10,17 @@ from lightning_sq.commands.parser import Parser
 from lightning_sq.errors import InputError
 from lightning_sq.types import parse_epsilon
 
-LARGEST_BATCH = 128
-"""Images at a time where nothing else is said,"""
-FEWEST_BATCHES = 4
-"""in so many batches at least. It hangs on the images alone: with more processes the verdicts stay the same."""
-
-
-def usual_batch_size(num_images: int) -> int:
-    """Where --batch-size is left out."""
-    return min(LARGEST_BATCH, math.ceil(num_images / FEWEST_BATCHES))
-
 
 def parse(arguments: list[str]) -> Namespace:
     """The options, with `budgets` as numbers, and `models` and `transfer_from` as name -> source.
-
-    `batch_size` is None where it was left out: see `usual_batch_size`.
 
     Raises: InputError for counts, budgets, names or attacks that cannot be.
     """
     options = _parser().parse_args(arguments)
     options.budgets = [_parse_budget(text, options.norm) for text in options.epsilon.split(",")]
     for name in ("num_images", "batch_size", "num_threads", "devices"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise InputError(f"--{name.replace('_', '-')}={value} has to be at least 1.")
+        if getattr(options, name) < 1:
+            raise InputError(f"--{name.replace('_', '-')}={getattr(options, name)} has to be at least 1.")
     if options.seed < 0:
         raise InputError(f"--seed={options.seed} has to be 0 or more.")
     options.models, options.transfer_from = _named(options.models), _named(options.transfer_from)
@@ -81,11 +67,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--num-images", type=int, default=1000, help="images drawn from the folder; default: 1000")
     parser.add_argument("--allow-unreadable", action="store_true", help="leave files out that cannot be read")
-    parser.add_argument(
-        "--batch-size",
-        type=int,
-        help=f"images at a time; default: {LARGEST_BATCH}, or a quarter of them all where that is less",
-    )
+    parser.add_argument("--batch-size", type=int, default=128, help="images at a time; default: 128")
     parser.add_argument("--num-threads", type=int, default=2, help="threads that decode images; default: 2")
     parser.add_argument(
         "--backend", choices=("dali", "torchvision"), default="dali", help="what decodes; default: dali"

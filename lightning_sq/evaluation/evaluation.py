@@ -64,7 +64,7 @@ def evaluate(
         quantizer: For a foreign model: its elementwise, non-decreasing front end; `model` is then what is behind it.
             Our own layer is found by itself.
         transfer_from: Other models over the same classes, by name, whose adversarial images are tried.
-        batch_size: Images at a time.
+        batch_size: Images at a time, at most.
         seed: Of everything random; each image has its own.
         store: A folder where verdicts are kept; called again with it, the evaluation goes on where it was.
         show: Numbers of images whose adversarial version is to be kept; see `Evaluation.examples`.

@@ -2,11 +2,13 @@
 
 A stage is one attack at one epsilon. The images of a stage are cut into batches before it starts, and batch b belongs
 to process b mod n: so neither the number of processes nor a restart changes what is attacked together, with which seed.
+Few images are still several batches, so that the processes share the last stages too, which are the dear ones.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import re
 import time
 import zlib
@@ -24,6 +26,11 @@ from lightning_sq.attacks.checks import classify
 from lightning_sq.attacks.pgd import Norm
 from lightning_sq.evaluation.processes import gather, rank, world_size
 from lightning_sq.evaluation.store import Kept, VerdictStore
+
+SHARES = 4
+"""A stage has so many batches at least,"""
+SMALLEST_SHARE = 8
+"""if they hold so many images each: a network is slow at less."""
 
 Progress = Callable[[int, int, str], None]
 Model = Callable[[Tensor], Tensor]
@@ -59,7 +66,7 @@ class StageRunner:
         store: Where verdicts are kept.
         device: Where the model is.
         norm: Of the ball.
-        batch_size: Images at a time.
+        batch_size: Images at a time, at most.
         seed: Of everything random; each image has its own.
         show: Numbers of images whose adversarial version is to be kept.
     """
@@ -87,18 +94,15 @@ class StageRunner:
         self,
         question: Callable[[Tensor, Tensor, list[int]], Tensor],
         todo: Tensor | None = None,
-        *,
-        batch_size: int | None = None,
     ) -> Tensor:
         """(N, ...) on the CPU: `question(images, labels, numbers)` -> (B, ...) of every image, over all processes.
 
         Args:
             todo: (N,) bool: ask of these images only, of the others it is 0 or false.
-            batch_size: Images at a time, where it is not to be the runner's.
         """
         found: list[tuple[Tensor, Tensor]] = []
         numbers = torch.arange(len(self.images)) if todo is None else torch.nonzero(todo)[:, 0]
-        for chunk in self._own_batches(numbers, batch_size or self.batch_size):
+        for chunk in self._own_batches(numbers):
             x, y = self._to_device(chunk)
             with _random_numbers(zlib.crc32(f"{self._seeds(chunk)[0]}".encode()), self.device):
                 found.append((chunk, question(x, y, chunk.tolist()).cpu()))
@@ -130,7 +134,7 @@ class StageRunner:
         """
         stage = f"{name}@{epsilon:.9g}"
         found: list[Kept] = []
-        for chunk in self._own_batches(torch.nonzero(todo)[:, 0], self.batch_size):
+        for chunk in self._own_batches(torch.nonzero(todo)[:, 0]):
             numbers = chunk.tolist()
             kept = self.store.find(stage, numbers)
             if kept is None:
@@ -160,8 +164,9 @@ class StageRunner:
         verdicts = dict(zip(chunk.tolist(), broken.tolist(), strict=True))
         return Kept(verdicts, time.perf_counter() - began, _distinct(notes), shown)
 
-    def _own_batches(self, numbers: Tensor, batch_size: int) -> Iterator[Tensor]:
-        batches = numbers.split(batch_size) if len(numbers) else ()
+    def _own_batches(self, numbers: Tensor) -> Iterator[Tensor]:
+        size = min(self.batch_size, max(SMALLEST_SHARE, math.ceil(len(numbers) / SHARES)))
+        batches = numbers.split(size) if len(numbers) else ()
         yield from batches[rank() :: world_size()]
 
     def _seeds(self, chunk: Tensor) -> list[int]:

@@ -11,7 +11,8 @@ from torch import nn
 import lightning_sq
 from lightning_sq.attacks import PGD, TakenApart
 from lightning_sq.errors import InputError
-from lightning_sq.evaluation import diagnostics, suites
+from lightning_sq.evaluation import diagnostics, runner, suites
+from lightning_sq.evaluation.runner import StageRunner
 from lightning_sq.evaluation.suites import Entry
 from lightning_sq.layers import SoftQuantization
 from tests.evaluation.models import IMAGES, closed_form, linear_model
@@ -121,13 +122,16 @@ def test_the_seed_changes_the_random_starts_and_nothing_else():
     starts = []
 
     def note(model, images, labels, seeds, epsilon):
-        starts.append(list(seeds))
+        starts.extend(seeds)
         return PGD(2)(model, images, labels, seeds, epsilon)
 
     first, again, other = (
         lightning_sq.evaluate(model, IMAGES, labels, epsilon=0.02, attacks=only(note), seed=seed) for seed in (0, 0, 1)
     )
-    assert starts[0] == starts[1] != starts[2]
+    of_first, of_again, of_other = starts[:40], starts[40:80], starts[80:]
+    assert len(set(of_first)) == 40
+    assert of_first == of_again
+    assert set(of_first).isdisjoint(of_other)
     assert torch.equal(first.verdicts, again.verdicts)
     assert first.clean_accuracy == other.clean_accuracy
 
@@ -313,3 +317,25 @@ def test_verdicts_do_not_depend_on_what_else_the_process_evaluated():
         for f in (model, optimises, model)
     ]
     assert flags == [[], ["optimises_at_inference"], []]
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 30, 100, 513, 2000])
+@pytest.mark.parametrize("processes", [1, 2, 3, 8])
+def test_every_image_of_a_stage_has_one_process_and_few_images_are_shared_too(count, processes, monkeypatch):
+    asked = StageRunner(None, None, None, None, None, device=torch.device("cpu"), batch_size=128)
+    numbers = 3 * torch.arange(count)
+    shares = []
+    monkeypatch.setattr(runner, "world_size", lambda: processes)
+    for rank in range(processes):
+        monkeypatch.setattr(runner, "rank", lambda rank=rank: rank)
+        shares.append([batch.tolist() for batch in asked._own_batches(numbers)])
+    batches = sorted(batch for share in shares for batch in share)
+    assert [image for batch in batches for image in batch] == numbers.tolist()
+    assert all(len(batch) <= 128 for batch in batches)
+    monkeypatch.setattr(runner, "world_size", lambda: 1)
+    monkeypatch.setattr(runner, "rank", lambda: 0)
+    assert batches == [batch.tolist() for batch in asked._own_batches(numbers)]
+    if count >= 32:
+        assert len(batches) >= 4
+    else:
+        assert len(batches) == -(-count // 8)

@@ -57,7 +57,7 @@ class Situation:
     def ask_few(self, question: Callable[[Tensor, Tensor, list[int]], Tensor]) -> Tensor:
         """(n, ...) on the CPU: `question(images, labels, numbers)` -> (B, ...) of those images, over all processes."""
         chosen = self.some(torch.ones_like(self.found.correct), FEW)
-        return self.runner.ask(question, chosen, batch_size=FEW // 4)[chosen]
+        return self.runner.ask(question, chosen)[chosen]
 
     def behind(self, search: Attack) -> Attack:
         """`search` where nothing can hide from it: in the quantized box, if there is one."""
