@@ -69,7 +69,7 @@ def draw(content: dict[str, Any]) -> plt.Figure:
         left.plot(seconds, [100 * point["clean"] for point in curve], marker="o", ms=4, label=row)
         right.plot(seconds, [point["input_gradient_l1"] for point in curve], marker="o", ms=4, label=row)
     left.set(ylabel="clean top-1, %")
-    right.set(ylabel="l1 norm of the input gradient", yscale="log")
+    right.set(ylabel="l1 norm of the input gradient", ylim=(0, None))
     for axes in (left, right):
         axes.set(xlabel="seconds of training")
         axes.grid(alpha=0.3)
@@ -86,10 +86,12 @@ def markdown(content: dict[str, Any], results: dict[str, Any]) -> str:
         "Written by `python benchmarks/imagenette.py`: pretrained weights fine-tuned on natural samples, by the method",
         "(noisy natural samples behind soft quantization) and by FGSM-RS behind soft quantization, by the recipes in",
         f"[configs](../../configs/README.md): {model['architecture']} at {model['image_size']} px. Attacked within"
-        f" {', '.join(budgets)},",
-        f"{results['data']['num_images']} validation images, {results['device']}, {content['cores']} cores:",
-        f"{', '.join(results['attacks'])}. Some validation images of Imagenette stem from ImageNet's training set,",
-        "which the pretrained weights have seen, so clean accuracies flatter.",
+        f" {', '.join(budgets)}",
+        f"on {results['data']['num_images']} validation images, on {results['device']};"
+        f" a machine of {content['cores']} cores.",
+        f"Attacks: {', '.join(results['attacks'])}.",
+        "Some validation images of Imagenette stem from ImageNet's training set, which the pretrained weights saw,",
+        "so clean accuracies flatter.",
         "",
         "<!-- written by: lightning-sq report results/imagenette --markdown -->",
         markdown_table(results),

@@ -123,13 +123,22 @@ def _evaluate_all(
         },
         attacks={name: entry.to_dict() for name, entry in suite.items()},
         seed=options.seed,
-        device=torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"CPU, {torch.get_num_threads()} threads",
+        device=_in_words(device),
         versions=versions(),
         seconds=time.perf_counter() - began,
     )
     return everything, shown
+
+
+def _in_words(device: torch.device) -> str:
+    import torch
+
+    threads = torch.get_num_threads()
+    return (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"CPU, {threads} thread{'s' * (threads > 1)} a process"
+    )
 
 
 def _same_input(one: PixelClassifier, other: PixelClassifier) -> bool:

@@ -24,7 +24,7 @@ def robustness_figure(results: dict[str, Any]) -> Figure:
     """Accuracy against epsilon: a colour a model, a thin line an attack on everyone, the worst case bold.
 
     A filled circle is the worst case over every attack, an empty one that over the attacks on everyone; below, the
-    share that is proven.
+    share that is proven, if anything is.
     """
     figure, axes = plt.subplots(figsize=(8, 4.8), layout="constrained")
     for color, model in zip(COLORS * len(results["models"]), results["models"], strict=False):
@@ -39,7 +39,7 @@ def robustness_figure(results: dict[str, Any]) -> Figure:
             some = [pair for pair, point in zip(worst, points, strict=True) if point["complete"] == complete]
             axes.plot(*_percent(some), "o", ms=7, color=color, mfc=color if complete else "white")
         proven = [(p["epsilon"], p["certified"]) for p in points if p["certified"] is not None]
-        if len(proven) > 1:
+        if any(share for epsilon, share in proven if epsilon):
             axes.plot(*_percent(proven), "^-", lw=1, ms=5, color=color, alpha=0.6, label=_plain(f"{name}, proven"))
     axes.set(
         xlabel=rf"perturbation budget $\epsilon$ ({NORMS[results['threat_model']['norm']]})",
