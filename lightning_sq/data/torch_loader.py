@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -41,9 +43,12 @@ class TorchvisionLoader(Loader):
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # else it would take from the stream that dropout draws from
+            worker_init_fn=_leave_what_was_there,
         )
         waited = self.waited
-        for batch in loader:
+        with _no_collection():
+            received = iter(loader)  # starts the workers
+        for batch in received:
             if isinstance(batch, InputError):
                 raise batch
             images, labels, indices, reading = batch
@@ -61,6 +66,26 @@ class TorchvisionLoader(Loader):
         reading, whole = (sum(seconds) for seconds in zip(*(sample.seconds for sample in samples), strict=True))
         labels = torch.from_numpy(self.dataset.labels(indices))
         return images, labels, torch.from_numpy(indices), reading / whole
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _leave_what_was_there(worker: int) -> None:
+    """A forked worker never collects what it has from its parent.
+
+    A DALI pipeline among it that nobody needs any more would wait, or crash, for threads that the worker has not.
+    """
+    gc.freeze()
+    gc.enable()
 
 
 class _Sample(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import inspect
+import os
 import shutil
 import weakref
 from pathlib import Path
@@ -270,5 +271,32 @@ def test_a_loader_that_nobody_holds_is_gone_at_once(photographs, tmp_path_factor
         pipeline = weakref.ref(dali._pipeline)
         del dali
         assert pipeline() is None
+    finally:
+        gc.enable()
+
+
+class Canary:
+    """Writes down the process in which it is collected; nobody else holds it."""
+
+    def __init__(self, file: Path) -> None:
+        self.file, self.itself = file, self
+
+    def __del__(self) -> None:
+        with self.file.open("a") as stream:
+            stream.write(f"{os.getpid()}\n")
+
+
+def test_a_worker_never_collects_what_its_parent_has_left(photographs, tmp_path, monkeypatch):
+    index = load_index(photographs, cache=tmp_path)
+    dataset = Dataset(index, random_resized_crop(SIZE), SIZE)
+    read, said = Dataset.read, tmp_path / "collected"
+    monkeypatch.setattr(Dataset, "read", lambda self, i: (gc.collect(), read(self, i))[1])
+    gc.disable()
+    try:
+        Canary(said)
+        assert len(list(make_loader(dataset, EpochOrder(len(index), 8), backend="torchvision", num_threads=1))) == 3
+        assert not said.exists()
+        gc.collect()
+        assert said.read_text() == f"{os.getpid()}\n"
     finally:
         gc.enable()
