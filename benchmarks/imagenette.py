@@ -21,6 +21,7 @@ from common.harness import CONFIGS, write_page
 
 from lightning_sq.children import handing_on, run_command
 from lightning_sq.evaluation.results import JSON_FILE, format_epsilon, markdown_table, read_results
+from lightning_sq.paths import write_whole
 from lightning_sq.reproduction.runs import CHECKPOINT, training_curve
 
 RECIPES = {"natural": "imagenette_natural", "method": "imagenette", "fgsm_rs": "imagenette_fgsm_rs"}
@@ -48,10 +49,13 @@ def attacked(runs: dict[str, Path], options: argparse.Namespace) -> Path:
     folder = options.runs / "imagenette_evaluation"
     words = ["evaluate", *(f"{row}={run / CHECKPOINT}" for row, run in runs.items()), "--data", str(options.data)]
     words += ["--epsilon", options.epsilon, "--attacks", options.attacks, "--num-images", str(options.num_images)]
-    if options.devices is not None:
-        words += ["--devices", str(options.devices)]
+    asked, known = " ".join(words), folder / "words.txt"
     if not (folder / JSON_FILE).exists():
-        _command([*words, "--output", str(folder)])
+        shared = [] if options.devices is None else ["--devices", str(options.devices)]  # changes no verdict
+        _command([*words, *shared, "--output", str(folder)])
+        write_whole(known, asked)
+    elif not known.exists() or known.read_text() != asked:
+        sys.exit(f"{folder} holds an evaluation by other words. Remove it, or give another --runs.")
     return folder
 
 

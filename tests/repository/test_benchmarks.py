@@ -164,6 +164,9 @@ def test_the_rows_on_ten_classes_are_trained_and_attacked_by_the_commands_of_a_p
     assert markdown_table(read_results(kept)) in page
     module.main()
     assert len(commands) == 7  # what was attacked is not attacked again; fit itself sees that it has ended
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--attacks", "standard"])
+    with pytest.raises(SystemExit, match=r"holds an evaluation by other words\. Remove it"):
+        module.main()
 
 
 def test_the_page_on_ten_classes_is_the_one_that_its_numbers_give(benchmark):
