@@ -4,12 +4,15 @@
 
 Each model (anything that `lightning_sq.load` takes, without a quantizer of its own) gets a soft-quantization layer of
 2, 4, ... levels in front, and nothing is trained. Clean top-1 on --num-images of the folder, and on --num-attacked of
-them the worst case over the attacks at each epsilon. Writes levels.json, README.md and levels.png to --output.
+them the worst case over the attacks at each epsilon. Writes levels.json, README.md and levels.png to --output; stopped
+and started again with the same words it goes on where it was.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ from lightning_sq.commands.evaluation_images import choose_images, read_images
 from lightning_sq.evaluation import evaluate
 from lightning_sq.evaluation.results import format_epsilon, percent
 from lightning_sq.models import PixelClassifier, QuantizerConfig, build_model
+from lightning_sq.paths import write_whole
 from lightning_sq.progress import progress_bar
 from lightning_sq.release import load
 from lightning_sq.types import parse_epsilon
@@ -52,12 +56,27 @@ def clean_top1(model: PixelClassifier, images: Tensor, labels: Tensor, batch_siz
         return sum(int((model(x).argmax(1) == y).sum()) for x, y in parts) / len(labels)
 
 
+def kept(file: Path, asked: dict[str, Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `make` gives, from `file` if it was made there for the same `asked`."""
+    if file.exists() and (known := json.loads(file.read_text()))["asked"] == asked:
+        return known["found"]
+    found = make()
+    write_whole(file, json.dumps({"asked": asked, "found": found}) + "\n")
+    return found
+
+
 def measure(model: PixelClassifier, images: Tensor, labels: Tensor, options: argparse.Namespace) -> dict[str, Any]:
-    """Clean top-1 of all images, and the worst case over the first few at each epsilon."""
+    """Clean top-1 of all images, and the worst case over every n-th of them at each epsilon."""
     every = max(1, len(labels) // options.num_attacked)
     few = slice(0, every * options.num_attacked, every)
     found = evaluate(
-        model, images[few], labels[few], epsilon=EPSILONS, attacks=options.attacks, batch_size=options.batch_size
+        model,
+        images[few],
+        labels[few],
+        epsilon=EPSILONS,
+        attacks=options.attacks,
+        batch_size=options.batch_size,
+        checks=False,
     )
     return {
         "clean": clean_top1(model, images, labels, options.batch_size),
@@ -119,6 +138,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with a class folder for each label")
     parser.add_argument("--model", action="append", required=True, metavar="NAME=MODEL")
+    parser.add_argument("--runs", type=Path, default=Path("runs/levels"), help="where each model's numbers are kept")
     parser.add_argument("--output", type=Path, default=Path("results/levels"))
     parser.add_argument("--num-images", type=int, default=1000)
     parser.add_argument("--num-attacked", type=int, default=64)
@@ -134,8 +154,14 @@ def main() -> None:
             images, labels = read_images(
                 plain.config, files, batch_size=50, backend="torchvision", num_threads=2, device=torch.device("cpu")
             )
+            asked = {"model": source, "images": list(files.paths)}
+            asked |= {name: getattr(options, name) for name in ("num_attacked", "attacks", "batch_size")}
             for levels in (None, *LEVELS):
-                row = measure(quantized(plain, levels), images, labels, options)
+                row = kept(
+                    options.runs / f"{name}_{levels or 'plain'}.json",
+                    asked,
+                    lambda: measure(quantized(plain, levels), images, labels, options),  # noqa: B023 - called at once
+                )
                 models.setdefault(name, []).append({"levels": levels} | row)
                 advance(sum(map(len, models.values())), len(wanted) * (1 + len(LEVELS)), name)
     content = {

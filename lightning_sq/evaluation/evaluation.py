@@ -43,6 +43,7 @@ def evaluate(
     seed: int = 0,
     store: Path | None = None,
     show: Sequence[int] = (),
+    checks: bool = True,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Attack `model` on `images` with each of `attacks`; report the worst case, image by image.
@@ -68,6 +69,8 @@ def evaluate(
         seed: Of everything random; each image has its own.
         store: A folder where verdicts are kept; called again with it, the evaluation goes on where it was.
         show: Numbers of images whose adversarial version is to be kept; see `Evaluation.examples`.
+        checks: Whether to make the diagnostics. Without them nothing has examined these upper bounds, and `flags`
+            refuses to answer: for a long series of models that are alike.
         progress: Called with (model passes done, passes in all as far as can be told, note).
     Raises: InputError for an epsilon or an attack that cannot be, for images that are not pixels in [0, 1], for
         logits that are not numbers, and for a `store` of another evaluation.
@@ -144,7 +147,7 @@ def evaluate(
             if progress is not None:
                 progress(passes, passes, f"{100 * found.robust_accuracy:.1f} % robust, {check}")
 
-        found.diagnostics = diagnose(Situation(runner, apart, found), begins)
+        found.diagnostics = diagnose(Situation(runner, apart, found), begins) if checks else None
     return found
 
 

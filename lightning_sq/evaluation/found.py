@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from lightning_sq.attacks.pgd import Norm
+from lightning_sq.errors import InputError
 from lightning_sq.evaluation.runner import Outcome
 from lightning_sq.evaluation.suites import Entry
 
@@ -45,7 +46,7 @@ class Evaluation:
         attacks: What was run, by name.
         skipped: Why an attack of the suite was not.
         outcomes: What each attack did, by name and epsilon.
-        diagnostics: What may be wrong with these numbers.
+        diagnostics: What may be wrong with these numbers; None if that was not asked.
         num_processes: That shared the work.
     """
 
@@ -57,7 +58,7 @@ class Evaluation:
     attacks: dict[str, Entry]
     skipped: dict[str, str]
     outcomes: dict[str, dict[float, Outcome]]
-    diagnostics: list[Diagnostic] = field(default_factory=list)
+    diagnostics: list[Diagnostic] | None = None
     batch_size: int = 128
     num_processes: int = 1
 
@@ -78,7 +79,12 @@ class Evaluation:
 
     @property
     def flags(self) -> list[str]:
-        """Names of the diagnostics that fired. A model with a flag is not to be called robust."""
+        """Names of the diagnostics that fired. A model with a flag is not to be called robust.
+
+        Raises: InputError if no diagnostics were made.
+        """
+        if self.diagnostics is None:
+            raise InputError("Nothing was checked in this evaluation. Call evaluate with checks=True.")
         return [diagnostic.name for diagnostic in self.diagnostics if diagnostic.fired]
 
     @property

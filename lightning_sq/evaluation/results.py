@@ -66,7 +66,7 @@ def model_row(
         "certified_accuracy": found.certified_accuracy,
         "input_gradient_l1": input_gradient_l1,
         "flags": found.flags,
-        "diagnostics": [asdict(diagnostic) for diagnostic in found.diagnostics],
+        "diagnostics": [asdict(diagnostic) for diagnostic in found.diagnostics or []],
         "curve": [_point(found, epsilon) for epsilon in found.epsilons],
         "attacks": [
             one | {"notes": list(found.outcomes[one["attack"]][found.budgets[-1]].notes)} for one in found.table
