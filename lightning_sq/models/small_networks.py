@@ -24,6 +24,7 @@ default_cfgs = generate_default_cfgs(
         "madry_cnn.untrained": DIGITS,
         "box_cnn.untrained": DIGITS,
         "box_cnn_cifar.untrained": TINY_PHOTOGRAPHS | {"classifier": "head"},
+        "small_cnn_cifar.untrained": TINY_PHOTOGRAPHS | {"classifier": "head"},
         "resnet18_cifar.untrained": TINY_PHOTOGRAPHS,
     }
 )
@@ -116,6 +117,14 @@ def small_cnn(pretrained: bool = False, **kwargs: Any) -> ConvNet:
     """conv(16, 4, 2, 1), conv(32, 4, 2, 1), linear(100): Wong and Kolter 2018 (arXiv 1711.00851), and FGSM-RS's net."""
     shape = {"convolutions": ((16, 4, 2, 1), (32, 4, 2, 1)), "hidden": (100,), "num_features": 32 * 7 * 7}
     return build_model_with_cfg(ConvNet, "small_cnn", pretrained, **shape, **kwargs)
+
+
+@register_model
+def small_cnn_cifar(pretrained: bool = False, **kwargs: Any) -> ConvNet:
+    """`small_cnn` for 32 x 32 pixels in three channels, as in Wong and Kolter's experiments on CIFAR-10."""
+    shape = {"convolutions": ((16, 4, 2, 1), (32, 4, 2, 1)), "hidden": (100,), "num_features": 32 * 8 * 8}
+    kwargs = {"in_chans": 3} | kwargs
+    return build_model_with_cfg(ConvNet, "small_cnn_cifar", pretrained, **shape, **kwargs)
 
 
 @register_model

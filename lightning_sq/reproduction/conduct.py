@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from lightning_sq.data.index import load_index
 from lightning_sq.errors import InputError
 from lightning_sq.evaluation.results import read_results
 from lightning_sq.models.checkpoint_format import versions
@@ -26,6 +27,8 @@ from lightning_sq.reproduction.runs import (
     run_all,
     training_step,
 )
+
+JPEG = (".jpg", ".jpeg")
 
 
 def conduct(settings: Settings, known: dict[str, Estimate], *, anew: bool = False) -> None:
@@ -113,7 +116,9 @@ def collect(settings: Settings) -> dict[str, Any]:
         trained, results = _marker(run, TRAINED), read_results(run.folder / EVALUATION)
         share = proven_share(run, settings.data, settings.study.epsilon)
         entry = page.seed_entry(run.seed, trained, results["models"][0], share)
-        row = rows.setdefault(run.row.name, {"title": run.row.title, "options": run.recipe.options(), "seeds": []})
+        network = run.recipe.values()["model"]["architecture"]
+        new = {"title": run.row.title, "network": network, "options": run.recipe.options(), "seeds": []}
+        row = rows.setdefault(run.row.name, new)
         row["learning_rate_tuned"] = run.row.name in rates
         row["seeds"].append(entry)
     return {
@@ -127,6 +132,7 @@ def collect(settings: Settings) -> dict[str, Any]:
         "num_threads": trained["num_threads"],
         "jobs": trained["jobs"],
         "versions": versions(),
+        "data": _data(settings.data),
         "attacks": [name for name in results["attacks"] if not name.startswith("transfer_")],
         "num_images": results["data"]["num_images"],
         "rows": rows,
@@ -134,6 +140,11 @@ def collect(settings: Settings) -> dict[str, Any]:
         "not_run": [row.title for row in settings.study.rows if row.name not in rows],
         "claims": claims.judge(settings.study, rows),
     }
+
+
+def _data(folder: Path) -> dict[str, Any]:
+    train, val = load_index(folder / "train"), load_index(folder / "val")
+    return {"train": len(train), "val": len(val), "lossy": train.paths[0].lower().endswith(JPEG)}
 
 
 def _marker(run: Run, name: str) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """The page of a study: one JSON with every number, and the table, figures and verdicts that are made from it alone.
 
-    schema_version   2
+    schema_version   3
     study, title, epsilon, form ("quick" or "full"), created, seconds, device, num_threads, jobs, versions
+    data             {train, val (images in each), lossy (whether they are JPEG files)}
     attacks, num_images   of the worst case
-    rows             {name: {title, options (of its recipe), learning_rate_tuned, seeds: [{
+    rows             {name: {title, network, options (of its recipe), learning_rate_tuned, seeds: [{
                        seed, epochs, seconds (of training), curve: [{seconds, clean, robust}] after each epoch,
                        clean, papers_attacks (the smaller of PGD's and BPDA's), by_attack: {name: accuracy},
                        worst_case, certified (on all validation images; null without a proof),
@@ -31,10 +32,11 @@ from lightning_sq.reproduction.claims import PAPERS_ATTACKS, progress, spread_of
 from lightning_sq.reproduction.studies import STUDIES
 from lightning_sq.types import parse_epsilon
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 TELLING = 0.01
 """What is proven is drawn from here on."""
 JSON_FILE, PAGE_FILE, CURVES_FILE, TRAINING_FILE = "study.json", "README.md", "curves.png", "training.png"
+_LOSSY = "The images are JPEG copies, which lack detail: compare the rows with each other, not with what is published."
 STYLES = [(color, line) for line in ("-", "--", ":") for color in plt.get_cmap("tab10").colors[:7]]
 
 
@@ -88,7 +90,7 @@ def read_study(folder: Path) -> dict[str, Any]:
 
 def markdown(content: dict[str, Any]) -> str:
     """The page."""
-    epsilon = format_epsilon(parse_epsilon(content["epsilon"]))
+    epsilon, data = format_epsilon(parse_epsilon(content["epsilon"])), content["data"]
     form = {
         "quick": "The quick form: few images and short schedules, to see the order.",
         "full": "By the schedules of the recipes.",
@@ -100,6 +102,8 @@ def markdown(content: dict[str, Any]) -> str:
         f"[{JSON_FILE}]({JSON_FILE}). L-inf, epsilon {epsilon}; attacks on {content['num_images']} test images",
         f"({', '.join(content['attacks'])}), proofs on all of them. Trained on {content['device'].split(',')[0]},",
         f"{content['num_threads']} thread{'s' * (content['num_threads'] > 1)} a row, {content['jobs']} rows at a time.",
+        f"{data['train']:,} training and {data['val']:,} test images; {_networks(content['rows'])}.",
+        *[_LOSSY] * data["lossy"],
         "",
         "## Claims",
         "",
@@ -134,6 +138,14 @@ def markdown(content: dict[str, Any]) -> str:
             "",
         ]
     )
+
+
+def _networks(rows: dict[str, Any]) -> str:
+    """The commonest network, and which rows have another."""
+    names = [row["network"] for row in rows.values()]
+    usual = max(sorted(set(names)), key=names.count)
+    others = [f"{row['network']} in {row['title']}" for row in rows.values() if row["network"] != usual]
+    return ", ".join([f"network {usual}", *others])
 
 
 def _choice(tried: list[dict[str, Any]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The recipe of a row: the study's own, with what the row changes laid over it."""
+"""The recipe of a row: the study's own, with what its quick form and the row change laid over it."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ from lightning_sq.errors import InputError
 from lightning_sq.models import ModelConfig, PixelClassifier, QuantizerConfig, build_model
 from lightning_sq.models.backbone import pretrained_normalization
 from lightning_sq.reproduction.studies import Row, Study
+
+FEW_IMAGES, SLOW_STEP = 16, 2.0
+"""To time a step: so many images tell enough where the whole batch would take longer than this, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +74,16 @@ class Recipe:
         return getattr(import_module(module), name)(**arguments)
 
 
-def recipe_of(study: Study, row: Row, *, configs: Path, seed: int, changes: dict[str, Any]) -> Recipe:
-    """The recipe of `row`. Raises: InputError if its files are not in `configs`."""
+def recipe_of(
+    study: Study, row: Row, *, configs: Path, seed: int, changes: dict[str, Any], quick: bool = False
+) -> Recipe:
+    """The recipe of `row`, in the quick form over the study's `quick.yaml`, where it has one.
+
+    Raises: InputError if its files are not in `configs`.
+    """
     files = [configs / f"{study.name}.yaml"]
+    if quick and (form := configs / study.name / "quick.yaml").is_file():
+        files.append(form)
     if row.name != study.method:
         files.append(configs / study.name / f"{row.name}.yaml")
     for file in files:
@@ -101,19 +111,25 @@ def seconds_per_image(recipe: Recipe, *, num_classes: int = 10) -> tuple[float, 
     images = torch.rand(data["batch_size_per_device"], data.get("channels", 3), *[data["image_size"]] * 2).to(device)
     labels = torch.randint(0, num_classes, (len(images),), device=device)
 
-    def timed(run: Callable[[], Any]) -> float:
-        run()
+    def seconds(run: Callable[[Tensor, Tensor], Any], count: int) -> float:
         began = time.perf_counter()
-        for _ in range(2):
-            run()
+        run(images[:count], labels[:count])
         if device.type == "cuda":
             torch.cuda.synchronize()
-        return (time.perf_counter() - began) / 2 / len(images)
+        return (time.perf_counter() - began) / count
 
-    def step() -> None:
-        loss, _ = objective(model, images, labels)
+    def timed(run: Callable[[Tensor, Tensor], Any]) -> float:
+        few = min(FEW_IMAGES, len(images))
+        seconds(run, few)  # the first is slower
+        of_few = seconds(run, few)
+        if of_few * len(images) > SLOW_STEP:
+            return of_few
+        return (seconds(run, len(images)) + seconds(run, len(images))) / 2
+
+    def step(x: Tensor, y: Tensor) -> None:
+        loss, _ = objective(model, x, y)
         loss.backward()
 
     with torch.no_grad():
-        forward = timed(lambda: model(images))
+        forward = timed(lambda x, _: model(x))
     return timed(step), forward

@@ -15,7 +15,8 @@ class Row:
         title: For people.
         num_seeds: Trained with seeds 0, 1, ... in the full form; more than one where a claim rests on it.
         quick_epochs: In the quick form,
-        quick_batches: of so many batches.
+        quick_batches: of so many batches,
+        quick_changes: with other values, by their option's name without dashes.
         in_quick: Whether the quick form has it; the chosen rows are run in both.
         published: Robust accuracy that the literature gives for this way to train, and where; None if none is known.
     """
@@ -25,6 +26,7 @@ class Row:
     num_seeds: int = 1
     quick_epochs: int = 1
     quick_batches: int = 468
+    quick_changes: dict[str, Any] = field(default_factory=dict)
     in_quick: bool = True
     published: tuple[float, str] | None = None
 
@@ -139,11 +141,27 @@ MNIST = Study(
     variants=_variants(levels=(3, 4), sharpnesses=(10.0, 30.0, 300.0), epsilons=("0.3", "0.35", "0.45")),
 )
 
+_QUICK_BOUNDS = {
+    "quick_epochs": 4,
+    "quick_changes": {
+        "model.architecture": "small_cnn_cifar",
+        "model.objective.init_args.warmup_steps": 0,
+        "model.objective.init_args.ramp_steps": 400,
+    },
+}
+
 CIFAR10 = Study(
     name="cifar10",
     title="CIFAR-10",
     epsilon="8/255",
-    rows=_rows(pgd={"title": "PGD-10"}, fgsm_rs={"published": (0.432, "AutoAttack, PreActResNet-18")}),
+    rows=_rows(
+        method={"quick_epochs": 3},
+        interval_bound=_QUICK_BOUNDS,
+        interval_bound_unquantized=_QUICK_BOUNDS,
+        fgsm_rs={"quick_epochs": 3, "published": (0.432, "AutoAttack, PreActResNet-18")},
+        pgd={"title": "PGD-10", "quick_epochs": 2},
+        quantizer_fgsm_rs={"quick_epochs": 3},
+    ),
     variants=_variants(levels=(2, 4, 16, 32), sharpnesses=(15.0, 30.0, 120.0), epsilons=("6/255", "12/255", "16/255")),
 )
 

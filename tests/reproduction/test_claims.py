@@ -29,10 +29,8 @@ def seed(worst, papers=None, certified=None, curve=((10, 0.5), (20, 0.8))):
 
 
 def rows(**seeds):
-    return {
-        name: {"title": MNIST.row(name).title, "options": [], "learning_rate_tuned": False, "seeds": list(own)}
-        for name, own in seeds.items()
-    }
+    known = {"network": "small_cnn", "options": [], "learning_rate_tuned": False}
+    return {name: {"title": MNIST.row(name).title, **known, "seeds": list(own)} for name, own in seeds.items()}
 
 
 def verdict(number, known, study=MNIST):
@@ -110,6 +108,7 @@ def test_seeds_have_a_mean_and_a_spread():
 def content():
     known = rows(natural=[seed(0.0)], method=[seed(0.8), seed(0.7)], interval_bound=[seed(0.9, certified=0.85)])
     known["natural"]["seeds"][0]["flags"] = ["gradients_vanish"]
+    known["interval_bound"]["network"] = "box_cnn"
     return {
         "schema_version": page.SCHEMA_VERSION,
         "study": "mnist",
@@ -121,6 +120,7 @@ def content():
         "num_threads": 1,
         "jobs": 2,
         "versions": {},
+        "data": {"train": 60_000, "val": 10_000, "lossy": False},
         "attacks": ["pgd"],
         "num_images": 500,
         "rows": known,
@@ -140,6 +140,9 @@ def test_the_page_has_a_line_for_each_row_and_claim_and_says_what_is_missing(con
     assert "| soft quantization + noisy natural samples | 2 | 99.0 ± 0.0 | 75.0 ± 7.1 | – | **75.0 ± 7.1** |" in text
     assert "| **90.0** | 85.0 |" in text
     assert "gradients vanish" in text
+    assert "60,000 training and 10,000 test images; network small_cnn, box_cnn in quantizer + interval bounds." in text
+    assert "JPEG" not in text
+    assert "JPEG copies" in page.markdown(content | {"data": content["data"] | {"lossy": True}})
     assert "Not run here: PGD-40." in text
     assert "after 3 epochs" in text
     assert "| as the recipe | **80.0** | 60 |\n| 3 levels | 10.0 | 59 |" in text

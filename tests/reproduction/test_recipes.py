@@ -11,6 +11,7 @@ import yaml
 from lightning_sq.__main__ import main
 from lightning_sq.errors import InputError
 from lightning_sq.objectives import Natural, NoisyNatural
+from lightning_sq.reproduction import recipes
 from lightning_sq.reproduction.recipes import recipe_of, seconds_per_image
 from lightning_sq.reproduction.studies import CIFAR10, MNIST, STUDIES
 from lightning_sq.types import parse_epsilon
@@ -66,7 +67,7 @@ def test_no_two_variants_of_a_study_are_the_same_and_none_is_the_recipe():
 def test_every_recipe_of_a_study_is_a_row_of_it():
     for study in STUDIES.values():
         files = {path.stem for path in (CONFIGS / study.name).glob("*.yaml")}
-        assert files | {study.method} == {row.name for row in study.rows}
+        assert files - {"quick"} | {study.method} == {row.name for row in study.rows}
         assert {study.natural, study.adversarial, study.certified, study.fast} <= files
 
 
@@ -76,6 +77,17 @@ def test_an_objective_is_replaced_and_not_mixed_with_the_one_below():
     assert isinstance(method.objective(), NoisyNatural)
     assert natural.values()["data"] == method.values()["data"]
     assert "select" not in recipe(MNIST, "pgd").values()["model"]["objective"]["init_args"]
+
+
+def test_the_quick_form_of_cifar10_has_a_small_network_under_every_row_without_one_of_its_own():
+    for row in CIFAR10.rows:
+        full, quick = (recipe_of(CIFAR10, row, configs=CONFIGS, seed=0, changes={}, quick=q) for q in (False, True))
+        own = full.values()["model"]["architecture"] != "resnet18_cifar"
+        architecture = full.values()["model"]["architecture"] if own else "small_cnn_cifar"
+        assert quick.values()["model"]["architecture"] == architecture
+        assert quick.values()["model"]["objective"] == full.values()["model"]["objective"]
+        assert quick.model(10)(torch.rand(2, 3, 32, 32)).shape == (2, 10)
+    assert recipe_of(MNIST, MNIST.rows[0], configs=CONFIGS, seed=0, changes={}, quick=True) == recipe(MNIST, "natural")
 
 
 def test_another_recipe_has_another_fingerprint(tmp_path):
@@ -93,6 +105,17 @@ def test_another_recipe_has_another_fingerprint(tmp_path):
 def test_a_folder_without_the_recipes_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"There is no .*cifar10\.yaml\. Run this in a clone"):
         recipe_of(CIFAR10, CIFAR10.rows[0], configs=tmp_path, seed=0, changes={})
+
+
+def test_a_step_that_takes_long_is_timed_on_a_few_of_its_images(monkeypatch):
+    seen = []
+    monkeypatch.setattr(recipes, "SLOW_STEP", 0.0)
+    given = recipe(MNIST, "natural")
+    network = given.model(10)
+    network.register_forward_pre_hook(lambda module, arguments: seen.append(len(arguments[0])))
+    monkeypatch.setattr(type(given), "model", lambda self, num_classes: network)
+    assert min(seconds_per_image(given)) > 0
+    assert set(seen) == {recipes.FEW_IMAGES}
 
 
 def test_a_dearer_objective_is_timed_as_dearer():
