@@ -49,10 +49,10 @@ def make_loader(
 
         return TorchvisionLoader(dataset, order, num_workers=num_threads)
     if backend == "memory":
-        from lightning_sq.data.memory import MemoryLoader, decode_all
+        from lightning_sq.data.memory import MemoryLoader, decode_once
 
         with progress_bar(f"decoding {dataset.index.folder}", "images") as advance:
-            images = decode_all(dataset, num_threads=num_threads, progress=advance)
+            images = decode_once(dataset, num_threads=num_threads, progress=advance)
         return MemoryLoader(dataset, order, images)
     from lightning_sq.data.dali import DaliLoader
 

@@ -48,20 +48,26 @@ class RandomShift:
     Args:
         max_shift: Pixels; 0 leaves every image where it is.
         flip_probability: Of a left-right mirror.
+        shift_epochs: It moves in so many first epochs alone; None is all of them.
     """
 
     max_shift: int = 0
     flip_probability: float = 0.0
+    shift_epochs: int | None = None
 
     def __post_init__(self) -> None:
         if self.max_shift < 0:
             raise InputError(f"max_shift={self.max_shift} is negative. Write 0 for none, or 2.")
+        if self.shift_epochs is not None and self.shift_epochs < 0:
+            raise InputError(f"shift_epochs={self.shift_epochs} is negative. Leave it out for all epochs.")
         _check_flip_probability(self.flip_probability)
 
     def of_epoch(self, seed: int, epoch: int, num_images: int) -> Shifts:
         """What becomes of each image in `epoch`, by its number: the same on whichever rank it is read."""
         rng = generator_for(seed, epoch, 0)
         top, left = rng.integers(0, 2 * self.max_shift + 1, (2, num_images))
+        if self.shift_epochs is not None and epoch >= self.shift_epochs:
+            top, left = np.full((2, num_images), self.max_shift)
         return Shifts(top, left, rng.random(num_images) < self.flip_probability)
 
 

@@ -45,6 +45,7 @@ class ImageFolderData(LightningDataModule):
         min_crop_area: Smallest share of the image that a training crop shows; of no account with backend=memory.
         flip_probability: Of a left-right mirror in training; 0 where left and right matter.
         max_shift: With backend=memory: training moves an image by up to so many pixels, instead of cropping it.
+        shift_epochs: In so many first epochs alone; None is all of them. The last epochs then see the images as they are.
         channels: 3 for RGB, 1 for grey.
         allow_unreadable_validation: Leave unreadable validation images out instead of refusing to start.
         batch_repeats: How often each training batch comes before the next one: m of free adversarial training. An
@@ -64,6 +65,7 @@ class ImageFolderData(LightningDataModule):
         min_crop_area: float = 0.25,
         flip_probability: float = 0.5,
         max_shift: int = 0,
+        shift_epochs: int | None = None,
         channels: Literal[1, 3] = 3,
         allow_unreadable_validation: bool = False,
         batch_repeats: int = 1,
@@ -91,6 +93,7 @@ class ImageFolderData(LightningDataModule):
         self.min_crop_area = min_crop_area
         self.flip_probability = flip_probability
         self.max_shift = max_shift
+        self.shift_epochs = shift_epochs
         self.channels = channels
         self._check_memory_options()
         for split in ("train", "val"):
@@ -209,7 +212,8 @@ class ImageFolderData(LightningDataModule):
     def _crop_rule(self, split: Split) -> CropRule | RandomShift:
         """Raises: InputError for sizes, areas and probabilities that cannot be."""
         if self.backend == "memory":
-            return RandomShift(self.max_shift, self.flip_probability) if split == "train" else RandomShift()
+            rule = RandomShift(self.max_shift, self.flip_probability, self.shift_epochs)
+            return rule if split == "train" else RandomShift()
         if split == "val":
             return resize_and_center_crop(self.image_size, resize_size=self.resize_size)
         return random_resized_crop(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
+import PIL
 import torch
 from torch import Tensor
 
@@ -14,7 +18,11 @@ from lightning_sq.data.loader import Dataset, Loader, check_fits_memory
 from lightning_sq.data.order import EpochOrder
 from lightning_sq.data.torch_loader import decode
 from lightning_sq.errors import InputError
+from lightning_sq.paths import cache_folder, whole_file
 from lightning_sq.types import Batch
+
+MAX_KEPT_BYTES = 2**30
+"""Decoded images of more than this are not kept for the next run."""
 
 
 class MemoryLoader(Loader):
@@ -23,7 +31,7 @@ class MemoryLoader(Loader):
     Args:
         dataset: Its rule is a `RandomShift`; its images all have its size.
         order: This rank's share.
-        images: What `decode_all` gave for the dataset's index.
+        images: What `decode_once` gave for the dataset's index.
     """
 
     def __init__(self, dataset: Dataset, order: EpochOrder, images: Tensor) -> None:
@@ -50,6 +58,43 @@ class MemoryLoader(Loader):
         where = (torch.from_numpy(part) for part in (chosen[:, None, None], rows[:, :, None], columns[:, None, :]))
         number, row, column = where
         return self.padded[number, :, row, column].permute(0, 3, 1, 2).contiguous().float().div_(255)
+
+
+def decode_once(dataset: Dataset, *, num_threads: int, progress: Callable[[int, int], None] | None = None) -> Tensor:
+    """`decode_all`, from the user's cache if an earlier run decoded the same files there, else kept in it.
+
+    Only the bytes of the files as the index knows them count, not their names; a damaged file is as none.
+    """
+    path, fingerprint = _kept_at(dataset), _fingerprint(dataset)
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            if str(kept["fingerprint"]) == fingerprint:
+                return torch.from_numpy(kept["images"])
+    except Exception:  # not there, or a damaged zip, which raises whatever numpy, zipfile or zlib stumble over
+        pass
+    images = decode_all(dataset, num_threads=num_threads, progress=progress)
+    if images.numel() <= MAX_KEPT_BYTES:
+        try:
+            with whole_file(path) as temporary, temporary.open("wb") as stream:
+                np.savez(stream, fingerprint=fingerprint, images=images.numpy())
+        except OSError as error:
+            warnings.warn(
+                f"Decoded images cannot be kept in {path.parent} ({error.strerror}), so every run decodes them. "
+                "Set LIGHTNING_SQ_CACHE to a folder that can be written.",
+                stacklevel=3,
+            )
+    return images
+
+
+def _kept_at(dataset: Dataset) -> Path:
+    folder = dataset.index.folder.resolve()
+    key = hashlib.sha256(f"{folder} {dataset.image_size} {dataset.channels}".encode()).hexdigest()[:12]
+    return cache_folder() / "decoded" / f"{folder.parent.name}-{folder.name}-{key}.npz"
+
+
+def _fingerprint(dataset: Dataset) -> str:
+    """Of the files' bytes in their order, and of what decodes them."""
+    return hashlib.sha256(PIL.__version__.encode() + dataset.index.digests.tobytes()).hexdigest()
 
 
 def decode_all(dataset: Dataset, *, num_threads: int, progress: Callable[[int, int], None] | None = None) -> Tensor:

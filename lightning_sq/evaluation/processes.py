@@ -8,6 +8,8 @@ from typing import Any
 
 import torch.distributed
 
+from lightning_sq.errors import InputError
+
 
 def together() -> bool:
     """Whether a process group of more than one process is there (Lightning, torchrun or srun made it)."""
@@ -25,18 +27,34 @@ def world_size() -> int:
 
 
 def gather(value: Any) -> list[Any]:
-    """`value` of every process, by rank, in every process. Plain values only."""
+    """`value` of every process, by rank, in every process. Plain values only.
+
+    Raises: InputError if another process has ended before its time.
+    """
     if not together():
         return [value]
     values: list[Any] = [None] * world_size()
-    torch.distributed.all_gather_object(values, value)
+    with _all_there():
+        torch.distributed.all_gather_object(values, value)
     return values
 
 
 def barrier() -> None:
-    """Wait for the others."""
+    """Wait for the others. Raises: as `gather`."""
     if together():
-        torch.distributed.barrier()
+        with _all_there():
+            torch.distributed.barrier()
+
+
+@contextmanager
+def _all_there() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # of the backend: the connection is closed
+        raise InputError(
+            f"Process {rank()} of {world_size()} has lost another one: it was killed, or its error stands above. "
+            "Start the same command again; where it keeps its verdicts it goes on."
+        ) from error
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_sq.data.crop import RandomShift
 from lightning_sq.data.index import load_index
 from lightning_sq.data.loader import Dataset
-from lightning_sq.data.memory import decode_all
+from lightning_sq.data.memory import decode_once
 from lightning_sq.errors import InputError
 from lightning_sq.layers.interval_network import certified
 from lightning_sq.paths import write_whole
@@ -49,4 +49,4 @@ def proven_share(run: Run, data: Path, epsilon: str) -> float | None:
 def _decoded(folder: Path, image_size: int, channels: int) -> tuple[Tensor, Tensor]:
     index = load_index(folder)
     dataset = Dataset(index, RandomShift(), image_size, channels=channels)
-    return decode_all(dataset, num_threads=torch.get_num_threads()), torch.from_numpy(index.labels)
+    return decode_once(dataset, num_threads=torch.get_num_threads()), torch.from_numpy(index.labels)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from lightning_sq.data import memory
 from lightning_sq.data.backends import make_loader, read_all
 from lightning_sq.data.crop import RandomShift, resize_and_center_crop
 from lightning_sq.data.datamodule import ImageFolderData
@@ -17,6 +18,7 @@ from lightning_sq.data.index import load_index
 from lightning_sq.data.loader import Dataset
 from lightning_sq.data.memory import MemoryLoader
 from lightning_sq.data.order import EpochOrder
+from lightning_sq.data.torch_loader import decode
 from lightning_sq.errors import InputError
 from lightning_sq.types import PADDING_INDEX
 from tests.data.kinds import HEIGHT, write_kinds
@@ -115,6 +117,18 @@ def test_shifts_and_flips_are_drawn_as_asked_and_anew_each_epoch():
         assert (draws.top == other.top).mean() == pytest.approx(0.2, abs=0.015)
 
 
+def test_the_last_epochs_are_not_shifted_where_that_is_asked_and_flips_go_on(small):
+    rule, always = RandomShift(2, 0.5, shift_epochs=2), RandomShift(2, 0.5)
+    for epoch in (0, 1):
+        assert np.array_equal(rule.of_epoch(0, epoch, COUNT), always.of_epoch(0, epoch, COUNT))
+    last = rule.of_epoch(0, 2, COUNT)
+    assert set(last.top) == set(last.left) == {2}
+    assert np.array_equal(last.flip, always.of_epoch(0, 2, COUNT).flip)
+    stored, unshifted = by_index(loader(small)), loader(small, RandomShift(2, shift_epochs=2), train=True)
+    unshifted.set_epoch(2)
+    assert all(torch.equal(image, stored[i]) for i, image in by_index(unshifted).items())
+
+
 @pytest.mark.parametrize("rule", [RandomShift(2, 0.5), RandomShift(0, 0.5), RandomShift(2), RandomShift()])
 def test_an_image_of_an_epoch_is_the_same_on_any_rank_of_any_world(small, rule):
     alone = loader(small, rule, train=True)
@@ -193,6 +207,51 @@ def test_a_file_that_goes_bad_after_it_was_indexed_is_named(small, tmp_path):
     assert "\n" not in str(refused.value)
 
 
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LIGHTNING_SQ_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache/decoded"
+
+
+def test_what_was_decoded_once_is_read_again_until_a_file_or_what_is_asked_changes(small, tmp_path, cache, monkeypatch):
+    shutil.copytree(small, tmp_path / "copy")
+    decoded = []
+    monkeypatch.setattr(memory, "decode", lambda dataset, i, data: decoded.append(i) or decode(dataset, i, data))
+    first = by_index(loader(tmp_path / "copy"))
+    assert len(decoded) == COUNT
+    again = by_index(loader(tmp_path / "copy"))
+    assert len(decoded) == COUNT
+    assert all(torch.equal(first[i], again[i]) for i in first)
+    assert next(iter(loader(tmp_path / "copy", channels=1))).images.shape[1] == 1
+    assert len(decoded) == 2 * COUNT
+    assert len(list(cache.iterdir())) == 2
+    Image.new("RGB", (SIZE, SIZE), (9, 9, 9)).save(tmp_path / "copy/bee/15.png")
+    changed = by_index(loader(tmp_path / "copy"))
+    assert (changed[15] * 255).unique().tolist() == [9]
+    assert len(decoded) == 3 * COUNT
+    assert len(list(cache.iterdir())) == 2  # in the place of the old ones
+
+
+def test_a_damaged_cache_is_as_none_and_one_that_cannot_be_written_costs_only_time(small, tmp_path, cache, monkeypatch):
+    first = by_index(loader(small))
+    (kept,) = cache.iterdir()
+    content = bytearray(kept.read_bytes())
+    content[len(content) // 2] ^= 1
+    kept.write_bytes(content)
+    assert all(torch.equal(image, first[i]) for i, image in by_index(loader(small)).items())
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("LIGHTNING_SQ_CACHE", str(tmp_path / "file"))
+    with pytest.warns(UserWarning, match="Decoded images cannot be kept in .*Set LIGHTNING_SQ_CACHE"):
+        blocked = by_index(loader(small))
+    assert all(torch.equal(image, first[i]) for i, image in blocked.items())
+
+
+def test_many_images_are_not_kept(small, cache, monkeypatch):
+    monkeypatch.setattr(memory, "MAX_KEPT_BYTES", COUNT * 3 * SIZE**2 - 1)
+    loader(small)
+    assert not cache.exists()
+
+
 def test_rules_and_loaders_that_do_not_go_together_are_refused(small):
     cropped = loader(small, backend="torchvision")
     with pytest.raises(InputError, match="backend=memory shifts images and does not resize them"):
@@ -223,6 +282,7 @@ def data(folder: Path, **options) -> ImageFolderData:
         ({"image_size": 65}, "up to 64 pixels a side, and image_size=65"),
         ({"resize_size": 14}, "resize_size=14. Set --data.resize_size 12"),
         ({"max_shift": -1}, "max_shift=-1 is negative"),
+        ({"max_shift": 1, "shift_epochs": -1}, "shift_epochs=-1 is negative"),
         ({"max_shift": 12}, "max_shift=12 would move images of 12 pixels out of sight"),
         ({"max_shift": 1, "backend": "dali"}, "max_shift=1 is done by backend=memory alone, and backend=dali"),
         ({"flip_probability": -0.1}, "flip_probability=-0.1"),

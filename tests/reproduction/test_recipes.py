@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
 
 import pytest
@@ -39,7 +40,10 @@ def test_fit_reads_a_row_as_the_study_does(study, row, capsys, monkeypatch):
     assert objective["class_path"].endswith(f".{type(ours.objective()).__name__}")
     mine = ours.values()["model"]["objective"]
     given = {} if isinstance(mine, str) else mine.get("init_args", {})
-    assert {name: objective["init_args"][name] for name in given} == given
+    all_of_it = {name: p.default for name, p in inspect.signature(type(ours.objective())).parameters.items()} | given
+    assert {name: str(value) for name, value in objective["init_args"].items()} == {
+        name: str(list(value) if isinstance(value, tuple) else value) for name, value in all_of_it.items()
+    }
     assert (printed["model"]["quantizer"] is None) == (ours.model(10).quantizer is None)
     assert printed["model"]["architecture"] == ours.values()["model"]["architecture"]
 

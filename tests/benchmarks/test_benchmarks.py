@@ -1,0 +1,212 @@
+"""The benchmarks run: not how fast, but that they measure what they say and write it down."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from lightning_sq.evaluation.results import markdown_table, read_results
+from lightning_sq.models import ModelConfig, build_model
+from tests.conftest import REPOSITORY
+
+
+def test_the_page_of_what_was_measured_is_of_the_results_that_are_kept(benchmark):
+    folder = REPOSITORY / "benchmarks" / "results"
+    assert (folder / "README.md").read_text() == benchmark("common.harness").page_of_all(folder)
+
+
+def test_a_start_is_timed_with_and_without_compiled_files(benchmark, tmp_path, monkeypatch):
+    module = benchmark("start_up", "--rounds", "1")
+    monkeypatch.setattr(module, "MEASURED", {module.LIBRARIES: "json csv", "fit": "lightning_sq.stop_request"})
+    monkeypatch.setattr(module, "SHOWN", 10_000)  # all: which of them are slow is chance
+    module.main()
+    (file,) = tmp_path.glob("start_up-*.json")
+    _, libraries, _, not_compiled, compiled, ratio, against = json.loads(file.read_text())["rows"]
+    assert ratio["measured"] == compiled["measured"] / not_compiled["measured"]
+    assert ratio["reached"] is None  # torch alone would reach it too
+    assert against["measured"] == compiled["measured"] / libraries["measured"]
+    assert "lightning_sq" in compiled["detail"]["seconds by package"]
+    assert "| fit: imports |" in (tmp_path / "README.md").read_text()
+
+
+def test_objectives_are_timed_against_the_natural_step(benchmark, tmp_path):
+    options = ["--architecture", "test_resnet", "--image-size", "32", "--batch-size", "2", "--rounds", "1"]
+    module = benchmark("objectives", *options)
+    module.main()
+    (file,) = tmp_path.glob("objectives-*.json")
+    rows = json.loads(file.read_text())["rows"]
+    assert len(rows) == len(module.candidates())
+    assert all(row["measured"] > 0 for row in rows)
+
+
+def test_verdicts_are_compared_image_by_image(benchmark):
+    module = benchmark("autoattack")
+    one, other = ({"robust": robust} for robust in ([True, True, False, True], [True, False, True, False]))
+    row = module._same("alike", one, other)
+    assert (row.measured, row.reached) == (0.25, None)
+    assert row.detail == {"broken by the first alone": 1, "by the second": 2}
+    assert module._same("alike", one, one, to_reach=1.0).reached
+    assert not module._same("alike", one, other, to_reach=1.0).reached
+
+
+def test_loading_is_timed_beside_plain_timm(benchmark, tmp_path):
+    benchmark("loading", "--architecture", "test_resnet", "--rounds", "1").main()
+    (file,) = tmp_path.glob("loading-*.json")
+    rows = json.loads(file.read_text())["rows"]
+    assert [row["question"] for row in rows] == ["lightning_sq.load of a test_resnet", "timm and torch, unchecked"]
+    assert all(row["measured"] > 0 for row in rows)
+
+
+def test_the_theory_holds_prediction_against_truth_over_seeds(benchmark, tmp_path, monkeypatch):
+    module = benchmark("theory", "--output", str(tmp_path), "--epochs", "1", "--num-images", "6", "--num-seeds", "2")
+    all_rows = module.rows_to_train
+    kept = ("natural", "2 levels, sharpness 80, natural")
+    monkeypatch.setattr(module, "SHARPNESSES", (80.0,))
+    monkeypatch.setattr(
+        module, "rows_to_train", lambda *a: {k: v for k, v in all_rows(*a).items() if k in kept or k.endswith("noise")}
+    )
+    sets = {split: (images[:64], labels[:64]) for split, (images, labels) in module.read_digits().items()}
+    monkeypatch.setattr(module, "read_digits", lambda: sets)
+    module.main()
+    content = json.loads((tmp_path / "theory.json").read_text())
+    for row in content["rows"].values():
+        assert len(row["seeds"]) == 2
+        assert row["rise_by_strongest"] >= row["rise_by_plain_pgd"] - 1e-6
+        assert row["predicted_rise"] == pytest.approx(content["settings"]["epsilon"] * row["gradient_natural"])
+        for key in row["seeds"][0]:
+            assert row[key] == pytest.approx(sum(seed[key] for seed in row["seeds"]) / 2)
+    assert "2 seeds" in (tmp_path / "README.md").read_text()
+    assert (tmp_path / "theory.png").stat().st_size > 0
+
+
+def test_the_attack_of_the_theory_goes_for_the_largest_loss_and_does_not_stop_when_it_fools(benchmark):
+    module = benchmark("theory")
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(4, 2)
+    model = module.PixelClassifier(OrderedDict(backbone=torch.nn.Sequential(torch.nn.Flatten(), layer)))
+    images, labels = torch.full((6, 1, 2, 2), 0.5), torch.tensor([0, 1] * 3)
+    found = module.attacked_losses(model, images, labels, 0.3)["plain"]
+    direction = (layer.weight[1 - labels] - layer.weight[labels]).sign().view(6, 1, 2, 2)
+    corner = torch.nn.functional.cross_entropy(model(images + 0.3 * direction), labels, reduction="none")
+    assert torch.allclose(found, corner, rtol=1e-4)
+
+
+def test_the_front_ends_of_the_benchmark_are_the_layers(benchmark):
+    module = benchmark("front_end")
+    pixels = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
+    for run in module.front_ends(2, 0.0, torch.float32, "cpu").values():
+        layers = torch.nn.Sequential(
+            module.SoftQuantization(2, module.RELATIVE_SHARPNESS),
+            module.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        )
+        found = run(pixels)
+        assert torch.allclose(found, layers(pixels.float() / 255), atol=1e-5)
+        assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_the_rows_on_ten_classes_are_trained_and_attacked_by_the_commands_of_a_person(benchmark, tmp_path, monkeypatch):
+    kept = REPOSITORY / "results" / "imagenette"
+    options = ["--data", "images", "--weights", "net.safetensors", "--num-images", "7", "--attacks", "quick"]
+    module = benchmark("imagenette", *options, "--runs", str(tmp_path / "runs"), "--output", str(tmp_path / "out"))
+    commands = []
+
+    def run_command(words):
+        commands.append(words)
+        folder = Path(words[words.index("--output") + 1])
+        (folder / "logs/version_0").mkdir(parents=True, exist_ok=True)
+        columns = [*module.LOGGED, "epoch"]
+        (folder / "logs/version_0/metrics.csv").write_text(f"{','.join(columns)}\n60.0,80.0,0.9,3.0,0\n")
+        if words[0] == "evaluate":
+            for name in module.KEPT:
+                shutil.copyfile(kept / name, folder / name)
+        return 0
+
+    monkeypatch.setattr(module, "run_command", run_command)
+    module.main()
+    assert [words[0] for words in commands] == ["fit", "fit", "fit", "evaluate"]
+    for words, recipe in zip(commands, module.RECIPES.values(), strict=False):
+        assert words[2] == str(REPOSITORY / "configs" / f"{recipe}.yaml")
+        assert words[-3:] == ["--output", str(tmp_path / "runs" / recipe), "--resume"]
+    assert commands[3][1:4] == [
+        f"{row}={tmp_path}/runs/{recipe}/checkpoints/last.ckpt" for row, recipe in module.RECIPES.items()
+    ]
+    page = (tmp_path / "out" / "README.md").read_text()
+    assert page.count("| 1 | 60 | 80 | 90.0 |") == 3
+    assert markdown_table(read_results(kept)) in page
+    module.main()
+    assert len(commands) == 7  # what was attacked is not attacked again; fit itself sees that it has ended
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--attacks", "standard"])
+    with pytest.raises(SystemExit, match=r"holds an evaluation by other words\. Remove it"):
+        module.main()
+
+
+def test_the_page_on_ten_classes_is_the_one_that_its_numbers_give(benchmark):
+    folder = REPOSITORY / "results" / "imagenette"
+    content = json.loads((folder / "training.json").read_text())
+    assert (folder / "README.md").read_text() == benchmark("imagenette").markdown(content, read_results(folder))
+
+
+def test_levels_are_put_before_the_same_weights_and_attacked(benchmark, few_digits, tmp_path, monkeypatch):
+    options = ["--data", str(few_digits / "val"), "--model", "net=anything", "--output", str(tmp_path)]
+    options += ["--runs", str(tmp_path / "runs")]
+    module = benchmark("levels", *options, "--num-images", "20", "--num-attacked", "5", "--attacks", "pgd")
+    torch.manual_seed(0)
+    names = tuple(str(digit) for digit in range(10))
+    net = build_model(ModelConfig("test_resnet", names, (0.5,) * 3, (0.5,) * 3, 32, 32)).eval()
+    monkeypatch.setattr(module, "load", lambda source: net)
+    monkeypatch.setattr(module, "LEVELS", (2, 256))
+    module.main()
+    content = json.loads((tmp_path / "levels.json").read_text())
+    assert (content["num_images"], content["num_attacked"]) == (20, 5)
+    rows = content["models"]["net"]
+    assert [row["levels"] for row in rows] == [None, *module.LEVELS]
+    for row in rows:
+        curve = [row["clean_of_attacked"], *row["worst_case"].values()]
+        assert curve == sorted(curve, reverse=True)
+    assert (tmp_path / "README.md").read_text() == module.markdown(content)
+    monkeypatch.setattr(module, "evaluate", None)  # what is known is not measured again
+    module.main()
+    assert json.loads((tmp_path / "levels.json").read_text())["models"] == content["models"]
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.allclose(module.quantized(net, 256)(images), net(images), atol=0.05)
+    assert not torch.allclose(module.quantized(net, 2)(images), net(images), atol=0.05)
+
+
+@pytest.mark.filterwarnings("ignore:The image decoding and encoding capabilities of TorchVision")
+def test_all_loaders_are_timed_on_the_same_files_and_memory_start_and_accuracy_are_looked_at(
+    benchmark, tmp_path, few_digits, monkeypatch
+):
+    monkeypatch.setenv("LIGHTNING_SQ_CACHE", str(tmp_path / "cache"))  # it sets its own
+    synsets = ("n01440764", "n01443537", "n01484850", "n01491361", "n01494475")
+    for label, synset in enumerate(synsets):
+        shutil.copytree(few_digits / "val" / str(label), tmp_path / "images" / synset)
+    weights = {name: value.half() for name, value in timm.create_model("resnet18").state_dict().items()}
+    save_file(weights, tmp_path / "weights.safetensors")
+    words = ["--data", str(tmp_path / "images"), "--weights", str(tmp_path / "weights.safetensors"), "--threads", "1"]
+    words += ["--batch-size", "8", "--num-images", "24", "--rounds", "1", "--epochs", "3", "--start-files", "1200"]
+    benchmark("data", *words, "--short-side", "24", "--train", "--architecture", "test_resnet").main()
+    (file,) = tmp_path.glob("data-*.json")
+    content = json.loads(file.read_text())
+    rows = {row["question"]: row for row in content["rows"]}
+    assert sum(row["unit"] == "images/s" for row in rows.values()) == 13
+    assert rows["DALI CPU against torchvision's DataLoader, original files"]["to_reach"] == ">= 1.5"
+    assert rows["validation pixels, DALI against torchvision"]["measured"] <= 2
+    assert set(rows["start to first batch with 1,200 files, from their index"]["detail"]) == {
+        "index",
+        "first batch",
+        "of a processor",
+    }
+    growth = rows["growth of the resident memory from epochs 2 to 2 to 3 to 3, DALI"]
+    assert len(growth["detail"]["megabytes"]) == 3
+    end_to_end = rows["test_resnet trained from files against one batch in memory, batch 8"]
+    assert end_to_end["measured"] > 0
+    assert ("reason" in end_to_end["detail"]) == (end_to_end["measured"] < 0.95)
+    assert len(content["skipped"]) == 1

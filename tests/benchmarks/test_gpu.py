@@ -1,0 +1,225 @@
+"""The GPU benchmark runs on a CPU: not how fast, but that it measures what it says and what it leaves out."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+
+import pytest
+import torch
+
+from lightning_sq.training.cluster.scaling import Network, plan_row
+
+WAYS = ["natural", "method", "FGSM-RS", "free (one replay)", "PGD-7"]
+
+
+def gpu_smoke(benchmark, folder, *options):
+    """(question -> row, reasons) of `benchmarks/gpu.py --smoke`."""
+    benchmark("gpu", "--smoke", *options).main()
+    (file,) = folder.glob("gpu_smoke-*.json")
+    content = json.loads(file.read_text())
+    return {row["question"]: row for row in content["rows"]}, content["skipped"]
+
+
+def test_a_gpus_objectives_are_timed_taken_apart_and_planned_with(benchmark, tmp_path):
+    rows, skipped = gpu_smoke(benchmark, tmp_path, "--sections", "eager", "files", "sizes", "sweep")
+    for name in WAYS:
+        assert rows[f"{name}, eager, test_resnet, batch 4 at 32 px"]["measured"] > 0
+        shares = {question: row["measured"] for question, row in rows.items() if f"{name}, eager: " in question}
+        parts = [share for question, share in shares.items() if question.endswith("share of the step")]
+        assert len(parts) == (5 if name in ("FGSM-RS", "PGD-7") else 4)
+        assert sum(parts) == pytest.approx(100)
+        assert (f"{name}, eager: step against natural's" in rows) == (name != "natural")
+        assert any(q.startswith(name) and q.endswith("epochs of ImageNet in 48 h on 64 GPUs") for q in rows)
+    assert rows["method, eager, from memory: 15 epochs of ImageNet on 1 GPU"]["to_reach"].startswith("<= 2; the paper")
+    assert "method, eager, from memory: 15 epochs of ImageNet on 1 GPU, 128 to 176 to 224 px" in rows
+    assert [q for q in rows if q.startswith("sweep")] == [f"sweep: method, eager, batch {size}" for size in (8, 4)]
+    assert all(row["reached"] is None for row in rows.values())
+    assert "natural and method from JPEGs: no --data FOLDER with <class>/*.JPEG was given" in skipped
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # dynamo looks at it
+def test_a_gpus_steps_are_compiled_each_into_whole_graphs(benchmark, monkeypatch):
+    module = importlib.import_module("gpu_parts.network")
+    all_ways = module.ways()
+    monkeypatch.setattr(module, "ways", lambda: {name: all_ways[name] for name in ("natural", "FGSM-RS")})
+    module.compile_many()
+    record, options, network = gpu_training(backend="eager")
+    importlib.import_module("gpu_parts.training").Training(record, options, network).all_objectives(compiled=True)
+    rows = {row.question: row.measured for row in record.rows}
+    assert rows["FGSM-RS, compiled: step against natural's"] > 0
+    assert rows["natural, compiled, test_resnet, batch 4 at 32 px"] > 0
+    assert not record.skipped
+    made = {name: network.graph_of(name) for name in network.ways}
+    assert made["natural"] != made["FGSM-RS"]
+
+
+def test_a_gpus_front_end_is_held_against_its_copy(benchmark, tmp_path):
+    rows, _ = gpu_smoke(benchmark, tmp_path, "--sections", "front_end", "--backend", "eager")
+    share = rows["front end's bandwidth, noise drawn by its generator, against a plain copy's"]
+    copied = rows["a plain copy on the device, bytes read and written"]
+    assert share["detail"]["copy bytes a second"] == pytest.approx(1e9 * copied["measured"])
+    assert share["measured"] == pytest.approx(100 * share["detail"]["bytes a second"] / (1e9 * copied["measured"]))
+
+
+@pytest.mark.parametrize("dali", [True, False])
+def test_a_gpu_trains_from_files_by_dali_or_says_that_it_is_missing(benchmark, tmp_path, few_digits, monkeypatch, dali):
+    if not dali:
+        monkeypatch.setitem(sys.modules, "nvidia.dali", None)
+    record, options, network = gpu_training(data=few_digits / "train", batches=2, threads=1)
+    importlib.import_module("gpu_parts.files").file_rows(record, options, network, batch_size=4, compiled=False)
+    called = "DALI on the CPU" if dali else "torchvision (PIL) in processes"
+    questions = [row.question for row in record.rows if row.unit == "images/s"]
+    end = "batch 4 at 32 px"
+    assert questions == [
+        *(f"{name}, eager, from JPEGs by {called}, {end}" for name in ("natural", "method")),
+        f"the loader alone, {called}, 1 threads",
+    ]
+    missing = "natural and method from JPEGs with DALI: nvidia.dali is not installed; torchvision decodes instead"
+    assert record.skipped == ([] if dali else [missing])
+
+
+def gpu_training(backend="aot_eager", **options):
+    """(record, options, network) of a tiny GPU benchmark; after `benchmark`."""
+    sizes = {"architecture": "test_resnet", "image_size": 32, "batch_size": 4, "rounds": 1, "backend": backend}
+    options = argparse.Namespace(**sizes, compile_seconds=5.0, copy_bandwidth=None, **options)
+    record = importlib.import_module("common.budget").Record("tiny", 5, {})
+    return record, options, importlib.import_module("gpu_parts.network").Network(options, torch.device("cpu"))
+
+
+def test_a_gpu_benchmark_without_time_skips_everything_by_name(benchmark, tmp_path):
+    rows, skipped = gpu_smoke(benchmark, tmp_path, "--minutes", "0", "--imagenette", "i", "--weights", "w")
+    assert not rows
+    told = "\n".join(skipped)
+    for what in ("front end's bandwidth", "training (eager, compiled, files, sizes, sweep)"):
+        assert f"{what}: it would take about" in told
+    assert "imagenette at full length (natural, method, FGSM-RS): it would take about" in told
+
+
+def test_a_gpu_that_has_no_memory_for_a_batch_halves_it_and_says_so(benchmark, tmp_path, monkeypatch):
+    record, options, network = gpu_training()
+    trains = network.trains
+
+    def out_of_memory(name, batch_size, size, *, compiled):
+        if batch_size > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return trains(name, batch_size, size, compiled=compiled)
+
+    monkeypatch.setattr(network, "trains", out_of_memory)
+    training = importlib.import_module("gpu_parts.training").Training(record, options, network)
+    training.fit_batch()
+    training.sweep(4, 2, compiled=False)
+    assert training.batch_size == 2
+    assert [row.question for row in record.rows] == ["sweep: method, eager, batch 2"]
+    assert record.skipped == [
+        "batch 4: out of memory: halved to 2",
+        "method, eager, batch 4: out of memory: halved to 2",
+    ]
+
+
+def test_a_section_that_fails_is_skipped_by_its_error_and_leaves_what_there_is(benchmark, tmp_path):
+    now = [0.0]
+    budget = importlib.import_module("common.budget")
+    record = budget.Record("tiny", 1, {}, clock=lambda: now[0])
+    with record.section("one"):
+        record.add(budget.Row("a question", 1.0, "s"))
+        raise RuntimeError("no compiler\nat all")
+    assert record.allows("two", 60)
+    now[0] = 1.0
+    assert not record.allows("three", 60)
+    (file,) = tmp_path.glob("tiny-*.json")
+    content = json.loads(file.read_text())
+    assert [row["question"] for row in content["rows"]] == ["a question"]
+    assert content["skipped"] == ["one: RuntimeError: no compiler"]
+    assert record.skipped[1] == "three: it would take about 60 s and 59 s are left; give more --minutes"
+
+
+def test_parts_are_timed_by_the_gpus_own_events(benchmark, monkeypatch):
+    class Event:
+        milliseconds = 0.0
+
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            Event.milliseconds += 5
+            self.at = Event.milliseconds
+
+        def elapsed_time(self, end):
+            return end.at - self.at
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    clock = importlib.import_module("gpu_parts.step_parts").Stopwatch(gpu=True)
+    for part in ("front end", "backward"):
+        clock.note(part)
+    assert clock.seconds() == pytest.approx({"front end": 0.005, "backward": 0.005})
+
+
+def test_only_an_h100_class_gpu_is_held_to_images_a_second(benchmark, monkeypatch):
+    module = importlib.import_module("gpu_parts.training")
+    for name, rate, reached in (
+        ("NVIDIA H100 80GB HBM3", 4000, True),
+        ("NVIDIA H200", 3999, False),
+        ("T4", 5000, None),
+    ):
+        monkeypatch.setattr(module, "device_name", lambda name=name: name)
+        assert module.goal(rate)[1] is reached
+
+
+def test_a_gpus_plan_is_that_of_the_command_line(benchmark):
+    module = importlib.import_module("gpu_parts.plan")
+    plan = module.Plan(batch_size=256, parameters=25_557_032)
+    hours = plan_row(plan.work, nodes=1, per_node=1, images_per_second=3000.0, network=Network())["hours"]
+    assert plan.resized_hours(lambda size: 3000.0) == pytest.approx(hours, rel=1e-9)
+    assert plan.resized_hours({128: 9000.0, 176: 5000.0, 224: 3000.0}.__getitem__) < hours
+    rows = {row.question: row for row in module.plan_rows(plan, {"method": 3000.0, "FGSM-RS": 1500.0}, "measured")}
+    assert rows["method, measured: 15 epochs of ImageNet on 1 GPU"].measured == pytest.approx(hours)
+    assert rows["method, measured: 15 epochs of ImageNet on 1 GPU"].reached == (hours <= 2)
+    fit = [rows[f"method, measured: epochs of ImageNet in 48 h on {gpus}"].measured for gpus in ("1 GPU", "8 GPUs")]
+    assert fit[0] == int(48 * 15 / hours)
+    assert 7 * fit[0] < fit[1] < 9 * fit[0]
+    assert "Fast: 12 hours" in rows["FGSM-RS, measured: 15 epochs of ImageNet on 4 GPUs"].to_reach
+
+
+def test_imagenette_is_trained_by_the_command_line_as_far_as_there_is_time(
+    benchmark, few_digits, tmp_path, monkeypatch
+):
+    module = importlib.import_module("gpu_parts.imagenette")
+    commands = []
+
+    def fit(words, limit):
+        commands.append(words)
+        metrics = {"train/images_per_second": 10.0, "train/seconds": 5.0, "val/clean_top1": 0.75}
+        return module.Fit(20.0, metrics, "it failed: no" if "configs/imagenette.yaml" in words[1] else None)
+
+    monkeypatch.setattr(module, "fit", fit)
+    options = argparse.Namespace(
+        imagenette=few_digits,
+        weights=tmp_path,
+        threads=1,
+        smoke=True,
+        image_size=32,
+        batch_size=4,
+        architecture="test_resnet",
+        imagenette_architecture="any",
+    )
+    record = importlib.import_module("common.budget").Record("tiny", 2, {})
+    module.imagenette_rows(record, options, {"FGSM-RS": 1000.0})
+    assert [row.question for row in record.rows] == [
+        f"imagenette, natural, 1 epochs: {what}" for what in ("clean top-1", "from start to end", "training")
+    ]
+    assert record.rows[0].measured == 75.0
+    assert record.skipped[0] == "imagenette, method, 1 epochs: it failed: no"
+    assert record.skipped[1].startswith("imagenette, FGSM-RS, 1 epochs: it would take about")
+    assert [word.rpartition("/")[2] for words in commands for word in words[1:2]] == [
+        "imagenette_natural.yaml",
+        "imagenette_natural.yaml",
+        "imagenette.yaml",
+    ]
+    monkeypatch.setitem(sys.modules, "jsonargparse", None)
+    module.imagenette_rows(record, options, {})
+    assert record.skipped[2].endswith("(natural, method, FGSM-RS): jsonargparse is not installed")
+    module.command_line_rows(record, options, None)
+    assert record.skipped[3] == "method by lightning-sq fit, test_resnet: jsonargparse is not installed"
