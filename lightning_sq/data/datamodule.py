@@ -45,7 +45,7 @@ class ImageFolderData(LightningDataModule):
         min_crop_area: Smallest share of the image that a training crop shows; of no account with backend=memory.
         flip_probability: Of a left-right mirror in training; 0 where left and right matter.
         max_shift: With backend=memory: training moves an image by up to so many pixels, instead of cropping it.
-        shift_epochs: In so many first epochs alone; None is all of them. The last epochs then see the images as they are.
+        shift_epochs: In so many first epochs alone, so that the last see the images as they are; None is all of them.
         channels: 3 for RGB, 1 for grey.
         allow_unreadable_validation: Leave unreadable validation images out instead of refusing to start.
         batch_repeats: How often each training batch comes before the next one: m of free adversarial training. An

@@ -121,6 +121,14 @@ def _variants(
     return tuple(Variant(title, changes) for title, changes in tried)
 
 
+def _quick(*, epochs: int = 1, batches: int = 468, ramp: int | None = None, warmup: float) -> dict[str, Any]:
+    """Of a row in the quick form, whose ramp of epsilon (batches) and warm-up (epochs) are as short as its training."""
+    changes: dict[str, Any] = {"model.optimization.warmup_epochs": warmup}
+    if ramp is not None:
+        changes["model.objective.init_args.ramp_steps"] = ramp
+    return {"quick_epochs": epochs, "quick_batches": batches, "quick_changes": changes}
+
+
 MADRY = (0.885, "the Madry model under AutoAttack")
 
 MNIST = Study(
@@ -132,22 +140,20 @@ MNIST = Study(
         Row("pgd_madry", "PGD-40, Madry's network and schedule", in_quick=False, published=MADRY),
         Row("method_resnet18", "the method, ResNet-18", in_quick=False),
         method={"quick_epochs": 2},
-        interval_bound={"quick_epochs": 4},
-        interval_bound_unquantized={"quick_epochs": 4},
-        fgsm_rs={"quick_epochs": 3, "published": (0.829, "AutoAttack's page of results")},
-        pgd={"title": "PGD-40", "published": MADRY},
-        quantizer_fgsm_rs={"quick_epochs": 3},
+        interval_bound=_quick(epochs=3, ramp=300, warmup=0.5),
+        interval_bound_unquantized=_quick(epochs=3, ramp=300, warmup=0.5),
+        fgsm_rs=_quick(epochs=4, warmup=1.0) | {"published": (0.829, "AutoAttack's page of results")},
+        free=_quick(batches=1872, ramp=900, warmup=0.1),
+        pgd=_quick(ramp=150, warmup=0.1) | {"title": "PGD-40", "published": MADRY},
+        quantizer_fgsm_rs=_quick(epochs=2, warmup=0.5),
     ),
     variants=_variants(levels=(3, 4), sharpnesses=(10.0, 30.0, 300.0), epsilons=("0.3", "0.35", "0.45")),
 )
 
-_QUICK_BOUNDS = {
-    "quick_epochs": 4,
-    "quick_changes": {
-        "model.architecture": "small_cnn_cifar",
-        "model.objective.init_args.warmup_steps": 0,
-        "model.objective.init_args.ramp_steps": 400,
-    },
+_QUICK_BOUNDS = _quick(epochs=4, ramp=400, warmup=0.5)
+_QUICK_BOUNDS["quick_changes"] |= {
+    "model.architecture": "small_cnn_cifar",
+    "model.objective.init_args.warmup_steps": 0,
 }
 
 CIFAR10 = Study(

@@ -64,15 +64,15 @@ def by_index(batches) -> dict[int, torch.Tensor]:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_all_backends_give_the_same_pixels_but_for_the_rounding_of_colour_to_grey(small, channels):
     loaders = (loader(small, backend=backend, channels=channels) for backend in ("memory", "torchvision", "dali"))
-    for memory, torchvision, dali in zip(*loaders, strict=True):
-        assert memory.images.shape == (4, channels, SIZE, SIZE)
-        assert memory.images.dtype == torch.float32
+    for kept, torchvision, dali in zip(*loaders, strict=True):
+        assert kept.images.shape == (4, channels, SIZE, SIZE)
+        assert kept.images.dtype == torch.float32
         for batch in (torchvision, dali):
-            assert torch.equal(memory.labels, batch.labels)
-            assert torch.equal(memory.indices, batch.indices)
-        assert torch.equal(memory.images, torchvision.images)
-        difference = (memory.images - dali.images).abs()
-        assert difference[memory.indices % 2 == 0].max() <= ONE_BIT  # stored in grey
+            assert torch.equal(kept.labels, batch.labels)
+            assert torch.equal(kept.indices, batch.indices)
+        assert torch.equal(kept.images, torchvision.images)
+        difference = (kept.images - dali.images).abs()
+        assert difference[kept.indices % 2 == 0].max() <= ONE_BIT  # stored in grey
         assert difference.max() <= (ONE_LEVEL if channels == 1 else ONE_BIT)
 
 
@@ -179,9 +179,9 @@ def test_a_batch_that_comes_again_is_the_same_batch(small):
 
 
 def test_what_is_done_to_a_batch_is_not_done_to_what_is_kept(small):
-    memory = loader(small)
-    next(iter(memory)).images.zero_()
-    assert next(iter(memory)).images.min() > 0
+    kept = loader(small)
+    next(iter(kept)).images.zero_()
+    assert next(iter(kept)).images.min() > 0
 
 
 def test_a_loader_takes_nothing_from_the_random_numbers_that_dropout_draws_from(small):
