@@ -104,6 +104,8 @@ def draw(content: dict[str, Any]) -> plt.Figure:
         points = [(0.0, row["clean_of_attacked"])]
         points += [(parse_epsilon(text) * 255, value) for text, value in row["worst_case"].items()]
         look = {"color": "black", "ls": "--"} if row["levels"] is None else {"color": colors(number / len(LEVELS))}
+        above = len(LEVELS) - number  # what lies under another line shows at its sides
+        look |= {"lw": 1 + 0.6 * above, "ms": 4 + 0.8 * above}
         label = "plain" if row["levels"] is None else f"{row['levels']} levels"
         right.plot([x for x, _ in points], [100 * y for _, y in points], marker="o", label=label, **look)
     right.set(xlabel="epsilon, 1/255", ylabel="accuracy under the worst case, %", ylim=(0, 100))

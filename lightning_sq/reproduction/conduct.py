@@ -28,8 +28,6 @@ from lightning_sq.reproduction.runs import (
     training_step,
 )
 
-JPEG = (".jpg", ".jpeg")
-
 
 def conduct(settings: Settings, known: dict[str, Estimate], *, anew: bool = False) -> None:
     """Tune, train and attack every row; what was done before is not done again, unless all is to be done `anew`."""
@@ -103,18 +101,24 @@ def _num_rates(settings: Settings, name: str) -> int:
 def collect(settings: Settings) -> dict[str, Any]:
     """The content of the page, from the runs that have been trained and attacked.
 
-    Raises: InputError if there is none.
+    Raises: InputError if there is none, or one by another recipe than the present one.
     """
     rates = tuned_rates(settings)
-    ended = [run for run in settings.planned(rates) if all((run.folder / m).exists() for m in (EVALUATED, TRAINED))]
+    planned = settings.planned(rates)
+    trained_runs = [run for run in planned if training_step(run, settings.data, 0.0).is_done()]
+    ended = [run for run in trained_runs if (run.folder / EVALUATED).exists()]
     if not ended:
         raise InputError(f"{settings.runs} holds no row that was trained and attacked. Leave --page out.")
     rows: dict[str, Any] = {}
     trained: dict[str, Any] = {}
     results: dict[str, Any] = {}
-    for run in ended:
+    with progress_bar("proving what interval bounds can", "rows") as advance:
+        shares = []
+        for run in ended:
+            shares.append(proven_share(run, settings.data, settings.study.epsilon))
+            advance(len(shares), len(ended), run.title)
+    for run, share in zip(ended, shares, strict=True):
         trained, results = _marker(run, TRAINED), read_results(run.folder / EVALUATION)
-        share = proven_share(run, settings.data, settings.study.epsilon)
         entry = page.seed_entry(run.seed, trained, results["models"][0], share)
         network = run.recipe.values()["model"]["architecture"]
         new = {"title": run.row.title, "network": network, "options": run.recipe.options(), "seeds": []}
@@ -132,7 +136,7 @@ def collect(settings: Settings) -> dict[str, Any]:
         "num_threads": trained["num_threads"],
         "jobs": trained["jobs"],
         "versions": versions(),
-        "data": _data(settings.data),
+        "data": _data(settings),
         "attacks": [name for name in results["attacks"] if not name.startswith("transfer_")],
         "num_images": results["data"]["num_images"],
         "rows": rows,
@@ -142,9 +146,9 @@ def collect(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _data(folder: Path) -> dict[str, Any]:
-    train, val = load_index(folder / "train"), load_index(folder / "val")
-    return {"train": len(train), "val": len(val), "lossy": train.paths[0].lower().endswith(JPEG)}
+def _data(settings: Settings) -> dict[str, Any]:
+    train, val = (len(load_index(settings.data / split)) for split in ("train", "val"))
+    return {"train": train, "val": val, "whole": (train, val) == settings.study.num_images}
 
 
 def _marker(run: Run, name: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
     schema_version   3
     study, title, epsilon, form ("quick" or "full"), created, seconds, device, num_threads, jobs, versions
-    data             {train, val (images in each), lossy (whether they are JPEG files)}
+    data             {train, val (images in each), whole (whether that is the data set as published)}
     attacks, num_images   of the worst case
     rows             {name: {title, network, options (of its recipe), learning_rate_tuned, seeds: [{
                        seed, epochs, seconds (of training), curve: [{seconds, clean, robust}] after each epoch,
@@ -36,7 +36,7 @@ SCHEMA_VERSION = 3
 TELLING = 0.01
 """What is proven is drawn from here on."""
 JSON_FILE, PAGE_FILE, CURVES_FILE, TRAINING_FILE = "study.json", "README.md", "curves.png", "training.png"
-_LOSSY = "The images are JPEG copies, which lack detail: compare the rows with each other, not with what is published."
+_PARTIAL = "That is not the data set as published: compare the rows with each other, not with what others measured."
 STYLES = [(color, line) for line in ("-", "--", ":") for color in plt.get_cmap("tab10").colors[:7]]
 
 
@@ -103,7 +103,7 @@ def markdown(content: dict[str, Any]) -> str:
         f"({', '.join(content['attacks'])}), proofs on all of them. Trained on {content['device'].split(',')[0]},",
         f"{content['num_threads']} thread{'s' * (content['num_threads'] > 1)} a row, {content['jobs']} rows at a time.",
         f"{data['train']:,} training and {data['val']:,} test images; {_networks(content['rows'])}.",
-        *[_LOSSY] * data["lossy"],
+        *[_PARTIAL] * (not data["whole"]),
         "",
         "## Claims",
         "",

@@ -52,6 +52,7 @@ class Study:
         name: Of its base recipe, its data folder and its results folder.
         title: For people.
         epsilon: Radius of the L-inf ball, as it is typed.
+        num_images: (training, test) images of the data set as it was published.
         rows: In the order of the page.
         variants: What is tried of the method before its recipe is fixed.
         method: The row that is the paper's method.
@@ -64,6 +65,7 @@ class Study:
     name: str
     title: str
     epsilon: str
+    num_images: tuple[int, int]
     rows: tuple[Row, ...]
     variants: tuple[Variant, ...]
     method: str = "method"
@@ -135,6 +137,7 @@ MNIST = Study(
     name="mnist",
     title="MNIST",
     epsilon="0.3",
+    num_images=(60_000, 10_000),
     rows=_rows(
         Row("method_madry", "the method, Madry's network", in_quick=False),
         Row("pgd_madry", "PGD-40, Madry's network and schedule", in_quick=False, published=MADRY),
@@ -150,9 +153,10 @@ MNIST = Study(
     variants=_variants(levels=(3, 4), sharpnesses=(10.0, 30.0, 300.0), epsilons=("0.3", "0.35", "0.45")),
 )
 
-_QUICK_BOUNDS = _quick(epochs=4, ramp=400, warmup=0.5)
+_QUICK_BOUNDS = _quick(epochs=4, ramp=700, warmup=0.5)
 _QUICK_BOUNDS["quick_changes"] |= {
     "model.architecture": "small_cnn_cifar",
+    "model.objective.init_args.kappa": 0.5,
     "model.objective.init_args.warmup_steps": 0,
 }
 
@@ -160,6 +164,7 @@ CIFAR10 = Study(
     name="cifar10",
     title="CIFAR-10",
     epsilon="8/255",
+    num_images=(50_000, 10_000),
     rows=_rows(
         method={"quick_epochs": 3},
         interval_bound=_QUICK_BOUNDS,

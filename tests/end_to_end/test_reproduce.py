@@ -65,9 +65,10 @@ def test_started_again_it_does_nothing_twice(words, page, capsys):
     assert "in all at most" in capsys.readouterr().out
 
 
-def test_other_settings_are_refused_and_overwrite_is_named(words, page, capsys):
+@pytest.mark.parametrize("extra", [[], ["--page"]])
+def test_other_settings_are_refused_and_overwrite_is_named(words, page, capsys, extra):
     again = ["2" if word == "1" and words[k - 1] == "--max-epochs" else word for k, word in enumerate(words)]
-    assert main([*again, "--rows", "interval_bound"]) == 2
+    assert main([*again, "--rows", "interval_bound", *extra]) == 2
     assert "Add --overwrite to do it again, or give another --runs." in capsys.readouterr().err
 
 

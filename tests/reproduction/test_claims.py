@@ -120,7 +120,7 @@ def content():
         "num_threads": 1,
         "jobs": 2,
         "versions": {},
-        "data": {"train": 60_000, "val": 10_000, "lossy": False},
+        "data": {"train": 60_000, "val": 10_000, "whole": True},
         "attacks": ["pgd"],
         "num_images": 500,
         "rows": known,
@@ -141,8 +141,8 @@ def test_the_page_has_a_line_for_each_row_and_claim_and_says_what_is_missing(con
     assert "| **90.0** | 85.0 |" in text
     assert "gradients vanish" in text
     assert "60,000 training and 10,000 test images; network small_cnn, box_cnn in quantizer + interval bounds." in text
-    assert "JPEG" not in text
-    assert "JPEG copies" in page.markdown(content | {"data": content["data"] | {"lossy": True}})
+    assert "not the data set as published" not in text
+    assert "not the data set as published" in page.markdown(content | {"data": content["data"] | {"whole": False}})
     assert "Not run here: PGD-40." in text
     assert "after 3 epochs" in text
     assert "| as the recipe | **80.0** | 60 |\n| 3 levels | 10.0 | 59 |" in text
