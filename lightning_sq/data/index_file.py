@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 
-from lightning_sq.paths import cache_folder, whole_file
+from lightning_sq.data.array_cache import kept_at, load_arrays, save_arrays
+from lightning_sq.paths import cache_folder
 
 FORMAT_VERSION = 3
 """Goes up when `inspect_file` answers differently, so that older answers are asked for again."""
@@ -54,10 +53,8 @@ class Columns:
 
 
 def index_path(folder: Path, cache: Path | None = None) -> Path:
-    """Where the index of `folder` is kept, by default in the user's cache; a hash keeps two of one name apart."""
-    cache = cache or cache_folder() / "indexes"
-    whole = str(folder.resolve())
-    return cache / f"{folder.resolve().parent.name}-{folder.name}-{hashlib.sha256(whole.encode()).hexdigest()[:12]}.npz"
+    """Where the index of `folder` is kept, by default in the user's cache."""
+    return kept_at(cache or cache_folder() / "indexes", folder)
 
 
 def pack(texts: Sequence[str]) -> np.ndarray:
@@ -72,13 +69,13 @@ def unpack(packed: np.ndarray) -> list[str]:
 
 def load_columns(path: Path) -> Columns:
     """All columns, of one length; of length 0 if there is no file, or none that can be used."""
+    kept = load_arrays(path)
     try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as saved:
-            if int(saved["version"]) == FORMAT_VERSION:
-                read = {f.name: unpack(saved[f.name]) if f.name in TEXTS else saved[f.name] for f in fields(Columns)}
-                if len({len(column) for column in read.values()}) == 1 and read["digests"].shape[1:] == (2,):
-                    return Columns(**read)
-    except Exception:  # a damaged zip raises whatever numpy, zipfile or zlib stumble over
+        if int(kept["version"]) == FORMAT_VERSION:
+            read = {f.name: unpack(kept[f.name]) if f.name in TEXTS else kept[f.name] for f in fields(Columns)}
+            if len({len(column) for column in read.values()}) == 1 and read["digests"].shape[1:] == (2,):
+                return Columns(**read)
+    except (KeyError, TypeError, ValueError):  # of other columns, or of others' making
         pass
     return Columns.unseen([], np.empty(0, np.int64), np.empty(0, np.int64))
 
@@ -86,12 +83,4 @@ def load_columns(path: Path) -> Columns:
 def save_columns(path: Path, columns: Columns) -> None:
     """Write them, whole or not at all; where that cannot be, nothing is lost but the time to look again."""
     written = {name: pack(values) if name in TEXTS else values for name, values in vars(columns).items()}
-    try:
-        with whole_file(path) as temporary, temporary.open("wb") as stream:
-            np.savez(stream, version=FORMAT_VERSION, **written)
-    except OSError as error:
-        warnings.warn(
-            f"The index cannot be kept in {path.parent} ({error.strerror}), so the files are looked at every time. "
-            "Set LIGHTNING_SQ_CACHE to a folder that can be written.",
-            stacklevel=3,
-        )
+    save_arrays(path, lost="so the files are looked at every time", version=FORMAT_VERSION, **written)

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import PIL
 import torch
 from torch import Tensor
 
+from lightning_sq.data.array_cache import kept_at, load_arrays, save_arrays
 from lightning_sq.data.crop import RandomShift
 from lightning_sq.data.loader import Dataset, Loader, check_fits_memory
 from lightning_sq.data.order import EpochOrder
 from lightning_sq.data.torch_loader import decode
 from lightning_sq.errors import InputError
-from lightning_sq.paths import cache_folder, whole_file
+from lightning_sq.paths import cache_folder
 from lightning_sq.types import Batch
 
 MAX_KEPT_BYTES = 2**30
@@ -65,31 +64,15 @@ def decode_once(dataset: Dataset, *, num_threads: int, progress: Callable[[int, 
 
     Only the bytes of the files as the index knows them count, not their names; a damaged file is as none.
     """
-    path, fingerprint = _kept_at(dataset), _fingerprint(dataset)
-    try:
-        with np.load(path, allow_pickle=False) as kept:
-            if str(kept["fingerprint"]) == fingerprint:
-                return torch.from_numpy(kept["images"])
-    except Exception:  # not there, or a damaged zip, which raises whatever numpy, zipfile or zlib stumble over
-        pass
+    index, fingerprint = dataset.index, _fingerprint(dataset)
+    path = kept_at(cache_folder() / "decoded", index.folder, dataset.image_size, dataset.channels)
+    kept = load_arrays(path)
+    if {"fingerprint", "images"} <= kept.keys() and str(kept["fingerprint"]) == fingerprint:
+        return torch.from_numpy(kept["images"])
     images = decode_all(dataset, num_threads=num_threads, progress=progress)
     if images.numel() <= MAX_KEPT_BYTES:
-        try:
-            with whole_file(path) as temporary, temporary.open("wb") as stream:
-                np.savez(stream, fingerprint=fingerprint, images=images.numpy())
-        except OSError as error:
-            warnings.warn(
-                f"Decoded images cannot be kept in {path.parent} ({error.strerror}), so every run decodes them. "
-                "Set LIGHTNING_SQ_CACHE to a folder that can be written.",
-                stacklevel=3,
-            )
+        save_arrays(path, lost="so every run decodes the images", fingerprint=fingerprint, images=images.numpy())
     return images
-
-
-def _kept_at(dataset: Dataset) -> Path:
-    folder = dataset.index.folder.resolve()
-    key = hashlib.sha256(f"{folder} {dataset.image_size} {dataset.channels}".encode()).hexdigest()[:12]
-    return cache_folder() / "decoded" / f"{folder.parent.name}-{folder.name}-{key}.npz"
 
 
 def _fingerprint(dataset: Dataset) -> str:

@@ -62,12 +62,10 @@ class Settings:
     def recipe(self, row: Row, seed: int, changes: dict[str, Any]) -> Recipe:
         """The recipe of a row in this form, with `changes` besides."""
         place = {"configs": self.configs, "seed": seed, "quick": self.quick}
-        recipe = recipe_of(self.study, row, changes={}, **place)
-        own = recipe.values()["trainer"]["max_epochs"]
-        limits = [own, row.quick_epochs if self.quick else own, self.max_epochs or own]
-        form: dict[str, Any] = {"trainer.max_epochs": min(limits)} if min(limits) < own else {}
-        if self.quick:
-            form |= {"trainer.limit_train_batches": row.quick_batches} | row.quick_changes
+        form = dict(row.quick) if self.quick else {}
+        epochs = recipe_of(self.study, row, changes=form, **place).values()["trainer"]["max_epochs"]
+        if self.max_epochs is not None:
+            form["trainer.max_epochs"] = min(epochs, self.max_epochs)
         return recipe_of(self.study, row, changes=form | changes, **place)
 
     def planned(self, rates: Mapping[str, float]) -> list[Run]:

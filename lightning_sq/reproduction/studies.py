@@ -6,6 +6,25 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 
+def quick_form(
+    *, epochs: int = 1, batches: int = 468, ramp: int | None = None, warmup: float | None = None, **more: Any
+) -> dict[str, Any]:
+    """What the quick form changes of a recipe.
+
+    Args:
+        epochs: So many,
+        batches: each of at most so many batches.
+        ramp: Batches in which the objective's epsilon grows; it has to end within the training.
+        warmup: Epochs in which the learning rate grows, as well.
+        more: Further arguments of the objective.
+    """
+    changes: dict[str, Any] = {"trainer.max_epochs": epochs, "trainer.limit_train_batches": batches}
+    if warmup is not None:
+        changes["model.optimization.warmup_epochs"] = warmup
+    given = more if ramp is None else more | {"ramp_steps": ramp}
+    return changes | {f"model.objective.init_args.{name}": value for name, value in given.items()}
+
+
 @dataclass(frozen=True)
 class Row:
     """One way to train, a line of the page.
@@ -14,9 +33,7 @@ class Row:
         name: Of its recipe, `configs/<study>/<name>.yaml` laid over `configs/<study>.yaml`.
         title: For people.
         num_seeds: Trained with seeds 0, 1, ... in the full form; more than one where a claim rests on it.
-        quick_epochs: In the quick form,
-        quick_batches: of so many batches,
-        quick_changes: with other values, by their option's name without dashes.
+        quick: What the quick form changes of the recipe: values by their option's name without dashes.
         in_quick: Whether the quick form has it; the chosen rows are run in both.
         published: Robust accuracy that the literature gives for this way to train, and where; None if none is known.
     """
@@ -24,9 +41,7 @@ class Row:
     name: str
     title: str
     num_seeds: int = 1
-    quick_epochs: int = 1
-    quick_batches: int = 468
-    quick_changes: dict[str, Any] = field(default_factory=dict)
+    quick: dict[str, Any] = field(default_factory=quick_form)
     in_quick: bool = True
     published: tuple[float, str] | None = None
 
@@ -123,14 +138,6 @@ def _variants(
     return tuple(Variant(title, changes) for title, changes in tried)
 
 
-def _quick(*, epochs: int = 1, batches: int = 468, ramp: int | None = None, warmup: float) -> dict[str, Any]:
-    """Of a row in the quick form, whose ramp of epsilon (batches) and warm-up (epochs) are as short as its training."""
-    changes: dict[str, Any] = {"model.optimization.warmup_epochs": warmup}
-    if ramp is not None:
-        changes["model.objective.init_args.ramp_steps"] = ramp
-    return {"quick_epochs": epochs, "quick_batches": batches, "quick_changes": changes}
-
-
 MADRY = (0.885, "the Madry model under AutoAttack")
 
 MNIST = Study(
@@ -142,22 +149,20 @@ MNIST = Study(
         Row("method_madry", "the method, Madry's network", in_quick=False),
         Row("pgd_madry", "PGD-40, Madry's network and schedule", in_quick=False, published=MADRY),
         Row("method_resnet18", "the method, ResNet-18", in_quick=False),
-        method={"quick_epochs": 2},
-        interval_bound=_quick(epochs=3, ramp=300, warmup=0.5),
-        interval_bound_unquantized=_quick(epochs=3, ramp=300, warmup=0.5),
-        fgsm_rs=_quick(epochs=4, warmup=1.0) | {"published": (0.829, "AutoAttack's page of results")},
-        free=_quick(batches=1872, ramp=900, warmup=0.1),
-        pgd=_quick(ramp=150, warmup=0.1) | {"title": "PGD-40", "published": MADRY},
-        quantizer_fgsm_rs=_quick(epochs=2, warmup=0.5),
+        method={"quick": quick_form(epochs=2)},
+        interval_bound={"quick": quick_form(epochs=3, ramp=300, warmup=0.5)},
+        interval_bound_unquantized={"quick": quick_form(epochs=3, ramp=300, warmup=0.5)},
+        fgsm_rs={"quick": quick_form(epochs=4, warmup=1.0), "published": (0.829, "AutoAttack's page of results")},
+        free={"quick": quick_form(batches=1872, ramp=900, warmup=0.1)},
+        pgd={"quick": quick_form(ramp=150, warmup=0.1), "title": "PGD-40", "published": MADRY},
+        quantizer_fgsm_rs={"quick": quick_form(epochs=2, warmup=0.5)},
     ),
     variants=_variants(levels=(3, 4), sharpnesses=(10.0, 30.0, 300.0), epsilons=("0.3", "0.35", "0.45")),
 )
 
-_QUICK_BOUNDS = _quick(epochs=4, ramp=700, warmup=0.5)
-_QUICK_BOUNDS["quick_changes"] |= {
-    "model.architecture": "small_cnn_cifar",
-    "model.objective.init_args.kappa": 0.5,
-    "model.objective.init_args.warmup_steps": 0,
+_BOUNDS_OF_CIFAR10 = {
+    "quick": quick_form(epochs=4, ramp=700, warmup=0.5, kappa=0.5, warmup_steps=0)
+    | {"model.architecture": "small_cnn_cifar"}
 }
 
 CIFAR10 = Study(
@@ -166,12 +171,12 @@ CIFAR10 = Study(
     epsilon="8/255",
     num_images=(50_000, 10_000),
     rows=_rows(
-        method={"quick_epochs": 3},
-        interval_bound=_QUICK_BOUNDS,
-        interval_bound_unquantized=_QUICK_BOUNDS,
-        fgsm_rs={"quick_epochs": 3, "published": (0.432, "AutoAttack, PreActResNet-18")},
-        pgd={"title": "PGD-10", "quick_epochs": 2},
-        quantizer_fgsm_rs={"quick_epochs": 3},
+        method={"quick": quick_form(epochs=3)},
+        interval_bound=_BOUNDS_OF_CIFAR10,
+        interval_bound_unquantized=_BOUNDS_OF_CIFAR10,
+        fgsm_rs={"quick": quick_form(epochs=3), "published": (0.432, "AutoAttack, PreActResNet-18")},
+        pgd={"title": "PGD-10", "quick": quick_form(epochs=2)},
+        quantizer_fgsm_rs={"quick": quick_form(epochs=3)},
     ),
     variants=_variants(levels=(2, 4, 16, 32), sharpnesses=(15.0, 30.0, 120.0), epsilons=("6/255", "12/255", "16/255")),
 )

@@ -8,8 +8,7 @@ import pytest
 
 from lightning_sq.errors import InputError
 from lightning_sq.reproduction import claims, page
-from lightning_sq.reproduction.studies import CIFAR10, MNIST, STUDIES
-from tests.conftest import REPOSITORY
+from lightning_sq.reproduction.studies import CIFAR10, MNIST
 
 
 def seed(worst, papers=None, certified=None, curve=((10, 0.5), (20, 0.8))):
@@ -150,12 +149,6 @@ def test_the_page_has_a_line_for_each_row_and_claim_and_says_what_is_missing(con
     assert all(claim["claim"] in text for claim in content["claims"])
     for name in (page.CURVES_FILE, page.TRAINING_FILE):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
-
-
-@pytest.mark.parametrize("name", STUDIES)
-def test_the_page_that_is_kept_is_the_one_that_its_numbers_give(name):
-    folder = REPOSITORY / "results" / name
-    assert (folder / page.PAGE_FILE).read_text() == page.markdown(page.read_study(folder))
 
 
 def test_a_page_of_another_schema_is_refused(content, tmp_path):
