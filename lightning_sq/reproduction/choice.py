@@ -3,36 +3,22 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from lightning_sq.reproduction.plan import TUNING_SHARE, Settings, estimate_of
+from lightning_sq.reproduction.plan import Settings, estimate_of
 from lightning_sq.reproduction.runs import TRAINED, Run
 from lightning_sq.reproduction.studies import Variant
-
-ATTACKED = 1000
-"""Held-out images that the quick attack gets, about."""
 
 
 def trials(settings: Settings) -> list[tuple[Variant, Run]]:
     """The method as its recipe says, and with each change, all for the same part of the recipe's epochs."""
     row = settings.study.row(settings.study.method)
-    values = settings.recipe(row, 0, {}).values()
-    epochs = math.ceil(TUNING_SHARE * values["trainer"]["max_epochs"])
-    probes = [
-        probe | {"init_args": probe["init_args"] | {"num_images": ATTACKED}} for probe in values["trainer"]["callbacks"]
-    ]
-    form = {
-        "trainer.max_epochs": epochs,
-        "trainer.check_val_every_n_epoch": epochs,
-        "trainer.callbacks": probes,
-    }
     found = []
     for variant in (Variant("as the recipe"), *settings.study.variants):
-        recipe = settings.recipe(row, 0, form | variant.changes)
+        recipe = settings.trial(row, variant.changes)
         folder = settings.runs / "choice" / re.sub(r"\W+", "_", variant.title)
         found.append((variant, Run(replace(row, name=variant.title), 0, recipe, folder)))
     return found

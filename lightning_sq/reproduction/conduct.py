@@ -73,7 +73,8 @@ def _all(settings: Settings, what: str, steps: list[Step]) -> None:
 
 
 def tuned_rates(settings: Settings) -> dict[str, float]:
-    """Row -> the learning rate with the largest accuracy under the quick attack on held-out training images.
+    """Row -> the learning rate with the largest accuracy on held-out training images: under the quick attack, or
+    proven where the row is trained by bounds.
 
     Of equally good ones the recipe's own wins, if it is among them. A row whose rates have not all been tried is left
     out, as are all where nothing is to be tuned.
@@ -84,14 +85,20 @@ def tuned_rates(settings: Settings) -> dict[str, float]:
     for run in settings.to_tune():
         if (run.folder / TRAINED).exists():
             rate = run.recipe.changes[RATE]
-            accuracy = json.loads((run.folder / TRAINED).read_text())["curve"][-1]["robust"]
-            found.setdefault(run.row.name, []).append((accuracy, rate))
+            found.setdefault(run.row.name, []).append((_accuracy_of_trial(settings, run), rate))
     complete = {name: tried for name, tried in found.items() if len(tried) == _num_rates(settings, name)}
     rates = {}
     for name, tried in complete.items():
         own = settings.recipe(settings.study.row(name), 0, {}).values()["model"]["optimization"]["base_learning_rate"]
         rates[name] = max(tried, key=lambda pair: (pair[0], pair[1] == own))[1]
     return rates
+
+
+def _accuracy_of_trial(settings: Settings, run: Run) -> float:
+    if run.row.by_proof:
+        assert settings.tuning_data is not None
+        return proven_share(run, settings.tuning_data, settings.study.epsilon) or 0.0
+    return _marker(run, TRAINED)["curve"][-1]["robust"]
 
 
 def _num_rates(settings: Settings, name: str) -> int:

@@ -21,8 +21,10 @@ START_SECONDS = 25.0
 RATE = "model.optimization.base_learning_rate"
 RATE_FACTORS = (0.5, 1.0, 2.0)
 """Learning rates that are tried for every row, in terms of its recipe's: the same number for all."""
-TUNING_SHARE = 1 / 3
-"""Of the epochs of a row, for each of them."""
+TRIAL_SHARE = 1 / 3
+"""Of the epochs of a row, for each learning rate and each variant that is tried."""
+TRIAL_IMAGES = 1000
+"""Held-out training images that the quick attack gets at the end of a trial, about."""
 
 
 @dataclass(frozen=True)
@@ -83,16 +85,28 @@ class Settings:
                 runs.append(Run(row, seed, recipe, self.runs / row.name / f"seed{seed}"))
         return runs
 
+    def trial(self, row: Row, changes: dict[str, Any]) -> Recipe:
+        """The recipe of a row with `changes`, for a part of its epochs and one look at held-out images at their end."""
+        trainer = self.recipe(row, 0, {}).values()["trainer"]
+        epochs = math.ceil(TRIAL_SHARE * trainer["max_epochs"])
+        probes = [
+            probe | {"init_args": probe["init_args"] | {"num_images": TRIAL_IMAGES}} for probe in trainer["callbacks"]
+        ]
+        form = {
+            "trainer.max_epochs": epochs,
+            "trainer.check_val_every_n_epoch": epochs,
+            "trainer.callbacks": probes,
+        }
+        return self.recipe(row, 0, form | changes)
+
     def to_tune(self) -> list[Run]:
-        """Every row with every learning rate, on a part of its epochs."""
+        """Every row with every learning rate."""
         runs = []
         for row in map(self.study.row, self.rows):
-            values = self.recipe(row, 0, {}).values()
-            epochs = math.ceil(TUNING_SHARE * values["trainer"]["max_epochs"])
+            usual = self.recipe(row, 0, {}).values()["model"]["optimization"]["base_learning_rate"]
             for factor in RATE_FACTORS:
-                rate = factor * values["model"]["optimization"]["base_learning_rate"]
-                recipe = self.recipe(row, 0, {RATE: rate, "trainer.max_epochs": epochs})
-                runs.append(Run(row, 0, recipe, self.runs / row.name / f"tuning/rate{rate:g}"))
+                rate = factor * usual
+                runs.append(Run(row, 0, self.trial(row, {RATE: rate}), self.runs / row.name / f"tuning/rate{rate:g}"))
         return runs
 
     def transfer_sources(self) -> dict[str, Path]:

@@ -11,7 +11,7 @@ from lightning_sq.errors import InputError
 from lightning_sq.reproduction import choice
 from lightning_sq.reproduction.conduct import tuned_rates
 from lightning_sq.reproduction.page import STYLES
-from lightning_sq.reproduction.plan import RATE, Estimate, Settings, plan_in_words
+from lightning_sq.reproduction.plan import RATE, TRIAL_IMAGES, Estimate, Settings, plan_in_words
 from lightning_sq.reproduction.runs import TRAINED, Step, run_all, training_curve
 from lightning_sq.reproduction.studies import MNIST, STUDIES
 from tests.conftest import REPOSITORY
@@ -112,7 +112,7 @@ def test_variants_of_the_method_are_trained_alike_and_shown_if_the_recipe_is_sti
     for _, run in tried:
         trainer = run.recipe.values()["trainer"]
         assert trainer["check_val_every_n_epoch"] == trainer["max_epochs"] == 3
-        assert trainer["callbacks"][0]["init_args"] == {"epsilon": 0.3, "num_images": choice.ATTACKED}
+        assert trainer["callbacks"][0]["init_args"] == {"epsilon": 0.3, "num_images": TRIAL_IMAGES}
     assert choice.tried(ours) == []
     for key, (_, run) in zip(("of another recipe", tried[1][1].recipe.fingerprint()), tried[:2], strict=True):
         run.folder.mkdir(parents=True)
