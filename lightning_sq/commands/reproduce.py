@@ -11,7 +11,7 @@ from lightning_sq.commands.parser import Parser
 from lightning_sq.errors import InputError
 
 if TYPE_CHECKING:
-    from lightning_sq.reproduction.plan import Settings
+    from lightning_sq.reproduction.settings import Settings
 
 QUICK = {"num_images": 100, "attacks": "quick"}
 FULL = {"num_images": 1000, "attacks": "standard"}
@@ -50,6 +50,11 @@ def _parser() -> Parser:
     parser.add_argument("--num-threads", type=int, help="CPU threads of each row; default: the cores over --jobs")
     parser.add_argument("--plan", action="store_true", help="say how long it will take, and stop")
     parser.add_argument("--page", action="store_true", help="write the page anew from what has been run, and stop")
+    parser.add_argument(
+        "--add",
+        action="store_true",
+        help="add to the page at --output: what it says by the same recipes is kept and not run again",
+    )
     parser.add_argument("--overwrite", action="store_true", help="do the chosen rows again")
     return parser
 
@@ -67,6 +72,9 @@ def main(arguments: list[str]) -> None:
     settings.planned({})  # refuses a folder without the recipes
     if not options.page:
         _make_data(options.data_dir, settings)
+    if options.add:
+        settings = _with_earlier(options, settings)
+    if not options.page:
         (_choose if options.choose else _run)(options, settings)
     if not options.plan:
         _write_page(options, settings)
@@ -76,7 +84,7 @@ def _settings(options: Namespace) -> Settings:
     """The defaults that hang on the form filled in. Raises: InputError for rows that there are not."""
     import torch
 
-    from lightning_sq.reproduction.plan import Settings
+    from lightning_sq.reproduction.settings import Settings
     from lightning_sq.reproduction.studies import STUDIES
 
     study, form = STUDIES[options.study], QUICK if options.quick else FULL
@@ -108,6 +116,23 @@ def _settings(options: Namespace) -> Settings:
     )
 
 
+def _output(options: Namespace, settings: Settings) -> Path:
+    return options.output or (settings.runs if settings.quick else Path("results") / settings.study.name)
+
+
+def _with_earlier(options: Namespace, settings: Settings) -> Settings:
+    """With what the page says, but for what is to be done again."""
+    from dataclasses import replace
+
+    from lightning_sq.reproduction.earlier import Earlier
+    from lightning_sq.reproduction.page import read_study
+
+    earlier = Earlier.of(read_study(_output(options, settings)), settings.conditions())
+    if options.overwrite:
+        earlier = replace(earlier, choice=[]) if options.choose else earlier.without(settings.rows)
+    return replace(settings, earlier=earlier)
+
+
 def _make_data(data_dir: Path | None, settings: Settings) -> None:
     from lightning_sq.commands.data import main as data
 
@@ -133,18 +158,18 @@ def _run(options: Namespace, settings: Settings) -> None:
 def _choose(options: Namespace, settings: Settings) -> None:
     from lightning_sq.evaluation.results import percent
     from lightning_sq.progress import progress_bar
-    from lightning_sq.reproduction.choice import seconds_of_trials, tried
     from lightning_sq.reproduction.conduct import choose
-    from lightning_sq.reproduction.plan import time_in_words
+    from lightning_sq.reproduction.plan import seconds_of_variants, time_in_words
+    from lightning_sq.reproduction.trials import tried_variants
 
     with progress_bar("timing a few steps of each variant", "variants") as advance:
-        seconds = seconds_of_trials(settings, advance)
+        seconds = seconds_of_variants(settings, advance)
     in_all = time_in_words(sum(seconds) / settings.jobs)
     print(f"{len(seconds)} variants, {settings.jobs} at a time: about {in_all}", flush=True)
     if options.plan:
         return
     choose(settings, seconds, anew=options.overwrite)
-    for entry in tried(settings):
+    for entry in tried_variants(settings):
         print(f"{percent(entry['accuracy']):>8}  {entry['title']}")
 
 
@@ -152,7 +177,7 @@ def _write_page(options: Namespace, settings: Settings) -> None:
     from lightning_sq.reproduction import page
     from lightning_sq.reproduction.conduct import collect
 
-    output = options.output or (settings.runs if settings.quick else Path("results") / settings.study.name)
+    output = _output(options, settings)
     content = collect(settings)
     page.write_page(output, content)
     for line in page.printed(content):

@@ -59,9 +59,9 @@ def spread_of(rows: dict[str, Any], name: str, key: str) -> Spread | None:
 def progress(study: Study, name: str, seed: dict[str, Any]) -> list[tuple[float, float]]:
     """[(seconds of training, accuracy)] of one seed of a row: that under the quick attack, after each epoch.
 
-    Of the row that is trained by interval bounds it is what is proven in the end, for a quick attack sees little there.
+    Of a row that is trained by interval bounds it is what is proven in the end, for a quick attack sees little there.
     """
-    if name == study.certified:
+    if study.row(name).by_proof:
         return [(seed["seconds"], seed["certified"] or 0.0)]
     return [(point["seconds"], point["robust"]) for point in seed["curve"]]
 

@@ -81,7 +81,7 @@ class Step:
         if known != self.key:
             raise InputError(
                 f"{self.marker.parent} holds {self.title} by other settings (its recipe or options have changed). "
-                "Add --overwrite to do it again, or give another --runs."
+                "Give the options of then, add --overwrite to do it again, or give another --runs."
             )
         return True
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lightning_sq.__main__ import main
-from lightning_sq.reproduction.page import read_study
+from lightning_sq.reproduction.page import read_study, write_page
 from tests.conftest import REPOSITORY
 from tests.data.idx import NUM_TEST, tiny_mnist, write_idx
 
@@ -69,7 +69,7 @@ def test_started_again_it_does_nothing_twice(words, page, capsys):
 def test_other_settings_are_refused_and_overwrite_is_named(words, page, capsys, extra):
     again = ["2" if word == "1" and words[k - 1] == "--max-epochs" else word for k, word in enumerate(words)]
     assert main([*again, "--rows", "interval_bound", *extra]) == 2
-    assert "Add --overwrite to do it again, or give another --runs." in capsys.readouterr().err
+    assert "add --overwrite to do it again, or give another --runs." in capsys.readouterr().err
 
 
 def test_plan_trains_nothing_and_page_needs_something(words, page, tmp_path, capsys):
@@ -92,6 +92,44 @@ def test_plan_trains_nothing_and_page_needs_something(words, page, tmp_path, cap
 )
 def test_bad_input_is_one_sentence_before_anything_runs(words, extra, sentence, tmp_path, capsys):
     assert main([*words, "--runs", str(tmp_path / "runs"), *extra]) == 2
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.fixture
+def elsewhere(words, page, tmp_path) -> list[str]:
+    """The page alone, as where its runs are no longer at hand."""
+    write_page(tmp_path / "page", read_study(page))
+    return [*words, "--runs", str(tmp_path / "runs"), "--output", str(tmp_path / "page"), "--add"]
+
+
+def test_a_row_is_added_to_a_page_whose_runs_are_gone(elsewhere, tmp_path):
+    before = read_study(tmp_path / "page")["rows"]
+    assert main([*elsewhere, "--rows", "natural,quantizer_only"]) == 0
+    after = read_study(tmp_path / "page")["rows"]
+    assert list(after) == ["natural", "quantizer_only", "interval_bound"]
+    assert {name: after[name] for name in before} == before
+    assert [folder.name for folder in (tmp_path / "runs").iterdir()] == ["quantizer_only"]
+
+
+def test_an_added_row_is_done_again_where_that_is_said(elsewhere, tmp_path):
+    before = read_study(tmp_path / "page")["rows"]
+    assert main([*elsewhere, "--rows", "natural", "--overwrite"]) == 0
+    after = read_study(tmp_path / "page")["rows"]
+    assert after["interval_bound"] == before["interval_bound"]
+    assert after["natural"]["seeds"][0]["seconds"] != before["natural"]["seeds"][0]["seconds"]
+
+
+@pytest.mark.parametrize(
+    ("extra", "sentence"),
+    [
+        (["--num-images", "1"], f"The page there says num_images {NUM_TEST}, and this run 1"),
+        (["--max-epochs", "2"], "has the row interval_bound by another recipe than configs has now. Add it to --rows."),
+        (["--output", "nowhere"], "There is no nowhere/study.json."),
+    ],
+)
+def test_nothing_is_added_to_a_page_that_was_made_otherwise(elsewhere, extra, sentence, tmp_path, capsys):
+    assert main([*elsewhere, "--rows", "natural", "--page", *extra]) == 2
     assert sentence in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 

@@ -14,6 +14,11 @@ from lightning_sq.reproduction.studies import CIFAR10, MNIST
 def seed(worst, papers=None, certified=None, curve=((10, 0.5), (20, 0.8))):
     return {
         "seed": 0,
+        "recipe": "0123456789abcdef",
+        "day": "2026-01-02",
+        "device": "CPU, 4 cores",
+        "num_threads": 1,
+        "jobs": 2,
         "epochs": 2,
         "seconds": curve[-1][0],
         "curve": [{"seconds": s, "clean": 0.99, "robust": r} for s, r in curve],
@@ -29,7 +34,7 @@ def seed(worst, papers=None, certified=None, curve=((10, 0.5), (20, 0.8))):
 
 
 def rows(**seeds):
-    known = {"network": "small_cnn", "options": [], "learning_rate_tuned": False}
+    known = {"network": "small_cnn", "options": [], "learning_rate": 0.002, "tuning": []}
     return {name: {"title": MNIST.row(name).title, **known, "seeds": list(own)} for name, own in seeds.items()}
 
 
@@ -116,9 +121,6 @@ def content():
         "epsilon": "0.3",
         "form": "full",
         "created": "",
-        "device": "CPU",
-        "num_threads": 1,
-        "jobs": 2,
         "versions": {},
         "data": {"train": 60_000, "val": 10_000, "whole": True},
         "attacks": ["pgd"],
@@ -141,6 +143,7 @@ def test_the_page_has_a_line_for_each_row_and_claim_and_says_what_is_missing(con
     assert "| **90.0** | 85.0 |" in text
     assert "gradients vanish" in text
     assert "60,000 training and 10,000 test images; network small_cnn, box_cnn in quantizer + interval bounds." in text
+    assert "Trained on CPU, 1 thread a row, 2 rows at a time. Measured on 2026-01-02." in text
     assert "not the data set as published" not in text
     assert "not the data set as published" in page.markdown(content | {"data": content["data"] | {"whole": False}})
     assert "Not run here: PGD-40." in text
@@ -149,6 +152,19 @@ def test_the_page_has_a_line_for_each_row_and_claim_and_says_what_is_missing(con
     assert all(claim["claim"] in text for claim in content["claims"])
     for name in (page.CURVES_FILE, page.TRAINING_FILE):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_page_shows_what_every_learning_rate_gave(content):
+    assert "its recipe's; none was tuned" in page.markdown(content)
+    assert "## Learning rates" not in page.markdown(content)
+    tried = [
+        {"rate": rate, "accuracy": accuracy, "recipe": ""}
+        for rate, accuracy in ((0.001, 0.5), (0.002, 0.6), (0.004, 0.55))
+    ]
+    content["rows"]["method"]["tuning"] = tried
+    text = page.markdown(content)
+    assert "| soft quantization + noisy natural samples | 50.0 | **60.0** | 55.0 | 0.002 |" in text
+    assert "learning rate of some rows is the best of three" in text
 
 
 def test_a_page_of_another_schema_is_refused(content, tmp_path):

@@ -8,12 +8,12 @@ import math
 import pytest
 
 from lightning_sq.errors import InputError
-from lightning_sq.reproduction import choice
-from lightning_sq.reproduction.conduct import tuned_rates
 from lightning_sq.reproduction.page import STYLES
-from lightning_sq.reproduction.plan import RATE, TRIAL_IMAGES, Estimate, Settings, plan_in_words
+from lightning_sq.reproduction.plan import Estimate, plan_in_words
 from lightning_sq.reproduction.runs import TRAINED, Step, run_all, training_curve
+from lightning_sq.reproduction.settings import RATE, Settings
 from lightning_sq.reproduction.studies import MNIST, STUDIES
+from lightning_sq.reproduction.trials import TRIAL_IMAGES, rates_to_try, tried_variants, tuned_rates, variants
 from tests.conftest import REPOSITORY
 
 
@@ -39,7 +39,7 @@ def test_a_step_that_is_done_is_not_done_again(tmp_path):
 def test_a_step_with_other_settings_is_refused_before_anything_runs(tmp_path):
     ran([step(tmp_path, "good", ["--version"])])
     other = step(tmp_path, "other", ["--version"])
-    with pytest.raises(InputError, match=r"holds good by other settings .* Add --overwrite"):
+    with pytest.raises(InputError, match=r"holds good by other settings .* add --overwrite"):
         ran([other, step(tmp_path, "good", ["--version"], key="another")])
     assert not other.marker.exists()
 
@@ -86,14 +86,14 @@ def settings(tmp_path, **changes):
 
 def test_every_row_gets_the_same_number_of_learning_rates_and_the_best_on_held_out_images_is_taken(tmp_path):
     ours = settings(tmp_path)
-    tried = ours.to_tune()
+    tried = rates_to_try(ours)
     assert [run.row.name for run in tried] == ["natural"] * 3 + ["pgd"] * 3
     assert len({run.folder for run in tried}) == len({run.recipe.fingerprint() for run in tried}) == 6
     assert tuned_rates(ours) == {}
     for accuracy, run in zip([0.5, 0.7, 0.7, 0.1, 0.2, 0.3], tried, strict=True):
         run.folder.mkdir(parents=True)
         curve = [{"seconds": 1.0, "clean": 0.9, "robust": 0.99}, {"seconds": 2.0, "clean": 0.9, "robust": accuracy}]
-        (run.folder / TRAINED).write_text(json.dumps({"curve": curve}))
+        (run.folder / TRAINED).write_text(json.dumps({"key": run.recipe.fingerprint(), "curve": curve}))
     own = {name: ours.recipe(MNIST.row(name), 0, {}).values()["model"]["optimization"] for name in ours.rows}
     expected = {"natural": own["natural"]["base_learning_rate"], "pgd": 2 * own["pgd"]["base_learning_rate"]}
     assert tuned_rates(ours) == expected
@@ -106,19 +106,19 @@ def test_every_row_gets_the_same_number_of_learning_rates_and_the_best_on_held_o
 
 def test_variants_of_the_method_are_trained_alike_and_shown_if_the_recipe_is_still_the_same(tmp_path):
     ours = settings(tmp_path)
-    tried = choice.trials(ours)
+    tried = variants(ours)
     assert len(tried) == 1 + len(MNIST.variants)
     assert len({run.folder for _, run in tried}) == len(tried)
     for _, run in tried:
         trainer = run.recipe.values()["trainer"]
         assert trainer["check_val_every_n_epoch"] == trainer["max_epochs"] == 3
         assert trainer["callbacks"][0]["init_args"] == {"epsilon": 0.3, "num_images": TRIAL_IMAGES}
-    assert choice.tried(ours) == []
+    assert tried_variants(ours) == []
     for key, (_, run) in zip(("of another recipe", tried[1][1].recipe.fingerprint()), tried[:2], strict=True):
         run.folder.mkdir(parents=True)
         curve = [{"seconds": 2.0, "clean": 0.9, "robust": 0.7}]
         (run.folder / TRAINED).write_text(json.dumps({"key": key, "curve": curve, "epochs": 3}))
-    (found,) = choice.tried(ours)
+    (found,) = tried_variants(ours)
     assert (found["title"], found["accuracy"], found["seconds"]) == (MNIST.variants[0].title, 0.7, 2.0)
     assert found["changes"] == MNIST.variants[0].changes
 
@@ -150,8 +150,11 @@ def test_the_plan_counts_tuning_training_and_attacks_of_all_seeds(tmp_path):
 
 
 def test_the_undefended_net_and_the_pgd_trained_one_lend_their_images(tmp_path):
-    assert settings(tmp_path, rows=("free",)).transfer_sources() == {}
-    assert list(settings(tmp_path).transfer_sources()) == ["natural", "pgd"]
+    ours = settings(tmp_path)
+    runs = ours.planned({})
+    assert ours.transfer_sources([]) == {}
+    assert list(ours.transfer_sources(runs)) == ["natural", "pgd"]
+    assert ours.transfer_sources(runs[2:]) == {"pgd": tmp_path / "runs/pgd/seed1/checkpoints/last.ckpt"}
     (tmp_path / "runs/pgd/seed0").mkdir(parents=True)
     (tmp_path / "runs/pgd/seed0" / TRAINED).write_text("{}")
-    assert list(settings(tmp_path, rows=("free",)).transfer_sources()) == ["pgd"]
+    assert ours.transfer_sources([]) == {"pgd": tmp_path / "runs/pgd/seed0/checkpoints/last.ckpt"}

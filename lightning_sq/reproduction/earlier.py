@@ -1,0 +1,68 @@
+"""What an earlier page measured, kept in the next one where its runs are no longer at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lightning_sq.errors import InputError
+from lightning_sq.reproduction.runs import Run
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """The numbers of a page, found by the recipe that gave them.
+
+    Args:
+        rows: As on the page.
+        choice: The same.
+    """
+
+    rows: dict[str, Any]
+    choice: list[dict[str, Any]]
+
+    @classmethod
+    def of(cls, content: dict[str, Any], conditions: dict[str, Any]) -> Earlier:
+        """From a page.
+
+        Args:
+            content: What `page.read_study` gives.
+            conditions: Of the runs that are to stand beside it.
+        Raises: InputError if they are others.
+        """
+        for key, ours in conditions.items():
+            if content[key] != ours:
+                raise InputError(
+                    f"The page there says {key} {content[key]}, and this run {ours}: their rows cannot stand side by "
+                    "side. Give the options of that page, or leave --add out."
+                )
+        return cls(content["rows"], content["choice"])
+
+    def seed(self, run: Run) -> dict[str, Any] | None:
+        """What was measured of that row with that seed by that recipe; None if nothing was."""
+        found = (entry for entry in self._of(run, "seeds") if entry["seed"] == run.seed)
+        return _by_recipe(found, run)
+
+    def trial(self, run: Run) -> dict[str, Any] | None:
+        """What one of its learning rates gave on held-out images."""
+        return _by_recipe(self._of(run, "tuning"), run)
+
+    def variant(self, run: Run) -> dict[str, Any] | None:
+        """What a variant of the method gave on them."""
+        return _by_recipe(self.choice, run)
+
+    def without(self, rows: Collection[str]) -> Earlier:
+        """Nothing of those rows."""
+        return replace(self, rows={name: row for name, row in self.rows.items() if name not in rows})
+
+    def _of(self, run: Run, key: str) -> list[dict[str, Any]]:
+        return self.rows.get(run.row.name, {}).get(key, [])
+
+
+NOTHING = Earlier({}, [])
+
+
+def _by_recipe(entries: Any, run: Run) -> dict[str, Any] | None:
+    fingerprint = run.recipe.fingerprint()
+    return next((entry for entry in entries if entry["recipe"] == fingerprint), None)

@@ -1,0 +1,113 @@
+"""What a study is asked for, and what is run for that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning_sq.data.index import load_index
+from lightning_sq.evaluation.suites import attacks_by_name
+from lightning_sq.reproduction.earlier import NOTHING, Earlier
+from lightning_sq.reproduction.recipes import Recipe, recipe_of
+from lightning_sq.reproduction.runs import CHECKPOINT, TRAINED, Run
+from lightning_sq.reproduction.studies import Row, Study
+
+RATE = "model.optimization.base_learning_rate"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a study is run.
+
+    Args:
+        study: Which.
+        rows: Names of its rows.
+        quick: The quick form: short schedules, one seed.
+        num_seeds: At most so many of each row; None for the study's own.
+        max_epochs: At most so many of each row; None for the recipes' own.
+        configs: Folder of the recipes.
+        data: Image folder to train and test on.
+        tuning_data: Image folder whose val are training images; None leaves the learning rates as the recipes say.
+        runs: Folder of the runs.
+        attacks: As of evaluate.
+        num_images: Test images to attack.
+        jobs: Rows at a time.
+        num_threads: CPU threads of each.
+        earlier: What an earlier page measured, which is not measured again.
+    """
+
+    study: Study
+    rows: tuple[str, ...]
+    quick: bool
+    num_seeds: int | None
+    max_epochs: int | None
+    configs: Path
+    data: Path
+    tuning_data: Path | None
+    runs: Path
+    attacks: str
+    num_images: int
+    jobs: int
+    num_threads: int
+    earlier: Earlier = NOTHING
+
+    @property
+    def form(self) -> str:
+        """As the page calls it."""
+        return "quick" if self.quick else "full"
+
+    def conditions(self) -> dict[str, Any]:
+        """What all numbers of a page have in common, as the page says it."""
+        train, val = (len(load_index(self.data / split)) for split in ("train", "val"))
+        return {
+            "study": self.study.name,
+            "epsilon": self.study.epsilon,
+            "form": self.form,
+            "data": {"train": train, "val": val, "whole": (train, val) == self.study.num_images},
+            "attacks": list(attacks_by_name(self.attacks)),
+            "num_images": self.num_images,
+        }
+
+    def recipe(self, row: Row, seed: int, changes: dict[str, Any]) -> Recipe:
+        """The recipe of a row in this form, with `changes` besides."""
+        place = {"configs": self.configs, "seed": seed, "quick": self.quick}
+        form = dict(row.quick) if self.quick else {}
+        epochs = recipe_of(self.study, row, changes=form, **place).values()["trainer"]["max_epochs"]
+        if self.max_epochs is not None:
+            form["trainer.max_epochs"] = min(epochs, self.max_epochs)
+        return recipe_of(self.study, row, changes=form | changes, **place)
+
+    def planned(self, rates: Mapping[str, float]) -> list[Run]:
+        """Every row with every seed.
+
+        Args:
+            rates: Row -> its learning rate, where it was tuned.
+        """
+        runs = []
+        for row in map(self.study.row, self.rows):
+            num_seeds = 1 if self.quick else row.num_seeds
+            changes = {RATE: rates[row.name]} if row.name in rates else {}
+            for seed in range(min(num_seeds, self.num_seeds or num_seeds)):
+                recipe = self.recipe(row, seed, changes)
+                runs.append(Run(row, seed, recipe, self.runs / row.name / f"seed{seed}"))
+        return runs
+
+    def transfer_sources(self, runs: Sequence[Run]) -> dict[str, Path]:
+        """The undefended net and the PGD-trained one, whose adversarial images are tried on the others, if there.
+
+        The first of its seeds among `runs`, which will be trained by then, or what an earlier command has trained.
+        """
+        found = {}
+        for name in (self.study.natural, self.study.adversarial):
+            folders = [run.folder for run in runs if run.row.name == name]
+            folders += [folder for folder in [self.runs / name / "seed0"] if (folder / TRAINED).exists()]
+            if folders:
+                found[name] = folders[0] / CHECKPOINT
+        return found
+
+    def attack_options(self) -> list[str]:
+        """Of `lightning-sq evaluate`, the same for every row."""
+        words = ["--data", str(self.data), "--epsilon", self.study.epsilon, "--attacks", self.attacks]
+        return [*words, "--num-images", str(self.num_images), "--backend", "torchvision", "--num-threads", "1"]

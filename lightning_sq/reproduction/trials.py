@@ -1,0 +1,121 @@
+"""What is tried on training images that are held out, never on test images: learning rates, variants of the method."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import replace
+from typing import Any
+
+from lightning_sq.reproduction.proofs import proven_share
+from lightning_sq.reproduction.recipes import Recipe
+from lightning_sq.reproduction.runs import TRAINED, Run
+from lightning_sq.reproduction.settings import RATE, Settings
+from lightning_sq.reproduction.studies import Row, Variant
+
+RATE_FACTORS = (0.5, 1.0, 2.0)
+"""Learning rates that are tried for every row, in terms of its recipe's: the same number for all."""
+TRIAL_SHARE = 1 / 3
+"""Of the epochs of a row, for each learning rate and each variant that is tried."""
+TRIAL_IMAGES = 1000
+"""Held-out training images that the quick attack gets at the end of a trial, about."""
+
+
+def _trial(settings: Settings, row: Row, changes: dict[str, Any]) -> Recipe:
+    """The recipe of a row with `changes`, for a part of its epochs and one look at held-out images at their end."""
+    trainer = settings.recipe(row, 0, {}).values()["trainer"]
+    epochs = math.ceil(TRIAL_SHARE * trainer["max_epochs"])
+    probes = [
+        probe | {"init_args": probe["init_args"] | {"num_images": TRIAL_IMAGES}} for probe in trainer["callbacks"]
+    ]
+    form = {"trainer.max_epochs": epochs, "trainer.check_val_every_n_epoch": epochs, "trainer.callbacks": probes}
+    return settings.recipe(row, 0, form | changes)
+
+
+def rates_to_try(settings: Settings) -> list[Run]:
+    """Every row with every learning rate; none where nothing is to be tuned."""
+    runs: list[Run] = []
+    if settings.tuning_data is None:
+        return runs
+    for row in map(settings.study.row, settings.rows):
+        usual = _usual_rate(settings, row)
+        for rate in (factor * usual for factor in RATE_FACTORS):
+            folder = settings.runs / row.name / f"tuning/rate{rate:g}"
+            runs.append(Run(row, 0, _trial(settings, row, {RATE: rate}), folder))
+    return runs
+
+
+def tried_rates(settings: Settings) -> dict[str, list[dict[str, Any]]]:
+    """Row -> [{rate, accuracy, recipe}] of the learning rates that have been tried, as the page shows them.
+
+    accuracy: on held-out training images, under the quick attack, or proven where the row is trained by bounds.
+    """
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in settings.rows}
+    for run in rates_to_try(settings):
+        entry = settings.earlier.trial(run)
+        if _trained(run) is not None:
+            accuracy = _accuracy_of_trial(settings, run)
+            entry = {"rate": run.recipe.changes[RATE], "accuracy": accuracy, "recipe": run.recipe.fingerprint()}
+        if entry is not None:
+            found[run.row.name].append(entry)
+    return found
+
+
+def tuned_rates(settings: Settings) -> dict[str, float]:
+    """Row -> the best of its learning rates; of equally good ones the recipe's own wins, if it is among them.
+
+    A row whose rates have not all been tried is left out, as are all where nothing is to be tuned.
+    """
+    rates = {}
+    for name, entries in tried_rates(settings).items():
+        if len(entries) == len(RATE_FACTORS):
+            usual = _usual_rate(settings, settings.study.row(name))
+            rates[name] = max(entries, key=lambda entry: (entry["accuracy"], entry["rate"] == usual))["rate"]
+    return rates
+
+
+def _usual_rate(settings: Settings, row: Row) -> float:
+    return settings.recipe(row, 0, {}).values()["model"]["optimization"]["base_learning_rate"]
+
+
+def _accuracy_of_trial(settings: Settings, run: Run) -> float:
+    if run.row.by_proof:
+        assert settings.tuning_data is not None
+        return proven_share(run, settings.tuning_data, settings.study.epsilon) or 0.0
+    return json.loads((run.folder / TRAINED).read_text())["curve"][-1]["robust"]
+
+
+def _trained(run: Run) -> dict[str, Any] | None:
+    """What its marker holds; None without one, or if the recipe has changed since."""
+    marker = run.folder / TRAINED
+    trained = json.loads(marker.read_text()) if marker.exists() else None
+    return trained if trained and trained["key"] == run.recipe.fingerprint() else None
+
+
+def variants(settings: Settings) -> list[tuple[Variant, Run]]:
+    """The method as its recipe says, and with each change, all for the same part of the recipe's epochs."""
+    row = settings.study.row(settings.study.method)
+    found = []
+    for variant in (Variant("as the recipe"), *settings.study.variants):
+        folder = settings.runs / "choice" / re.sub(r"\W+", "_", variant.title)
+        recipe = _trial(settings, row, variant.changes)
+        found.append((variant, Run(replace(row, name=variant.title), 0, recipe, folder)))
+    return found
+
+
+def tried_variants(settings: Settings) -> list[dict[str, Any]]:
+    """[{title, changes, epochs, accuracy, seconds, recipe}] of the variants that were run, as the page shows them.
+
+    accuracy: under the quick attack on held-out training images; seconds: of training.
+    """
+    found = []
+    for variant, run in variants(settings):
+        entry, trained = settings.earlier.variant(run), _trained(run)
+        if trained is not None:
+            last = trained["curve"][-1]
+            entry = {"title": variant.title, "changes": variant.changes, "epochs": trained["epochs"],
+                     "accuracy": last["robust"], "seconds": last["seconds"], "recipe": trained["key"]}  # fmt: skip
+        if entry is not None:
+            found.append(entry)
+    return found

@@ -1,0 +1,52 @@
+"""What an earlier page measured is found by its recipe, and by nothing else."""
+
+from __future__ import annotations
+
+import pytest
+
+from lightning_sq.errors import InputError
+from lightning_sq.reproduction.earlier import NOTHING, Earlier
+from lightning_sq.reproduction.runs import Run
+from lightning_sq.reproduction.settings import RATE
+from lightning_sq.reproduction.trials import rates_to_try, tried_rates, tried_variants, tuned_rates, variants
+from tests.reproduction.test_runs import settings
+
+
+def known(run: Run, **more) -> dict:
+    return {"recipe": run.recipe.fingerprint()} | more
+
+
+def test_a_seed_is_known_by_its_recipe_alone(tmp_path):
+    ours = settings(tmp_path)
+    natural, pgd, *_ = ours.planned({})
+    earlier = Earlier({"pgd": {"seeds": [known(pgd, seed=0)]}, "natural": {"seeds": [known(pgd, seed=0)]}}, [])
+    assert earlier.seed(pgd) == known(pgd, seed=0)
+    assert earlier.seed(natural) is None
+    assert earlier.seed(ours.planned({"pgd": 0.5})[1]) is None
+    assert earlier.without(["pgd"]).seed(pgd) is None
+    assert NOTHING.seed(pgd) is None
+
+
+def test_learning_rates_that_a_page_has_tried_are_not_tried_again_and_tell_the_best(tmp_path):
+    ours = settings(tmp_path, rows=("pgd",))
+    trials = rates_to_try(ours)
+    entries = [
+        known(run, rate=run.recipe.changes[RATE], accuracy=a) for run, a in zip(trials, (0.1, 0.2, 0.3), strict=True)
+    ]
+    after = settings(tmp_path, rows=("pgd",), earlier=Earlier({"pgd": {"tuning": entries}}, []))
+    assert tried_rates(after) == {"pgd": entries}
+    assert tuned_rates(after) == {"pgd": trials[2].recipe.changes[RATE]}
+    assert tuned_rates(ours) == {}
+
+
+def test_variants_that_a_page_has_tried_are_shown(tmp_path):
+    tried = variants(settings(tmp_path))[3][1]
+    after = settings(tmp_path, earlier=Earlier({}, [known(tried, title="x"), {"recipe": "of another one"}]))
+    assert tried_variants(after) == [known(tried, title="x")]
+
+
+def test_pages_made_otherwise_are_refused():
+    page = {"rows": {}, "choice": [], "num_images": 200, "attacks": ["pgd"]}
+    assert Earlier.of(page, {"num_images": 200, "attacks": ["pgd"]}) == NOTHING
+    with pytest.raises(InputError, match=r"says num_images 200, and this run 1000: .* leave --add out"):
+        Earlier.of(page, {"num_images": 1000, "attacks": ["pgd"]})
