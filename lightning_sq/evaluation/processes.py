@@ -51,9 +51,10 @@ def _all_there() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # of the backend: the connection is closed
+        cause = str(error).partition("\n")[0]
         raise InputError(
             f"Process {rank()} of {world_size()} has lost another one: it was killed, or its error stands above. "
-            "Start the same command again; where it keeps its verdicts it goes on."
+            f"Start the same command again; where it keeps its verdicts it goes on. The connection's own words: {cause}"
         ) from error
 
 

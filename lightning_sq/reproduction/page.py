@@ -137,6 +137,9 @@ def markdown(content: dict[str, Any]) -> str:
     lines += _rates(content["rows"])
     if content["choice"]:
         lines += _choice(content["choice"])
+    if left_out := STUDIES[content["study"]].left_out:
+        lines += ["", "Tried besides by throw-away scripts, on other training images held out, and left out:", ""]
+        lines += [f"- {sentence}" for sentence in left_out]
     return "\n".join(
         [
             *lines,
