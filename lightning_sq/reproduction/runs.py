@@ -48,7 +48,7 @@ class Run:
     @property
     def title(self) -> str:
         """For people."""
-        return f"{self.row.name}, seed {self.seed}"
+        return f"{self.row.name}, {self.folder.name}"
 
 
 @dataclass(frozen=True)
