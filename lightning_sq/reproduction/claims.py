@@ -167,4 +167,7 @@ def _as_published(study: Study, rows: dict[str, Any], name: str) -> Claim:
         return _not_run(text, name)
     gap = accuracy - worst.mean
     verdict = "within 3 points, or better" if gap <= COMPARABLE else f"{100 * gap:.1f} points less"
+    each = [f"{100 * seed['worst_case']:.1f}" for seed in rows[name]["seeds"]]
+    if len(each) > 1:
+        verdict += f" (seed by seed {', '.join(each)})"
     return Claim(text, str(spread_of(rows, name, "papers_attacks")), str(worst), verdict, gap <= COMPARABLE)
