@@ -168,8 +168,8 @@ MNIST = Study(
         "A memory of the hardest draw of each digit, taken up again in the next epoch: no better.",
         "Half of each batch the digits that were hardest before: no better.",
         "Three levels with thresholds at a third and two thirds, which interval bounds like: far worse.",
-        "A small network that learns from the losses of the draws where noise hurts: about two points better on a "
-        "wider net, and no more with three times the epochs.",
+        "A small network that learns from the losses of the draws where noise hurts: a little better on a wider net, "
+        "and no more with three times the epochs.",
         "A network that predicts the input gradient from forward passes: its draws were no harder than random ones.",
         "Four gradient steps inside the quantized box, which are no noisy natural samples: far better on the same net "
         "in the same epochs. It is the search by forward passes that limits the method, not quantizer or network.",
