@@ -42,6 +42,12 @@ def _parser() -> Parser:
         "(never in the quick form)",
     )
     parser.add_argument(
+        "--no-shorter",
+        action="store_true",
+        help="leave the shorter schedules out, by which the time to the same worst case is told (the quick form has "
+        "none)",
+    )
+    parser.add_argument(
         "--choose",
         action="store_true",
         help="instead of the rows, try each noise, level count and sharpness of the method on held-out training images",
@@ -84,7 +90,7 @@ def _settings(options: Namespace) -> Settings:
     """The defaults that hang on the form filled in. Raises: InputError for rows that there are not."""
     import torch
 
-    from lightning_sq.reproduction.settings import Settings
+    from lightning_sq.reproduction.settings import SHARES, Settings
     from lightning_sq.reproduction.studies import STUDIES
 
     study, form = STUDIES[options.study], QUICK if options.quick else FULL
@@ -113,6 +119,7 @@ def _settings(options: Namespace) -> Settings:
         num_images=options.num_images or form["num_images"],
         jobs=jobs,
         num_threads=options.num_threads or max(1, cores // jobs),
+        shares=() if options.quick or options.no_shorter else SHARES,
     )
 
 
@@ -149,7 +156,7 @@ def _run(options: Namespace, settings: Settings) -> None:
 
     with progress_bar("timing a few steps of each row", "rows") as advance:
         known = estimates(settings, advance)
-    print(plan_in_words(settings, known), flush=True)
+    print(plan_in_words(settings, known, anew=options.overwrite), flush=True)
     if options.plan:
         return
     conduct(settings, known, anew=options.overwrite)

@@ -13,22 +13,23 @@ from lightning_sq.evaluation.results import read_results
 from lightning_sq.models.checkpoint_format import versions
 from lightning_sq.progress import progress_bar
 from lightning_sq.reproduction import claims, page
-from lightning_sq.reproduction.plan import Estimate, tuning_seconds
+from lightning_sq.reproduction.plan import Estimate
 from lightning_sq.reproduction.proofs import proven_share
 from lightning_sq.reproduction.runs import EVALUATION, Run, Step, evaluation_step, forget, run_all, training_step
 from lightning_sq.reproduction.settings import RATE, Settings
 from lightning_sq.reproduction.studies import Row
-from lightning_sq.reproduction.trials import rates_to_try, tried_rates, tried_variants, tuned_rates, variants
+from lightning_sq.reproduction.trials import tried_rates, tried_variants, tuned_rates, untried_rates, variants
 
 
 def conduct(settings: Settings, known: dict[str, Estimate], *, anew: bool = False) -> None:
     """Tune, train and attack every row; what was done before is not done again, unless all is to be done `anew`."""
-    trials = [run for run in rates_to_try(settings) if settings.earlier.trial(run) is None]
-    if trials:
-        seconds = [tuning_seconds(run, known[run.row.name]) for run in trials]
+    if settings.tuning_data is not None:
+        trials = untried_rates(settings)
+        seconds = [known[run.row.name].of_training(run.recipe) for run in trials]
         _train(settings, "tuning", trials, settings.tuning_data, seconds, anew)
-    runs = [run for run in settings.planned(tuned_rates(settings)) if settings.earlier.seed(run) is None]
-    _train(settings, "training", runs, settings.data, [known[run.row.name].training for run in runs], anew)
+    runs = settings.missing(tuned_rates(settings))
+    seconds = [known[run.row.name].of_training(run.recipe) for run in runs]
+    _train(settings, "training", runs, settings.data, seconds, anew)
     sources = settings.transfer_sources(runs)
     attacks = []
     for run in runs:
@@ -42,13 +43,13 @@ def choose(settings: Settings, seconds: Sequence[float], *, anew: bool = False) 
     todo = [(run, s) for (_, run), s in zip(variants(settings), seconds, strict=True)]
     todo = [(run, s) for run, s in todo if settings.earlier.variant(run) is None]
     runs = [run for run, _ in todo]
-    _train(settings, "trying variants of the method", runs, settings.tuning_data, [s for _, s in todo], anew)
+    if settings.tuning_data is not None:
+        _train(settings, "trying variants of the method", runs, settings.tuning_data, [s for _, s in todo], anew)
 
 
 def _train(
-    settings: Settings, what: str, runs: Sequence[Run], data: Path | None, seconds: Sequence[float], anew: bool
+    settings: Settings, what: str, runs: Sequence[Run], data: Path, seconds: Sequence[float], anew: bool
 ) -> None:
-    assert data is not None
     if anew:
         for run in runs:
             forget(run)
@@ -66,17 +67,20 @@ def collect(settings: Settings) -> dict[str, Any]:
     Raises: InputError if there is none, or one by another recipe than the present one.
     """
     trials, rates = tried_rates(settings), tuned_rates(settings)
-    entries: dict[str, list[dict[str, Any]]] = {}
     planned = settings.planned(rates)
+    found: list[tuple[Run, dict[str, Any]]] = []
     with progress_bar("reading the runs, and proving what interval bounds can", "rows") as advance:
         for done, run in enumerate(planned, start=1):
             entry = _measured(settings, run) or settings.earlier.seed(run)
             if entry is not None:
-                entries.setdefault(run.row.name, []).append(entry)
+                found.append((run, entry))
             advance(done, len(planned), run.title)
     rows: dict[str, Any] = {}
     for row in settings.study.rows:
-        if row.name in entries:
+        seeds, shorter = (
+            [entry for run, entry in found if run.row == row and run.is_shorter is kind] for kind in (False, True)
+        )
+        if seeds:
             recipe = next(run.recipe for run in planned if run.row.name == row.name)
             values = recipe.values()["model"]
             rows[row.name] = {
@@ -85,7 +89,8 @@ def collect(settings: Settings) -> dict[str, Any]:
                 "options": recipe.options(),
                 "learning_rate": values["optimization"]["base_learning_rate"],
                 "tuning": trials[row.name] if row.name in rates else [],
-                "seeds": entries[row.name],
+                "seeds": seeds,
+                "shorter": shorter,
             }
         elif row.name in settings.earlier.rows and row.name not in settings.rows:
             rows[row.name] = _kept(settings, row)

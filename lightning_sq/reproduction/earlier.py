@@ -41,8 +41,8 @@ class Earlier:
 
     def seed(self, run: Run) -> dict[str, Any] | None:
         """What was measured of that row with that seed by that recipe; None if nothing was."""
-        found = (entry for entry in self._of(run, "seeds") if entry["seed"] == run.seed)
-        return _by_recipe(found, run)
+        known = [*self._of(run, "seeds"), *self._of(run, "shorter")]
+        return _by_recipe([entry for entry in known if entry["seed"] == run.seed], run)
 
     def trial(self, run: Run) -> dict[str, Any] | None:
         """What one of its learning rates gave on held-out images."""

@@ -1,6 +1,6 @@
 """The page of a study: one JSON with every number, and the table, figures and verdicts that are made from it alone.
 
-    schema_version   4
+    schema_version   5
     study, title, epsilon, form ("quick" or "full"), created, versions
     data             {train, val (images in each), whole (whether that is the data set as published)}
     attacks, num_images   of the worst case
@@ -10,7 +10,8 @@
                        epochs, seconds (of training), curve: [{seconds, clean, robust}] after each epoch,
                        clean, papers_attacks (the smaller of PGD's and BPDA's), by_attack: {name: accuracy},
                        worst_case, certified (on all validation images; null without a proof),
-                       over_epsilon: [[epsilon, worst case]], flags, verdict}]}}
+                       over_epsilon: [[epsilon, worst case]], flags, verdict}],
+                       shorter: [the same of the first seed, by shorter schedules]}}
     choice           [{title, changes, epochs, accuracy (quick attack, held-out training images), seconds,
                        recipe}]
     claims           [{claim, by_papers_attacks, by_strongest, verdict, holds}]
@@ -31,17 +32,18 @@ from lightning_sq.errors import InputError
 from lightning_sq.evaluation.figures import save_png
 from lightning_sq.evaluation.results import format_epsilon, percent
 from lightning_sq.paths import whole_file, write_whole
-from lightning_sq.reproduction.claims import PAPERS_ATTACKS, progress, spread_of
+from lightning_sq.reproduction.claims import PAPERS_ATTACKS, by_length, spread_of
 from lightning_sq.reproduction.runs import Run
 from lightning_sq.reproduction.studies import STUDIES
 from lightning_sq.types import parse_epsilon
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 TELLING = 0.01
 """What is proven is drawn from here on."""
 JSON_FILE, PAGE_FILE, CURVES_FILE, TRAINING_FILE = "study.json", "README.md", "curves.png", "training.png"
 _PARTIAL = "That is not the data set as published: compare the rows with each other, not with what others measured."
-STYLES = [(color, line) for line in ("-", "--", ":") for color in plt.get_cmap("tab10").colors[:7]]
+MARKERS = {"-": "o", "--": "s", ":": "D"}
+STYLES = [(color, line) for line in MARKERS for color in plt.get_cmap("tab10").colors[:7]]
 
 
 def seed_entry(run: Run, trained: dict[str, Any], results: dict[str, Any], certified: float | None) -> dict[str, Any]:
@@ -260,30 +262,44 @@ def curves_figure(content: dict[str, Any]) -> Figure:
         xlim=(0, None),
     )
     axes.set_title(f"{content['title']}, {content['num_images']} test images (triangle: proven, on all)", fontsize=10)
+    axes.grid(alpha=0.3)
     return _finished(figure, axes)
 
 
 def training_figure(content: dict[str, Any]) -> Figure:
-    """Accuracy under the quick attack over the time of training, a line a seed; a triangle is what is proven.
+    """Accuracy over the time of training: on the way, under a quick attack; and at the end of schedules of each length.
 
-    A row that is trained by interval bounds has only that: see `claims.progress`.
+    On the way a line is a seed. A row that is trained by interval bounds has triangles, which are what is proven: a
+    quick attack sees little there. The right half is left out where no row has shorter schedules.
     """
     study = STUDIES[content["study"]]
-    figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
+    both = any(row["shorter"] for row in content["rows"].values())
+    figure, panels = plt.subplots(
+        ncols=1 + both, figsize=(9 + 4.5 * both, 5), layout="constrained", sharex=True, sharey=True, squeeze=False
+    )
     for (color, line), (name, row) in zip(STYLES, content["rows"].items(), strict=False):
-        marker = {"marker": "^", "ms": 8, "mfc": "white"} if study.row(name).by_proof else {"marker": ".", "ms": 4}
+        by_proof = study.row(name).by_proof
+        marker = {"marker": "^", "ms": 8, "mfc": "white"} if by_proof else {"marker": MARKERS[line], "ms": 4}
         for number, seed in enumerate(row["seeds"]):
-            x, y = zip(*progress(study, name, seed), strict=True)
-            axes.plot(x, [100 * value for value in y], line, color=color, lw=1.3, **marker,
-                      label=None if number else row["title"])  # fmt: skip
-    axes.set(xscale="log", xlabel="seconds of training", ylabel="accuracy under a quick attack, %", ylim=(-2, 102))
-    axes.set_title(f"{content['title']} (triangle: proven)", fontsize=10)
-    return _finished(figure, axes)
+            curve = [(point["seconds"], point["robust"]) for point in seed["curve"]]
+            x, y = zip(*([(seed["seconds"], seed["certified"] or 0.0)] if by_proof else curve), strict=True)
+            panels[0, 0].plot(x, [100 * value for value in y], line, color=color, lw=1.3, **marker,
+                              label=None if number else row["title"])  # fmt: skip
+        if row["shorter"]:
+            x, y = zip(*by_length(study, name, row), strict=True)
+            panels[0, 1].plot(x, [100 * value for value in y], line, color=color, lw=1.3, **marker)
+    titles = ("on the way, under a quick attack", "at the end of shorter and longer schedules, worst case")
+    for axes, title in zip(panels[0], titles, strict=False):
+        axes.set(xscale="log", xlabel="seconds of training")
+        axes.set_title(f"{content['title']}, {title} (triangle: proven)", fontsize=10)
+        axes.grid(alpha=0.3)
+    panels[0, 0].set(ylabel="accuracy, %", ylim=(0, None))
+    return _finished(figure, panels[0, 0])
 
 
 def _finished(figure: Figure, axes: plt.Axes) -> Figure:
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, handlelength=3.5, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", fontsize=8, handlelength=3.5,
+                  frameon=False)  # fmt: skip
     return figure
 
 

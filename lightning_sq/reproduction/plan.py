@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -10,20 +11,23 @@ import torch
 from lightning_sq.data.index import load_index
 from lightning_sq.evaluation.suites import attacks_by_name
 from lightning_sq.reproduction.recipes import Recipe, seconds_per_image
-from lightning_sq.reproduction.runs import Run
+from lightning_sq.reproduction.runs import Run, Step, evaluation_step, training_step
 from lightning_sq.reproduction.settings import Settings
-from lightning_sq.reproduction.trials import RATE_FACTORS, rates_to_try, tuned_rates, variants
+from lightning_sq.reproduction.trials import tuned_rates, untried_rates, variants
 
 START_SECONDS = 25.0
 """What a command costs before it works, about: imports, and decoding the images."""
 
 
 class Estimate(NamedTuple):
-    """Seconds that one seed of a row takes, about."""
+    """Seconds that a row takes, about."""
 
     epoch: float
-    training: float
     attacking: float
+
+    def of_training(self, recipe: Recipe) -> float:
+        """For the epochs of a recipe of that row."""
+        return START_SECONDS + recipe.num_epochs * self.epoch
 
 
 def estimates(settings: Settings, progress: Callable[[int, int], None]) -> dict[str, Estimate]:
@@ -52,32 +56,38 @@ def estimate_of(settings: Settings, recipe: Recipe) -> Estimate:
     seen = num_images * values["data"].get("batch_repeats", 1)
     limit = values["trainer"].get("limit_train_batches")
     seen = seen if limit is None else min(seen, limit * values["data"]["batch_size_per_device"])
-    training, attacking = values["trainer"]["max_epochs"] * seen * step, settings.num_images * passes * forward
-    return Estimate(seen * step, START_SECONDS + training, START_SECONDS + attacking)
+    return Estimate(seen * step, START_SECONDS + settings.num_images * passes * forward)
 
 
-def plan_in_words(settings: Settings, known: dict[str, Estimate]) -> str:
-    """A line a row and a sum, as an upper bound: what an attack has broken costs no more."""
-    runs = [run for run in settings.planned(tuned_rates(settings)) if settings.earlier.seed(run) is None]
-    trials = [run for run in rates_to_try(settings) if settings.earlier.trial(run) is None]
-    lines = [f"{'row':22}{'seeds':>6}{'epochs':>8}{'tuning':>12}{'training':>12}{'attacks':>12}   a seed, about"]
-    total = longest = 0.0
+def plan_in_words(settings: Settings, known: dict[str, Estimate], *, anew: bool = False) -> str:
+    """What is left of each row and of all, as an upper bound: what an attack has broken costs no more.
+
+    Args:
+        settings: What is asked for.
+        known: Row -> what it takes.
+        anew: Whether all is done again.
+    Raises: InputError if a run is there by another recipe.
+    """
+    rates, runs, data = untried_rates(settings), settings.missing(tuned_rates(settings)), settings.data
+    steps = [("tuning", run, _training(run, settings.tuning_data or data, known)) for run in rates]
+    steps += [("training", run, _training(run, data, known)) for run in runs]
+    for run in runs:
+        seconds = known[run.row.name].attacking
+        steps.append(("attacks", run, evaluation_step(run, settings.attack_options(), [], seconds)))
+    left = [(run.row.name, kind, step.estimate) for kind, run, step in steps if anew or not step.is_done()]
+    lines = [f"{'left of row':28}{'runs':>6}{'tuning':>15}{'training':>15}{'attacks':>15}"]
     for name in settings.rows:
-        own = [run for run in runs if run.row.name == name]
-        tuning = sum(tuning_seconds(run, known[name]) for run in trials if run.row.name == name)
-        epochs = settings.recipe(settings.study.row(name), 0, {}).values()["trainer"]["max_epochs"]
-        _, training, attacking = known[name]
-        total += tuning + len(own) * (training + attacking)
-        longest = max(longest, tuning / len(RATE_FACTORS) + training + attacking)
-        times = "".join(f"{time_in_words(seconds):>12}" for seconds in (tuning, training, attacking))
-        lines.append(f"{name:22}{len(own):6}{epochs:8}{times}")
-    at_most = time_in_words(max(total / settings.jobs, longest))
+        own = [(kind, seconds) for row, kind, seconds in left if row == name]
+        times = (sum(seconds for kind, seconds in own if kind == which) for which in ("tuning", "training", "attacks"))
+        num_runs = sum(kind == "attacks" for kind, _ in own)
+        lines.append(f"{name:28}{num_runs:6}{''.join(f'{time_in_words(seconds):>15}' for seconds in times)}")
+    seconds = [seconds for _, _, seconds in left]
+    at_most = time_in_words(max([sum(seconds) / settings.jobs, *seconds]))
     return "\n".join([*lines, f"in all at most {at_most}, {settings.jobs} rows at a time"])
 
 
-def tuning_seconds(run: Run, known: Estimate) -> float:
-    """Of one learning rate of a row."""
-    return START_SECONDS + run.recipe.values()["trainer"]["max_epochs"] * known.epoch
+def _training(run: Run, data: Path, known: dict[str, Estimate]) -> Step:
+    return training_step(run, data, known[run.row.name].of_training(run.recipe))
 
 
 def time_in_words(seconds: float) -> str:
@@ -90,6 +100,6 @@ def seconds_of_variants(settings: Settings, progress: Callable[[int, int], None]
     """What each variant of the method takes, about, from a few steps that are timed now."""
     runs, seconds = [run for _, run in variants(settings)], []
     for done, run in enumerate(runs, start=1):
-        seconds.append(estimate_of(settings, run.recipe).training)
+        seconds.append(estimate_of(settings, run.recipe).of_training(run.recipe))
         progress(done, len(runs))
     return seconds

@@ -21,6 +21,13 @@ from lightning_sq.reproduction.studies import Row, Study
 
 FEW_IMAGES, SLOW_STEP = 16, 2.0
 """To time a step: so many images tell enough where the whole batch would take longer than this, in seconds."""
+_IN_THE_SCHEDULE = (
+    "model.optimization.warmup_epochs",
+    "model.objective.init_args.ramp_steps",
+    "model.objective.init_args.warmup_steps",
+    "data.shift_epochs",
+)
+"""Options that say when something on the way of training ends, in epochs or in steps."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,22 @@ class Recipe:
                 place = place.setdefault(part, {})
             place[last] = value
         return values
+
+    @property
+    def num_epochs(self) -> int:
+        """Of the training."""
+        return self.values()["trainer"]["max_epochs"]
+
+    def shorter(self, share: float) -> Recipe:
+        """The same schedule pressed into `share` of its epochs, at least one: what ends on the way ends sooner."""
+        values, epochs = self.values(), self.num_epochs
+        fewer = max(1, round(share * epochs))
+        changes: dict[str, Any] = {"trainer.max_epochs": fewer}
+        for name in _IN_THE_SCHEDULE:
+            if ends := _value(values, name):
+                sooner = ends * fewer / epochs
+                changes[name] = sooner if name.endswith("warmup_epochs") else round(sooner)
+        return Recipe(self.files, self.changes | changes)
 
     def fingerprint(self) -> str:
         """Another recipe has another."""
@@ -90,6 +113,14 @@ def recipe_of(
         if not file.is_file():
             raise InputError(f"There is no {file}. Run this in a clone of the project, or give --configs.")
     return Recipe(tuple(files), {"seed_everything": seed} | changes)
+
+
+def _value(values: dict[str, Any], name: str) -> Any:
+    """What an option is set to; None where it is not."""
+    found: Any = values
+    for part in name.split("."):
+        found = found.get(part) if isinstance(found, dict) else None
+    return found
 
 
 def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

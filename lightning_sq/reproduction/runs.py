@@ -33,12 +33,14 @@ class Run:
         seed: Of its training.
         recipe: Of its training.
         folder: Of the run.
+        is_shorter: Whether by a shorter schedule than the row's own.
     """
 
     row: Row
     seed: int
     recipe: Recipe
     folder: Path
+    is_shorter: bool = False
 
     @property
     def checkpoint(self) -> Path:
@@ -97,7 +99,7 @@ def training_step(run: Run, data: Path, estimate: float, *, anew: bool = False) 
         run.recipe.fingerprint(),
         estimate,
         run.folder / LOG,
-        lambda: {"curve": training_curve(run.folder), "epochs": run.recipe.values()["trainer"]["max_epochs"]},
+        lambda: {"curve": training_curve(run.folder), "epochs": run.recipe.num_epochs},
     )
 
 

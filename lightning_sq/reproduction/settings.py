@@ -15,6 +15,8 @@ from lightning_sq.reproduction.runs import CHECKPOINT, TRAINED, Run
 from lightning_sq.reproduction.studies import Row, Study
 
 RATE = "model.optimization.base_learning_rate"
+SHARES = (1 / 8, 1 / 4, 1 / 2)
+"""Of the epochs of a row whose accuracy is held against the time of its training, for its shorter schedules."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Settings:
         num_images: Test images to attack.
         jobs: Rows at a time.
         num_threads: CPU threads of each.
+        shares: Of the epochs of the rows whose time is told, for their shorter schedules.
         earlier: What an earlier page measured, which is not measured again.
     """
 
@@ -51,6 +54,7 @@ class Settings:
     num_images: int
     jobs: int
     num_threads: int
+    shares: tuple[float, ...] = ()
     earlier: Earlier = NOTHING
 
     @property
@@ -74,13 +78,13 @@ class Settings:
         """The recipe of a row in this form, with `changes` besides."""
         place = {"configs": self.configs, "seed": seed, "quick": self.quick}
         form = dict(row.quick) if self.quick else {}
-        epochs = recipe_of(self.study, row, changes=form, **place).values()["trainer"]["max_epochs"]
+        epochs = recipe_of(self.study, row, changes=form, **place).num_epochs
         if self.max_epochs is not None:
             form["trainer.max_epochs"] = min(epochs, self.max_epochs)
         return recipe_of(self.study, row, changes=form | changes, **place)
 
     def planned(self, rates: Mapping[str, float]) -> list[Run]:
-        """Every row with every seed.
+        """Every row with every seed, and the first seed of those whose time is told by every shorter schedule.
 
         Args:
             rates: Row -> its learning rate, where it was tuned.
@@ -92,7 +96,19 @@ class Settings:
             for seed in range(min(num_seeds, self.num_seeds or num_seeds)):
                 recipe = self.recipe(row, seed, changes)
                 runs.append(Run(row, seed, recipe, self.runs / row.name / f"seed{seed}"))
+            if row.name in self.study.timed:
+                runs += self._shorter(row, self.recipe(row, 0, changes))
         return runs
+
+    def _shorter(self, row: Row, recipe: Recipe) -> list[Run]:
+        by_epochs = {shorter.num_epochs: shorter for shorter in map(recipe.shorter, self.shares)}
+        by_epochs.pop(recipe.num_epochs, None)
+        folder = self.runs / row.name
+        return [Run(row, 0, one, folder / f"epochs{n}", is_shorter=True) for n, one in by_epochs.items()]
+
+    def missing(self, rates: Mapping[str, float]) -> list[Run]:
+        """Those of the planned runs that no earlier page knows."""
+        return [run for run in self.planned(rates) if self.earlier.seed(run) is None]
 
     def transfer_sources(self, runs: Sequence[Run]) -> dict[str, Path]:
         """The undefended net and the PGD-trained one, whose adversarial images are tried on the others, if there.
@@ -101,7 +117,7 @@ class Settings:
         """
         found = {}
         for name in (self.study.natural, self.study.adversarial):
-            folders = [run.folder for run in runs if run.row.name == name]
+            folders = [run.folder for run in runs if run.row.name == name and not run.is_shorter]
             folders += [folder for folder in [self.runs / name / "seed0"] if (folder / TRAINED).exists()]
             if folders:
                 found[name] = folders[0] / CHECKPOINT

@@ -93,6 +93,11 @@ class Study:
     certified: str = "interval_bound"
     fast: str = "fgsm_rs"
 
+    @property
+    def timed(self) -> tuple[str, ...]:
+        """The rows whose accuracy is held against the time of their training."""
+        return (self.method, self.certified, self.fast, self.adversarial)
+
     def row(self, name: str) -> Row:
         """The row of that name."""
         return next(row for row in self.rows if row.name == name)

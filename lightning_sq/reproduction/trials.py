@@ -23,13 +23,19 @@ TRIAL_IMAGES = 1000
 
 
 def _trial(settings: Settings, row: Row, changes: dict[str, Any]) -> Recipe:
-    """The recipe of a row with `changes`, for a part of its epochs and one look at held-out images at their end."""
-    trainer = settings.recipe(row, 0, {}).values()["trainer"]
-    epochs = math.ceil(TRIAL_SHARE * trainer["max_epochs"])
+    """The recipe of a row with `changes`, for a part of its epochs and one look at held-out images at their end.
+
+    The learning rate grows for half of them at most: it has to come down again.
+    """
+    whole = settings.recipe(row, 0, {})
+    values = whole.values()
+    trainer, epochs = values["trainer"], math.ceil(TRIAL_SHARE * whole.num_epochs)
     probes = [
         probe | {"init_args": probe["init_args"] | {"num_images": TRIAL_IMAGES}} for probe in trainer["callbacks"]
     ]
     form = {"trainer.max_epochs": epochs, "trainer.check_val_every_n_epoch": epochs, "trainer.callbacks": probes}
+    if values["model"]["optimization"].get("warmup_epochs", 0) > epochs / 2:
+        form["model.optimization.warmup_epochs"] = epochs / 2
     return settings.recipe(row, 0, form | changes)
 
 
@@ -44,6 +50,11 @@ def rates_to_try(settings: Settings) -> list[Run]:
             folder = settings.runs / row.name / f"tuning/rate{rate:g}"
             runs.append(Run(row, 0, _trial(settings, row, {RATE: rate}), folder))
     return runs
+
+
+def untried_rates(settings: Settings) -> list[Run]:
+    """Those that no earlier page knows."""
+    return [run for run in rates_to_try(settings) if settings.earlier.trial(run) is None]
 
 
 def tried_rates(settings: Settings) -> dict[str, list[dict[str, Any]]]:

@@ -34,7 +34,7 @@ def seed(worst, papers=None, certified=None, curve=((10, 0.5), (20, 0.8))):
 
 
 def rows(**seeds):
-    known = {"network": "small_cnn", "options": [], "learning_rate": 0.002, "tuning": []}
+    known = {"network": "small_cnn", "options": [], "learning_rate": 0.002, "tuning": [], "shorter": []}
     return {name: {"title": MNIST.row(name).title, **known, "seeds": list(own)} for name, own in seeds.items()}
 
 
@@ -71,25 +71,47 @@ def test_a_proof_is_held_against_what_pgd_training_keeps():
     assert verdict(2, rows(interval_bound=[seed(0.95)], pgd=[seed(0.9)]))["holds"] is None
 
 
-def test_time_is_counted_to_the_accuracy_that_both_reach():
-    slow = [seed(0.9, curve=((100, 0.1), (250, 0.82), (500, 0.9)))]
-    known = rows(method=[seed(0.8, curve=((5, 0.6), (10, 0.8)))], pgd=slow)
+def ends(*points, key="worst_case"):
+    """Schedules that end after (seconds, accuracy), the last the row's own."""
+    found = [seed(0.99, curve=((seconds, 0.99),)) | {key: accuracy} for seconds, accuracy in points]
+    return {"shorter": found[:-1], "seeds": found[-1:]}
+
+
+def timed(**by_row):
+    known = rows(**{name: [] for name in by_row})
+    return {name: known[name] | more for name, more in by_row.items()}
+
+
+def test_time_is_counted_to_the_worst_case_that_both_reach_and_not_to_what_a_quick_attack_says():
+    known = timed(method=ends((5, 0.6), (10, 0.8)), pgd=ends((100, 0.1), (250, 0.8), (500, 0.9)))
     found = verdict(3, known)
-    assert "80.0 % under a quick attack: after 10 s against 250 s, 25.0 times" in found["by_strongest"]
+    assert found["by_strongest"] == "80.0 % in the worst case: 10 s of training against 250 s, 25.0 times"
     assert found["holds"] is True
-    known["pgd"]["seeds"][0]["curve"][1]["seconds"] = 230
+    known["pgd"]["shorter"][1]["seconds"] = 230
     assert verdict(3, known)["verdict"] == "not reached: 23.0 times"
 
 
-def test_interval_bounds_are_timed_by_what_is_proven_and_not_by_an_attack_that_sees_little():
-    slow = [seed(0.9, curve=((100, 0.1), (250, 0.82), (500, 0.9)))]
-    proven = [seed(0.9, certified=0.81, curve=((5, 0.99), (50, 0.99)))]
-    found = verdict(4, rows(interval_bound=proven, pgd=slow))
-    assert (
-        "81.0 % proven, against PGD training under a quick attack: after 50 s against 250 s, 5.0 times"
-        in (found["by_strongest"])
-    )
-    assert found["holds"] is False
+def test_between_two_schedules_time_is_on_the_straight_line_and_before_the_first_it_is_the_first():
+    points = [(10.0, 0.2), (20.0, 0.6), (40.0, 0.5), (80.0, 0.9)]
+    for accuracy, seconds in ((0.1, 10), (0.2, 10), (0.4, 15), (0.6, 20), (0.7, 60), (0.9, 80)):
+        assert claims.seconds_to(points, accuracy) == pytest.approx(seconds)
+
+
+def test_the_whole_schedule_counts_with_the_mean_over_its_seeds():
+    row = {"shorter": [seed(0.5, curve=((9, 0.6),))], "seeds": [seed(0.8, curve=((20, 0.9),)), seed(0.6)]}
+    assert claims.by_length(MNIST, "method", row) == [(9, 0.5), (20, pytest.approx(0.7))]
+
+
+def test_interval_bounds_are_timed_by_what_is_proven():
+    bounds = ends((25, 0.7), (50, 0.81), key="certified")
+    found = verdict(4, timed(interval_bound=bounds, pgd=ends((100, 0.1), (250, 0.81), (500, 0.9))))
+    assert found["by_strongest"].startswith("81.0 % proven, against PGD training under attack: 50 s of training")
+    assert found["verdict"] == "not reached: 5.0 times"
+
+
+def test_without_shorter_schedules_time_is_not_judged():
+    found = verdict(3, rows(method=[seed(0.8)], pgd=[seed(0.9)]))
+    assert (found["verdict"], found["holds"]) == ("not measured: no shorter schedules of the two here", None)
 
 
 def test_what_was_not_trained_is_not_judged():
@@ -170,6 +192,15 @@ def test_the_page_shows_what_every_learning_rate_gave(content):
     text = page.markdown(content)
     assert "| soft quantization + noisy natural samples | 50.0 | **60.0** | 55.0 | 0.002 |" in text
     assert "learning rate of some rows is the best of three" in text
+
+
+def test_the_figure_of_training_time_has_a_second_half_where_rows_have_shorter_schedules(content):
+    assert len(page.training_figure(content).axes) == 1
+    content["rows"]["method"]["shorter"] = [seed(0.6, curve=((5, 0.7),))]
+    on_the_way, at_the_end = page.training_figure(content).axes
+    assert len(on_the_way.lines) == 4
+    (line,) = at_the_end.lines
+    assert line.get_ydata().tolist() == pytest.approx([60.0, 75.0])
 
 
 def test_a_page_of_another_schema_is_refused(content, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from lightning_sq.errors import InputError
@@ -25,6 +27,15 @@ def test_a_seed_is_known_by_its_recipe_alone(tmp_path):
     assert earlier.seed(ours.planned({"pgd": 0.5})[1]) is None
     assert earlier.without(["pgd"]).seed(pgd) is None
     assert NOTHING.seed(pgd) is None
+
+
+def test_a_shorter_schedule_is_known_too(tmp_path):
+    ours = settings(tmp_path, rows=("pgd",), shares=(0.5,))
+    *whole, shorter = ours.planned({})
+    known_page = {"pgd": {"seeds": [known(run, seed=run.seed) for run in whole], "shorter": []}}
+    assert replace(ours, earlier=Earlier(known_page, [])).missing({}) == [shorter]
+    known_page["pgd"]["shorter"] = [known(shorter, seed=0)]
+    assert replace(ours, earlier=Earlier(known_page, [])).missing({}) == []
 
 
 def test_learning_rates_that_a_page_has_tried_are_not_tried_again_and_tell_the_best(tmp_path):

@@ -108,6 +108,18 @@ def test_another_recipe_has_another_fingerprint(tmp_path):
     assert changed.fingerprint() != known.fingerprint()
 
 
+def test_a_shorter_schedule_has_everything_on_its_way_sooner():
+    whole = recipe(MNIST, "interval_bound")
+    ours, values = whole.shorter(1 / 2), whole.values()
+    assert (whole.num_epochs, ours.num_epochs, whole.shorter(0.001).num_epochs) == (24, 12, 1)
+    shorter = ours.values()
+    assert shorter["data"]["shift_epochs"] == values["data"]["shift_epochs"] / 2
+    assert shorter["model"]["optimization"]["warmup_epochs"] == values["model"]["optimization"]["warmup_epochs"] / 2
+    ramp, ramp_whole = (one["model"]["objective"]["init_args"]["ramp_steps"] for one in (shorter, values))
+    assert (ramp, type(ramp)) == (ramp_whole / 2, int)
+    assert ours.fingerprint() != whole.fingerprint()
+
+
 def test_a_folder_without_the_recipes_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"There is no .*cifar10\.yaml\. Run this in a clone"):
         recipe_of(CIFAR10, CIFAR10.rows[0], configs=tmp_path, seed=0, changes={})

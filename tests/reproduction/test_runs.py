@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
 from lightning_sq.errors import InputError
 from lightning_sq.reproduction.page import STYLES
-from lightning_sq.reproduction.plan import Estimate, plan_in_words
+from lightning_sq.reproduction.plan import Estimate, plan_in_words, time_in_words
 from lightning_sq.reproduction.runs import TRAINED, Step, run_all, training_curve
 from lightning_sq.reproduction.settings import RATE, Settings
 from lightning_sq.reproduction.studies import MNIST, STUDIES
@@ -140,13 +141,54 @@ def test_the_quick_form_has_small_networks_alone_and_a_figure_has_a_style_for_ev
 
 
 def test_the_plan_counts_tuning_training_and_attacks_of_all_seeds(tmp_path):
-    known = {"natural": Estimate(1.0, 100.0, 50.0), "pgd": Estimate(10.0, 1000.0, 50.0)}
-    words = plan_in_words(settings(tmp_path, tuning_data=None, jobs=1), known)
-    assert words.splitlines()[-1] == "in all at most 55 min 0 s, 1 rows at a time"  # 150 + 3 x 1050 seconds
-    tuned = plan_in_words(settings(tmp_path, jobs=1), known).splitlines()[-1]
-    epochs = [math.ceil(run.recipe.values()["trainer"]["max_epochs"] / 3) for run in settings(tmp_path).planned({})[:2]]
-    minutes, seconds = divmod(3300 + 6 * 25 + 3 * (epochs[0] * 1 + epochs[1] * 10), 60)
-    assert tuned == f"in all at most {minutes} min {seconds} s, 1 rows at a time"
+    known = {"natural": Estimate(1.0, 50.0), "pgd": Estimate(10.0, 60.0)}
+    ours = settings(tmp_path, tuning_data=None, jobs=1)
+    natural, pgd, *_ = (run.recipe.num_epochs for run in ours.planned({}))
+    untuned = 25 + natural + 50 + 3 * (25 + 10 * pgd + 60)
+    tuning = 6 * 25 + 3 * (math.ceil(natural / 3) * 1 + math.ceil(pgd / 3) * 10)
+    shorter = 25 + 10 * round(pgd / 2) + 60
+
+    def last_line(one, **more):
+        return plan_in_words(one, known, **more).splitlines()[-1]
+
+    def sentence(seconds):
+        return f"in all at most {time_in_words(seconds)}, 1 rows at a time"
+
+    assert last_line(ours) == sentence(untuned)
+    assert last_line(replace(ours, tuning_data=tmp_path / "tuning")) == sentence(untuned + tuning)
+    assert last_line(replace(ours, shares=(0.5,))) == sentence(untuned + shorter)
+
+
+def test_the_plan_leaves_out_what_is_done_unless_all_is_done_anew(tmp_path):
+    known = {"natural": Estimate(1.0, 50.0)}
+    ours = settings(tmp_path, rows=("natural",), tuning_data=None)
+    (run,) = ours.planned({})
+    whole = plan_in_words(ours, known)
+    run.folder.mkdir(parents=True)
+    (run.folder / TRAINED).write_text(json.dumps({"key": run.recipe.fingerprint()}))
+    assert plan_in_words(ours, known).splitlines()[-1] == "in all at most 0 min 50 s, 2 rows at a time"
+    assert plan_in_words(ours, known, anew=True) == whole
+    (run.folder / TRAINED).write_text(json.dumps({"key": "of another recipe"}))
+    with pytest.raises(InputError, match="by other settings"):
+        plan_in_words(ours, known)
+
+
+def test_the_rows_whose_time_is_told_are_trained_by_shorter_schedules_too(tmp_path):
+    ours = settings(tmp_path, shares=(1 / 8, 1 / 4, 1 / 2))
+    runs = ours.planned({"pgd": 0.5})
+    shorter = [run for run in runs if run.is_shorter]
+    assert [(run.row.name, run.seed, run.folder.name) for run in shorter] == [
+        ("pgd", 0, "epochs1"), ("pgd", 0, "epochs2"), ("pgd", 0, "epochs4")
+    ]  # fmt: skip
+    assert all(run.recipe.changes[RATE] == 0.5 for run in shorter)
+    assert not any(run.is_shorter for run in settings(tmp_path, shares=(0.5,), max_epochs=1).planned({}))
+    assert ours.transfer_sources(shorter) == {}
+
+
+def test_the_rate_of_a_trial_grows_for_half_of_its_epochs_at_most(tmp_path):
+    tried = rates_to_try(settings(tmp_path, rows=("fgsm_rs", "pgd")))
+    values = [run.recipe.values() for run in tried[::3]]
+    assert [v["model"]["optimization"]["warmup_epochs"] / v["trainer"]["max_epochs"] for v in values] == [1 / 2, 1 / 3]
 
 
 def test_the_undefended_net_and_the_pgd_trained_one_lend_their_images(tmp_path):
