@@ -28,6 +28,9 @@ from lightning_sq.training.resume.logs import STATE_KEY as LOGS_KEY
 
 OnMismatch = Literal["error", "restart_epoch"]
 
+AUGMENTATION = ("min_crop_area", "flip_probability", "max_shift", "shift_epochs")
+"""How a training image is shown, by the names of the data module."""
+
 REMEDIES = {
     "num_images": "Give --data.root the {} images that it had",
     "batch_size_per_device": "Set --data.batch_size_per_device {}",
@@ -36,6 +39,7 @@ REMEDIES = {
     "accumulate_grad_batches": "Set --trainer.accumulate_grad_batches {}",
     "limit_train_batches": "Set --trainer.limit_train_batches {}",
     "seed": "Set --seed_everything {}",
+    **{name: f"Set --data.{name} {{}}" for name in AUGMENTATION},
 }
 """What decides which images a step sees, and what to type to have it as it was."""
 
@@ -57,6 +61,7 @@ def settings(trainer: Trainer, data: ImageFolderData, optimization: Optimization
         "accumulate_grad_batches": trainer.accumulate_grad_batches,
         "limit_train_batches": trainer.limit_train_batches,
         "seed": data.seed,
+        **{name: getattr(data, name) for name in AUGMENTATION},
         **asdict(optimization),
     }
 
@@ -113,12 +118,12 @@ class SavedRun:
         Raises: InputError if a step would see other images, or follow them otherwise, than in the saved run, and that
             is not allowed or cannot be mended.
         """
-        there = asdict(Optimization()) | self.resume["settings"]  # an older one lacks what was as by default
-        others = {name: (there.get(name), new) for name, new in here.items() if there.get(name) != new}
+        there = here | asdict(Optimization()) | self.resume["settings"]  # an older one does not say all of it
+        others = {name: (there[name], new) for name, new in here.items() if there[name] != new}
         for name, (old, new) in others.items():
             if on_mismatch == "restart_epoch" and name in MAY_DIFFER:
                 continue
-            remedy = REMEDIES.get(name, f"Set --model.optimization.{name} {{}}").format(old)
+            remedy = REMEDIES.get(name, f"Set --model.optimization.{name} {{}}").format("null" if old is None else old)
             again = ", add --on_mismatch restart_epoch" if name in MAY_DIFFER else ""
             raise InputError(
                 f"{self.path} is from a run with {name}={old}, this one has {new}, and a run goes on as it began. "
