@@ -73,6 +73,7 @@ class Study:
         rows: In the order of the page.
         variants: What is tried of the method before its recipe is fixed.
         left_out: What was tried of it besides and is no option of this project, a sentence each.
+        times_faster: Than PGD training, to the same accuracy, as the paper says; None if it says nothing of that.
         method: The row that is the paper's method.
         natural: The undefended control.
         adversarial: The row of PGD adversarial training, which the paper says is not needed.
@@ -87,6 +88,7 @@ class Study:
     rows: tuple[Row, ...]
     variants: tuple[Variant, ...]
     left_out: tuple[str, ...] = ()
+    times_faster: float | None = None
     method: str = "method"
     natural: str = "natural"
     adversarial: str = "pgd"
@@ -154,6 +156,7 @@ MNIST = Study(
     title="MNIST",
     epsilon="0.3",
     num_images=(60_000, 10_000),
+    times_faster=24.0,
     rows=_rows(
         Row("method_madry", "the method, Madry's network", in_quick=False),
         Row("pgd_madry", "PGD-40, Madry's network and schedule", in_quick=False, published=MADRY),

@@ -91,6 +91,12 @@ def test_time_is_counted_to_the_worst_case_that_both_reach_and_not_to_what_a_qui
     assert verdict(3, known)["verdict"] == "not reached: 23.0 times"
 
 
+def test_where_the_paper_says_nothing_of_time_faster_is_enough():
+    found = verdict(3, timed(method=ends((5, 0.6), (10, 0.8)), pgd=ends((100, 0.1), (250, 0.8))), CIFAR10)
+    assert found["claim"].endswith("samples: faster than PGD training to the same accuracy")
+    assert (found["verdict"], found["holds"]) == ("reached", True)
+
+
 def test_between_two_schedules_time_is_on_the_straight_line_and_before_the_first_it_is_the_first():
     points = [(10.0, 0.2), (20.0, 0.6), (40.0, 0.5), (80.0, 0.9)]
     for accuracy, seconds in ((0.1, 10), (0.2, 10), (0.4, 15), (0.6, 20), (0.7, 60), (0.9, 80)):
