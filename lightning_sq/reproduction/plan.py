@@ -68,9 +68,9 @@ def plan_in_words(settings: Settings, known: dict[str, Estimate], *, anew: bool 
         anew: Whether all is done again.
     Raises: InputError if a run is there by another recipe.
     """
-    rates, runs, data = untried_rates(settings), settings.missing(tuned_rates(settings)), settings.data
-    steps = [("tuning", run, _training(run, settings.tuning_data or data, known)) for run in rates]
-    steps += [("training", run, _training(run, data, known)) for run in runs]
+    runs, tuning_data = settings.missing(tuned_rates(settings)), settings.tuning_data or settings.data
+    steps = [("tuning", run, _training(run, tuning_data, known)) for run in untried_rates(settings)]
+    steps += [("training", run, _training(run, settings.data, known)) for run in runs]
     for run in runs:
         seconds = known[run.row.name].attacking
         steps.append(("attacks", run, evaluation_step(run, settings.attack_options(), [], seconds)))

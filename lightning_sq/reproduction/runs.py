@@ -83,7 +83,7 @@ class Step:
         if known != self.key:
             raise InputError(
                 f"{self.marker.parent} holds {self.title} by other settings (its recipe or options have changed). "
-                "Give the options of then, add --overwrite to do it again, or give another --runs."
+                "Give the options of then, remove that folder, add --overwrite to do it again, or give another --runs."
             )
         return True
 
