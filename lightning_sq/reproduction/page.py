@@ -288,12 +288,12 @@ def training_figure(content: dict[str, Any]) -> Figure:
         if row["shorter"]:
             x, y = zip(*by_length(study, name, row), strict=True)
             panels[0, 1].plot(x, [100 * value for value in y], line, color=color, lw=1.3, **marker)
-    titles = ("on the way, under a quick attack", "at the end of shorter and longer schedules, worst case")
+    titles = (f"{content['title']}, on the way, under a quick attack", "at the end of schedules, by the worst case")
     for axes, title in zip(panels[0], titles, strict=False):
         axes.set(xscale="log", xlabel="seconds of training")
-        axes.set_title(f"{content['title']}, {title} (triangle: proven)", fontsize=10)
+        axes.set_title(title, fontsize=10)
         axes.grid(alpha=0.3)
-    panels[0, 0].set(ylabel="accuracy, %", ylim=(0, None))
+    panels[0, 0].set(ylabel="accuracy, % (triangle: proven)", ylim=(0, None))
     return _finished(figure, panels[0, 0])
 
 
