@@ -17,8 +17,9 @@ class IntervalBound(Objective):
     r"""kappa CE(f(x), y) + (1 - kappa) max CE(z, y), z in the interval bounds of f over the ball of radius epsilon.
 
     From Gowal et al. 2018 (arXiv 1810.12715), for a network of the operations in `layers/interval_network`. Natural
-    samples alone, no gradient with respect to the input; a step costs about three natural ones. During `warmup_steps`
-    epsilon is 0 and kappa is `first_kappa`; over the `ramp_steps` after them both move linearly to their values.
+    samples alone, no gradient with respect to the input; a step costs about three natural ones, or two
+    where the bound alone counts. During `warmup_steps` epsilon is 0 and kappa is `first_kappa`; over the `ramp_steps`
+    after them both move linearly to their values.
 
     In the bound dropout is off, and batch norm goes by the mean and variance of the boxes' centres over the batch,
     which its running statistics follow (after Shi et al. 2021, arXiv 2103.17268). Meant for networks of few layers
@@ -27,7 +28,7 @@ class IntervalBound(Objective):
     Args:
         epsilon: Radius of the L-inf ball in units of the full pixel range, such as 8/255.
         kappa: Final weight of the natural cross-entropy, in [0, 1].
-        first_kappa: Its weight before the ramp. If both are 0 the natural pass is for the metrics alone, and cheaper.
+        first_kappa: Its weight before the ramp. If both are 0 no natural pass is made.
         warmup_steps: Training batches before the ramp; this and the next are as for MNIST in the authors' code.
         ramp_steps: Training batches of the ramp, at least 1.
         label_smoothing: See `Objective`; of the natural cross-entropy alone, because only the plain one is bounded.
@@ -65,15 +66,18 @@ class IntervalBound(Objective):
         return self.epsilon * share, self.first_kappa + (self.kappa - self.first_kappa) * share
 
     def forward(self, model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Objective.forward`; the logits are those of the natural images. In training mode it counts a batch."""
+        """See `Objective.forward`. In training mode it counts a batch.
+
+        Returns: The loss, and the logits of the natural images; the margins where only the bound counts, so that what
+            is told of them is what is proven.
+        """
         epsilon, kappa = self.schedule()
-        natural_counts = max(self.kappa, self.first_kappa) > 0
-        with torch.set_grad_enabled(natural_counts and torch.is_grad_enabled()), running_statistics_kept(model):
-            logits = model(images)
         box = quantized_box(images, epsilon)
         margins = interval_margins(model, box, labels, by_batch_statistics=self.training)
-        loss = (1 - kappa) * cross_entropy(margins, labels)
-        if natural_counts:
+        loss, logits = (1 - kappa) * cross_entropy(margins, labels), margins
+        if max(self.kappa, self.first_kappa) > 0:
+            with running_statistics_kept(model):
+                logits = model(images)
             loss = loss + kappa * self.loss(logits, labels)
         if self.training:
             self.step += 1
