@@ -83,7 +83,9 @@ def seconds_to(points: list[tuple[float, float]], accuracy: float) -> float:
 
 def judge(study: Study, rows: dict[str, Any]) -> list[dict[str, Any]]:
     """The claims as plain values, for the page and its JSON."""
-    claims = [_comparable(study, rows), _robust(study, rows), _certified(study, rows)]
+    claims = [_comparable(study, rows)]
+    claims += [_robust(study, rows, name) for name in study.methods]
+    claims += [_certified(study, rows)]
     claims += [_faster(study, rows, name) for name in (study.method, study.certified, study.fast)]
     claims += [_as_published(study, rows, row.name) for row in study.rows if row.published]
     return [asdict(claim) for claim in claims]
@@ -114,21 +116,22 @@ def _comparable(study: Study, rows: dict[str, Any]) -> Claim:
     )
 
 
-def _robust(study: Study, rows: dict[str, Any]) -> Claim:
+def _robust(study: Study, rows: dict[str, Any], name: str) -> Claim:
     published = study.row(study.adversarial).published
-    worst = spread_of(rows, study.method, "worst_case")
+    method = "the method" if name == study.method else study.row(name).title
+    worst = spread_of(rows, name, "worst_case")
     if published is None:
-        text = "PGD training is not needed: the method is as robust as PGD-trained models in truth"
+        text = f"PGD training is not needed: {method} is as robust as PGD-trained models in truth"
         other = spread_of(rows, study.adversarial, "worst_case")
         goal, source = (None, "") if other is None else (other.mean, "our PGD-trained row")
     else:
         goal, source = published
-        text = f"PGD training is not needed: the method is as robust in truth as {source} ({100 * goal:.1f} %)"
+        text = f"PGD training is not needed: {method} is as robust in truth as {source} ({100 * goal:.1f} %)"
     if worst is None or goal is None:
-        return _not_run(text, study.method)
+        return _not_run(text, name)
     holds = worst.mean >= goal
     verdict = "reached" if holds else f"not reached: {100 * (goal - worst.mean):.1f} points less than {source}"
-    return Claim(text, str(spread_of(rows, study.method, "papers_attacks")), str(worst), verdict, holds)
+    return Claim(text, str(spread_of(rows, name, "papers_attacks")), str(worst), verdict, holds)
 
 
 def _certified(study: Study, rows: dict[str, Any]) -> Claim:

@@ -75,6 +75,7 @@ class Study:
         left_out: What was tried of it besides and is no option of this project, a sentence each.
         times_faster: Than PGD training, to the same accuracy, as the paper says; None if it says nothing of that.
         method: The row that is the paper's method.
+        same_network: The method with the network of the published PGD-trained model; None where the method has it.
         natural: The undefended control.
         adversarial: The row of PGD adversarial training, which the paper says is not needed.
         certified: The row that is trained by interval bounds.
@@ -90,10 +91,16 @@ class Study:
     left_out: tuple[str, ...] = ()
     times_faster: float | None = None
     method: str = "method"
+    same_network: str | None = None
     natural: str = "natural"
     adversarial: str = "pgd"
     certified: str = "interval_bound"
     fast: str = "fgsm_rs"
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The rows that are held against the published PGD-trained model."""
+        return (self.method, *([self.same_network] if self.same_network else []))
 
     @property
     def timed(self) -> tuple[str, ...]:
@@ -157,8 +164,9 @@ MNIST = Study(
     epsilon="0.3",
     num_images=(60_000, 10_000),
     times_faster=24.0,
+    same_network="method_madry",
     rows=_rows(
-        Row("method_madry", "the method, Madry's network", in_quick=False),
+        Row("method_madry", "the method, Madry's network", num_seeds=3, in_quick=False),
         Row("pgd_madry", "PGD-40, Madry's network and schedule", in_quick=False, published=MADRY),
         Row("method_resnet18", "the method, ResNet-18", in_quick=False),
         method={"quick": quick_form(epochs=2)},
