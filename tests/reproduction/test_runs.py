@@ -14,7 +14,14 @@ from lightning_sq.reproduction.plan import Estimate, plan_in_words, time_in_word
 from lightning_sq.reproduction.runs import TRAINED, Step, run_all, training_curve
 from lightning_sq.reproduction.settings import RATE, Settings
 from lightning_sq.reproduction.studies import MNIST, STUDIES
-from lightning_sq.reproduction.trials import TRIAL_IMAGES, rates_to_try, tried_variants, tuned_rates, variants
+from lightning_sq.reproduction.trials import (
+    TRIAL_IMAGES,
+    TRIAL_SHARE,
+    rates_to_try,
+    tried_variants,
+    tuned_rates,
+    variants,
+)
 from tests.conftest import REPOSITORY
 
 
@@ -108,11 +115,12 @@ def test_every_row_gets_the_same_number_of_learning_rates_and_the_best_on_held_o
 def test_variants_of_the_method_are_trained_alike_and_shown_if_the_recipe_is_still_the_same(tmp_path):
     ours = settings(tmp_path)
     tried = variants(ours)
+    epochs = math.ceil(TRIAL_SHARE * ours.recipe(MNIST.row(MNIST.method), 0, {}).num_epochs)
     assert len(tried) == 1 + len(MNIST.variants)
     assert len({run.folder for _, run in tried}) == len(tried)
     for _, run in tried:
         trainer = run.recipe.values()["trainer"]
-        assert trainer["check_val_every_n_epoch"] == trainer["max_epochs"] == 3
+        assert trainer["check_val_every_n_epoch"] == trainer["max_epochs"] == epochs
         assert trainer["callbacks"][0]["init_args"] == {"epsilon": 0.3, "num_images": TRIAL_IMAGES}
     assert tried_variants(ours) == []
     for key, (_, run) in zip(("of another recipe", tried[1][1].recipe.fingerprint()), tried[:2], strict=True):
