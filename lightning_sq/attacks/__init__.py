@@ -2,11 +2,12 @@
 
 An attack knows a function from pixels to logits, and nothing else. What a model does at random or without a derivative
 is handled by wrapping the model (`bpda`, `expectation`) or by going behind its quantizer (`QuantizedBox`); each of
-these takes another attack, so they combine.
+these takes another attack, so they combine. An attack that proves as well (`BranchAndBound`) gives `Settled`.
 """
 
 from lightning_sq.attacks.autoattack import AutoAttackStage
 from lightning_sq.attacks.bpda import BPDA, Attack, bpda
+from lightning_sq.attacks.branch_and_bound import BranchAndBound, Settled
 from lightning_sq.attacks.checks import fools
 from lightning_sq.attacks.elsewhere import Expectation, Transfer, expectation
 from lightning_sq.attacks.front_end import TakenApart, take_apart
@@ -21,9 +22,11 @@ __all__ = [
     "PGD",
     "Attack",
     "AutoAttackStage",
+    "BranchAndBound",
     "Expectation",
     "GreedyFlips",
     "QuantizedBox",
+    "Settled",
     "Square",
     "TakenApart",
     "Transfer",

@@ -16,7 +16,7 @@ from lightning_sq.attacks.front_end import Quantizer
 from lightning_sq.attacks.frozen import frozen
 from lightning_sq.attacks.pgd import Norm
 from lightning_sq.errors import InputError
-from lightning_sq.evaluation.certify import certify
+from lightning_sq.evaluation.certify import certify, has_bounds
 from lightning_sq.evaluation.diagnostics import Situation, diagnose
 from lightning_sq.evaluation.found import Evaluation, share_of
 from lightning_sq.evaluation.precision import full_precision
@@ -93,8 +93,9 @@ def evaluate(
         apart = take_apart(model, few, quantizer=quantizer)
         whole = apart if quantizer is not None else model
         logits = _logits(whole, few)
+        bounded = norm == "linf" and has_bounds(whole, apart, few)
         possible = {
-            name: entry.why_not(quantized=apart is not None, num_classes=logits.shape[1])
+            name: entry.why_not(quantized=apart is not None, bounded=bounded, num_classes=logits.shape[1])
             for name, entry in entries.items()
         }
         chosen = {name: entries[name] for name, why in possible.items() if why is None}
@@ -128,13 +129,12 @@ def evaluate(
             seed=seed,
             show=show,
         )
-        certified = {e: certify(runner, apart, e) for e in epsilons} if norm == "linf" else {}
         found = Evaluation(
             epsilons=epsilons,
             budgets=budgets,
             norm=norm,
             correct=runner.correct(),
-            certified=None if not certified or None in certified.values() else certified,
+            certified={e: certify(runner, apart, e) for e in epsilons} if bounded else None,
             attacks=chosen,
             skipped={name: why for name, why in possible.items() if why is not None},
             outcomes={},
@@ -179,7 +179,10 @@ def _attack_all(runner: StageRunner, found: Evaluation, progress: Progress | Non
             if progress is not None:
                 progress(done, done + left * cost + later, f"{name}: {left} images left, {note}")
 
-        found.outcomes.setdefault(name, {})[value] = runner.run(name, entry.attack, value, todo, advance)
+        outcome = runner.run(name, entry.attack, value, todo, advance)
+        found.outcomes.setdefault(name, {})[value] = outcome
+        for smaller in (e for e in found.certified or () if e <= value):
+            found.certified[smaller] |= outcome.proven
     return done
 
 

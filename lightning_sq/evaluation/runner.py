@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_sq.attacks import Attack, fools
+from lightning_sq.attacks import Attack, Settled, fools
 from lightning_sq.attacks.autoattack import LOGGER
 from lightning_sq.attacks.checks import classify
 from lightning_sq.attacks.pgd import Norm
@@ -43,6 +43,7 @@ class Outcome:
     Args:
         attacked: (N,) bool: the images that it was given.
         broken: (N,) bool: those of them that it broke.
+        proven: (N,) bool: those of them of which it proved that nothing can.
         seconds: Over all processes.
         notes: What it had to say, each thing once, as of the first batch that it was said of.
         examples: Adversarial images that are to be shown, by image number: (C, H, W).
@@ -50,6 +51,7 @@ class Outcome:
 
     attacked: Tensor
     broken: Tensor
+    proven: Tensor
     seconds: float
     notes: tuple[str, ...]
     examples: dict[int, Tensor]
@@ -147,7 +149,8 @@ class StageRunner:
         shape = self.images.shape[1:]
         return Outcome(
             attacked=todo,
-            broken=self._flags([part.broken for part in parts]),
+            broken=self._flags(i for part in parts for i, broken in part.broken.items() if broken),
+            proven=self._flags(i for part in parts for i in part.proven),
             seconds=sum(part.seconds for part in parts),
             notes=_distinct(note for part in parts for note in part.notes),
             examples={i: pixels.view(shape) for part in parts for i, pixels in part.examples.items()},
@@ -159,10 +162,12 @@ class StageRunner:
         seeds = self._seeds(chunk)
         with _random_numbers(zlib.crc32(f"{stage}/{seeds[0]}".encode()), self.device), _collected_notes() as notes:
             found = attack(self.attacked, x, y, seeds, epsilon) if epsilon > 0 else x.clone()
+            found, proven = found if isinstance(found, Settled) else (found, torch.zeros_like(y, dtype=torch.bool))
             broken = fools(self.model, found, x, y, epsilon=epsilon, norm=self.norm)
         shown = {i: found[k].cpu() for k, i in enumerate(chunk.tolist()) if i in self.show}
         verdicts = dict(zip(chunk.tolist(), broken.tolist(), strict=True))
-        return Kept(verdicts, time.perf_counter() - began, _distinct(notes), shown)
+        certain = frozenset(chunk[(proven & ~broken).cpu()].tolist())
+        return Kept(verdicts, time.perf_counter() - began, _distinct(notes), shown, certain)
 
     def _own_batches(self, numbers: Tensor) -> Iterator[Tensor]:
         size = min(self.batch_size, max(SMALLEST_SHARE, math.ceil(len(numbers) / SHARES)))
@@ -176,10 +181,9 @@ class StageRunner:
         chunk = chunk.to(self.images.device)
         return self.images[chunk].to(self.device), self.labels[chunk].to(self.device)
 
-    def _flags(self, parts: Sequence[dict[int, bool]]) -> Tensor:
+    def _flags(self, numbers: Iterable[int]) -> Tensor:
         flags = torch.zeros(len(self.images), dtype=torch.bool)
-        for part in parts:
-            flags[[i for i, flag in part.items() if flag]] = True
+        flags[list(numbers)] = True
         return flags
 
 

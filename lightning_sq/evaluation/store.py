@@ -20,7 +20,8 @@ from lightning_sq.errors import InputError
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS identity (value TEXT);
-CREATE TABLE IF NOT EXISTS verdicts (stage TEXT, image INTEGER, broken INTEGER, PRIMARY KEY (stage, image));
+CREATE TABLE IF NOT EXISTS verdicts (stage TEXT, image INTEGER, broken INTEGER, proven INTEGER,
+    PRIMARY KEY (stage, image));
 CREATE TABLE IF NOT EXISTS batches (stage TEXT, first INTEGER, seconds REAL, notes TEXT, PRIMARY KEY (stage, first));
 CREATE TABLE IF NOT EXISTS examples (stage TEXT, image INTEGER, pixels BLOB, PRIMARY KEY (stage, image));
 """
@@ -32,6 +33,7 @@ class Kept:
 
     Args:
         broken: For each image number whether the attack broke it.
+        proven: The numbers of images of which it proved that nothing can.
         seconds: That it took.
         notes: What the attack had to say.
         examples: Adversarial images that are to be shown, by image number.
@@ -41,6 +43,7 @@ class Kept:
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
     examples: dict[int, Tensor] = field(default_factory=dict)
+    proven: frozenset[int] = frozenset()
 
 
 class VerdictStore:
@@ -86,9 +89,10 @@ class VerdictStore:
             for stage, first, seconds, notes in connection.execute("SELECT * FROM batches"):
                 self._batches.setdefault(stage, {})[first] = Kept({}, seconds, tuple(json.loads(notes)))
             firsts = {stage: sorted(batches) for stage, batches in self._batches.items()}
-            for stage, image, broken in connection.execute("SELECT * FROM verdicts"):
-                first = _last_at_most(firsts[stage], image)
-                self._batches[stage][first].broken[image] = bool(broken)
+            for stage, image, broken, proven in connection.execute("SELECT * FROM verdicts"):
+                kept = self._batches[stage][_last_at_most(firsts[stage], image)]
+                kept.broken[image] = bool(broken)
+                kept.proven |= {image} if proven else frozenset()
             for stage, image, pixels in connection.execute("SELECT * FROM examples"):
                 first = _last_at_most(firsts[stage], image)
                 values = torch.from_numpy(np.frombuffer(pixels, dtype=np.float32).copy())
@@ -112,8 +116,8 @@ class VerdictStore:
             return
         with self._connection as connection:
             connection.executemany(
-                "INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?)",
-                [(stage, image, int(broken)) for image, broken in kept.broken.items()],
+                "INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?, ?)",
+                [(stage, image, int(broken), int(image in kept.proven)) for image, broken in kept.broken.items()],
             )
             connection.executemany(
                 "INSERT OR REPLACE INTO examples VALUES (?, ?, ?)",

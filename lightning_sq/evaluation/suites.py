@@ -12,6 +12,7 @@ from lightning_sq.attacks import (
     PGD,
     Attack,
     AutoAttackStage,
+    BranchAndBound,
     Expectation,
     GreedyFlips,
     QuantizedBox,
@@ -38,6 +39,7 @@ class Entry:
         on_everyone: Attacks every image that is classified right, so that its own number can be told; another attack
             gets only those that nothing has broken yet.
         needs_quantizer: Makes sense only for a model with a quantizer in front.
+        needs_bounds: Makes sense only for a network that interval bounds have rules for.
         fewest_classes: Of the model.
     """
 
@@ -46,12 +48,15 @@ class Entry:
     family: Family
     on_everyone: bool = False
     needs_quantizer: bool = False
+    needs_bounds: bool = False
     fewest_classes: int = 2
 
-    def why_not(self, *, quantized: bool, num_classes: int) -> str | None:
+    def why_not(self, *, quantized: bool, bounded: bool, num_classes: int) -> str | None:
         """Why this attack cannot be run on a model, or None."""
         if self.needs_quantizer and not quantized:
             return "the model has no quantizer in front"
+        if self.needs_bounds and not bounded:
+            return "interval bounds have no rule for a part of the network"
         if num_classes < self.fewest_classes:
             return f"it needs {self.fewest_classes} classes, the model has {num_classes}"
         return None
@@ -87,6 +92,8 @@ def passes(attack: Any) -> int:
                 attack.stage, 3
             )  # nine targets; FAB looks once more at each step
             return per_step * attack.num_steps * attack.num_restarts * attack.num_draws
+        case BranchAndBound():
+            return 7 * attack.max_boxes
         case Expectation():
             return attack.num_draws * passes(attack.attack)
     return passes(attack.attack) if hasattr(attack, "attack") else 1
@@ -152,6 +159,9 @@ def catalogue(norm: Norm = "linf") -> dict[str, Entry]:
             "Square in the quantized box, 5,000 queries", QuantizedBox(Square()), "black box", needs_quantizer=True
         ),
         "fab_t": Entry("AutoAttack: targeted FAB", autoattack("fab-t"), "plain"),
+        "branch_and_bound": Entry(
+            "branch and bound: a proof or a mistake", BranchAndBound(), "adaptive", needs_bounds=True
+        ),
         "eot_pgd": Entry("PGD-40, expectation over 20 draws", Expectation(pgd), "adaptive", on_everyone=True),
         "eot_apgd_ce": Entry("AutoAttack rand: APGD-CE", autoattack("apgd-ce", num_draws=20), "adaptive"),
         "eot_apgd_dlr": Entry(
@@ -165,7 +175,7 @@ def catalogue(norm: Norm = "linf") -> dict[str, Entry]:
 
 
 def _linf_only(attack: Any) -> bool:
-    return isinstance(attack, (QuantizedBox, Square))
+    return isinstance(attack, (QuantizedBox, Square, BranchAndBound))
 
 
 AUTOATTACK = ("apgd_ce", "apgd_t", "square", "fab_t")
@@ -174,7 +184,7 @@ SUITES: dict[str, tuple[str, ...]] = {
     "quick": ("pgd", "pgd_margin", "bpda", "quantized_box"),
     "autoattack": AUTOATTACK,
     "rand": ("pgd", *RANDOM),
-    "standard": tuple(name for name in catalogue() if name not in ("own_square", *RANDOM)),
+    "standard": tuple(name for name in catalogue() if name not in ("own_square", "branch_and_bound", *RANDOM)),
 }
 
 

@@ -20,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lightning_sq.errors import InputError
 from lightning_sq.layers.normalize import Normalize
 from lightning_sq.layers.soft_quantization import SoftQuantization
+from lightning_sq.layers.unit_clamp import UnitClamp
 from lightning_sq.ops.interval import (
     Interval,
     affine,
@@ -147,7 +148,8 @@ MODULES: dict[type[nn.Module], Rule] = {
     nn.Linear: _linear,
     nn.Conv2d: _conv2d,
     **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm), _batch_norm),
-    **dict.fromkeys((nn.ReLU, nn.ReLU6, nn.Tanh, nn.Sigmoid, nn.Hardtanh, SoftQuantization, Normalize), _both_ends),
+    **dict.fromkeys((nn.ReLU, nn.ReLU6, nn.Tanh, nn.Sigmoid, nn.Hardtanh), _both_ends),
+    **dict.fromkeys((SoftQuantization, Normalize, UnitClamp), _both_ends),
     **dict.fromkeys((nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Flatten), _both_ends),
     **dict.fromkeys((nn.Identity, nn.Dropout, nn.Dropout2d), _same),
 }
@@ -201,7 +203,7 @@ def _bound(module: nn.Module, box: Interval) -> Interval:
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        known = isinstance(m, (nn.BatchNorm2d, SoftQuantization, Normalize))  # TIMM_BATCH_NORM among them
+        known = isinstance(m, (nn.BatchNorm2d, SoftQuantization, Normalize, UnitClamp))  # TIMM_BATCH_NORM among them
         return known or super().is_leaf_module(m, module_qualified_name)
 
 

@@ -14,6 +14,8 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models.resnet import BasicBlock, ResNet
 from torch import nn
 
+from lightning_sq.layers import UnitClamp
+
 NORMALIZATION = {"mean": (0.0,), "std": (1.0,), "num_classes": 10, "classifier": "head"}
 DIGITS = {"input_size": (1, 28, 28), "crop_pct": 1.0, **NORMALIZATION}
 TINY_PHOTOGRAPHS = {"input_size": (3, 32, 32), "crop_pct": 1.0, **NORMALIZATION, "classifier": "fc"}
@@ -59,7 +61,7 @@ class ConvNet(nn.Sequential):
     ) -> None:
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         if num_planes:
-            layers["planes"], layers["binary"] = _planes(in_chans, num_planes), nn.Hardtanh(0.0, 1.0)
+            layers["planes"], layers["binary"] = _planes(in_chans, num_planes), UnitClamp()
             in_chans *= num_planes
         for number, (filters, kernel, stride, padding) in enumerate(convolutions, start=1):
             layers[f"conv{number}"] = nn.Conv2d(in_chans, filters, kernel, stride or 1, padding)

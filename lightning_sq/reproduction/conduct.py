@@ -14,7 +14,7 @@ from lightning_sq.models.checkpoint_format import versions
 from lightning_sq.progress import progress_bar
 from lightning_sq.reproduction import claims, page
 from lightning_sq.reproduction.plan import Estimate
-from lightning_sq.reproduction.proofs import proven_share
+from lightning_sq.reproduction.proofs import prove
 from lightning_sq.reproduction.runs import EVALUATION, Run, Step, evaluation_step, forget, run_all, training_step
 from lightning_sq.reproduction.settings import RATE, Settings
 from lightning_sq.reproduction.studies import Row
@@ -69,7 +69,7 @@ def collect(settings: Settings) -> dict[str, Any]:
     trials, rates = tried_rates(settings), tuned_rates(settings)
     planned = settings.planned(rates)
     found: list[tuple[Run, dict[str, Any]]] = []
-    with progress_bar("reading the runs, and proving what interval bounds can", "rows") as advance:
+    with progress_bar("reading the runs, and proving what can be proven", "rows") as advance:
         for done, run in enumerate(planned, start=1):
             entry = _measured(settings, run) or settings.earlier.seed(run)
             if entry is not None:
@@ -114,8 +114,8 @@ def _measured(settings: Settings, run: Run) -> dict[str, Any] | None:
     trained, attacked = training_step(run, settings.data, 0.0), evaluation_step(run, settings.attack_options(), [], 0.0)
     if not (trained.is_done() and attacked.is_done()):
         return None
-    share = proven_share(run, settings.data, settings.study.epsilon)
-    return page.seed_entry(run, json.loads(trained.marker.read_text()), read_results(run.folder / EVALUATION), share)
+    proof = prove(run, settings.data, settings.study.epsilon)
+    return page.seed_entry(run, json.loads(trained.marker.read_text()), read_results(run.folder / EVALUATION), proof)
 
 
 def _kept(settings: Settings, row: Row) -> dict[str, Any]:

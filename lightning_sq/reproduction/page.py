@@ -9,7 +9,9 @@
                        seed, recipe (its fingerprint), day, device, num_threads, jobs (rows at a time),
                        epochs, seconds (of training), curve: [{seconds, clean, robust}] after each epoch,
                        clean, papers_attacks (the smaller of PGD's and BPDA's), by_attack: {name: accuracy},
-                       worst_case, certified (on all validation images; null without a proof),
+                       worst_case, certified (proven of all validation images; null without bounds),
+                       proof: {bounds, proven, wrong, max_boxes} (see `proofs.Proof`; missing or null where
+                       branch and bound was not asked: then interval bounds alone have proven it),
                        over_epsilon: [[epsilon, worst case]], flags, verdict}],
                        shorter: [the same of the first seed, by shorter schedules]}}
     choice           [{title, changes, epochs, accuracy (quick attack, held-out training images), seconds,
@@ -22,6 +24,7 @@ Accuracies are in [0, 1].
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +35,8 @@ from lightning_sq.errors import InputError
 from lightning_sq.evaluation.figures import save_png
 from lightning_sq.evaluation.results import format_epsilon, percent
 from lightning_sq.paths import whole_file, write_whole
-from lightning_sq.reproduction.claims import PAPERS_ATTACKS, by_length, spread_of
+from lightning_sq.reproduction.claims import PAPERS_ATTACKS, Spread, by_length, spread_of
+from lightning_sq.reproduction.proofs import Proof
 from lightning_sq.reproduction.runs import Run
 from lightning_sq.reproduction.studies import STUDIES
 from lightning_sq.types import parse_epsilon
@@ -46,14 +50,14 @@ MARKERS = {"-": "o", "--": "s", ":": "D"}
 STYLES = [(color, line) for line in MARKERS for color in plt.get_cmap("tab10").colors[:7]]
 
 
-def seed_entry(run: Run, trained: dict[str, Any], results: dict[str, Any], certified: float | None) -> dict[str, Any]:
+def seed_entry(run: Run, trained: dict[str, Any], results: dict[str, Any], proof: Proof | None) -> dict[str, Any]:
     """One seed of a row.
 
     Args:
         run: Which.
         trained: What its marker holds.
         results: Of its evaluation.
-        certified: Share of all validation images; None without a proof.
+        proof: Of all validation images; None where the network has no bounds.
     """
     evaluated = results["models"][0]
     by_attack = evaluated["curve"][-1]["attacks"]
@@ -71,7 +75,8 @@ def seed_entry(run: Run, trained: dict[str, Any], results: dict[str, Any], certi
         "papers_attacks": min(by_attack[name] for name in PAPERS_ATTACKS if name in by_attack),
         "by_attack": by_attack,
         "worst_case": evaluated["robust_accuracy"],
-        "certified": certified,
+        "certified": None if proof is None else proof.proven,
+        "proof": asdict(proof) if proof is not None and proof.max_boxes else None,
         "over_epsilon": [[point["epsilon"], point["worst_case"]] for point in evaluated["curve"]],
         "flags": evaluated["flags"],
         "verdict": evaluated["verdict"],
@@ -136,6 +141,7 @@ def markdown(content: dict[str, Any]) -> str:
     ]
     if content["not_run"]:
         lines += ["", f"Not run here: {', '.join(content['not_run'])}."]
+    lines += _proofs(content["rows"])
     lines += _rates(content["rows"])
     if content["choice"]:
         lines += _choice(content["choice"])
@@ -190,6 +196,31 @@ def _choice(tried: list[dict[str, Any]]) -> list[str]:
             for entry in tried
         ),
     ]
+
+
+def _proofs(rows: dict[str, Any]) -> list[str]:
+    """How near the truth is known: what is proven, and by what, against what is shown to be wrong."""
+    known = {name: [seed["proof"] for seed in row["seeds"] if seed.get("proof")] for name, row in rows.items()}
+    known = {name: proofs for name, proofs in known.items() if proofs}
+    if not known:
+        return []
+    boxes = max(proof["max_boxes"] for proofs in known.values() for proof in proofs)
+    lines = [
+        "",
+        "## Between proof and mistake",
+        "",
+        "Share of all validation images, in %: proven by interval bounds of the whole ball; proven by these or by",
+        f"branch and bound, which cuts the ball between two levels of a pixel, into {boxes:,} boxes at most; and not",
+        "shown to be misclassified anywhere in the ball by that search. Truth lies between the last two.",
+        "",
+        "| row | interval bounds | with branch and bound | not shown to be wrong |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    for name, proofs in known.items():
+        spreads = [Spread.of([proof[key] for proof in proofs]) for key in ("bounds", "proven")]
+        not_wrong = Spread.of([1 - proof["wrong"] for proof in proofs])
+        lines.append(f"| {' | '.join([rows[name]['title'], *map(str, spreads), str(not_wrong)])} |")
+    return lines
 
 
 def _tuning(rows: dict[str, Any]) -> str:

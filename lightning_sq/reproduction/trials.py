@@ -8,7 +8,7 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from lightning_sq.reproduction.proofs import proven_share
+from lightning_sq.reproduction.proofs import prove
 from lightning_sq.reproduction.recipes import Recipe
 from lightning_sq.reproduction.runs import TRAINED, Run
 from lightning_sq.reproduction.settings import RATE, Settings
@@ -93,7 +93,8 @@ def _usual_rate(settings: Settings, row: Row) -> float:
 def _accuracy_of_trial(settings: Settings, run: Run) -> float:
     if run.row.by_proof:
         assert settings.tuning_data is not None
-        return proven_share(run, settings.tuning_data, settings.study.epsilon) or 0.0
+        proof = prove(run, settings.tuning_data, settings.study.epsilon, max_boxes=0)
+        return 0.0 if proof is None else proof.bounds
     return json.loads((run.folder / TRAINED).read_text())["curve"][-1]["robust"]
 
 

@@ -5,7 +5,7 @@ import torch
 
 from lightning_sq import SoftQuantization
 from lightning_sq.errors import InputError
-from lightning_sq.layers import Normalize, PixelNoise
+from lightning_sq.layers import Normalize, PixelNoise, UnitClamp
 from lightning_sq.ops.soft_quantize import soft_quantize
 
 IMAGES = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -79,3 +79,10 @@ def test_repeatable_noise_leaves_the_training_stream_alone():
     first = layer.repeatable(IMAGES, torch.arange(4))
     assert torch.equal(first, layer.repeatable(IMAGES, torch.arange(4)))
     assert torch.equal(layer(IMAGES), untouched(IMAGES))
+
+
+def test_a_clamp_to_0_and_1_has_a_derivative_on_its_ends():
+    x = torch.tensor([-1.0, 0.0, 0.25, 1.0, 2.0], requires_grad=True)
+    y = UnitClamp()(x)
+    assert y.tolist() == [0.0, 0.0, 0.25, 1.0, 1.0]
+    assert torch.autograd.grad(y.sum(), x)[0].tolist() == [0.0, 1.0, 1.0, 1.0, 0.0]

@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "release": {"hub", "models"},
     "releasing": {"evaluation", "models"},
     "training": {"attacks", "data", "metrics", "models", "objectives", "layers", "ops"},
-    "reproduction": {"data", "evaluation", "layers", "models", "release"},
+    "reproduction": {"attacks", "data", "evaluation", "layers", "models", "release"},
     "commands": {
         *("attacks", "data", "evaluation", "hub", "metrics", "models", "release", "releasing", "reproduction"),
         "training",
