@@ -1,0 +1,69 @@
+"""What a page says to be proven of all validation images."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from lightning_sq.errors import InputError
+from lightning_sq.reproduction import page, proofs
+from lightning_sq.reproduction.proofs import Proof, prove
+from lightning_sq.reproduction.runs import TRAINED
+from tests.attacks.test_branch_and_bound import EPSILON, IMAGES, QUANTIZERS, net
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A run of a network behind six levels, on sixty images of which it gets some wrong."""
+    model = net(QUANTIZERS["six levels"])
+    model.config = SimpleNamespace(image_size=0, num_channels=1)
+    images = (255 * IMAGES).round().to(torch.uint8)
+    labels = model(images.float() / 255).argmax(1)
+    labels[:5] = (labels[:5] + 1) % 3
+    monkeypatch.setattr(proofs, "load", lambda checkpoint: model)
+    monkeypatch.setattr(proofs, "_decoded", lambda *place: (images, labels))
+    (tmp_path / TRAINED).write_text("{}")
+    return SimpleNamespace(folder=tmp_path, checkpoint=tmp_path)
+
+
+def test_with_boxes_enough_every_image_is_proven_or_wrong(run, tmp_path):
+    bounds = prove(run, tmp_path, f"{EPSILON}", max_boxes=0)
+    assert bounds == Proof(bounds.bounds, bounds.bounds, 5 / 60, 0)
+    proof = prove(run, tmp_path, f"{EPSILON}", max_boxes=100_000)
+    assert proof.bounds == bounds.bounds < proof.proven
+    assert proof.wrong > 5 / 60
+    assert proof.proven + proof.wrong == pytest.approx(1)
+
+
+def test_a_proof_is_kept_until_the_run_is_trained_anew(run, tmp_path, monkeypatch):
+    proof = prove(run, tmp_path, f"{EPSILON}")
+    monkeypatch.setattr(proofs, "load", lambda checkpoint: pytest.fail("it was loaded again"))
+    assert prove(run, tmp_path, f"{EPSILON}") == proof
+    monkeypatch.setattr(proofs, "load", lambda checkpoint: net())
+    (tmp_path / TRAINED).write_text('{"key": "another"}')
+    with pytest.raises(AttributeError, match="config"):
+        prove(run, tmp_path, f"{EPSILON}")
+
+
+def test_a_network_without_bounds_has_no_proof(run, tmp_path, monkeypatch):
+    def refuse(*arguments):
+        raise InputError("Interval bounds have no rule for it.")
+
+    monkeypatch.setattr(proofs, "certified", refuse)
+    assert prove(run, tmp_path, f"{EPSILON}") is None
+    assert prove(run, tmp_path, f"{EPSILON}") is None  # and that is kept as well
+
+
+def test_the_page_shows_how_near_the_truth_is_known():
+    seeds = [{"proof": {"bounds": b, "proven": p, "wrong": w, "max_boxes": 1000}}
+             for b, p, w in ((0.90, 0.91, 0.08), (0.92, 0.93, 0.06))]  # fmt: skip
+    rows = {
+        "natural": {"title": "natural samples", "seeds": [{"proof": None}, {}]},
+        "interval_bound": {"title": "bounds", "seeds": seeds},
+    }
+    lines = page._proofs(rows)
+    assert lines[-1] == "| bounds | 91.0 ± 1.4 | 92.0 ± 1.4 | 93.0 ± 1.4 |"
+    assert any("into 1,000 boxes at most" in line for line in lines)
+    assert page._proofs({"natural": rows["natural"]}) == []
