@@ -190,8 +190,8 @@ MNIST = Study(
         "Four gradient steps inside the quantized box, which are no noisy natural samples: far better on the same net "
         "in the same epochs. It is the search by forward passes that limits the method, not quantizer or network.",
         "Of the bounds: one more threshold, activations that are cut off above, a loss that gives hopeless images up, "
-        "an average of the weights or of shifted images: no better, or worse. Turned and stretched digits: worse in few "
-        "epochs.",
+        "an average of the weights or of shifted images: no better, or worse. Turned and stretched digits: worse in "
+        "few epochs.",
         "Of the bounds: noise fixes half of the pixels that can move, and the bounds go over the others. Clean "
         "accuracy rises, and neither what branch and bound proves nor what attacks leave does.",
         "Of the bounds: twice the filters and units prove a little more, for twice the time; what is proven of "
