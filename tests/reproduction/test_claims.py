@@ -7,7 +7,7 @@ import copy
 import pytest
 
 from lightning_sq.errors import InputError
-from lightning_sq.reproduction import claims, page
+from lightning_sq.reproduction import claims, figures, page
 from lightning_sq.reproduction.studies import CIFAR10, MNIST
 
 
@@ -209,9 +209,9 @@ def test_the_page_shows_what_every_learning_rate_gave(content):
 
 
 def test_the_figure_of_training_time_has_a_second_half_where_rows_have_shorter_schedules(content):
-    assert len(page.training_figure(content).axes) == 1
+    assert len(figures.training_figure(content).axes) == 1
     content["rows"]["method"]["shorter"] = [seed(0.6, curve=((5, 0.7),))]
-    on_the_way, at_the_end = page.training_figure(content).axes
+    on_the_way, at_the_end = figures.training_figure(content).axes
     assert len(on_the_way.lines) == 4
     (line,) = at_the_end.lines
     assert line.get_ydata().tolist() == pytest.approx([60.0, 75.0])

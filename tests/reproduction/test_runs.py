@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from lightning_sq.errors import InputError
-from lightning_sq.reproduction.page import STYLES
+from lightning_sq.reproduction.figures import STYLES
 from lightning_sq.reproduction.plan import Estimate, plan_in_words, time_in_words
 from lightning_sq.reproduction.runs import TRAINED, Step, run_all, training_curve
 from lightning_sq.reproduction.settings import RATE, Settings
