@@ -20,7 +20,7 @@ from lightning_sq.evaluation.certify import certify, has_bounds
 from lightning_sq.evaluation.diagnostics import Situation, diagnose
 from lightning_sq.evaluation.found import Evaluation, share_of
 from lightning_sq.evaluation.precision import full_precision
-from lightning_sq.evaluation.processes import rank, world_size
+from lightning_sq.evaluation.processes import barrier, first_alone, rank, world_size
 from lightning_sq.evaluation.runner import Model, Progress, StageRunner
 from lightning_sq.evaluation.store import VerdictStore
 from lightning_sq.evaluation.suites import Entry, attacks_by_name, transfer_entries
@@ -115,7 +115,9 @@ def evaluate(
             "batch_size": batch_size,
             "seed": seed,
         }
-        verdicts = VerdictStore(store, identity, rank())
+        with first_alone():
+            verdicts = VerdictStore(store, identity, rank())
+        barrier()  # no file is written to while another process reads it
         stack.callback(verdicts.close)
         runner = StageRunner(
             whole,

@@ -75,7 +75,8 @@ class VerdictStore:
             raise InputError(f"The verdicts in {folder} cannot be read ({error}). Delete that folder.") from error
 
     def _read(self, path: Path, identity: str) -> None:
-        with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
+        # to be written to, because a process killed in the middle of a batch left a half that SQLite takes back first
+        with sqlite3.connect(f"file:{path}?mode=rw", uri=True) as connection:
             if connection.execute("SELECT name FROM sqlite_master WHERE name='identity'").fetchone() is None:
                 return  # killed before it had a table
             found = connection.execute("SELECT value FROM identity").fetchone()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sqlite3
 from itertools import pairwise
 
@@ -236,6 +237,29 @@ def test_killed_in_the_middle_it_goes_on_and_loses_nothing_that_was_finished(tmp
     ours, theirs = whole.examples(IMAGES), resumed.examples(IMAGES)
     assert ours.keys() == theirs.keys() == {3, 5}
     assert all(torch.equal(ours[i], theirs[i]) for i in ours)
+
+
+def test_a_batch_that_was_half_written_when_the_process_was_killed_is_taken_back(tmp_path):
+    model = linear_model(SoftQuantization(4, 60.0))
+    labels = model(IMAGES).argmax(1)
+    options = {"epsilon": 0.02, "attacks": "pgd", "batch_size": 8}
+    whole = lightning_sq.evaluate(model, IMAGES, labels, **options, store=tmp_path / "whole")
+    (left := tmp_path / "killed").mkdir()
+    connection = sqlite3.connect(tmp_path / "whole/rank-0.sqlite")
+    kept = connection.execute("SELECT COUNT(*) FROM batches").fetchone()[0]
+    connection.execute("PRAGMA cache_size = 1")  # so that what is not yet committed is in the file already
+    connection.execute("UPDATE batches SET seconds = 0.0")
+    connection.executemany("INSERT INTO verdicts VALUES ('half', ?, 1, 0)", ((image,) for image in range(10_000)))
+    for path in (tmp_path / "whole").iterdir():  # what a disk holds that lost its process
+        shutil.copy(path, left)
+    connection.close()
+    assert {path.name for path in left.iterdir()} == {"rank-0.sqlite", "rank-0.sqlite-journal"}
+
+    resumed = lightning_sq.evaluate(model, IMAGES, labels, **options, store=left)
+    assert torch.equal(whole.verdicts, resumed.verdicts)
+    with sqlite3.connect(left / "rank-0.sqlite") as connection:
+        assert connection.execute("SELECT COUNT(*) FROM batches WHERE seconds > 0").fetchone()[0] == kept
+        assert connection.execute("SELECT COUNT(*) FROM verdicts WHERE stage = 'half'").fetchone()[0] == 0
 
 
 def test_another_model_to_transfer_from_is_another_evaluation(tmp_path):
