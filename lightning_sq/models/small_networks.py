@@ -25,6 +25,7 @@ default_cfgs = generate_default_cfgs(
         "small_cnn.untrained": DIGITS,
         "madry_cnn.untrained": DIGITS,
         "box_cnn.untrained": DIGITS,
+        "box_cnn_wide.untrained": DIGITS,
         "box_cnn_cifar.untrained": TINY_PHOTOGRAPHS | {"classifier": "head"},
         "small_cnn_cifar.untrained": TINY_PHOTOGRAPHS | {"classifier": "head"},
         "resnet18_cifar.untrained": TINY_PHOTOGRAPHS,
@@ -143,6 +144,15 @@ def box_cnn(pretrained: bool = False, **kwargs: Any) -> ConvNet:
     """
     shape = {"convolutions": ((80, 12, 4, 2),), "hidden": (512,), "num_features": 80 * 6 * 6}
     return build_model_with_cfg(ConvNet, "box_cnn", pretrained, num_planes=2, for_intervals=True, **shape, **kwargs)
+
+
+@register_model
+def box_cnn_wide(pretrained: bool = False, **kwargs: Any) -> ConvNet:
+    """`box_cnn` with twice the filters and units, for longer schedules."""
+    shape = {"convolutions": ((160, 12, 4, 2),), "hidden": (1024,), "num_features": 160 * 6 * 6}
+    return build_model_with_cfg(
+        ConvNet, "box_cnn_wide", pretrained, num_planes=2, for_intervals=True, **shape, **kwargs
+    )
 
 
 @register_model

@@ -169,6 +169,7 @@ MNIST = Study(
         Row("method_madry", "the method, Madry's network", num_seeds=3, in_quick=False),
         Row("pgd_madry", "PGD-40, Madry's network and schedule", in_quick=False, published=MADRY),
         Row("method_resnet18", "the method, ResNet-18", in_quick=False),
+        Row("interval_bound_wide", "quantizer + interval bounds, twice as wide", in_quick=False, by_proof=True),
         method={"quick": quick_form(epochs=2)},
         interval_bound={"quick": quick_form(epochs=3, ramp=300, warmup=0.5)},
         interval_bound_unquantized={"quick": quick_form(epochs=3, ramp=300, warmup=0.5)},
