@@ -86,6 +86,7 @@ def judge(study: Study, rows: dict[str, Any]) -> list[dict[str, Any]]:
     claims = [_comparable(study, rows)]
     claims += [_robust(study, rows, name) for name in study.methods]
     claims += [_certified(study, rows)]
+    claims += [_proven_as_published(study, rows, name) for name in study.proofs]
     claims += [_faster(study, rows, name) for name in (study.method, study.certified, study.fast)]
     claims += [_as_published(study, rows, row.name) for row in study.rows if row.published]
     return [asdict(claim) for claim in claims]
@@ -147,6 +148,20 @@ def _certified(study: Study, rows: dict[str, Any]) -> Claim:
     )
     paper = spread_of(rows, study.certified, "papers_attacks")
     return Claim(text, str(paper), f"{proven} proven on all validation images{rest}", verdict, holds)
+
+
+def _proven_as_published(study: Study, rows: dict[str, Any], name: str) -> Claim:
+    known = ", ".join(f"{100 * accuracy:.1f} %: {source}" for accuracy, source in study.published_proofs)
+    text = f"{study.row(name).title}: as much is proven as has been published ({known})"
+    proven = spread_of(rows, name, "certified")
+    if proven is None:
+        return _not_run(text, name)
+    best, source = study.published_proofs[-1]
+    holds = proven.mean >= best
+    verdict = "reached" if holds else f"not reached: {100 * (best - proven.mean):.1f} points less than {source}"
+    if less := [known for known in study.published_proofs[:-1] if not holds and proven.mean >= known[0]]:
+        verdict += f"; {100 * (proven.mean - less[-1][0]):.1f} more than {less[-1][1]}"
+    return Claim(text, str(spread_of(rows, name, "papers_attacks")), f"{proven} proven", verdict, holds)
 
 
 def _faster(study: Study, rows: dict[str, Any], name: str) -> Claim:

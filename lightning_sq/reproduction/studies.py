@@ -78,7 +78,9 @@ class Study:
         same_network: The method with the network of the published PGD-trained model; None where the method has it.
         natural: The undefended control.
         adversarial: The row of PGD adversarial training, which the paper says is not needed.
-        certified: The row that is trained by interval bounds.
+        certified: The row that is trained by interval bounds behind the quantizer.
+        wider: The same with a larger network; None where there is none.
+        published_proofs: Certified accuracies that the literature gives, and whose, the least first.
         fast: The row of FGSM-RS.
     """
 
@@ -95,12 +97,19 @@ class Study:
     natural: str = "natural"
     adversarial: str = "pgd"
     certified: str = "interval_bound"
+    wider: str | None = None
+    published_proofs: tuple[tuple[float, str], ...] = ()
     fast: str = "fgsm_rs"
 
     @property
     def methods(self) -> tuple[str, ...]:
         """The rows that are held against the published PGD-trained model."""
         return (self.method, *([self.same_network] if self.same_network else []))
+
+    @property
+    def proofs(self) -> tuple[str, ...]:
+        """The rows that are held against published proofs."""
+        return (self.certified, *([self.wider] if self.wider else []))
 
     @property
     def timed(self) -> tuple[str, ...]:
@@ -157,6 +166,7 @@ def _variants(
 
 
 MADRY = (0.885, "the Madry model under AutoAttack")
+BOUNDS, DISTANCE_NETS = "interval bounds, arXiv 1810.12715", "L-inf distance nets, arXiv 2110.06850"
 
 MNIST = Study(
     name="mnist",
@@ -165,6 +175,8 @@ MNIST = Study(
     num_images=(60_000, 10_000),
     times_faster=24.0,
     same_network="method_madry",
+    wider="interval_bound_wide",
+    published_proofs=((0.9195, BOUNDS), (0.932, DISTANCE_NETS)),
     rows=_rows(
         Row("method_madry", "the method, Madry's network", num_seeds=3, in_quick=False),
         Row("pgd_madry", "PGD-40, Madry's network and schedule", in_quick=False, published=MADRY),
@@ -210,6 +222,7 @@ CIFAR10 = Study(
     title="CIFAR-10",
     epsilon="8/255",
     num_images=(50_000, 10_000),
+    published_proofs=((0.2709, BOUNDS), (0.4006, DISTANCE_NETS)),
     rows=_rows(
         method={"quick": quick_form(epochs=3)},
         interval_bound=_BOUNDS_OF_CIFAR10,

@@ -40,7 +40,7 @@ def rows(**seeds):
 
 COMPARABLE, NOT_NEEDED, PROOF = "comparable to PGD", "not needed: the method is", "a proof instead"
 NOT_NEEDED_ON_ITS_NETWORK = "not needed: the method, Madry's network is"
-METHOD_FASTER, BOUNDS_FASTER = "noisy natural samples: ", "interval bounds: "
+METHOD_FASTER, BOUNDS_FASTER = "noisy natural samples: ", "interval bounds: 24"
 
 
 def verdict(words, known, study=MNIST):
@@ -77,6 +77,27 @@ def test_a_proof_is_held_against_what_pgd_training_keeps():
     assert verdict(PROOF, rows(interval_bound=[seed(0.95, certified=0.8)], pgd=[seed(0.9)]))["holds"] is False
     assert verdict(PROOF, rows(interval_bound=[seed(0.95, certified=0.8)]))["holds"] is None
     assert verdict(PROOF, rows(interval_bound=[seed(0.95)], pgd=[seed(0.9)]))["holds"] is None
+
+
+@pytest.mark.parametrize(
+    ("certified", "expected", "holds"),
+    [
+        (0.94, "reached", True),
+        (
+            0.93,
+            "not reached: 0.2 points less than L-inf distance nets, arXiv 2110.06850; 1.1 more than interval",
+            False,
+        ),
+        (0.90, "not reached: 3.2 points less than L-inf distance nets, arXiv 2110.06850", False),
+    ],
+)
+@pytest.mark.parametrize(("row", "title"), [("interval_bound", "bounds: as"), ("interval_bound_wide", "as wide: as")])
+def test_a_proof_is_held_against_the_published_ones(certified, expected, holds, row, title):
+    found = verdict(title, rows(**{row: [seed(0.95, certified=certified)]}))
+    assert found["verdict"].startswith(expected)
+    assert found["holds"] is holds
+    assert ("; " in found["verdict"]) is (certified == 0.93)
+    assert verdict(title, rows(interval_bound=[seed(0.95)]))["holds"] is None
 
 
 def ends(*points, key="worst_case"):
