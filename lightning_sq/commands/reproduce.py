@@ -82,8 +82,11 @@ def main(arguments: list[str]) -> None:
         settings = _with_earlier(options, settings)
     if not options.page:
         (_choose if options.choose else _run)(options, settings)
-    if not options.plan:
-        _write_page(options, settings)
+    if options.plan:
+        return
+    if options.add:  # hours later: another command may have added rows of its own
+        settings = _with_earlier(options, settings)
+    _write_page(options, settings)
 
 
 def _settings(options: Namespace) -> Settings:

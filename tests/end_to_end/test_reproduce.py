@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lightning_sq.__main__ import main
+from lightning_sq.reproduction import conduct
 from lightning_sq.reproduction.page import read_study, write_page
 from tests.conftest import REPOSITORY
 from tests.data.idx import NUM_TEST, tiny_mnist, write_idx
@@ -118,6 +119,14 @@ def test_an_added_row_is_done_again_where_that_is_said(elsewhere, tmp_path):
     after = read_study(tmp_path / "page")["rows"]
     assert after["interval_bound"] == before["interval_bound"]
     assert after["natural"]["seeds"][0]["seconds"] != before["natural"]["seeds"][0]["seconds"]
+
+
+def test_a_row_that_another_command_added_meanwhile_stays(elsewhere, tmp_path, monkeypatch):
+    whole = read_study(tmp_path / "page")
+    write_page(tmp_path / "page", whole | {"rows": {"interval_bound": whole["rows"]["interval_bound"]}})
+    monkeypatch.setattr(conduct, "conduct", lambda *_, **__: write_page(tmp_path / "page", whole))
+    assert main([*elsewhere, "--rows", "interval_bound"]) == 0
+    assert read_study(tmp_path / "page")["rows"] == whole["rows"]
 
 
 @pytest.mark.parametrize(
