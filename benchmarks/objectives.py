@@ -27,6 +27,7 @@ def candidates() -> dict[str, o.Objective]:
         "noisy natural, hardest of 4": o.NoisyNatural(epsilon=EPSILON, num_draws=4, select="hardest"),
         "FGSM-RS": o.FGSMRS(EPSILON),
         "free (one replay)": o.FreeAdversarial(EPSILON),
+        "PGD-4 in the quantized box": o.BoxAdversarial(EPSILON),
         "PGD-7": o.Adversarial(EPSILON, num_steps=7),
         "PGD-40": o.Adversarial(EPSILON, num_steps=40),
         "gradient penalty, double backward": o.GradientPenalty(EPSILON),

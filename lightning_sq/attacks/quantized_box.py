@@ -45,12 +45,11 @@ class QuantizedBox:
             seeds: One for each image.
             epsilon: Radius of the ball in pixels.
         """
-        quantizer, network = model.quantizer, model.network
+        quantizer = model.quantizer
         with torch.no_grad():
-            lower, upper = quantized_box(images, epsilon, quantizer)
-            width = upper - lower
-            start = torch.where(width > 0, (quantizer(images) - lower) / width.clamp(min=1e-12), 0.0).clamp(0, 1)
-        inside = InsideBox(lower, width, _nearest_reachable(quantizer, images), network)
+            inside = InsideBox.around(model, images, epsilon)
+            from_below = (quantizer(images) - inside.lower) / inside.width.clamp(min=1e-12)
+            start = torch.where(inside.width > 0, from_below, 0.0).clamp(0, 1)
         worst = self.attack(inside, start, labels, seeds, 1.0)
         with torch.no_grad():
             return preimage(quantizer, inside.values(worst), images, epsilon)
@@ -71,6 +70,12 @@ class InsideBox:
     width: Tensor
     reachable: Quantizer
     network: Callable[[Tensor], Tensor]
+
+    @classmethod
+    def around(cls, model: Quantized, images: Tensor, epsilon: float | Tensor) -> InsideBox:
+        """The box of the ball of radius epsilon around each image (B, C, H, W) in [0, 1]."""
+        lower, upper = quantized_box(images, epsilon, model.quantizer)
+        return cls(lower, upper - lower, _nearest_reachable(model.quantizer, images), model.network)
 
     def values(self, t: Tensor) -> Tensor:
         """Quantized pixels (B, C, H, W)."""

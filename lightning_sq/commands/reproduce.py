@@ -30,7 +30,7 @@ def _parser() -> Parser:
     parser.add_argument("--runs", type=Path, help="folder of the runs; default: runs/reproduce/STUDY or STUDY-quick")
     parser.add_argument("--output", type=Path, help="folder of the page; default: results/STUDY, quick: as --runs")
     parser.add_argument("--configs", type=Path, default=Path("configs"), help="default: configs, of the clone")
-    parser.add_argument("--rows", help="with commas; default: all, quick: those of small networks")
+    parser.add_argument("--rows", help="with commas; default: all, quick: those that are soon trained")
     parser.add_argument("--num-seeds", type=int, help="at most so many of each row; default: as the study says")
     parser.add_argument("--num-images", type=int, help="test images to attack; default: 1000, quick: 100")
     parser.add_argument("--attacks", help="as of evaluate; default: standard, quick: quick")

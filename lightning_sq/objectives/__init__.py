@@ -2,6 +2,7 @@
 
 from lightning_sq.objectives.adversarial import FGSMRS, Adversarial
 from lightning_sq.objectives.base import Objective
+from lightning_sq.objectives.box_adversarial import BoxAdversarial
 from lightning_sq.objectives.free import FreeAdversarial
 from lightning_sq.objectives.gradient_penalty import GradientPenalty
 from lightning_sq.objectives.interval_bound import IntervalBound
@@ -11,6 +12,7 @@ from lightning_sq.objectives.noisy_natural import NoisyNatural
 __all__ = [
     "FGSMRS",
     "Adversarial",
+    "BoxAdversarial",
     "FreeAdversarial",
     "GradientPenalty",
     "IntervalBound",

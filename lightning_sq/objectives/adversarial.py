@@ -71,7 +71,58 @@ class AttackedObjective(Objective):
         return model if self.backward_mode == "exact" else bpda(model, self.backward_mode, self.surrogate_sharpness)
 
 
-class Adversarial(AttackedObjective):
+class SteppingObjective(AttackedObjective):
+    """An attacked objective whose attack takes gradient steps from a random start.
+
+    Args:
+        epsilon: See `AttackedObjective`.
+        num_steps: Gradient steps, each as dear as a forward and a backward pass.
+        criterion: What the attack maximises, "cross_entropy" (of the hard labels) or "margin".
+        backward: See `AttackedObjective`.
+        surrogate_sharpness: See `AttackedObjective`.
+        label_smoothing: See `Objective`; of the trained loss alone.
+        ramp_steps: See `AttackedObjective`.
+    """
+
+    start: PixelNoise
+
+    def __init__(
+        self,
+        epsilon: float | str,
+        num_steps: int,
+        criterion: str = "cross_entropy",
+        backward: Backward = "exact",
+        surrogate_sharpness: float | None = None,
+        label_smoothing: float = 0.0,
+        ramp_steps: int = 0,
+    ) -> None:
+        super().__init__(epsilon, backward, surrogate_sharpness, label_smoothing, ramp_steps)
+        if num_steps < 1:
+            raise InputError(f"num_steps={num_steps} is not at least 1. 10 is usual.")
+        if criterion not in CRITERIA:
+            raise InputError(f"criterion={criterion!r} is not one of {', '.join(CRITERIA)}.")
+        self.num_steps = num_steps
+        self.criterion = criterion
+
+    def seed(self, seed: int, rank: int) -> None:
+        self.start.seed(seed, rank)
+
+    @property
+    def random_state(self) -> Tensor | None:
+        return self.start.generator_state
+
+    @random_state.setter
+    def random_state(self, state: Tensor | None) -> None:
+        self.start.generator_state = state
+
+    def gradient(self, model: Callable[[Tensor], Tensor], x: Tensor, labels: Tensor) -> Tensor:
+        """Of the summed criterion with respect to x."""
+        x = x.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(CRITERIA[self.criterion](model(x), labels).sum(), x)
+        return gradient
+
+
+class Adversarial(SteppingObjective):
     """E max CE(f(x'), y) over |x' - x| <= eps, by PGD from a random start (Madry et al. 2018, arXiv 1706.06083).
 
     Trained on the last iterate, as in the paper; `attacks.PGD` keeps the worst one, for one forward pass more. The
@@ -81,12 +132,12 @@ class Adversarial(AttackedObjective):
 
     Args:
         epsilon: See `AttackedObjective`.
-        num_steps: Gradient steps, each as dear as a forward and a backward pass.
+        num_steps: See `SteppingObjective`.
         step_size: Length of a step, in units of the full pixel range; None is 2.5 epsilon / num_steps.
-        criterion: What the attack maximises, "cross_entropy" (of the hard labels) or "margin".
+        criterion: See `SteppingObjective`.
         backward: See `AttackedObjective`.
         surrogate_sharpness: See `AttackedObjective`.
-        label_smoothing: See `Objective`; of the trained loss alone.
+        label_smoothing: See `SteppingObjective`.
         ramp_steps: See `AttackedObjective`.
     """
 
@@ -101,28 +152,11 @@ class Adversarial(AttackedObjective):
         label_smoothing: float = 0.0,
         ramp_steps: int = 0,
     ) -> None:
-        super().__init__(epsilon, backward, surrogate_sharpness, label_smoothing, ramp_steps)
-        if num_steps < 1:
-            raise InputError(f"num_steps={num_steps} is not at least 1. 10 is usual.")
-        if criterion not in CRITERIA:
-            raise InputError(f"criterion={criterion!r} is not one of {', '.join(CRITERIA)}.")
-        self.num_steps = num_steps
+        super().__init__(epsilon, num_steps, criterion, backward, surrogate_sharpness, label_smoothing, ramp_steps)
         self.step_size = (
             2.5 * self.epsilon / num_steps if step_size is None else parse_epsilon(step_size, name="step_size")
         )
-        self.criterion = criterion
         self.start = PixelNoise("uniform", self.epsilon)
-
-    def seed(self, seed: int, rank: int) -> None:
-        self.start.seed(seed, rank)
-
-    @property
-    def random_state(self) -> Tensor | None:
-        return self.start.generator_state
-
-    @random_state.setter
-    def random_state(self, state: Tensor | None) -> None:
-        self.start.generator_state = state
 
     def attack(self, model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> Tensor:
         """The last iterate, like `images`: (B, C, H, W) in [0, 1] and within epsilon, or as far as the ramp is."""
@@ -130,10 +164,8 @@ class Adversarial(AttackedObjective):
         model, x = self.as_attacked(model), images + share * (self.start(images) - images)
         with torch.enable_grad(), running_statistics_kept(model):
             for _ in range(self.num_steps):
-                x.requires_grad_()
-                values = CRITERIA[self.criterion](model(x), labels)
-                (gradient,) = torch.autograd.grad(values.sum(), x)
-                x = project(x.detach() + share * self.step_size * gradient.sign(), images, share * self.epsilon)
+                step = share * self.step_size * self.gradient(model, x, labels).sign()
+                x = project(x + step, images, share * self.epsilon)
         return x
 
     def forward(self, model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -181,6 +213,5 @@ class FGSMRS(Adversarial):
         share = self.share
         model, start = self.as_attacked(model), share * self.start.draw(images)
         with torch.enable_grad(), running_statistics_kept(model):
-            x = (images + start).requires_grad_()
-            (gradient,) = torch.autograd.grad(CRITERIA[self.criterion](model(x), labels).sum(), x)
-        return project(images + start + share * self.step_size * gradient.sign(), images, share * self.epsilon)
+            step = share * self.step_size * self.gradient(model, images + start, labels).sign()
+        return project(images + start + step, images, share * self.epsilon)

@@ -87,7 +87,7 @@ def judge(study: Study, rows: dict[str, Any]) -> list[dict[str, Any]]:
     claims += [_robust(study, rows, name) for name in study.methods]
     claims += [_certified(study, rows)]
     claims += [_proven_as_published(study, rows, name) for name in study.proofs]
-    claims += [_faster(study, rows, name) for name in (study.method, study.certified, study.fast)]
+    claims += [_faster(study, rows, name) for name in study.faster]
     claims += [_as_published(study, rows, row.name) for row in study.rows if row.published]
     return [asdict(claim) for claim in claims]
 
