@@ -12,7 +12,7 @@ from lightning_sq.attacks.front_end import Quantized
 from lightning_sq.attacks.quantized_box import InsideBox
 from lightning_sq.errors import InputError
 from lightning_sq.layers import PixelNoise
-from lightning_sq.objectives.adversarial import SteppingObjective
+from lightning_sq.objectives.attacked import SteppingObjective
 from lightning_sq.objectives.base import running_statistics_kept
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_sq.errors import InputError
 from lightning_sq.layers.soft_quantization import Backward
-from lightning_sq.objectives.adversarial import AttackedObjective
+from lightning_sq.objectives.attacked import AttackedObjective
 from lightning_sq.types import PIXEL_BOUNDS
 
 

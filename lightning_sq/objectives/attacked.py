@@ -1,0 +1,121 @@
+"""What objectives with an attack inside have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+from lightning_sq.attacks import bpda
+from lightning_sq.attacks.criteria import CRITERIA
+from lightning_sq.errors import InputError
+from lightning_sq.layers import PixelNoise
+from lightning_sq.layers.soft_quantization import Backward
+from lightning_sq.objectives.base import Objective
+from lightning_sq.ops.soft_quantize import check_sharpness
+from lightning_sq.types import parse_epsilon
+
+
+class AttackedObjective(Objective):
+    """An objective with an attack inside: the budget, and the derivative that the attack takes of the quantizer.
+
+    Args:
+        epsilon: Radius of the L-inf ball, in units of the full pixel range, such as 8/255.
+        backward: "exact" (behind a hard quantizer 0, and so no attack), or BPDA by "identity" or "surrogate".
+        surrogate_sharpness: Of the softer staircase of "surrogate"; None leaves the quantizer's.
+        label_smoothing: See `Objective`.
+        ramp_steps: Training batches over which ball and step grow linearly from nothing. At large budgets (0.3 on
+            MNIST) a network that is attacked in full from the first step learns nothing for thousands of steps.
+    """
+
+    step: Tensor
+
+    def __init__(
+        self,
+        epsilon: float | str = "8/255",
+        backward: Backward = "exact",
+        surrogate_sharpness: float | None = None,
+        label_smoothing: float = 0.0,
+        ramp_steps: int = 0,
+    ) -> None:
+        super().__init__(label_smoothing)
+        if ramp_steps < 0:
+            raise InputError(f"ramp_steps={ramp_steps} is negative. 0 switches it off.")
+        if backward not in get_args(Backward):
+            raise InputError(f"backward={backward!r} is not one of {', '.join(get_args(Backward))}.")
+        if surrogate_sharpness is not None:
+            check_sharpness(surrogate_sharpness)
+            if backward != "surrogate":
+                raise InputError(f"surrogate_sharpness={surrogate_sharpness} needs backward=surrogate, not {backward}.")
+        self.epsilon = parse_epsilon(epsilon)
+        self.backward_mode = backward
+        self.surrogate_sharpness = surrogate_sharpness
+        self.ramp_steps = ramp_steps
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))  # saved in every checkpoint
+
+    @property
+    def share(self) -> Tensor | float:
+        """Of epsilon, for the next training batch; on the device, so that no step waits for it."""
+        return ((self.step + 1) / self.ramp_steps).clamp(max=1) if self.ramp_steps else 1.0
+
+    def count_batch(self) -> None:
+        """In training, one batch further along the ramp."""
+        if self.training:
+            self.step += 1
+
+    def as_attacked(self, model: Any) -> Any:
+        """The model with the derivative that the attack takes of its quantizer; weights and values are the same."""
+        return model if self.backward_mode == "exact" else bpda(model, self.backward_mode, self.surrogate_sharpness)
+
+
+class SteppingObjective(AttackedObjective):
+    """An attacked objective whose attack takes gradient steps from a random start.
+
+    Args:
+        epsilon: See `AttackedObjective`.
+        num_steps: Gradient steps, each as dear as a forward and a backward pass.
+        criterion: What the attack maximises, "cross_entropy" (of the hard labels) or "margin".
+        backward: See `AttackedObjective`.
+        surrogate_sharpness: See `AttackedObjective`.
+        label_smoothing: See `Objective`; of the trained loss alone.
+        ramp_steps: See `AttackedObjective`.
+    """
+
+    start: PixelNoise
+
+    def __init__(
+        self,
+        epsilon: float | str,
+        num_steps: int,
+        criterion: str = "cross_entropy",
+        backward: Backward = "exact",
+        surrogate_sharpness: float | None = None,
+        label_smoothing: float = 0.0,
+        ramp_steps: int = 0,
+    ) -> None:
+        super().__init__(epsilon, backward, surrogate_sharpness, label_smoothing, ramp_steps)
+        if num_steps < 1:
+            raise InputError(f"num_steps={num_steps} is not at least 1. 10 is usual.")
+        if criterion not in CRITERIA:
+            raise InputError(f"criterion={criterion!r} is not one of {', '.join(CRITERIA)}.")
+        self.num_steps = num_steps
+        self.criterion = criterion
+
+    def seed(self, seed: int, rank: int) -> None:
+        self.start.seed(seed, rank)
+
+    @property
+    def random_state(self) -> Tensor | None:
+        return self.start.generator_state
+
+    @random_state.setter
+    def random_state(self, state: Tensor | None) -> None:
+        self.start.generator_state = state
+
+    def gradient(self, model: Callable[[Tensor], Tensor], x: Tensor, labels: Tensor) -> Tensor:
+        """Of the summed criterion with respect to x."""
+        x = x.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(CRITERIA[self.criterion](model(x), labels).sum(), x)
+        return gradient
