@@ -202,8 +202,6 @@ MNIST = Study(
         "A small network that learns from the losses of the draws where noise hurts: a little better on a wider net, "
         "and no more with three times the epochs.",
         "A network that predicts the input gradient from forward passes: its draws were no harder than random ones.",
-        "Four gradient steps inside the quantized box, which are no noisy natural samples: far better on the same net "
-        "in the same epochs. It is the search by forward passes that limits the method, not quantizer or network.",
         "Of the bounds: one more threshold, activations that are cut off above, a loss that gives hopeless images up, "
         "an average of the weights or of shifted images: no better, or worse. Turned and stretched digits: worse in "
         "few epochs.",
