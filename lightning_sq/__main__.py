@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import select
 import signal
 import sys
 from importlib import import_module
@@ -90,9 +92,25 @@ def main(arguments: list[str] | None = None) -> int:
 
 def command() -> NoReturn:
     """`main` as a process of its own: srun is to see its exit status, and ends all others once one has failed."""
-    status = main()
+    try:
+        status = main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not _no_reader():
+            raise
+        status = 128 + signal.SIGPIPE
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.exit(status)
+
+
+def _no_reader() -> bool:
+    """Whether whoever read standard output has gone, as `| head` does; then nothing more is written to it."""
+    state = select.poll()
+    state.register(sys.stdout.fileno(), select.POLLOUT)
+    if not any(event & select.POLLERR for _, event in state.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 if __name__ == "__main__":

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -167,10 +171,18 @@ def test_the_other_commands_say_what_is_wrong_too(arguments, capsys, tmp_path, m
     assert list(tmp_path.iterdir()) == []
 
 
-def test_help_answers_before_anything_heavy_is_imported():
-    import subprocess
-    import sys
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_goes_away_is_no_error(unbuffered):
+    read, write = os.pipe()
+    os.close(read)
+    words = [sys.executable, "-m", "lightning_sq", "--help"]
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    found = subprocess.run(words, stdout=write, stderr=subprocess.PIPE, cwd=REPOSITORY, env=environment, check=False)
+    os.close(write)
+    assert (found.returncode, found.stderr) == (128 + signal.SIGPIPE, b"")
 
+
+def test_help_answers_before_anything_heavy_is_imported():
     program = "import sys; from lightning_sq.__main__ import main; main(['--help']); print('torch' in sys.modules)"
     began = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
