@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import get_args
 
 import torch
@@ -12,8 +12,10 @@ from torch import Generator, Tensor, nn
 
 from lightning_sq.errors import InputError
 from lightning_sq.ops.noise import (
+    BLURRED_DEVIATION,
     NoiseKind,
     NoisePattern,
+    blurred,
     correlated_noise,
     draw_for_each,
     from_gaussian,
@@ -117,12 +119,24 @@ class PixelNoise(nn.Module):
         Args:
             direction: (B, C, H, W) of root mean square 1, such as a standard normal field; it is mapped to the kind's
                 distribution as fields are, for "rademacher" to epsilon times its sign.
-            scatter: Standard deviation of the independent normal numbers that are added before.
+            scatter: Standard deviation of a normal field that is added before, a little blurred.
         """
         if scatter:
             generator = self.generator_on(direction.device)
-            direction = direction + scatter * gaussian_noise(direction, epsilon=1.0, generator=generator)
+            field = blurred(gaussian_noise(direction, epsilon=1.0, generator=generator)) / BLURRED_DEVIATION
+            direction = direction + scatter * field
         return from_gaussian(direction / (1 + scatter**2) ** 0.5, kind=self.kind, epsilon=self.epsilon)
+
+    def towards_others(self, images: Tensor, count: int) -> Iterator[Tensor]:
+        """clip(x' - x, -epsilon, epsilon) for `count` other images x' of the batch, or all if it has fewer.
+
+        What differs from one natural image to another is noise as well, and such as no pattern draws.
+        """
+        generator = self.generator_on(images.device)
+        shifts = torch.randperm(max(len(images) - 1, 0), generator=generator, device=images.device)[:count] + 1
+        places = torch.arange(len(images), device=images.device)
+        for shift in shifts:
+            yield (images[(places + shift) % len(images)] - images).clamp_(-self.epsilon, self.epsilon)
 
     def forward(self, images: Tensor) -> Tensor:
         return (images + self.draw(images)).clamp_(*PIXEL_BOUNDS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -13,19 +13,22 @@ from lightning_sq.attacks.criteria import margin
 from lightning_sq.errors import InputError
 from lightning_sq.layers import PixelNoise
 from lightning_sq.objectives.base import Objective, running_statistics_kept
+from lightning_sq.objectives.margin_model import MarginModel
 from lightning_sq.ops.noise import NoiseKind, NoisePattern
 from lightning_sq.types import PIXEL_BOUNDS
+
+SCATTER = 1.0
+"""Of refined draws about where the margin grows, in terms of its root mean square; the first does not scatter."""
 
 
 class NoisyNatural(Objective):
     """E CE(f(clip(x + n)), y), n noise: behind a quantizer the paper's stand-in for CE + eps ||grad_x CE||_1.
 
-    With `select="hardest"` each image is trained on that of its draws which has the largest loss. With `num_refined` a
-    second generation of draws joins them, that goes where the first became harder: with m_i the margin by which draw
-    n_i is misclassified, g = sum_i (m_i - mean m) n_i estimates the direction in which the margin grows (evolution
-    strategies, Salimans et al. 2017, arXiv 1703.03864; as an attack Ilyas et al. 2018, arXiv 1804.08598), and a refined
-    draw is noise of the same kind whose pixels lean that way. Only forward passes choose, there is no gradient with
-    respect to the input: these are still noisy natural samples.
+    With `select="hardest"` each image is trained on that of its draws which has the largest loss. Draws are of three
+    kinds: random noise; differences to other images of the batch, n = clip(x' - x, -epsilon, epsilon), noise as natural
+    as the samples; and refined ones, noise that leans where a linear model of the margin, fitted to the draws before,
+    says that it grows (`MarginModel`). Only forward passes choose, there is no gradient with respect to the input:
+    these are still noisy natural samples.
 
     Args:
         noise: "uniform" in [-epsilon, epsilon], "rademacher" (+-epsilon) or "gaussian" (standard deviation epsilon).
@@ -34,8 +37,9 @@ class NoisyNatural(Objective):
         scales: Cells along a side of the image, for the patterns that have some.
         num_draws: Noisy copies of an image in one step.
         select: "mean" trains on all of them, "hardest" on the worst.
-        num_refined: Draws of the second generation; only with "hardest", and the draws of the first then come in pairs
-            n, -n, which makes the estimate better.
+        num_others: Further draws, towards as many other images of the batch; fewer in a batch of fewer. Only with
+            "hardest".
+        num_refined: Further draws, each refined from all before it; only with "hardest".
         label_smoothing: See `Objective`.
     """
 
@@ -49,6 +53,7 @@ class NoisyNatural(Objective):
         scales: Sequence[int] = (2, 4, 8),
         num_draws: int = 1,
         select: Literal["mean", "hardest"] = "mean",
+        num_others: int = 0,
         num_refined: int = 0,
         label_smoothing: float = 0.0,
     ) -> None:
@@ -57,14 +62,15 @@ class NoisyNatural(Objective):
             raise InputError(f"num_draws={num_draws} is not at least 1.")
         if select not in ("mean", "hardest"):
             raise InputError(f"select={select!r} is not one of mean, hardest.")
-        if num_refined and (num_refined < 0 or select != "hardest" or num_draws < 2):
-            raise InputError(
-                f"num_refined={num_refined} with num_draws={num_draws}, select={select!r}: draws are refined from at "
-                'least 2 others, with select="hardest".'
-            )
+        for name, number in (("num_others", num_others), ("num_refined", num_refined)):
+            if number and (number < 0 or select != "hardest"):
+                raise InputError(f'{name}={number} with select={select!r}: it is a number of draws for "hardest".')
+        if num_refined and num_draws + num_others < 2:
+            raise InputError(f"num_refined={num_refined} with one other draw: refine at least 2, by num_others=1.")
         self.noise = PixelNoise(noise, epsilon, pattern, scales)
         self.num_draws = num_draws
         self.select = select
+        self.num_others = num_others
         self.num_refined = num_refined
 
     def seed(self, seed: int, rank: int) -> None:
@@ -85,7 +91,7 @@ class NoisyNatural(Objective):
         return self.noise.repeatable(images, indices)
 
     def forward(self, model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        if self.num_draws == 1:
+        if self.num_draws + self.num_others == 1:
             return super().forward(model, images, labels)
         if self.select == "hardest":
             logits = model(self.hardest(model, images, labels))
@@ -96,46 +102,27 @@ class NoisyNatural(Objective):
     def hardest(self, model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> Tensor:
         """For each image the draw with the largest cross-entropy; running statistics see the choice alone."""
         worst, largest = images, torch.full((len(images),), float("-inf"), device=images.device)
-        harder_where = _GrowthOfTheMargin()
+        quantizer = getattr(model, "quantizer", None)
+        network = model if quantizer is None else model.network
+        margins = MarginModel(images, self.num_draws + self.num_others + self.num_refined) if self.num_refined else None
         with torch.no_grad(), running_statistics_kept(model):
-            noise = images
-            for k in range(self.num_draws + self.num_refined):
-                noise = self._next(noise, images, k, harder_where)
+            for noise in self._draws(images, margins):
                 noisy = (images + noise).clamp_(*PIXEL_BOUNDS)
-                logits = model(noisy).float()
+                seen = noisy if quantizer is None else quantizer(noisy)
+                logits = network(seen).float()
                 losses = cross_entropy(logits, labels, reduction="none")
-                harder = losses > largest
-                worst = torch.where(harder.view(-1, 1, 1, 1), noisy, worst)
+                worst = torch.where((losses > largest).view(-1, 1, 1, 1), noisy, worst)
                 largest = torch.maximum(losses, largest)
-                if self.num_refined:
-                    harder_where.update(noise, margin(logits, labels))
+                if margins is not None:
+                    margins.update(seen, margin(logits, labels))
         return worst
 
-    def _next(self, last: Tensor, images: Tensor, k: int, harder_where: _GrowthOfTheMargin) -> Tensor:
-        """The noise of draw k; the first refined one goes just where the margin grows, the others scatter about it."""
-        if k >= self.num_draws:
-            return self.noise.leaning(harder_where.direction(), scatter=0.0 if k == self.num_draws else 0.5)
-        return -last if self.num_refined and k % 2 else self.noise.draw(images)
-
-
-class _GrowthOfTheMargin:
-    """g = sum_i (m_i - mean m) n_i over the draws seen so far, in two running sums."""
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._sums: tuple[Tensor, Tensor, Tensor] | None = None  # of m, of n, of m n
-
-    def update(self, noise: Tensor, margins: Tensor) -> None:
-        """A draw n (B, C, H, W) with its margins m (B,)."""
-        m = margins.view(-1, 1, 1, 1)
-        new = (m, noise, m * noise)
-        self._sums = new if self._sums is None else tuple(a + b for a, b in zip(self._sums, new, strict=True))
-        self._count += 1
-
-    def direction(self) -> Tensor:
-        """g (B, C, H, W), divided by its root mean square over each image; 0 where it is 0."""
-        assert self._sums is not None
-        margins, noise, products = self._sums
-        growth = products - margins / self._count * noise
-        scale = growth.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
-        return growth / scale.clamp_min(torch.finfo(scale.dtype).tiny)
+    def _draws(self, images: Tensor, margins: MarginModel | None) -> Iterator[Tensor]:
+        """The noise of one draw after the other; the refined ones go by what `margins` was told meanwhile."""
+        for _ in range(self.num_draws):
+            yield self.noise.draw(images)
+        if self.num_others:
+            yield from self.noise.towards_others(images, self.num_others)
+        if margins is not None:
+            for k in range(self.num_refined):
+                yield self.noise.leaning(margins.direction(), SCATTER if k else 0.0)

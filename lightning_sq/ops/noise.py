@@ -12,7 +12,7 @@ from typing import Literal
 
 import torch
 from torch import Generator, Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import conv2d, interpolate
 
 NoiseKind = Literal["uniform", "rademacher", "gaussian"]
 NoisePattern = Literal["pixel", "image", "blocks", "smooth", "mixture"]
@@ -129,6 +129,18 @@ def _one_pattern(
         return INDEPENDENT[kind](like, epsilon=epsilon, generator=generator)
     field = gaussian_field(like, cells=cells, smooth=pattern == "smooth", generator=generator)
     return from_gaussian(field, kind=kind, epsilon=epsilon).expand(like.shape)
+
+
+BLURRED_DEVIATION = 1.5
+"""Of independent standard normal pixels that were `blurred`, away from the border: 1 + 1/4 + 1/4."""
+
+
+def blurred(field: Tensor) -> Tensor:
+    """(B, C, H, W) -> the same: each pixel and its neighbours, that beside it by half, that across by a quarter."""
+    channels = field.shape[1]
+    kernel = torch.tensor([0.5, 1.0, 0.5], device=field.device)
+    weight = (kernel[:, None] * kernel).expand(channels, 1, 3, 3)
+    return conv2d(field, weight, padding=1, groups=channels)
 
 
 def draw_for_each(images: Tensor, seeds: Iterable[int], draw: Callable[[Tensor, Generator], Tensor]) -> Tensor:

@@ -5,8 +5,10 @@ import torch
 
 from lightning_sq.ops.linf_ball import distance, project, random_start
 from lightning_sq.ops.noise import (
+    BLURRED_DEVIATION,
     INDEPENDENT,
     as_uniform,
+    blurred,
     correlated_noise,
     draw_for_each,
     gaussian_field,
@@ -147,3 +149,16 @@ def test_a_mixture_deals_its_patterns_to_the_images_in_turn():
     assert distinct[0] > 8  # independent: every row another
     assert distinct[2] <= 2  # two blocks a side
     assert distinct[4] <= 4
+
+
+def test_a_blurred_point_weighs_on_its_neighbours():
+    point = torch.zeros(1, 2, 5, 5)
+    point[0, 1, 2, 2] = 1.0
+    row = torch.tensor([0.0, 0.5, 1.0, 0.5, 0.0])
+    assert torch.equal(blurred(point)[0, 1], row[:, None] * row)
+    assert not blurred(point)[0, 0].any()  # no channel weighs on another
+
+
+def test_the_deviation_of_blurred_noise_is_as_stated():
+    noise = torch.randn(200, 1, 22, 22, generator=torch.Generator().manual_seed(0))
+    assert blurred(noise)[..., 1:-1, 1:-1].std().item() == pytest.approx(BLURRED_DEVIATION, rel=0.02)

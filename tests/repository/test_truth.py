@@ -30,6 +30,7 @@ NOISE = {
     "scales",
     "num_draws",
     "select",
+    "num_others",
     "num_refined",
 }  # what Natural has not of NoisyNatural
 
