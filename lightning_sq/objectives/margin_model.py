@@ -54,9 +54,9 @@ class MarginModel:
             weights = torch.linalg.solve(gram / size + RIDGE * identity, self._margins[:, :n] @ less_the_mean)
             growth = (weights @ less_the_mean)[:, None] @ self._seen[:, :n]
             growth = blurred(growth.view(self._shape))
+        of_an_image = {"dim": (1, 2, 3), "keepdim": True}
         spread = self._high - self._low
-        moved = spread > spread.amax((1, 2, 3), keepdim=True) / 2
-        square = (growth * moved).square().sum((1, 2, 3), keepdim=True) / moved.sum((1, 2, 3), keepdim=True).clamp(
-            min=1
-        )
-        return growth / square.sqrt().clamp_min(TINY)
+        moved = spread > spread.amax(**of_an_image) / 2
+        num_moved = moved.sum(**of_an_image).clamp(min=1)
+        mean_square = (growth * moved).square().sum(**of_an_image) / num_moved
+        return growth / mean_square.sqrt().clamp_min(TINY)

@@ -146,7 +146,7 @@ def test_the_quick_form_has_rows_that_are_soon_trained_and_a_figure_has_a_style_
     for study in STUDIES.values():
         assert len(study.rows) <= len(STYLES)
     long = ["method_madry", "pgd_madry", "method_resnet18"]
-    long += ["quantizer_pgd", "quantizer_pgd_2", "interval_bound_wide"]
+    long += ["quantizer_pgd", "quantizer_pgd_2", "quantizer_pgd_1", "interval_bound_wide"]
     assert [row.name for row in MNIST.rows if not row.in_quick] == long
 
 
