@@ -25,6 +25,9 @@ def candidates() -> dict[str, o.Objective]:
         "natural": o.Natural(),
         "noisy natural": o.NoisyNatural(epsilon=EPSILON),
         "noisy natural, hardest of 4": o.NoisyNatural(epsilon=EPSILON, num_draws=4, select="hardest"),
+        "noisy natural, hardest of 18, 8 of them refined": o.NoisyNatural(
+            epsilon=EPSILON, select="hardest", num_others=9, num_refined=8
+        ),
         "FGSM-RS": o.FGSMRS(EPSILON),
         "free (one replay)": o.FreeAdversarial(EPSILON),
         "PGD-4 in the quantized box": o.BoxAdversarial(EPSILON),
