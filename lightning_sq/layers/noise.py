@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import get_args
 
 import torch
@@ -127,16 +127,18 @@ class PixelNoise(nn.Module):
             direction = direction + scatter * field
         return from_gaussian(direction / (1 + scatter**2) ** 0.5, kind=self.kind, epsilon=self.epsilon)
 
-    def towards_others(self, images: Tensor, count: int) -> Iterator[Tensor]:
+    def towards_others(self, images: Tensor, count: int) -> Iterator[Callable[[Tensor], Tensor]]:
         """clip(x' - x, -epsilon, epsilon) for `count` other images x' of the batch, or all if it has fewer.
 
-        What differs from one natural image to another is noise as well, and such as no pattern draws.
+        What differs from one natural image to another is noise as well, and such as no pattern draws. Each is a
+        function of places in the batch, (K,), which gives the noise of these images alone, (K, C, H, W).
         """
         generator = self.generator_on(images.device)
         shifts = torch.randperm(max(len(images) - 1, 0), generator=generator, device=images.device)[:count] + 1
-        places = torch.arange(len(images), device=images.device)
         for shift in shifts:
-            yield (images[(places + shift) % len(images)] - images).clamp_(-self.epsilon, self.epsilon)
+            yield lambda places, shift=shift: (images[(places + shift) % len(images)] - images[places]).clamp_(
+                -self.epsilon, self.epsilon
+            )
 
     def forward(self, images: Tensor) -> Tensor:
         return (images + self.draw(images)).clamp_(*PIXEL_BOUNDS)

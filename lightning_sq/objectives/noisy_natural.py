@@ -40,6 +40,9 @@ class NoisyNatural(Objective):
         num_others: Further draws, towards as many other images of the batch; fewer in a batch of fewer. Only with
             "hardest".
         num_refined: Further draws, each refined from all before it; only with "hardest".
+        halve_after: After so many draws, one number or several, only that half of the images is searched on that has
+            the larger loss so far: successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943), since images
+            far from any mistake need no long search. Only with "hardest".
         label_smoothing: See `Objective`.
     """
 
@@ -55,6 +58,7 @@ class NoisyNatural(Objective):
         select: Literal["mean", "hardest"] = "mean",
         num_others: int = 0,
         num_refined: int = 0,
+        halve_after: Sequence[int] = (),
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__(label_smoothing)
@@ -62,16 +66,22 @@ class NoisyNatural(Objective):
             raise InputError(f"num_draws={num_draws} is not at least 1.")
         if select not in ("mean", "hardest"):
             raise InputError(f"select={select!r} is not one of mean, hardest.")
-        for name, number in (("num_others", num_others), ("num_refined", num_refined)):
-            if number and (number < 0 or select != "hardest"):
-                raise InputError(f'{name}={number} with select={select!r}: it is a number of draws for "hardest".')
+        for name, given in (("num_others", num_others), ("num_refined", num_refined), ("halve_after", halve_after)):
+            if given and select != "hardest":
+                raise InputError(f'{name}={given} with select={select!r}: it is for the "hardest" of draws.')
+        if min(num_others, num_refined) < 0:
+            raise InputError(f"num_others={num_others} and num_refined={num_refined} have to be at least 0.")
         if num_refined and num_draws + num_others < 2:
             raise InputError(f"num_refined={num_refined} with one other draw: refine at least 2, by num_others=1.")
+        last = num_draws + num_others + num_refined - 1
+        if not all(1 <= count <= last for count in halve_after):
+            raise InputError(f"halve_after={list(halve_after)}: each is from 1 to {last}, a draw has to come after it.")
         self.noise = PixelNoise(noise, epsilon, pattern, scales)
         self.num_draws = num_draws
         self.select = select
         self.num_others = num_others
         self.num_refined = num_refined
+        self.halve_after = tuple(halve_after)
 
     def seed(self, seed: int, rank: int) -> None:
         self.noise.seed(seed, rank)
@@ -101,13 +111,22 @@ class NoisyNatural(Objective):
 
     def hardest(self, model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> Tensor:
         """For each image the draw with the largest cross-entropy; running statistics see the choice alone."""
-        worst, largest = images, torch.full((len(images),), float("-inf"), device=images.device)
         quantizer = getattr(model, "quantizer", None)
         network = model if quantizer is None else model.network
-        margins = MarginModel(images, self.num_draws + self.num_others + self.num_refined) if self.num_refined else None
+        margins = MarginModel() if self.num_refined else None
+        found = images.clone()
+        places = torch.arange(len(images), device=images.device)
+        natural, worst, largest = images, images, images.new_full((len(images),), float("-inf"), dtype=torch.float32)
         with torch.no_grad(), running_statistics_kept(model):
-            for noise in self._draws(images, margins):
-                noisy = (images + noise).clamp_(*PIXEL_BOUNDS)
+            for count, draw in enumerate(self._draws(images, margins)):
+                if count in self.halve_after:
+                    found[places] = worst
+                    half = largest.topk((len(largest) + 1) // 2, sorted=False).indices
+                    places, natural, worst, largest = places[half], natural[half], worst[half], largest[half]
+                    labels = labels[half]
+                    if margins is not None:
+                        margins.keep(half)
+                noisy = (natural + draw(places)).clamp_(*PIXEL_BOUNDS)
                 seen = noisy if quantizer is None else quantizer(noisy)
                 logits = network(seen).float()
                 losses = cross_entropy(logits, labels, reduction="none")
@@ -115,14 +134,19 @@ class NoisyNatural(Objective):
                 largest = torch.maximum(losses, largest)
                 if margins is not None:
                     margins.update(seen, margin(logits, labels))
-        return worst
+        found[places] = worst
+        return found
 
-    def _draws(self, images: Tensor, margins: MarginModel | None) -> Iterator[Tensor]:
-        """The noise of one draw after the other; the refined ones go by what `margins` was told meanwhile."""
+    def _draws(self, images: Tensor, margins: MarginModel | None) -> Iterator[Callable[[Tensor], Tensor]]:
+        """One draw after the other: places in the batch (K,) -> their noise (K, C, H, W).
+
+        The refined ones go by what `margins` was told meanwhile, of the images at these places.
+        """
         for _ in range(self.num_draws):
-            yield self.noise.draw(images)
+            yield lambda places: self.noise.draw(images[places])
         if self.num_others:
             yield from self.noise.towards_others(images, self.num_others)
         if margins is not None:
             for k in range(self.num_refined):
-                yield self.noise.leaning(margins.direction(), SCATTER if k else 0.0)
+                scatter = SCATTER if k else 0.0
+                yield lambda places, scatter=scatter: self.noise.leaning(margins.direction(), scatter)

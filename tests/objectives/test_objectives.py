@@ -153,15 +153,37 @@ def test_a_batch_of_one_image_has_no_others():
     assert chosen.isfinite().all()
 
 
+def test_after_so_many_draws_only_the_harder_half_is_searched_on():
+    objective = NoisyNatural("uniform", 0.25, select="hardest", num_draws=2, num_others=3, num_refined=2)
+    objective.halve_after = (2, 5)
+    objective.seed(0, 0)
+    images, labels = torch.rand(7, 1, 4, 4, generator=torch.Generator().manual_seed(1)), torch.arange(7) % 2
+    model = LinearNet(torch.linspace(-1, 1, 16).view(1, 4, 4))
+    found = objective.hardest(model, images, labels)
+    assert [len(asked) for asked in model.asked] == [7, 7, 4, 4, 4, 2, 2]
+
+    def losses(noisy: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(model(noisy), labels[places], reduction="none")
+
+    places, largest = torch.arange(7), torch.full((7,), float("-inf"))
+    for count, asked in enumerate(model.asked.copy()):
+        if count in (2, 5):
+            places = places[largest[places].topk((len(places) + 1) // 2, sorted=False).indices]
+        assert ((asked - images[places]).abs() <= 0.25 + 1e-6).all()  # each is noise on the image that it is for
+        largest[places] = largest[places].maximum(losses(asked))
+    places = torch.arange(7)
+    assert torch.equal(losses(found), largest)
+
+
 def test_draws_go_on_where_they_were_when_their_random_state_is_put_back():
-    objective = NoisyNatural("rademacher", 0.25, select="hardest", num_others=2, num_refined=2)
+    objective = NoisyNatural("rademacher", 0.25, select="hardest", num_others=2, num_refined=2, halve_after=[2])
     objective.seed(0, 0)
     images, labels = torch.rand(6, 1, 4, 4), torch.arange(6) % 2
     model = LinearNet(torch.randn(1, 4, 4))
     objective.hardest(model, images, labels)
     state = objective.random_state
     expected = objective.hardest(model, images, labels)
-    again = NoisyNatural("rademacher", 0.25, select="hardest", num_others=2, num_refined=2)
+    again = NoisyNatural("rademacher", 0.25, select="hardest", num_others=2, num_refined=2, halve_after=[2])
     again.random_state = state
     assert torch.equal(again.hardest(model, images, labels), expected)
 
@@ -181,6 +203,9 @@ def test_refined_draws_where_the_margin_does_not_change_are_noise_still():
         {"num_others": 2},
         {"num_others": -1, "select": "hardest"},
         {"num_refined": -1, "select": "hardest"},
+        {"halve_after": [1]},
+        {"halve_after": [0], "num_draws": 2, "select": "hardest"},
+        {"halve_after": [2], "num_draws": 2, "select": "hardest"},
         {"select": "best"},
         {"pattern": "waves"},
         {"scales": [0]},

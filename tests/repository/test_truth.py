@@ -32,6 +32,7 @@ NOISE = {
     "select",
     "num_others",
     "num_refined",
+    "halve_after",
 }  # what Natural has not of NoisyNatural
 
 
