@@ -25,8 +25,8 @@ def candidates() -> dict[str, o.Objective]:
         "natural": o.Natural(),
         "noisy natural": o.NoisyNatural(epsilon=EPSILON),
         "noisy natural, hardest of 4": o.NoisyNatural(epsilon=EPSILON, num_draws=4, select="hardest"),
-        "noisy natural, hardest of 18, 8 of them refined": o.NoisyNatural(
-            epsilon=EPSILON, select="hardest", num_others=9, num_refined=8
+        "noisy natural, hardest of 5 to 34, refined": o.NoisyNatural(
+            epsilon=EPSILON, select="hardest", num_others=9, num_refined=24, halve_after=(5, 10, 18)
         ),
         "FGSM-RS": o.FGSMRS(EPSILON),
         "free (one replay)": o.FreeAdversarial(EPSILON),

@@ -5,74 +5,104 @@ from __future__ import annotations
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.figure import Figure
 
 from lightning_sq.reproduction.claims import by_length
-from lightning_sq.reproduction.studies import STUDIES
+from lightning_sq.reproduction.studies import STUDIES, Study
 
 TELLING = 0.01
 """What is proven is drawn from here on."""
-MARKERS = {"-": "o", "--": "s", ":": "D"}
-STYLES = [(color, line) for line in MARKERS for color in plt.get_cmap("tab10").colors[:7]]
+COLORS = (*plt.get_cmap("tab10").colors, "gold", "navy")
+NATURAL, ATTACKED = "-", "--"
+LINES = "solid: natural samples alone, dashed: input gradients in training, triangle: proven"
+TICKS = (0, 50, 70, 80, 85, 90, 95, 98)
+NEAR_ALL = 90.0
+"""Percent: if a line comes so high, the scale is that of errors."""
 
 
 def curves_figure(content: dict[str, Any]) -> Figure:
     """Worst case over the budget, a line a row, the mean over its seeds; a triangle is what is proven."""
-    figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
-    for (color, line), row in zip(STYLES, content["rows"].values(), strict=False):
-        seeds = row["seeds"]
+    study, rows = STUDIES[content["study"]], content["rows"]
+    figure, axes = plt.subplots(figsize=(10, 5.5), layout="constrained")
+    for name, style in _styles(study, rows).items():
+        row, seeds = rows[name], rows[name]["seeds"]
         points = [(0.0, _mean(seed["clean"] for seed in seeds))]
         for k, (epsilon, _) in enumerate(seeds[0]["over_epsilon"]):
             points.append((epsilon, _mean(seed["over_epsilon"][k][1] for seed in seeds)))
-        axes.plot(*zip(*((x, 100 * y) for x, y in points), strict=True), line, color=color, marker="o", ms=4,
-                  label=row["title"])  # fmt: skip
+        axes.plot(*zip(*((x, 100 * y) for x, y in points), strict=True), marker="o", ms=4, label=row["title"], **style)
         proven = [seed["certified"] for seed in seeds if seed["certified"] is not None]
         if proven and _mean(proven) >= TELLING:
-            axes.plot([points[-1][0]], [100 * _mean(proven)], "^", color=color, ms=8, mfc="white")
+            axes.plot([points[-1][0]], [100 * _mean(proven)], "^", color=style["color"], ms=8, mfc="white")
     axes.set(
         xlabel=r"perturbation budget $\epsilon$ (L$_\infty$, full pixel range = 1)",
         ylabel="accuracy under the worst case, %",
-        ylim=(-2, 102),
         xlim=(0, None),
     )
-    axes.set_title(f"{content['title']}, {content['num_images']} test images (triangle: proven, on all)", fontsize=10)
-    axes.grid(alpha=0.3)
-    return _finished(figure, axes)
+    axes.set_title(f"{content['title']}, {content['num_images']} test images", fontsize=10)
+    return _finished(figure, [axes])
 
 
 def training_figure(content: dict[str, Any]) -> Figure:
     """Accuracy over the time of training: on the way, under a quick attack; and at the end of schedules of each length.
 
-    On the way a line is a seed. A row that is trained by interval bounds has triangles, which are what is proven: a
-    quick attack sees little there. The right half is left out where no row has shorter schedules.
+    On the way a line is the first seed. A row that is trained by interval bounds has triangles, which are what is
+    proven: a quick attack sees little there. The right half is left out where no row has shorter schedules.
     """
-    study = STUDIES[content["study"]]
-    both = any(row["shorter"] for row in content["rows"].values())
+    study, rows = STUDIES[content["study"]], content["rows"]
+    both = any(row["shorter"] for row in rows.values())
     figure, panels = plt.subplots(
-        ncols=1 + both, figsize=(9 + 4.5 * both, 5), layout="constrained", sharex=True, sharey=True, squeeze=False
+        ncols=1 + both, figsize=(10 + 4.5 * both, 5.5), layout="constrained", sharex=True, sharey=True, squeeze=False
     )
-    for (color, line), (name, row) in zip(STYLES, content["rows"].items(), strict=False):
-        by_proof = study.row(name).by_proof
-        marker = {"marker": "^", "ms": 8, "mfc": "white"} if by_proof else {"marker": MARKERS[line], "ms": 4}
-        for number, seed in enumerate(row["seeds"]):
-            curve = [(point["seconds"], point["robust"]) for point in seed["curve"]]
-            x, y = zip(*([(seed["seconds"], seed["certified"] or 0.0)] if by_proof else curve), strict=True)
-            panels[0, 0].plot(x, [100 * value for value in y], line, color=color, lw=1.3, **marker,
-                              label=None if number else row["title"])  # fmt: skip
+    for name, style in _styles(study, rows).items():
+        row, seed, by_proof = rows[name], rows[name]["seeds"][0], study.row(name).by_proof
+        marker = {"marker": "^", "ms": 8, "mfc": "white"} if by_proof else {"marker": "o", "ms": 4}
+        curve = [(point["seconds"], point["robust"]) for point in seed["curve"]]
+        x, y = zip(*([(seed["seconds"], seed["certified"] or 0.0)] if by_proof else curve), strict=True)
+        panels[0, 0].plot(x, [100 * value for value in y], label=row["title"], **marker, **style)
         if row["shorter"]:
             x, y = zip(*by_length(study, name, row), strict=True)
-            panels[0, 1].plot(x, [100 * value for value in y], line, color=color, lw=1.3, **marker)
+            panels[0, 1].plot(x, [100 * value for value in y], **marker, **style)
     titles = (f"{content['title']}, on the way, under a quick attack", "at the end of schedules, by the worst case")
     for axes, title in zip(panels[0], titles, strict=False):
         axes.set(xscale="log", xlabel="seconds of training")
         axes.set_title(title, fontsize=10)
+    panels[0, 0].set(ylabel="accuracy, %")
+    return _finished(figure, list(panels[0]))
+
+
+def _styles(study: Study, rows: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """How each row is drawn, the most robust first, as the legend lists them; the method stands out."""
+    colors = {line: iter(COLORS) for line in (NATURAL, ATTACKED)}
+    styles = {}
+    for name in rows:
+        line = ATTACKED if study.row(name).attacks else NATURAL
+        styles[name] = {"ls": line, "color": next(colors[line]), "lw": 1.3}
+    if study.method in styles:
+        styles[study.method] |= {"color": "black", "lw": 3.0}
+
+    def robustness(name: str) -> float:
+        key = "certified" if study.row(name).by_proof else "worst_case"
+        return _mean(seed[key] or 0.0 for seed in rows[name]["seeds"])
+
+    return {name: styles[name] for name in sorted(rows, key=robustness, reverse=True)}
+
+
+def _finished(figure: Figure, panels: list[plt.Axes]) -> Figure:
+    """With the legend; where lines come near 100 %, on a logarithmic scale of the error, which tells them apart."""
+    highest = max(axes.dataLim.y1 for axes in panels)
+    stretched = (lambda percent: -np.log(102.0 - np.minimum(percent, 101.0)), lambda place: 102.0 - np.exp(-place))
+    for axes in panels:
+        if highest > NEAR_ALL:
+            axes.set_yscale("function", functions=stretched)
+            axes.set_yticks([tick for tick in TICKS if tick <= highest], minor=False)
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.set_ylim(-5, (highest + 100) / 2)
+        else:
+            axes.set_ylim(-2, highest + 2)
         axes.grid(alpha=0.3)
-    panels[0, 0].set(ylabel="accuracy, % (triangle: proven)", ylim=(0, None))
-    return _finished(figure, panels[0, 0])
-
-
-def _finished(figure: Figure, axes: plt.Axes) -> Figure:
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", fontsize=8, handlelength=3.5,
+    figure.supxlabel(LINES, fontsize=9)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", fontsize=8, handlelength=3.5,
                   frameon=False)  # fmt: skip
     return figure
 

@@ -35,6 +35,7 @@ class Row:
         num_seeds: Trained with seeds 0, 1, ... in the full form; more than one where a claim rests on it.
         quick: What the quick form changes of the recipe: values by their option's name without dashes.
         in_quick: Whether the quick form has it; the chosen rows are run in both.
+        attacks: Whether its training takes gradients with respect to the images, as an attack does.
         by_proof: Trained by interval bounds, so that what is proven tells how good it is, and a quick attack little.
         published: Robust accuracy that the literature gives for this way to train, and where; None if none is known.
     """
@@ -44,6 +45,7 @@ class Row:
     num_seeds: int = 1
     quick: dict[str, Any] = field(default_factory=quick_form)
     in_quick: bool = True
+    attacks: bool = False
     by_proof: bool = False
     published: tuple[float, str] | None = None
 
@@ -128,13 +130,13 @@ def _rows(*more: Row, **changes: dict[str, Any]) -> tuple[Row, ...]:
         Row("quantizer_only", "soft quantization only"),
         Row("independent_noise", "soft quantization + independent noise"),
         Row("method", "soft quantization + noisy natural samples", num_seeds=3),
-        Row("gradient_penalty", "gradient penalty"),
+        Row("gradient_penalty", "gradient penalty", attacks=True),
         Row("interval_bound", "quantizer + interval bounds", num_seeds=3, by_proof=True),
         Row("interval_bound_unquantized", "interval bounds alone", by_proof=True),
-        Row("fgsm_rs", "FGSM-RS", num_seeds=3),
-        Row("free", "free, 8 replays"),
-        Row("pgd", "PGD", num_seeds=3),
-        Row("quantizer_fgsm_rs", "soft quantization + FGSM-RS"),
+        Row("fgsm_rs", "FGSM-RS", num_seeds=3, attacks=True),
+        Row("free", "free, 8 replays", attacks=True),
+        Row("pgd", "PGD", num_seeds=3, attacks=True),
+        Row("quantizer_fgsm_rs", "soft quantization + FGSM-RS", attacks=True),
     )
     return (*(replace(row, **changes.get(row.name, {})) for row in rows), *more)
 
@@ -152,17 +154,22 @@ def _variants(
     tried += [("one draw", mean | _draws(1))]
     tried += [(f"hardest of {n} draws", _draws(n)) for n in (4, 8, 16)]
     tried += [
-        (f"hardest of {n} draws, {others} towards others, {refined} refined", _draws(n, others, refined))
-        for n, others, refined in ((1, 4, 4), (10, 0, 8), (1, 9, 16))
+        ("no draws towards others", _draws(10, 0, 24, halve_after=(5, 10, 18))),
+        ("nothing refined", _draws(1, 33, halve_after=(5, 10, 18))),
+        ("8 refined", _draws(1, 9, 8, halve_after=(5, 10))),
+        ("8 refined, no halving", _draws(1, 9, 8)),
     ]
     tried += [(f"{count} levels", {f"{quantizer}.num_levels": count}) for count in levels]
     tried += [(f"sharpness {value:g}", {f"{quantizer}.sharpness": value}) for value in sharpnesses]
     return tuple(Variant(title, changes) for title, changes in tried)
 
 
-def _draws(num_draws: int, num_others: int = 0, num_refined: int = 0) -> dict[str, int]:
-    counts = {"num_draws": num_draws, "num_others": num_others, "num_refined": num_refined}
-    return {f"model.objective.init_args.{name}": count for name, count in counts.items()}
+def _draws(
+    num_draws: int, num_others: int = 0, num_refined: int = 0, *, halve_after: tuple[int, ...] = ()
+) -> dict[str, Any]:
+    chosen = {"num_draws": num_draws, "num_others": num_others, "num_refined": num_refined}
+    chosen |= {"halve_after": list(halve_after)}
+    return {f"model.objective.init_args.{name}": value for name, value in chosen.items()}
 
 
 MADRY = (0.885, "the Madry model under AutoAttack")
@@ -180,11 +187,11 @@ MNIST = Study(
     published_proofs=((0.9195, BOUNDS), (0.932, DISTANCE_NETS)),
     rows=_rows(
         Row("method_madry", "the method, Madry's network", num_seeds=3, in_quick=False),
-        Row("pgd_madry", "PGD-40, Madry's network and schedule", in_quick=False, published=MADRY),
+        Row("pgd_madry", "PGD-40, Madry's network and schedule", in_quick=False, published=MADRY, attacks=True),
         Row("method_resnet18", "the method, ResNet-18", in_quick=False),
-        Row("quantizer_pgd", "soft quantization + PGD-4 in its box", num_seeds=3, in_quick=False),
-        Row("quantizer_pgd_2", "soft quantization + PGD-2 in its box", num_seeds=3, in_quick=False),
-        Row("quantizer_pgd_1", "soft quantization + one step in its box", num_seeds=3, in_quick=False),
+        Row("quantizer_pgd", "soft quantization + PGD-4 in its box", num_seeds=3, in_quick=False, attacks=True),
+        Row("quantizer_pgd_2", "soft quantization + PGD-2 in its box", num_seeds=3, in_quick=False, attacks=True),
+        Row("quantizer_pgd_1", "soft quantization + one step in its box", num_seeds=3, in_quick=False, attacks=True),
         Row("interval_bound_wide", "quantizer + interval bounds, twice as wide", in_quick=False, by_proof=True),
         interval_bound={"quick": quick_form(epochs=3, ramp=300, warmup=0.5)},
         interval_bound_unquantized={"quick": quick_form(epochs=3, ramp=300, warmup=0.5)},
@@ -206,6 +213,8 @@ MNIST = Study(
         "Draws towards the nearest digits of other classes, of the batch or of 3,000, instead of any of the batch: no "
         "better. Blocks of two draws put together: no better than as many draws towards others.",
         "The direction that a class has in common as a start for that of a digit: worse.",
+        "Two steps on what one search found, or a short search in the first half of the training: less robust for the "
+        "same time. Training on the harder half of a batch alone: less robust.",
         "Interval bounds over a tenth of the pixels around the hardest draw: a little more robust, and less accurate.",
         "Of the bounds: one more threshold, activations that are cut off above, a loss that gives hopeless images up, "
         "an average of the weights or of shifted images: no better, or worse. Turned and stretched digits: worse in "

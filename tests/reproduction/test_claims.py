@@ -114,8 +114,11 @@ def timed(**by_row):
 def test_time_is_counted_to_the_worst_case_that_both_reach_and_not_to_what_a_quick_attack_says():
     known = timed(method=ends((5, 0.6), (10, 0.8)), pgd=ends((100, 0.1), (250, 0.8), (500, 0.9)))
     found = verdict(METHOD_FASTER, known)
-    assert found["by_strongest"] == "80.0 % in the worst case: 10 s of training against 250 s, 25.0 times"
+    whole = "80.0 % in the worst case: 10 s of training against 250 s, 25.0 times"
+    assert found["by_strongest"] == f"{whole}; to 60.0 %: 5 s, 41.4 times"
     assert found["holds"] is True
+    known["method"]["shorter"][0]["worst_case"] = 0.05  # below the shortest schedule of PGD nothing is known
+    assert verdict(METHOD_FASTER, known)["by_strongest"] == whole
     known["pgd"]["shorter"][1]["seconds"] = 230
     assert verdict(METHOD_FASTER, known)["verdict"] == "not reached: 23.0 times"
 
@@ -233,9 +236,20 @@ def test_the_figure_of_training_time_has_a_second_half_where_rows_have_shorter_s
     assert len(figures.training_figure(content).axes) == 1
     content["rows"]["method"]["shorter"] = [seed(0.6, curve=((5, 0.7),))]
     on_the_way, at_the_end = figures.training_figure(content).axes
-    assert len(on_the_way.lines) == 4
+    assert len(on_the_way.lines) == 3  # the first seed of each row
     (line,) = at_the_end.lines
     assert line.get_ydata().tolist() == pytest.approx([60.0, 75.0])
+
+
+def test_the_legend_lists_the_most_robust_first_and_attacks_in_training_are_dashed(content):
+    content["rows"] |= rows(pgd=[seed(0.78)])
+    figure = figures.curves_figure(content)
+    (legend,) = figure.legends
+    order = ["interval_bound", "pgd", "method", "natural"]  # bounds by what is proven, others by the mean of the seeds
+    titles = [content["rows"][name]["title"] for name in order]
+    assert [text.get_text() for text in legend.get_texts()] == titles
+    lines = {line.get_label(): line.get_linestyle() for line in figure.axes[0].lines}
+    assert [lines[title] for title in titles] == ["-", "--", "-", "-"]
 
 
 def test_a_page_of_another_schema_is_refused(content, tmp_path):

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from lightning_sq.errors import InputError
-from lightning_sq.reproduction.figures import STYLES
+from lightning_sq.reproduction.figures import COLORS
 from lightning_sq.reproduction.plan import Estimate, plan_in_words, time_in_words
 from lightning_sq.reproduction.runs import TRAINED, Step, run_all, training_curve
 from lightning_sq.reproduction.settings import RATE, Settings
@@ -144,7 +144,8 @@ def test_the_forms_differ_in_epochs_seeds_and_batches(tmp_path):
 
 def test_the_quick_form_has_rows_that_are_soon_trained_and_a_figure_has_a_style_for_every_row():
     for study in STUDIES.values():
-        assert len(study.rows) <= len(STYLES)
+        for attacks in (True, False):
+            assert sum(row.attacks == attacks for row in study.rows) <= len(COLORS)
     long = ["method_madry", "pgd_madry", "method_resnet18"]
     long += ["quantizer_pgd", "quantizer_pgd_2", "quantizer_pgd_1", "interval_bound_wide"]
     assert [row.name for row in MNIST.rows if not row.in_quick] == long
