@@ -19,6 +19,8 @@ from lightning_sq.types import PIXEL_BOUNDS
 
 SCATTER = 1.0
 """Of refined draws about where the margin grows, in terms of its root mean square; the first does not scatter."""
+FEWEST = 2
+"""Images that halving leaves: batch normalisation that trains refuses a single one."""
 
 
 class NoisyNatural(Objective):
@@ -42,7 +44,7 @@ class NoisyNatural(Objective):
         num_refined: Further draws, each refined from all before it; only with "hardest".
         halve_after: After so many draws, one number or several, only that half of the images is searched on that has
             the larger loss so far: successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943), since images
-            far from any mistake need no long search. Only with "hardest".
+            far from any mistake need no long search. Two are left in any case. Only with "hardest".
         label_smoothing: See `Objective`.
     """
 
@@ -121,7 +123,8 @@ class NoisyNatural(Objective):
             for count, draw in enumerate(self._draws(images, margins)):
                 if count in self.halve_after:
                     found[places] = worst
-                    half = largest.topk((len(largest) + 1) // 2, sorted=False).indices
+                    num_left = min(len(largest), max(FEWEST, (len(largest) + 1) // 2))
+                    half = largest.topk(num_left, sorted=False).indices
                     places, natural, worst, largest = places[half], natural[half], worst[half], largest[half]
                     labels = labels[half]
                     if margins is not None:

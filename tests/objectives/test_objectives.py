@@ -175,6 +175,17 @@ def test_after_so_many_draws_only_the_harder_half_is_searched_on():
     assert torch.equal(losses(found), largest)
 
 
+def test_halving_leaves_batch_norm_the_two_images_that_it_needs():
+    objective = NoisyNatural("uniform", 0.25, select="hardest", num_draws=4, halve_after=(1, 2, 3))
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3)).train()
+    for batch, expected in ((5, [5, 3, 2, 2]), (2, [2, 2, 2, 2])):
+        asked = []
+        handle = network.register_forward_hook(lambda module, images, logits, asked=asked: asked.append(len(logits)))
+        objective.hardest(network, torch.rand(batch, 1, 2, 2), torch.arange(batch) % 3)
+        handle.remove()
+        assert asked == expected
+
+
 def test_draws_go_on_where_they_were_when_their_random_state_is_put_back():
     objective = NoisyNatural("rademacher", 0.25, select="hardest", num_others=2, num_refined=2, halve_after=[2])
     objective.seed(0, 0)
