@@ -6,6 +6,7 @@ kernel protects from signals that it has no handler for, it would not end at all
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -38,10 +39,28 @@ def _hand_on(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
+@contextmanager
+def _sigterm_held_back() -> Iterator[list[int]]:
+    """The signals that came inside: a child that is only being started cannot be told of them."""
+    came: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield came
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
+    try:
+        yield came
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def run_command(words: Sequence[str], **options: Any) -> int:
     """`lightning-sq` with `words` in a process of its own: its exit status. `options` are Popen's."""
-    with subprocess.Popen([sys.executable, "-m", "lightning_sq", *words], **options) as child:
+    with _sigterm_held_back() as came:
+        child = subprocess.Popen([sys.executable, "-m", "lightning_sq", *words], **options)
         _running.add(child)
+    with child:
+        for number in came:
+            os.kill(os.getpid(), number)
         status = child.wait()
         _running.discard(child)
     return status

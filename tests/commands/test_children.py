@@ -32,3 +32,28 @@ def test_sigterm_is_handed_on_and_the_child_is_waited_for(tmp_path):
     parent.send_signal(signal.SIGTERM)
     assert parent.wait(60) == 128 + signal.SIGTERM
     assert (tmp_path / "saved").exists()
+
+
+STARTING = """
+import os, signal, subprocess, sys
+from lightning_sq import children
+sys.executable = sys.argv[1]
+class Slow(subprocess.Popen):
+    def __init__(self, *words, **options):
+        super().__init__(*words, **options)
+        while not os.path.exists(sys.argv[2]):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)  # the child runs, and nobody knows it yet
+children.subprocess.Popen = Slow
+with children.handing_on():
+    children.run_command(["fit"])
+"""
+
+
+def test_a_sigterm_while_a_child_is_being_started_reaches_it(tmp_path):
+    child = tmp_path / "child"
+    child.write_text(CHILD.format(folder=tmp_path))
+    child.chmod(0o755)
+    words = [sys.executable, "-c", STARTING, str(child), str(tmp_path / "started")]
+    assert subprocess.run(words, timeout=60).returncode == 128 + signal.SIGTERM
+    assert (tmp_path / "saved").exists()
