@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import Any
 
@@ -55,10 +55,10 @@ def _sigterm_held_back() -> Iterator[list[int]]:
 
 def run_command(words: Sequence[str], **options: Any) -> int:
     """`lightning-sq` with `words` in a process of its own: its exit status. `options` are Popen's."""
-    with _sigterm_held_back() as came:
-        child = subprocess.Popen([sys.executable, "-m", "lightning_sq", *words], **options)
-        _running.add(child)
-    with child:
+    with ExitStack() as ended:  # whatever comes from here on, the child is waited for
+        with _sigterm_held_back() as came:
+            child = ended.enter_context(subprocess.Popen([sys.executable, "-m", "lightning_sq", *words], **options))
+            _running.add(child)
         for number in came:
             os.kill(os.getpid(), number)
         status = child.wait()

@@ -95,7 +95,7 @@ def _finished(figure: Figure, panels: list[plt.Axes]) -> Figure:
     for axes in panels:
         if highest > NEAR_ALL:
             axes.set_yscale("function", functions=stretched)
-            axes.set_yticks([tick for tick in TICKS if tick <= highest], minor=False)
+            axes.set_yticks([tick for tick in TICKS if tick <= highest])
             axes.yaxis.set_major_formatter("{x:g}")
             axes.set_ylim(-5, (highest + 100) / 2)
         else:

@@ -24,6 +24,7 @@ Accuracies are in [0, 1].
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,8 @@ def markdown(content: dict[str, Any]) -> str:
         f"{form[content['form']]} Written by `lightning-sq reproduce {content['study']}`; every number is in",
         f"[{JSON_FILE}]({JSON_FILE}). L-inf, epsilon {epsilon}; attacks on {content['num_images']} test images",
         f"({', '.join(content['attacks'])}), proofs on all of them.",
+        f"On so many images an accuracy of 90 % has a standard error of {_standard_error(0.9, content['num_images'])} "
+        f"points, one of 50 % of {_standard_error(0.5, content['num_images'])}.",
         _machines(content["rows"]),
         f"{data['train']:,} training and {data['val']:,} test images; {_networks(content['rows'])}.",
         *[_PARTIAL] * (not data["whole"]),
@@ -152,6 +155,11 @@ def markdown(content: dict[str, Any]) -> str:
             "",
         ]
     )
+
+
+def _standard_error(accuracy: float, num_images: int) -> str:
+    """sqrt(p (1 - p) / n), in points."""
+    return f"{100 * math.sqrt(accuracy * (1 - accuracy) / num_images):.1f}"
 
 
 def _machines(rows: dict[str, Any]) -> str:

@@ -142,9 +142,20 @@ def _rows(*more: Row, **changes: dict[str, Any]) -> tuple[Row, ...]:
 
 
 def _variants(
-    *, levels: tuple[int, ...], sharpnesses: tuple[float, ...], epsilons: tuple[str, ...]
+    *,
+    levels: tuple[int, ...],
+    sharpnesses: tuple[float, ...],
+    epsilons: tuple[str, ...],
+    searches: tuple[tuple[int, int, int, tuple[int, ...]], ...],
 ) -> tuple[Variant, ...]:
-    """Each noise kind, pattern and size, each way to choose among draws, and the quantizers given."""
+    """Each noise kind, pattern and size, each way to choose among draws, and what is given.
+
+    Args:
+        levels: Of the quantizer.
+        sharpnesses: Of the quantizer.
+        epsilons: Sizes of the noise, as they are typed.
+        searches: (draws, towards others, refined, halve_after) of the hardest; those of the recipe are left out.
+    """
     objective, quantizer = "model.objective.init_args", "model.quantizer"
     tried: list[tuple[str, dict[str, Any]]] = []
     tried += [(f"{kind} noise", {f"{objective}.noise": kind}) for kind in ("uniform", "gaussian")]
@@ -153,23 +164,22 @@ def _variants(
     mean = {f"{objective}.select": "mean"}
     tried += [("one draw", mean | _draws(1))]
     tried += [(f"hardest of {n} draws", _draws(n)) for n in (4, 8, 16)]
-    tried += [
-        ("no draws towards others", _draws(10, 0, 24, halve_after=(5, 10, 18))),
-        ("nothing refined", _draws(1, 33, halve_after=(5, 10, 18))),
-        ("8 refined", _draws(1, 9, 8, halve_after=(5, 10))),
-        ("8 refined, no halving", _draws(1, 9, 8)),
-    ]
+    for n, others, refined, halve_after in searches:
+        title = f"hardest of {n} draws, {others} towards others, {refined} refined"
+        title += f", the harder half alone after {' and '.join(map(str, halve_after))}" if halve_after else ""
+        tried.append((title, _draws(n, others, refined, halve_after)))
     tried += [(f"{count} levels", {f"{quantizer}.num_levels": count}) for count in levels]
     tried += [(f"sharpness {value:g}", {f"{quantizer}.sharpness": value}) for value in sharpnesses]
     return tuple(Variant(title, changes) for title, changes in tried)
 
 
 def _draws(
-    num_draws: int, num_others: int = 0, num_refined: int = 0, *, halve_after: tuple[int, ...] = ()
+    num_draws: int, num_others: int = 0, num_refined: int = 0, halve_after: tuple[int, ...] = ()
 ) -> dict[str, Any]:
     chosen = {"num_draws": num_draws, "num_others": num_others, "num_refined": num_refined}
-    chosen |= {"halve_after": list(halve_after)}
-    return {f"model.objective.init_args.{name}": value for name, value in chosen.items()}
+    return {f"model.objective.init_args.{name}": value for name, value in chosen.items()} | {
+        "model.objective.init_args.halve_after": list(halve_after)
+    }
 
 
 MADRY = (0.885, "the Madry model under AutoAttack")
@@ -200,7 +210,12 @@ MNIST = Study(
         pgd={"quick": quick_form(ramp=150, warmup=0.1), "title": "PGD-40", "published": MADRY},
         quantizer_fgsm_rs={"quick": quick_form(epochs=2, warmup=0.5)},
     ),
-    variants=_variants(levels=(3, 4), sharpnesses=(10.0, 30.0, 300.0), epsilons=("0.3", "0.35", "0.45")),
+    variants=_variants(
+        levels=(3, 4),
+        sharpnesses=(10.0, 30.0, 300.0),
+        epsilons=("0.3", "0.35", "0.45"),
+        searches=((10, 0, 24, (5, 10, 18)), (1, 33, 0, (5, 10, 18)), (1, 9, 8, (5, 10)), (1, 9, 8, ())),
+    ),
     left_out=(
         "Evolution strategies over the noise of an image, many small rounds instead of one refinement: no better for "
         "as many passes.",
@@ -243,7 +258,12 @@ CIFAR10 = Study(
         pgd={"title": "PGD-10", "quick": quick_form(epochs=2)},
         quantizer_fgsm_rs={"quick": quick_form(epochs=3)},
     ),
-    variants=_variants(levels=(2, 4, 16, 32), sharpnesses=(15.0, 30.0, 120.0), epsilons=("6/255", "12/255", "16/255")),
+    variants=_variants(
+        levels=(2, 4, 16, 32),
+        sharpnesses=(15.0, 30.0, 120.0),
+        epsilons=("6/255", "12/255", "16/255"),
+        searches=((1, 9, 24, (5, 10, 18)), (1, 9, 8, ())),
+    ),
 )
 
 STUDIES = {study.name: study for study in (MNIST, CIFAR10)}
