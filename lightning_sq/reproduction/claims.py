@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
 from typing import Any
@@ -81,10 +82,15 @@ def seconds_to(points: list[tuple[float, float]], accuracy: float) -> float:
     return before + (after - before) * (accuracy - less) / (more - less)
 
 
-def judge(study: Study, rows: dict[str, Any]) -> list[dict[str, Any]]:
-    """The claims as plain values, for the page and its JSON."""
+def standard_error(accuracy: float, num_images: int) -> float:
+    """sqrt(p (1 - p) / n): how well n images tell it."""
+    return math.sqrt(accuracy * (1 - accuracy) / num_images)
+
+
+def judge(study: Study, rows: dict[str, Any], num_images: int) -> list[dict[str, Any]]:
+    """The claims as plain values, for the page and its JSON; `num_images` were attacked."""
     claims = [_comparable(study, rows)]
-    claims += [_robust(study, rows, name) for name in study.methods]
+    claims += [_robust(study, rows, name, num_images) for name in study.methods]
     claims += [_certified(study, rows)]
     claims += [_proven_as_published(study, rows, name) for name in study.proofs]
     claims += [_faster(study, rows, name) for name in study.faster]
@@ -117,7 +123,7 @@ def _comparable(study: Study, rows: dict[str, Any]) -> Claim:
     )
 
 
-def _robust(study: Study, rows: dict[str, Any], name: str) -> Claim:
+def _robust(study: Study, rows: dict[str, Any], name: str, num_images: int) -> Claim:
     published = study.row(study.adversarial).published
     method = "the method" if name == study.method else study.row(name).title
     worst = spread_of(rows, name, "worst_case")
@@ -132,6 +138,8 @@ def _robust(study: Study, rows: dict[str, Any], name: str) -> Claim:
         return _not_run(text, name)
     holds = worst.mean >= goal
     verdict = "reached" if holds else f"not reached: {100 * (goal - worst.mean):.1f} points less than {source}"
+    if abs(worst.mean - goal) < (error := standard_error(goal, num_images)):
+        verdict += f", but {num_images} images do not tell them apart (standard error {100 * error:.1f} points)"
     return Claim(text, str(spread_of(rows, name, "papers_attacks")), str(worst), verdict, holds)
 
 

@@ -105,7 +105,7 @@ def collect(settings: Settings) -> dict[str, Any]:
         "rows": rows,
         "choice": tried_variants(settings),
         "not_run": [row.title for row in settings.study.rows if row.name not in rows],
-        "claims": claims.judge(settings.study, rows),
+        "claims": claims.judge(settings.study, rows, settings.num_images),
     }
 
 

@@ -24,7 +24,6 @@ Accuracies are in [0, 1].
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ from lightning_sq.errors import InputError
 from lightning_sq.evaluation.figures import save_png
 from lightning_sq.evaluation.results import format_epsilon, percent
 from lightning_sq.paths import whole_file, write_whole
-from lightning_sq.reproduction.claims import PAPERS_ATTACKS, Spread, spread_of
+from lightning_sq.reproduction.claims import PAPERS_ATTACKS, Spread, spread_of, standard_error
 from lightning_sq.reproduction.figures import curves_figure, training_figure
 from lightning_sq.reproduction.proofs import Proof
 from lightning_sq.reproduction.runs import Run
@@ -101,6 +100,7 @@ def read_study(folder: Path) -> dict[str, Any]:
 def markdown(content: dict[str, Any]) -> str:
     """The page."""
     epsilon, data = format_epsilon(parse_epsilon(content["epsilon"])), content["data"]
+    error = 100 * standard_error(0.9, content["num_images"])
     form = {
         "quick": "The quick form: few images and short schedules, to see the order.",
         "full": "By the schedules of the recipes.",
@@ -111,8 +111,7 @@ def markdown(content: dict[str, Any]) -> str:
         f"{form[content['form']]} Written by `lightning-sq reproduce {content['study']}`; every number is in",
         f"[{JSON_FILE}]({JSON_FILE}). L-inf, epsilon {epsilon}; attacks on {content['num_images']} test images",
         f"({', '.join(content['attacks'])}), proofs on all of them.",
-        f"On so many images an accuracy of 90 % has a standard error of {_standard_error(0.9, content['num_images'])} "
-        f"points, one of 50 % of {_standard_error(0.5, content['num_images'])}.",
+        f"On so many images an accuracy of 90 % has a standard error of {error:.1f} points.",
         _machines(content["rows"]),
         f"{data['train']:,} training and {data['val']:,} test images; {_networks(content['rows'])}.",
         *[_PARTIAL] * (not data["whole"]),
@@ -155,11 +154,6 @@ def markdown(content: dict[str, Any]) -> str:
             "",
         ]
     )
-
-
-def _standard_error(accuracy: float, num_images: int) -> str:
-    """sqrt(p (1 - p) / n), in points."""
-    return f"{100 * math.sqrt(accuracy * (1 - accuracy) / num_images):.1f}"
 
 
 def _machines(rows: dict[str, Any]) -> str:

@@ -210,4 +210,4 @@ def test_every_table_of_results_in_a_readme_is_the_one_that_its_results_give():
 def test_the_page_of_a_study_is_the_one_that_its_numbers_give(folder):
     content = read_study(folder)
     assert (folder / PAGE_FILE).read_text() == markdown(content)
-    assert content["claims"] == judge(STUDIES_BY_NAME[content["study"]], content["rows"])
+    assert content["claims"] == judge(STUDIES_BY_NAME[content["study"]], content["rows"], content["num_images"])

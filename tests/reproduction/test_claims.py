@@ -43,8 +43,8 @@ NOT_NEEDED_ON_ITS_NETWORK = "not needed: the method, Madry's network is"
 METHOD_FASTER, BOUNDS_FASTER = "noisy natural samples: ", "interval bounds: 24"
 
 
-def verdict(words, known, study=MNIST):
-    (found,) = (claim for claim in claims.judge(study, known) if words in claim["claim"])
+def verdict(words, known, study=MNIST, num_images=1000):
+    (found,) = (claim for claim in claims.judge(study, known, num_images) if words in claim["claim"])
     return found
 
 
@@ -152,20 +152,31 @@ def test_without_shorter_schedules_time_is_not_judged():
     assert (found["verdict"], found["holds"]) == ("not measured: no shorter schedules of the two here", None)
 
 
+def test_a_verdict_says_where_so_many_images_do_not_tell_two_models_apart():
+    for worst, words in ((0.89, "reached"), (0.88, "not reached: 0.5 points less")):
+        close = verdict("the method is as robust in truth", rows(method=[seed(worst)]), num_images=200)["verdict"]
+        assert close.startswith(words)
+        assert close.endswith(", but 200 images do not tell them apart (standard error 2.3 points)")
+        assert (
+            "apart"
+            not in verdict("the method is as robust in truth", rows(method=[seed(worst)]), num_images=10_000)["verdict"]
+        )
+
+
 def test_what_was_not_trained_is_not_judged():
-    for claim in claims.judge(MNIST, {}):
+    for claim in claims.judge(MNIST, {}, 1000):
         assert claim["holds"] is None
         assert claim["verdict"].startswith("not measured")
 
 
 @pytest.mark.parametrize(("worst", "holds"), [(0.80, True), (0.798, False), (0.9, True)])
 def test_our_rows_are_held_against_the_literature(worst, holds):
-    found = next(c for c in claims.judge(MNIST, rows(fgsm_rs=[seed(worst)])) if "82.9" in c["claim"])
+    found = next(c for c in claims.judge(MNIST, rows(fgsm_rs=[seed(worst)]), 1000) if "82.9" in c["claim"])
     assert found["holds"] is holds
 
 
 def test_a_seed_that_collapsed_is_seen_beside_the_literature():
-    found = claims.judge(MNIST, rows(fgsm_rs=[seed(0.68), seed(0.005)]))
+    found = claims.judge(MNIST, rows(fgsm_rs=[seed(0.68), seed(0.005)]), 1000)
     assert next(c for c in found if "82.9" in c["claim"])["verdict"] == "48.6 points less (seed by seed 68.0, 0.5)"
 
 
@@ -196,7 +207,7 @@ def content():
             {"title": "as the recipe", "changes": {}, "epochs": 3, "accuracy": 0.8, "seconds": 60.4},
             {"title": "3 levels", "changes": {}, "epochs": 3, "accuracy": 0.1, "seconds": 59.0},
         ],
-        "claims": claims.judge(MNIST, known),
+        "claims": claims.judge(MNIST, known, 500),
     }
 
 
