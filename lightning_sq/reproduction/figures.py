@@ -101,6 +101,8 @@ def _finished(figure: Figure, panels: list[plt.Axes]) -> Figure:
         else:
             axes.set_ylim(-2, highest + 2)
         axes.grid(alpha=0.3)
+    if highest > NEAR_ALL:
+        panels[0].set_ylabel(f"{panels[0].get_ylabel()} (log scale of the error)")
     figure.supxlabel(LINES, fontsize=9)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", fontsize=8, handlelength=3.5,
                   frameon=False)  # fmt: skip
