@@ -139,6 +139,7 @@ class ClassifierModule(LightningModule):
             optimizer,
             warmup_steps=warmup_steps,
             total_steps=self.total_steps,
+            decay=self.optimization.decay,
             position=lambda _: self.plan.position,
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

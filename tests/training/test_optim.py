@@ -5,13 +5,18 @@ import torch
 from torch import nn
 
 from lightning_sq.errors import InputError
-from lightning_sq.training.optim import Optimization, make_optimizer, make_schedule, warmup_cosine
+from lightning_sq.training.optim import Optimization, make_optimizer, make_schedule, warmup_decay
 
 
 def test_learning_rate_by_hand():
-    rates = [warmup_cosine(step, warmup_steps=3, total_steps=7) for step in range(8)]
+    rates = [warmup_decay(step, warmup_steps=3, total_steps=7) for step in range(8)]
     assert rates[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
     assert rates[4:] == pytest.approx([0.8535534, 0.5, 0.1464466, 0.0])
+
+
+def test_a_linear_decay_by_hand():
+    rates = [warmup_decay(step, warmup_steps=1, total_steps=5, decay="linear") for step in range(7)]
+    assert rates == pytest.approx([0.5, 1.0, 0.75, 0.5, 0.25, 0.0, 0.0])
 
 
 def test_the_schedule_ends_at_zero_and_stays_there():
@@ -43,6 +48,8 @@ def test_values_that_cannot_be_are_refused():
         Optimization(momentum=1.0, optimizer="adamw")
     with pytest.raises(InputError, match="no optimizer 'adam' here"):
         Optimization(optimizer="adam")
+    with pytest.raises(InputError, match="decay='step' is not one of cosine, linear"):
+        Optimization(decay="step")
 
 
 def test_adamw_takes_the_step_of_its_paper_and_decays_weights_alone():
