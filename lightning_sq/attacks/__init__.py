@@ -2,7 +2,7 @@
 
 An attack knows a function from pixels to logits, and nothing else. What a model does at random or without a derivative
 is handled by wrapping the model (`bpda`, `expectation`) or by going behind its quantizer (`QuantizedBox`); each of
-these takes another attack, so they combine. An attack that proves as well (`BranchAndBound`) gives `Settled`.
+these takes another attack, so they combine. Those that prove as well (`BranchAndBound`, `MixedInteger`) give `Settled`.
 """
 
 from lightning_sq.attacks.autoattack import AutoAttackStage
@@ -12,6 +12,7 @@ from lightning_sq.attacks.checks import fools
 from lightning_sq.attacks.elsewhere import Expectation, Transfer, expectation
 from lightning_sq.attacks.front_end import TakenApart, take_apart
 from lightning_sq.attacks.greedy_flips import GreedyFlips
+from lightning_sq.attacks.mixed_integer import MixedInteger
 from lightning_sq.attacks.pgd import FGSM, PGD
 from lightning_sq.attacks.quantized_box import QuantizedBox
 from lightning_sq.attacks.square import Square
@@ -25,6 +26,7 @@ __all__ = [
     "BranchAndBound",
     "Expectation",
     "GreedyFlips",
+    "MixedInteger",
     "QuantizedBox",
     "Settled",
     "Square",

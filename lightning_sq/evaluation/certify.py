@@ -1,4 +1,4 @@
-"""The lower bound: images that interval bounds prove."""
+"""The lower bound: images that interval bounds prove; and which networks can be proven anything about."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from lightning_sq.attacks.front_end import Quantized
 from lightning_sq.errors import InputError
 from lightning_sq.evaluation.runner import Model, StageRunner
+from lightning_sq.layers.integer_program import piecewise_linear_chain
 from lightning_sq.layers.interval_network import interval_forward, interval_margins
 from lightning_sq.ops.interval import quantized_box
 
@@ -30,6 +31,15 @@ def has_bounds(model: Model, apart: Quantized | None, images: Tensor) -> bool:
     except InputError:
         return False
     return True
+
+
+def has_program(model: Model, apart: Quantized | None) -> bool:
+    """Whether an integer program can be made of the network: it is a chain of layers that are linear or ReLU."""
+    network = model if apart is None else apart.network
+    try:
+        return isinstance(network, nn.Module) and bool(piecewise_linear_chain(network))
+    except InputError:
+        return False
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from lightning_sq.attacks.front_end import Quantizer
 from lightning_sq.attacks.frozen import frozen
 from lightning_sq.attacks.pgd import Norm
 from lightning_sq.errors import InputError
-from lightning_sq.evaluation.certify import certify, has_bounds
+from lightning_sq.evaluation.certify import certify, has_bounds, has_program
 from lightning_sq.evaluation.diagnostics import Situation, diagnose
 from lightning_sq.evaluation.found import Evaluation, share_of
 from lightning_sq.evaluation.precision import full_precision
@@ -94,10 +94,13 @@ def evaluate(
         whole = apart if quantizer is not None else model
         logits = _logits(whole, few)
         bounded = norm == "linf" and has_bounds(whole, apart, few)
-        possible = {
-            name: entry.why_not(quantized=apart is not None, bounded=bounded, num_classes=logits.shape[1])
-            for name, entry in entries.items()
+        known = {
+            "quantized": apart is not None,
+            "bounded": bounded,
+            "programmable": bounded and has_program(whole, apart),
+            "num_classes": logits.shape[1],
         }
+        possible = {name: entry.why_not(**known) for name, entry in entries.items()}
         chosen = {name: entries[name] for name, why in possible.items() if why is None}
         if not chosen:
             raise InputError(f"No attack is left: {next(iter(possible.values()))}. Add pgd to the attacks.")

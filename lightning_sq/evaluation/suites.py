@@ -15,6 +15,7 @@ from lightning_sq.attacks import (
     BranchAndBound,
     Expectation,
     GreedyFlips,
+    MixedInteger,
     QuantizedBox,
     Square,
     Transfer,
@@ -25,6 +26,8 @@ from lightning_sq.errors import InputError
 from lightning_sq.evaluation.parameters import with_parameters
 
 Family = Literal["plain", "adaptive", "black box"]
+SOLVER_PASSES = 2000
+"""What a solver takes for an image, in passes of a small network, about."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Entry:
             gets only those that nothing has broken yet.
         needs_quantizer: Makes sense only for a model with a quantizer in front.
         needs_bounds: Makes sense only for a network that interval bounds have rules for.
+        needs_program: Makes sense only for a network that an integer program can be made of.
         fewest_classes: Of the model.
     """
 
@@ -49,14 +53,17 @@ class Entry:
     on_everyone: bool = False
     needs_quantizer: bool = False
     needs_bounds: bool = False
+    needs_program: bool = False
     fewest_classes: int = 2
 
-    def why_not(self, *, quantized: bool, bounded: bool, num_classes: int) -> str | None:
+    def why_not(self, *, quantized: bool, bounded: bool, programmable: bool, num_classes: int) -> str | None:
         """Why this attack cannot be run on a model, or None."""
         if self.needs_quantizer and not quantized:
             return "the model has no quantizer in front"
         if self.needs_bounds and not bounded:
             return "interval bounds have no rule for a part of the network"
+        if self.needs_program and not programmable:
+            return "the network is no chain of layers that are linear or ReLU"
         if num_classes < self.fewest_classes:
             return f"it needs {self.fewest_classes} classes, the model has {num_classes}"
         return None
@@ -94,6 +101,8 @@ def passes(attack: Any) -> int:
             return per_step * attack.num_steps * attack.num_restarts * attack.num_draws
         case BranchAndBound():
             return 7 * attack.max_boxes
+        case MixedInteger():
+            return SOLVER_PASSES
         case Expectation():
             return attack.num_draws * passes(attack.attack)
     return passes(attack.attack) if hasattr(attack, "attack") else 1
@@ -162,6 +171,9 @@ def catalogue(norm: Norm = "linf") -> dict[str, Entry]:
         "branch_and_bound": Entry(
             "branch and bound: a proof or a mistake", BranchAndBound(), "adaptive", needs_bounds=True
         ),
+        "mixed_integer": Entry(
+            "mixed-integer programming: a proof or a mistake", MixedInteger(), "adaptive", needs_program=True
+        ),
         "eot_pgd": Entry("PGD-40, expectation over 20 draws", Expectation(pgd), "adaptive", on_everyone=True),
         "eot_apgd_ce": Entry("AutoAttack rand: APGD-CE", autoattack("apgd-ce", num_draws=20), "adaptive"),
         "eot_apgd_dlr": Entry(
@@ -175,16 +187,17 @@ def catalogue(norm: Norm = "linf") -> dict[str, Entry]:
 
 
 def _linf_only(attack: Any) -> bool:
-    return isinstance(attack, (QuantizedBox, Square, BranchAndBound))
+    return isinstance(attack, (QuantizedBox, Square, BranchAndBound, MixedInteger))
 
 
 AUTOATTACK = ("apgd_ce", "apgd_t", "square", "fab_t")
+PROVING = ("branch_and_bound", "mixed_integer")
 RANDOM = ("eot_pgd", "eot_apgd_ce", "eot_apgd_dlr")
 SUITES: dict[str, tuple[str, ...]] = {
     "quick": ("pgd", "pgd_margin", "bpda", "quantized_box"),
     "autoattack": AUTOATTACK,
     "rand": ("pgd", *RANDOM),
-    "standard": tuple(name for name in catalogue() if name not in ("own_square", "branch_and_bound", *RANDOM)),
+    "standard": tuple(name for name in catalogue() if name not in ("own_square", *PROVING, *RANDOM)),
 }
 
 

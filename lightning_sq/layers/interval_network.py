@@ -84,6 +84,23 @@ def certified(model: nn.Module, images: Tensor, labels: Tensor, epsilon: float) 
     return margins.scatter(1, labels[:, None], float("-inf")).amax(1) < 0
 
 
+def chain_of_modules(network: nn.Module) -> list[nn.Module]:
+    """The modules that `network` is a chain of, first to last, as it is in eval mode.
+
+    Raises: InputError if it cannot be traced, or is no chain: a sum of two branches, or a function that is no module.
+    """
+    whole, found, last = nn.Sequential(network), [], None
+    for node in _graph(network).nodes:
+        if node.op == "call_module" and node.args == (last,) and not node.kwargs:
+            found.append(whole.get_submodule(node.target))
+        elif node.op == "output" and node.args == (last,):
+            return found
+        elif node.op != "placeholder":
+            break
+        last = node
+    raise InputError(f"{type(network).__name__} is no chain of modules, each of which takes what the one before gives.")
+
+
 def _interpret(
     network: nn.Module, box: Interval, labels: Tensor | None = None, by_batch_statistics: bool = False
 ) -> Any:

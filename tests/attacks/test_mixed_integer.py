@@ -1,0 +1,119 @@
+"""Mixed-integer programming against the whole truth, which behind a hard quantizer can be counted."""
+
+from __future__ import annotations
+
+import sys
+from collections import OrderedDict
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_sq.attacks import BranchAndBound, MixedInteger, fools
+from lightning_sq.errors import InputError
+from lightning_sq.evaluation import evaluate
+from lightning_sq.layers import SoftQuantization, UnitClamp
+from lightning_sq.models import PixelClassifier
+from tests.attacks.test_branch_and_bound import EPSILON, IMAGES, QUANTIZERS, labels_of, net, robust_by_counting
+
+
+def of_every_layer(quantizer: SoftQuantization) -> PixelClassifier:
+    """Planes of thresholds, convolution, batch norm, two layers of ReLU, average pooling."""
+    torch.manual_seed(2)
+    planes = nn.Conv2d(1, 2, 1)
+    planes.weight.data.copy_(torch.tensor([2.0, 2.0]).view(2, 1, 1, 1))
+    planes.bias.data.copy_(torch.tensor([0.0, -1.0]))
+    layers = [planes, UnitClamp(), nn.Conv2d(2, 5, 2, padding=1), nn.BatchNorm2d(5), nn.ReLU()]
+    layers += [nn.AvgPool2d(2, 1), nn.Flatten(), nn.Linear(30, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)]
+    for layer in layers:
+        if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            layer.running_mean.normal_(0, 0.3)
+            layer.running_var.uniform_(0.1, 0.5)
+        elif isinstance(layer, nn.Linear):
+            layer.weight.data.mul_(3)
+    return PixelClassifier(OrderedDict(quantize=quantizer, backbone=nn.Sequential(*layers))).eval()
+
+
+@pytest.mark.parametrize("build", [net, of_every_layer])
+@pytest.mark.parametrize("name", QUANTIZERS)
+def test_it_ends_with_the_truth_behind_a_hard_quantizer(name, build):
+    model = build(QUANTIZERS[name])
+    labels = labels_of(model)
+    truth = robust_by_counting(model, labels)
+    assert truth.any()
+    assert not truth.all()
+    found = MixedInteger()(model, IMAGES, labels, (), EPSILON)
+    assert torch.equal(found.proven, truth)
+    assert torch.equal(fools(model, found.images, IMAGES, labels, epsilon=EPSILON), ~truth)
+
+
+@pytest.mark.parametrize("quantizer", [None, SoftQuantization(3, 40.0)], ids=["no quantizer", "a soft one"])
+def test_without_levels_it_settles_every_image_as_branch_and_bound_does(quantizer):
+    model = net(quantizer)
+    labels = labels_of(model)
+    found = MixedInteger()(model, IMAGES, labels, (), EPSILON)
+    other = BranchAndBound(20_000)(model, IMAGES, labels, (), EPSILON)
+    assert torch.equal(found.proven, other.proven)
+    assert torch.equal(fools(model, found.images, IMAGES, labels, epsilon=EPSILON), ~found.proven)
+
+
+@pytest.mark.parametrize("limits", [{"max_seconds": 1e-6}, {"max_variables": 20}], ids=str)
+def test_where_it_comes_to_no_end_it_claims_nothing(limits):
+    model = net(QUANTIZERS["six levels"])
+    labels = labels_of(model)
+    truth = robust_by_counting(model, labels)
+    found = MixedInteger(**limits)(model, IMAGES, labels, (), EPSILON)
+    broken = fools(model, found.images, IMAGES, labels, epsilon=EPSILON)
+    assert not (found.proven & ~truth).any()
+    assert not (broken & truth).any()
+    assert (~found.proven & ~broken).any()
+
+
+def test_an_image_that_is_wrong_from_the_start_is_not_proven():
+    model = net(QUANTIZERS["two levels"])
+    labels = (labels_of(model) + 1) % 3
+    found = MixedInteger()(model, IMAGES, labels, (), EPSILON)
+    assert not found.proven.any()
+    assert torch.equal(found.images, IMAGES)
+
+
+def test_an_evaluation_with_it_leaves_nothing_open():
+    model = net(QUANTIZERS["six levels"])
+    labels = labels_of(model)
+    found = evaluate(model, IMAGES, labels, epsilon=EPSILON, attacks="fgsm,mixed_integer", checks=False)
+    truth = robust_by_counting(model, labels).double().mean().item()
+    assert found.certified_accuracy == found.robust_accuracy == truth
+
+
+class Residual(nn.Module):
+    """No chain."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.flatten(1)
+        return self.second(x + torch.relu(self.first(x)))
+
+
+@pytest.mark.parametrize("network", [Residual(), nn.Sequential(nn.Flatten(), nn.Linear(6, 3), nn.Sigmoid())])
+def test_another_network_is_refused_and_left_out_of_an_evaluation(network):
+    model = PixelClassifier(OrderedDict(backbone=network)).eval()
+    with pytest.raises(InputError, match=r"is no chain of modules|no integer program for Sigmoid"):
+        MixedInteger()(model, IMAGES, labels_of(model), (), EPSILON)
+    found = evaluate(model, IMAGES, labels_of(model), epsilon=EPSILON, attacks="pgd,mixed_integer", checks=False)
+    assert found.skipped == {"mixed_integer": "the network is no chain of layers that are linear or ReLU"}
+
+
+def test_without_the_solver_one_is_told_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "highspy", None)
+    model = net(QUANTIZERS["two levels"])
+    with pytest.raises(InputError, match=r"pip install 'lightning-sq\[attacks\]'"):
+        MixedInteger()(model, IMAGES, labels_of(model), (), EPSILON)
+
+
+@pytest.mark.parametrize("values", [{"max_seconds": 0.0}, {"max_variables": 0}])
+def test_no_time_and_no_variables_are_refused(values):
+    with pytest.raises(InputError, match="above 0"):
+        MixedInteger(**values)
