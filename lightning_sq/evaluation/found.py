@@ -42,8 +42,8 @@ class Evaluation:
         epsilons: All radii, ascending, in units of the full pixel range (L2: its square root of a sum of squares).
         budgets: Those at which every attack was run; at the others only the attacks on everyone were.
         correct: (N,) bool: clean images that are classified as labelled.
-        certified: For each epsilon (N,) bool, proven by interval bounds, whole or by branch and bound; None where there
-            is no proof for this model.
+        certified: For each epsilon (N,) bool, proven by interval bounds or by an attack that proves as well; None where
+            there is no proof for this model.
         attacks: What was run, by name.
         skipped: Why an attack of the suite was not.
         outcomes: What each attack did, by name and epsilon.

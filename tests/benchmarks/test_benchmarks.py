@@ -12,9 +12,11 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from lightning_sq.evaluation.results import markdown_table, read_results
-from lightning_sq.models import ModelConfig, build_model
+from lightning_sq.layers import SoftQuantization
+from lightning_sq.models import ModelConfig, PixelClassifier, build_model
 from tests.conftest import REPOSITORY
 
 
@@ -90,12 +92,12 @@ def test_the_theory_holds_prediction_against_truth_over_seeds(benchmark, tmp_pat
 def test_the_attack_of_the_theory_goes_for_the_largest_loss_and_does_not_stop_when_it_fools(benchmark):
     module = benchmark("theory")
     torch.manual_seed(0)
-    layer = torch.nn.Linear(4, 2)
-    model = module.PixelClassifier(OrderedDict(backbone=torch.nn.Sequential(torch.nn.Flatten(), layer)))
+    layer = nn.Linear(4, 2)
+    model = module.PixelClassifier(OrderedDict(backbone=nn.Sequential(nn.Flatten(), layer)))
     images, labels = torch.full((6, 1, 2, 2), 0.5), torch.tensor([0, 1] * 3)
     found = module.attacked_losses(model, images, labels, 0.3)["plain"]
     direction = (layer.weight[1 - labels] - layer.weight[labels]).sign().view(6, 1, 2, 2)
-    corner = torch.nn.functional.cross_entropy(model(images + 0.3 * direction), labels, reduction="none")
+    corner = nn.functional.cross_entropy(model(images + 0.3 * direction), labels, reduction="none")
     assert torch.allclose(found, corner, rtol=1e-4)
 
 
@@ -103,7 +105,7 @@ def test_the_front_ends_of_the_benchmark_are_the_layers(benchmark):
     module = benchmark("front_end")
     pixels = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
     for run in module.front_ends(2, 0.0, torch.float32, "cpu").values():
-        layers = torch.nn.Sequential(
+        layers = nn.Sequential(
             module.SoftQuantization(2, module.RELATIVE_SHARPNESS),
             module.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
         )
@@ -152,6 +154,28 @@ def test_the_page_on_ten_classes_is_the_one_that_its_numbers_give(benchmark):
     folder = REPOSITORY / "results" / "imagenette"
     content = json.loads((folder / "training.json").read_text())
     assert (folder / "README.md").read_text() == benchmark("imagenette").markdown(content, read_results(folder))
+
+
+def test_attacks_are_held_against_a_truth_that_is_known(benchmark, few_digits, tmp_path, monkeypatch):
+    options = ["--data", str(few_digits / "val"), "--model", "net=anything", "--output", str(tmp_path)]
+    options += ["--runs", str(tmp_path / "runs"), "--attacks", "pgd,quantized_box,quantized_box_flips"]
+    module = benchmark("truth", *options, "--num-images", "40", "--epsilon", "0.05")
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(3 * 16, 12), nn.ReLU(), nn.Linear(12, 10))
+    net = PixelClassifier(OrderedDict(quantize=SoftQuantization(2, hard=True), backbone=layers)).eval()
+    net.config = ModelConfig("net", tuple("0123456789"), (0.0,) * 3, (1.0,) * 3, 32, 32)
+    monkeypatch.setattr(module, "load", lambda source: net)
+    module.main()
+    content = json.loads((tmp_path / "truth.json").read_text())
+    row = content["models"]["net"]
+    assert row["num_images"] == 40
+    assert row["not_known"] == 0
+    assert row["clean"] == row["proven"] + row["breakable"]
+    assert row["breakable"] > 0
+    assert row["broken"]["pgd"] == 0  # there is no gradient in front of a hard quantizer
+    assert 0 < row["broken"]["quantized_box"] <= row["broken"]["all"] <= row["breakable"]
+    assert (tmp_path / "README.md").read_text() == module.markdown(content)
+    assert (tmp_path / "truth.png").stat().st_size > 0
 
 
 def test_levels_are_put_before_the_same_weights_and_attacked(benchmark, few_digits, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -35,6 +36,28 @@ def test_with_boxes_enough_every_image_is_proven_or_wrong(run, tmp_path):
     assert proof.bounds == bounds.bounds < proof.proven
     assert proof.wrong > 5 / 60
     assert proof.proven + proof.wrong == pytest.approx(1)
+    assert (proof.proven_by_boxes, proof.wrong_by_boxes) == (proof.proven, proof.wrong)
+
+
+def test_what_few_boxes_leave_open_is_settled_by_an_integer_program(run, tmp_path, monkeypatch):
+    truth = prove(run, tmp_path, f"{EPSILON}", max_boxes=100_000)
+    not_asked = prove(run, tmp_path, f"{EPSILON}", max_boxes=3)
+    assert not_asked.proven_by_boxes is None
+    assert 1 - not_asked.proven - not_asked.wrong > proofs.MOST_LEFT
+    monkeypatch.setattr(proofs, "MOST_LEFT", 1.0)
+    (tmp_path / proofs.PROVEN).unlink()
+    settled = prove(run, tmp_path, f"{EPSILON}", max_boxes=3)
+    assert (settled.proven_by_boxes, settled.wrong_by_boxes) == (not_asked.proven, not_asked.wrong)
+    assert (settled.bounds, settled.proven, settled.wrong) == (truth.bounds, truth.proven, truth.wrong)
+
+
+def test_without_a_solver_branch_and_bound_has_the_last_word(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "highspy", None)
+    monkeypatch.setattr(proofs, "MOST_LEFT", 1.0)
+    proof = prove(run, tmp_path, f"{EPSILON}", max_boxes=3)
+    assert proof.wrong > 5 / 60
+    assert proof.proven + proof.wrong < 1
+    assert proof.proven_by_boxes is None
 
 
 def test_a_proof_is_kept_until_the_run_is_trained_anew(run, tmp_path, monkeypatch):
@@ -63,6 +86,9 @@ def test_the_page_shows_how_near_the_truth_is_known():
         "interval_bound": {"title": "bounds", "seeds": seeds},
     }
     lines = page._proofs(rows)
-    assert lines[-1] == "| bounds | 91.0 ± 1.4 | 92.0 ± 1.4 | 93.0 ± 1.4 |"
+    assert lines[-1] == "| bounds | 91.0 ± 1.4 | 92.0 ± 1.4 | 93.0 ± 1.4 | – | – |"
     assert any("into 1,000 boxes at most" in line for line in lines)
+    for seed in seeds:
+        seed["proof"] |= {"proven_by_boxes": seed["proof"]["proven"] - 0.005, "wrong_by_boxes": 0.05}
+    assert page._proofs(rows)[-1] == "| bounds | 91.0 ± 1.4 | 91.5 ± 1.4 | 95.0 ± 0.0 | 92.0 ± 1.4 | 93.0 ± 1.4 |"
     assert page._proofs({"natural": rows["natural"]}) == []
