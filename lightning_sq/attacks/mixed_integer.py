@@ -19,16 +19,14 @@ from torch import Tensor
 from lightning_sq.attacks.branch_and_bound import Settled
 from lightning_sq.attacks.quantized_box import preimage
 from lightning_sq.errors import InputError
-from lightning_sq.layers.integer_program import Affine, IntegerProgram, TooLarge, integer_program
+from lightning_sq.layers.integer_program import Affine, IntegerProgram, TooLarge, in_double_precision, integer_program
 from lightning_sq.layers.soft_quantization import SoftQuantization
 from lightning_sq.ops.interval import Interval, quantized_box
 
 SAFETY = 1e-4
 """A mistake is ruled out where no z_j - z_y comes so near to 0: the solver's rounding is far below."""
 OPTIONS = {"output_flag": False, "threads": 1, "mip_max_improving_sols": 1, "presolve": "off"}
-"""Of the solver. Without presolve, which in one release threw solutions away: a proof must not rest on more than it has
-to.
-"""
+"""Of the solver. No presolve, which lost solutions in one release: a proof is to rest on as little as can be."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +62,11 @@ class MixedInteger:
         network = model if quantizer is None else model.network
         hard = isinstance(quantizer, SoftQuantization) and quantizer.hard
         size = {"num_levels": quantizer.num_levels if hard else None, "max_variables": self.max_variables}
-        boxes = quantized_box(images, epsilon, quantizer)
+        layers, boxes = in_double_precision(network), quantized_box(images, epsilon, quantizer)
         found, proven = images.clone(), model(images).argmax(1) == labels
         for i in proven.nonzero()[:, 0].tolist():
             try:
-                program = integer_program(network, Interval(boxes.lower[i], boxes.upper[i]), **size)
+                program = integer_program(layers, Interval(boxes.lower[i], boxes.upper[i]), **size)
             except TooLarge:
                 proven[i] = False
                 continue

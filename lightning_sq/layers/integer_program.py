@@ -132,27 +132,34 @@ class IntegerProgram:
 
 @torch.no_grad()
 def integer_program(
-    network: nn.Module, box: Interval, *, num_levels: int | None, max_variables: int
+    layers: list[nn.Module], box: Interval, *, num_levels: int | None, max_variables: int
 ) -> tuple[IntegerProgram, Affine, Affine]:
     """(the program, the network's input, its logits) over one box.
 
     Args:
-        network: A chain of `AFFINE` modules, nn.ReLU and clamps to [0, 1], as it is in eval mode.
+        layers: What `in_double_precision` gives of the network.
         box: Of one input, (C, H, W).
         num_levels: The input takes the values k / (num_levels - 1) alone; None: all that the box has.
         max_variables: See `TooLarge`.
-    Raises: InputError for another network; TooLarge.
+    Raises: TooLarge.
     """
-    modules = [copy.deepcopy(module).cpu().double().eval() for module in piecewise_linear_chain(network)]
     program = IntegerProgram(max_variables)
     value = inputs = _inputs(program, Interval(*(end.cpu().double() for end in box)), num_levels)
-    for module in modules:
-        value = _through(program, module, value)
+    for layer in layers:
+        value = _through(program, layer, value)
     return program, inputs, value
 
 
+def in_double_precision(network: nn.Module) -> list[nn.Module]:
+    """Copies of the modules of `piecewise_linear_chain`, on the CPU and in eval mode."""
+    return [copy.deepcopy(module).cpu().double().eval() for module in piecewise_linear_chain(network)]
+
+
 def piecewise_linear_chain(network: nn.Module) -> list[nn.Module]:
-    """The modules that an integer program can be made of. Raises: InputError if `network` is not a chain of such."""
+    """The modules that an integer program can be made of: `AFFINE`, nn.ReLU and clamps to [0, 1].
+
+    Raises: InputError if `network` is not a chain of such.
+    """
     modules = chain_of_modules(network)
     for module in modules:
         if not (isinstance(module, (*AFFINE, nn.ReLU)) or _is_unit_clamp(module)):

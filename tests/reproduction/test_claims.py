@@ -177,7 +177,9 @@ def test_our_rows_are_held_against_the_literature(worst, holds):
 
 def test_a_seed_that_collapsed_is_seen_beside_the_literature():
     found = claims.judge(MNIST, rows(fgsm_rs=[seed(0.68), seed(0.005)]), 1000)
-    assert next(c for c in found if "82.9" in c["claim"])["verdict"] == "48.6 points less (seed by seed 68.0, 0.5)"
+    assert next(c for c in found if "82.9" in c["claim"])["verdict"].startswith(
+        "48.6 points less (seed by seed 68.0, 0.5); three seeds of the authors' own training script"
+    )
 
 
 def test_seeds_have_a_mean_and_a_spread():
