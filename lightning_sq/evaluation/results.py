@@ -186,6 +186,8 @@ def verdict(model: dict[str, Any], epsilon: float, *, thorough: bool) -> str:
     if plain is not None and plain - worst > max(TELLING, 1 / model["num_images"]) + 1e-9:
         sentence += f"; plain PGD-40 would have said {100 * plain:.1f} %"
     sentence += "."
+    if model["certified_accuracy"] and worst - model["certified_accuracy"] < 1e-9:
+        return f"{sentence} Every image is proven or broken: that is the truth about them."
     if model["flags"]:
         beyond = "Beyond what is proven not" if model["certified_accuracy"] else "Not"
         sentence += f" {beyond} to be called robust: {', '.join(flag.replace('_', ' ') for flag in model['flags'])}."

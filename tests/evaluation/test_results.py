@@ -162,6 +162,12 @@ def test_a_flagged_model_is_never_called_robust_and_few_attacks_are_said_to_be_f
     assert "upper bound from 2 attacks" in verdict(thorough=False)
 
 
+def test_where_all_that_is_left_is_proven_the_verdict_says_that_it_is_the_truth():
+    known = verdict(certified=0.72, flags=["zero_gradients"], thorough=False)
+    assert known.startswith("net: 72.0 % robust at 0.3, 72.0 % proven; plain PGD-40 would have said 89.4 %.")
+    assert known.endswith("Every image is proven or broken: that is the truth about them.")
+
+
 def test_robustbench_rows_say_unreliable_where_a_check_fired(evaluated):
     folder, _, found = evaluated
     (path,) = (folder / "robustbench").iterdir()
