@@ -22,6 +22,7 @@ from lightning_sq.errors import InputError
 from lightning_sq.layers.integer_program import Affine, IntegerProgram, TooLarge, in_double_precision, integer_program
 from lightning_sq.layers.soft_quantization import SoftQuantization
 from lightning_sq.ops.interval import Interval, quantized_box
+from lightning_sq.ops.linf_ball import project
 
 SAFETY = 1e-4
 """A mistake is ruled out where no z_j - z_y comes so near to 0: the solver's rounding is far below."""
@@ -72,9 +73,11 @@ class MixedInteger:
                 continue
             proven[i], inputs = self._settle(*program, int(labels[i]))
             if inputs is not None:
-                pixels = inputs.to(images)[None]
-                if quantizer is not None:
-                    pixels = preimage(quantizer, pixels, images[i : i + 1], epsilon)
+                pixels, image = inputs.to(images)[None], images[i : i + 1]
+                if quantizer is None:
+                    pixels = project(pixels, image, epsilon)
+                else:
+                    pixels = preimage(quantizer, pixels, image, epsilon)
                 if model(pixels).argmax(1) != labels[i]:
                     found[i] = pixels[0]
         return Settled(found, proven)

@@ -30,7 +30,7 @@ MAX_BOXES = 200
 
 HOPE = 0.01
 """Branch and bound is left out where interval bounds prove less than this share: it would give up everywhere."""
-MOST_LEFT = 0.05
+MOST_LEFT = 0.04
 """And the solver of mixed-integer programs where it leaves more than this share open."""
 SOLVER = MixedInteger(max_seconds=30.0)
 """It settles an image in about a second where bounds are nearly tight."""

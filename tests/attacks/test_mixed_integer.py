@@ -14,6 +14,7 @@ from lightning_sq.errors import InputError
 from lightning_sq.evaluation import evaluate
 from lightning_sq.layers import SoftQuantization, UnitClamp
 from lightning_sq.models import PixelClassifier
+from lightning_sq.ops.linf_ball import project
 from tests.attacks.test_branch_and_bound import EPSILON, IMAGES, QUANTIZERS, labels_of, net, robust_by_counting
 
 
@@ -55,6 +56,15 @@ def test_without_levels_it_settles_every_image_as_branch_and_bound_does(quantize
     other = BranchAndBound(20_000)(model, IMAGES, labels, (), EPSILON)
     assert torch.equal(found.proven, other.proven)
     assert torch.equal(fools(model, found.images, IMAGES, labels, epsilon=EPSILON), ~found.proven)
+
+
+def test_what_it_finds_without_a_quantizer_is_within_the_ball_and_the_pixels():
+    model, images = net(), IMAGES.round()  # where a corner of the box is an end of the pixels
+    with torch.no_grad():
+        labels = model(images).argmax(1)
+    found = MixedInteger()(model, images, labels, (), EPSILON)
+    assert (found.images != images).any()
+    assert torch.equal(found.images, project(found.images, images, EPSILON))
 
 
 @pytest.mark.parametrize("limits", [{"max_seconds": 1e-6}, {"max_variables": 20}], ids=str)
