@@ -33,7 +33,7 @@ HOPE = 0.01
 MOST_LEFT = 0.04
 """And the solver of mixed-integer programs where it leaves more than this share open."""
 SOLVER = MixedInteger(max_seconds=30.0)
-"""It settles an image in about a second where bounds are nearly tight."""
+"""Where bounds are nearly tight it needs a small part of that; what is continuous takes longer."""
 
 
 @dataclass(frozen=True)
