@@ -17,7 +17,7 @@ import lightning_sq
 from lightning_sq.__main__ import main
 from lightning_sq.models.checkpoint_format import read_checkpoint
 from lightning_sq.objectives import NoisyNatural
-from lightning_sq.training.optim import warmup_cosine
+from lightning_sq.training.optim import warmup_decay
 from tests.callbacks import Recorder
 from tests.conftest import REPOSITORY
 from tests.run_logs import logged_rows
@@ -132,7 +132,7 @@ def test_a_run_can_go_on_with_other_batches_from_the_beginning_of_its_epoch(fit,
     rates = {int(row["step"]): float(row["lr-SGD/pg1"]) for row in logged_rows(output) if "lr-SGD/pg1" in row}
     assert list(rates) == list(range(15))  # 9 steps, and two epochs of 3
     for step in range(9, 15):
-        factor = warmup_cosine(step - 6, warmup_steps=3, total_steps=9)
+        factor = warmup_decay(step - 6, warmup_steps=3, total_steps=9)
         assert rates[step] == pytest.approx(0.4 * 30 / 256 * factor), step
 
 
