@@ -64,10 +64,11 @@ def why_not() -> str | None:
     missing = [name for name in PROGRAMS if shutil.which(name, path=SEARCHED) is None]
     if missing:
         return f"{', '.join(missing)} not found: apt-get install slurmctld slurmd slurm-client munge iproute2"
-    made = subprocess.run(["ip", "netns", "add", "lsqtry"], capture_output=True, env={"PATH": SEARCHED}, check=False)
+    name = f"lsqtry{os.getpid()}"  # every process of the tests asks, at the same time
+    made = subprocess.run(["ip", "netns", "add", name], capture_output=True, env={"PATH": SEARCHED}, check=False)
     if made.returncode:
         return f"no network namespaces here: {made.stderr.decode().strip()}"
-    subprocess.run(["ip", "netns", "delete", "lsqtry"], env={"PATH": SEARCHED}, check=False)
+    subprocess.run(["ip", "netns", "delete", name], env={"PATH": SEARCHED}, check=False)
     return None
 
 

@@ -17,10 +17,8 @@ from tests.conftest import REPOSITORY
 from tests.run_logs import logged_rows, step_of
 from tests.slurm.cluster import Cluster, why_not
 
-pytestmark = [
-    pytest.mark.end_to_end,
-    pytest.mark.skipif(why_not() is not None, reason=str(why_not())),
-]
+WHY_NOT = why_not()
+pytestmark = [pytest.mark.end_to_end, pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))]
 
 SMALL = [
     *("--model.architecture", "small_cnn", "--data.backend", "torchvision", "--data.num_threads", "0"),
