@@ -7,7 +7,7 @@ these takes another attack, so they combine. Those that prove as well (`BranchAn
 
 from lightning_sq.attacks.autoattack import AutoAttackStage
 from lightning_sq.attacks.bpda import BPDA, Attack, bpda
-from lightning_sq.attacks.branch_and_bound import BranchAndBound, Settled
+from lightning_sq.attacks.branch_and_bound import BranchAndBound
 from lightning_sq.attacks.checks import fools
 from lightning_sq.attacks.elsewhere import Expectation, Transfer, expectation
 from lightning_sq.attacks.front_end import TakenApart, take_apart
@@ -15,6 +15,7 @@ from lightning_sq.attacks.greedy_flips import GreedyFlips
 from lightning_sq.attacks.mixed_integer import MixedInteger
 from lightning_sq.attacks.pgd import FGSM, PGD
 from lightning_sq.attacks.quantized_box import QuantizedBox
+from lightning_sq.attacks.settled import Settled
 from lightning_sq.attacks.square import Square
 
 __all__ = [

@@ -12,13 +12,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lightning_sq.attacks.front_end import Quantizer
 from lightning_sq.attacks.quantized_box import preimage
+from lightning_sq.attacks.settled import Settled
 from lightning_sq.errors import InputError
 from lightning_sq.layers.interval_network import interval_margins
 from lightning_sq.layers.soft_quantization import SoftQuantization
@@ -28,18 +29,6 @@ FAR = 2.0
 """An image is given up if a bound is so many times what the cuts that are left take away from it, to first order."""
 BETTER_HALF = 0.1
 """How much what a cut takes away from the better half counts, beside what it takes from the worse one."""
-
-
-class Settled(NamedTuple):
-    """What an attack found that can prove as well.
-
-    Args:
-        images: Adversarial ones where it found some, else as they were: (B, C, H, W) in [0, 1].
-        proven: (B,) bool: there are none within epsilon, up to float32 rounding.
-    """
-
-    images: Tensor
-    proven: Tensor
 
 
 @dataclass(frozen=True)

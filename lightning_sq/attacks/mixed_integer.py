@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_sq.attacks.branch_and_bound import Settled
 from lightning_sq.attacks.quantized_box import preimage
+from lightning_sq.attacks.settled import Settled
 from lightning_sq.errors import InputError
 from lightning_sq.layers.integer_program import Affine, IntegerProgram, TooLarge, in_double_precision, integer_program
 from lightning_sq.layers.soft_quantization import SoftQuantization

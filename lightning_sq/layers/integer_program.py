@@ -12,19 +12,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_sq.errors import InputError
-from lightning_sq.layers.interval_network import chain_of_modules
 from lightning_sq.layers.normalize import Normalize
+from lightning_sq.layers.tracing import chain_of_modules, kind_of
 from lightning_sq.layers.unit_clamp import UnitClamp
 from lightning_sq.ops.interval import Interval
 
 AFFINE = (
-    *(nn.Linear, nn.Conv2d, _BatchNorm, nn.AvgPool2d, nn.AdaptiveAvgPool2d),
+    *(nn.Linear, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d),
     *(Normalize, nn.Flatten, nn.Identity, nn.Dropout, nn.Dropout2d),
 )
-"""Modules that are W x + b in eval mode."""
+"""Modules that are W x + b in eval mode; batch norm where it has running statistics."""
+CLAMPS = (UnitClamp, nn.Hardtanh)
+"""To [0, 1], which the second has to be told."""
 ROUNDING = 1e-7
 """What a bound is allowed to be off by: without it, the very corner where a value is largest may not be feasible."""
 
@@ -162,17 +163,15 @@ def piecewise_linear_chain(network: nn.Module) -> list[nn.Module]:
     """
     modules = chain_of_modules(network)
     for module in modules:
-        if not (isinstance(module, (*AFFINE, nn.ReLU)) or _is_unit_clamp(module)):
+        kind = kind_of(module, (*AFFINE, nn.ReLU, *CLAMPS))
+        without_statistics = kind in (nn.BatchNorm1d, nn.BatchNorm2d) and module.running_mean is None
+        another_clamp = kind is nn.Hardtanh and (module.min_val, module.max_val) != (0.0, 1.0)
+        if kind is None or without_statistics or another_clamp:
             raise InputError(
                 f"There is no integer program for {type(module).__name__}. It takes a chain of convolutions, linear "
-                "layers, batch norm, average pooling, ReLU and clamps to [0, 1]."
+                "layers, batch norm by running statistics, average pooling, ReLU and clamps to [0, 1]."
             )
     return modules
-
-
-def _is_unit_clamp(module: nn.Module) -> bool:
-    ends = (module.min_val, module.max_val) if type(module) is nn.Hardtanh else None
-    return isinstance(module, UnitClamp) or ends == (0.0, 1.0)
 
 
 def _inputs(program: IntegerProgram, box: Interval, num_levels: int | None) -> Affine:
@@ -201,7 +200,7 @@ def _inputs(program: IntegerProgram, box: Interval, num_levels: int | None) -> A
 def _through(program: IntegerProgram, module: nn.Module, value: Affine) -> Affine:
     if isinstance(module, nn.ReLU):
         return program.relu(value)
-    if _is_unit_clamp(module):
+    if isinstance(module, CLAMPS):
         return program.unit_clamp(value)
     bias = module(torch.zeros_like(value.constant)[None])
     return Affine(module(value.coefficients) - bias, module(value.constant[None])[0])

@@ -10,7 +10,6 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, fx, nn
@@ -20,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lightning_sq.errors import InputError
 from lightning_sq.layers.normalize import Normalize
 from lightning_sq.layers.soft_quantization import SoftQuantization
+from lightning_sq.layers.tracing import graph_of, has_hooks, kind_of
 from lightning_sq.layers.unit_clamp import UnitClamp
 from lightning_sq.ops.interval import (
     Interval,
@@ -82,23 +82,6 @@ def certified(model: nn.Module, images: Tensor, labels: Tensor, epsilon: float) 
     """
     margins = interval_margins(model, quantized_box(images, epsilon), labels)
     return margins.scatter(1, labels[:, None], float("-inf")).amax(1) < 0
-
-
-def chain_of_modules(network: nn.Module) -> list[nn.Module]:
-    """The modules that `network` is a chain of, first to last, as it is in eval mode.
-
-    Raises: InputError if it cannot be traced, or is no chain: a sum of two branches, or a function that is no module.
-    """
-    whole, found, last = nn.Sequential(network), [], None
-    for node in _graph(network).nodes:
-        if node.op == "call_module" and node.args == (last,) and not node.kwargs:
-            found.append(whole.get_submodule(node.target))
-        elif node.op == "output" and node.args == (last,):
-            return found
-        elif node.op != "placeholder":
-            break
-        last = node
-    raise InputError(f"{type(network).__name__} is no chain of modules, each of which takes what the one before gives.")
 
 
 def _interpret(
@@ -198,63 +181,25 @@ def _unsupported(what: str) -> InputError:
     )
 
 
-def _has_hooks(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)
-
-
 def _rule(module: nn.Module) -> Rule | None:
-    if _has_hooks(module):  # they may change what no rule knows of
-        return None
-    if f"{type(module).__module__}.{type(module).__name__}" == TIMM_BATCH_NORM:
+    if f"{type(module).__module__}.{type(module).__name__}" == TIMM_BATCH_NORM and not has_hooks(module):
         return _batch_norm_act
-    known = next((base for base in type(module).__mro__ if base in MODULES), None)
-    return MODULES[known] if known and getattr(module.forward, "__func__", None) is known.forward else None
+    kind = kind_of(module, MODULES)
+    return None if kind is None else MODULES[kind]
 
 
 def _bound(module: nn.Module, box: Interval) -> Interval:
     rule = _rule(module)
     if rule is None:
-        raise _unsupported(type(module).__name__ + " with forward hooks" * _has_hooks(module))
+        raise _unsupported(type(module).__name__ + " with forward hooks" * has_hooks(module))
     return rule(module, box)
-
-
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        known = isinstance(m, (nn.BatchNorm2d, SoftQuantization, Normalize, UnitClamp))  # TIMM_BATCH_NORM among them
-        return known or super().is_leaf_module(m, module_qualified_name)
-
-
-_GRAPHS: WeakKeyDictionary[nn.Module, tuple[tuple[Any, ...], fx.Graph]] = WeakKeyDictionary()
-
-
-def _graph(network: nn.Module) -> fx.Graph:
-    """The graph of nn.Sequential(network), which makes a network of a single operation like any other."""
-    key = tuple((name, type(module), _has_hooks(module)) for name, module in network.named_modules())
-    known_key, graph = _GRAPHS.get(network, (None, None))
-    if graph is None or key != known_key:
-        modes = {module: module.training for module in network.modules()}
-        try:
-            for module in modes:
-                module.training = False
-            graph = _Tracer().trace(nn.Sequential(network))
-        except Exception as error:  # a forward method that is run on symbols can fail in any way
-            raise InputError(
-                f"{type(network).__name__} has no interval bounds because torch.fx cannot trace it "
-                f"({type(error).__name__}). Use a network whose forward method does not branch on its input, such as a "
-                "ResNet."
-            ) from error
-        finally:
-            for module, training in modes.items():
-                module.training = training
-        _GRAPHS[network] = key, graph
-    return graph
 
 
 class _Interpreter(fx.Interpreter):
     """Runs a graph with Intervals in the place of tensors; with `labels`, a last nn.Linear gives margins instead."""
 
     def __init__(self, network: nn.Module, labels: Tensor | None, by_batch_statistics: bool) -> None:
-        graph = _graph(network)
+        graph = graph_of(network)
         super().__init__(nn.Sequential(network), graph=graph)
         self.extra_traceback = False  # it would be appended to the InputError's sentence
         self.labels = labels

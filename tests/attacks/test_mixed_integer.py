@@ -7,6 +7,7 @@ from collections import OrderedDict
 
 import pytest
 import torch
+from timm.layers import BatchNormAct2d
 from torch import nn
 
 from lightning_sq.attacks import BranchAndBound, MixedInteger, fools
@@ -114,6 +115,36 @@ def test_another_network_is_refused_and_left_out_of_an_evaluation(network):
         MixedInteger()(model, IMAGES, labels_of(model), (), EPSILON)
     found = evaluate(model, IMAGES, labels_of(model), epsilon=EPSILON, attacks="pgd,mixed_integer", checks=False)
     assert found.skipped == {"mixed_integer": "the network is no chain of layers that are linear or ReLU"}
+
+
+class Squares(nn.Linear):
+    """A linear layer by its class alone."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).square()
+
+
+def with_a_hook() -> nn.Module:
+    layer = nn.Linear(6, 3)
+    layer.register_forward_hook(lambda module, inputs, output: output.abs())
+    return layer
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [nn.Flatten(), Squares(6, 3)],
+        [nn.Flatten(), with_a_hook()],
+        [BatchNormAct2d(1), nn.Flatten(), nn.Linear(6, 3)],  # a batch norm with a ReLU inside
+        [nn.BatchNorm2d(1, track_running_stats=False), nn.Flatten(), nn.Linear(6, 3)],
+        [nn.Hardtanh(-1.0, 1.0), nn.Flatten(), nn.Linear(6, 3)],
+    ],
+    ids=["subclass", "hook", "timm", "no statistics", "another clamp"],
+)
+def test_what_only_looks_linear_is_refused(layers):
+    model = PixelClassifier(OrderedDict(backbone=nn.Sequential(*layers))).eval()
+    with pytest.raises(InputError, match=r"no integer program for|is no chain of modules"):
+        MixedInteger()(model, IMAGES, torch.zeros(60, dtype=torch.long), (), EPSILON)
 
 
 def test_without_the_solver_one_is_told_what_to_install(monkeypatch):

@@ -15,7 +15,8 @@ from lightning_sq.attacks import PGD, bpda, fools
 from lightning_sq.attacks.criteria import margin
 from lightning_sq.errors import InputError
 from lightning_sq.layers import Normalize, SoftQuantization
-from lightning_sq.layers.interval_network import _GRAPHS, certified, interval_forward, interval_margins
+from lightning_sq.layers.interval_network import certified, interval_forward, interval_margins
+from lightning_sq.layers.tracing import graph_of
 from lightning_sq.models import PixelClassifier
 from lightning_sq.ops.interval import Interval, quantized_box, worst_case_logits
 
@@ -168,12 +169,12 @@ def test_a_network_is_traced_once_and_again_when_its_modules_change():
     network = nn.Sequential(nn.Linear(2, 2))
     box = Interval(torch.zeros(1, 2), torch.ones(1, 2))
     interval_forward(network, box)
-    graph = _GRAPHS[network][1]
+    graph = graph_of(network)
     with torch.no_grad():
         network[0].weight.copy_(torch.eye(2))
         network[0].bias.zero_()
     assert interval_forward(network, box).upper.tolist() == [[1.0, 1.0]]  # weights are shared
-    assert _GRAPHS[network][1] is graph
+    assert graph_of(network) is graph
     network.append(nn.Hardtanh(0.0, 0.5))
     assert interval_forward(network, box).upper.tolist() == [[0.5, 0.5]]
 

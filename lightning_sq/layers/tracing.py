@@ -1,0 +1,86 @@
+"""What a network is made of: its graph by torch.fx, with the modules that proofs know as its leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from torch import fx, nn
+
+from lightning_sq.errors import InputError
+from lightning_sq.layers.normalize import Normalize
+from lightning_sq.layers.soft_quantization import SoftQuantization
+from lightning_sq.layers.unit_clamp import UnitClamp
+
+LEAVES = (nn.BatchNorm2d, SoftQuantization, Normalize, UnitClamp)
+"""Besides those of torch.nn: seen whole, as are the subclasses, such as timm's batch norm with an activation."""
+
+
+def graph_of(network: nn.Module) -> fx.Graph:
+    """The graph of nn.Sequential(network), which makes a network of a single operation like any other.
+
+    As it is in eval mode; traced once, and again if the network's modules change.
+
+    Raises: InputError if it cannot be traced.
+    """
+    key = tuple((name, type(module), has_hooks(module)) for name, module in network.named_modules())
+    known_key, graph = _GRAPHS.get(network, (None, None))
+    if graph is None or key != known_key:
+        modes = {module: module.training for module in network.modules()}
+        try:
+            for module in modes:
+                module.training = False
+            graph = _Tracer().trace(nn.Sequential(network))
+        except Exception as error:  # a forward method that is run on symbols can fail in any way
+            raise InputError(
+                f"{type(network).__name__} has no interval bounds because torch.fx cannot trace it "
+                f"({type(error).__name__}). Use a network whose forward method does not branch on its input, such as a "
+                "ResNet."
+            ) from error
+        finally:
+            for module, training in modes.items():
+                module.training = training
+        _GRAPHS[network] = key, graph
+    return graph
+
+
+def chain_of_modules(network: nn.Module) -> list[nn.Module]:
+    """The modules that `network` is a chain of, first to last, as it is in eval mode.
+
+    Raises: InputError if it cannot be traced, or is no chain: a sum of two branches, or a function that is no module.
+    """
+    whole, found, last = nn.Sequential(network), [], None
+    for node in graph_of(network).nodes:
+        if node.op == "call_module" and node.args == (last,) and not node.kwargs:
+            found.append(whole.get_submodule(node.target))
+        elif node.op == "output" and node.args == (last,):
+            return found
+        elif node.op != "placeholder":
+            break
+        last = node
+    raise InputError(f"{type(network).__name__} is no chain of modules, each of which takes what the one before gives.")
+
+
+def kind_of(module: nn.Module, kinds: Collection[type[nn.Module]]) -> type[nn.Module] | None:
+    """Which of `kinds` does what this module does: its class or the next above, if their forward methods are the same.
+
+    None if there is none, or if hooks may change what the module does.
+    """
+    known = next((base for base in type(module).__mro__ if base in kinds), None)
+    if known is None or has_hooks(module):
+        return None
+    return known if getattr(module.forward, "__func__", None) is known.forward else None
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """On its forward method."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, LEAVES) or super().is_leaf_module(m, module_qualified_name)
+
+
+_GRAPHS: WeakKeyDictionary[nn.Module, tuple[tuple[Any, ...], fx.Graph]] = WeakKeyDictionary()
