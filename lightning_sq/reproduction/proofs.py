@@ -45,8 +45,8 @@ class Proof:
         proven: By these, by branch and bound, or by mixed-integer programming.
         wrong: Misclassified as they are, or somewhere in the ball where one of these looked.
         max_boxes: Of branch and bound; 0 if it was not asked, or `bounds` is below `HOPE`.
-        proven_by_boxes: Without mixed-integer programming; None if it was not asked, because branch and bound left more
-            than `MOST_LEFT` open, the network has no integer program, or the solver is not installed.
+        proven_by_boxes: Without mixed-integer programming; None if that was not asked, was left more than `MOST_LEFT`
+            to settle, has no program for the network, or is not installed.
         wrong_by_boxes: The same.
     """
 
@@ -58,19 +58,21 @@ class Proof:
     wrong_by_boxes: float | None = None
 
 
-def prove(run: Run, data: Path, epsilon: str, *, max_boxes: int = MAX_BOXES) -> Proof | None:
+def prove(
+    run: Run, data: Path, epsilon: str, *, max_boxes: int = MAX_BOXES, solver: MixedInteger | None = SOLVER
+) -> Proof | None:
     """Of every image of `data/val`; None where the network has no interval bounds.
 
-    Kept beside the run, and made again when the run was trained anew.
+    Kept beside the run, and made again when the run was trained anew. Without a `solver` it is a matter of a minute.
     """
     path = run.folder / PROVEN
-    made_of = {"trained": (run.folder / TRAINED).read_text(), "asked": [max_boxes, asdict(SOLVER)]}
+    made_of = {"trained": (run.folder / TRAINED).read_text(), "asked": [max_boxes, solver and asdict(solver)]}
     if path.exists() and (known := json.loads(path.read_text())).get("made_of") == made_of:
         return None if known["proof"] is None else Proof(**known["proof"])
     model = load(run.checkpoint)
     try:
         proof = _prove(model, *_decoded(data / "val", model.config.image_size, model.config.num_channels),
-                       parse_epsilon(epsilon), max_boxes)  # fmt: skip
+                       parse_epsilon(epsilon), max_boxes, solver)  # fmt: skip
     except InputError:
         proof = None
     content = {"made_of": made_of, "proof": None if proof is None else asdict(proof)}
@@ -78,7 +80,14 @@ def prove(run: Run, data: Path, epsilon: str, *, max_boxes: int = MAX_BOXES) -> 
     return proof
 
 
-def _prove(model: PixelClassifier, images: Tensor, labels: Tensor, epsilon: float, max_boxes: int) -> Proof:
+def _prove(
+    model: PixelClassifier,
+    images: Tensor,
+    labels: Tensor,
+    epsilon: float,
+    max_boxes: int,
+    solver: MixedInteger | None,
+) -> Proof:
     by_bounds, wrong_as_they_are = [], []
     for x, y in zip(images.split(BATCH_SIZE), labels.split(BATCH_SIZE), strict=True):
         pixels = x.float() / 255
@@ -100,10 +109,10 @@ def _prove(model: PixelClassifier, images: Tensor, labels: Tensor, epsilon: floa
 
     settle(BranchAndBound(max_boxes))
     by_boxes = _share(proven), _share(wrong)
-    if 1 - sum(by_boxes) > MOST_LEFT:
+    if solver is None or 1 - sum(by_boxes) > MOST_LEFT:
         return Proof(bounds, *by_boxes, max_boxes)
     try:
-        settle(SOLVER)
+        settle(solver)
     except InputError:
         return Proof(bounds, *by_boxes, max_boxes)
     return Proof(bounds, _share(proven), _share(wrong), max_boxes, *by_boxes)
