@@ -25,20 +25,29 @@ class MarginModel:
         self._seen: list[Tensor] = []
         self._margins: list[Tensor] = []
         self._size = (0, 0)
+        self._direction: Tensor | None = None
 
     def update(self, seen: Tensor, margins: Tensor) -> None:
-        """What the network saw of a draw, (B, C, H, W), and its margins, (B,)."""
+        """What the network saw of n draws of each image, (n, B, C, H, W), and their margins, (n, B)."""
         self._size = seen.shape[-2:]
-        self._seen.append(avg_pool2d(seen.float(), CELL, ceil_mode=True, count_include_pad=False))
-        self._margins.append(margins)
+        cells = avg_pool2d(seen.float().flatten(0, 1), CELL, ceil_mode=True, count_include_pad=False)
+        self._seen += cells.view(*seen.shape[:3], *cells.shape[2:])
+        self._margins += margins
+        self._direction = None
 
     def keep(self, chosen: Tensor) -> None:
         """From now on only the images at these places (K,) are told of."""
         self._seen = [seen[chosen] for seen in self._seen]
         self._margins = [margins[chosen] for margins in self._margins]
+        self._direction = None
 
     def direction(self) -> Tensor:
         """g (B, C, H, W), smooth, of root mean square 1 over the cells that the draws have moved; 0 where it is 0."""
+        if self._direction is None:
+            self._direction = self._found()
+        return self._direction
+
+    def _found(self) -> Tensor:
         seen, margins = torch.stack(self._seen, 1), torch.stack(self._margins, 1)
         spread = seen.amax(1) - seen.amin(1)
         draws = (seen - seen.mean(1, keepdim=True)).flatten(2)

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
-from lightning_sq.attacks.criteria import margin
 from lightning_sq.errors import InputError
 from lightning_sq.layers import PixelNoise
-from lightning_sq.objectives.base import Objective, running_statistics_kept
-from lightning_sq.objectives.margin_model import MarginModel
+from lightning_sq.objectives.base import Objective
+from lightning_sq.objectives.hardest_noise import HardestNoise
 from lightning_sq.ops.noise import NoiseKind, NoisePattern
-from lightning_sq.types import PIXEL_BOUNDS
-
-SCATTER = 1.0
-"""Of refined draws about where the margin grows, in terms of its root mean square; the first does not scatter."""
-FEWEST = 2
-"""Images that halving leaves: batch normalisation that trains refuses a single one."""
 
 
 class NoisyNatural(Objective):
@@ -41,10 +33,11 @@ class NoisyNatural(Objective):
         select: "mean" trains on all of them, "hardest" on the worst.
         num_others: Further draws, towards as many other images of the batch; fewer in a batch of fewer. Only with
             "hardest".
-        num_refined: Further draws, each refined from all before it; only with "hardest".
+        num_refined: Further draws, refined from those of the passes before; only with "hardest".
         halve_after: After so many draws, one number or several, only that half of the images is searched on that has
             the larger loss so far: successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943), since images
-            far from any mistake need no long search. Two are left in any case. Only with "hardest".
+            far from any mistake need no long search. Two are left in any case, and a pass takes several draws of each
+            image that is left, as many images in all as the batch has. Only with "hardest".
         label_smoothing: See `Objective`.
     """
 
@@ -81,9 +74,7 @@ class NoisyNatural(Objective):
         self.noise = PixelNoise(noise, epsilon, pattern, scales)
         self.num_draws = num_draws
         self.select = select
-        self.num_others = num_others
-        self.num_refined = num_refined
-        self.halve_after = tuple(halve_after)
+        self.hardest = HardestNoise(self.noise, num_draws, num_others, num_refined, tuple(halve_after))
 
     def seed(self, seed: int, rank: int) -> None:
         self.noise.seed(seed, rank)
@@ -103,53 +94,10 @@ class NoisyNatural(Objective):
         return self.noise.repeatable(images, indices)
 
     def forward(self, model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        if self.num_draws + self.num_others == 1:
+        if self.num_draws + self.hardest.num_others == 1:
             return super().forward(model, images, labels)
         if self.select == "hardest":
             logits = model(self.hardest(model, images, labels))
             return self.loss(logits, labels), logits
         draws = [model(self.perturb(images)) for _ in range(self.num_draws)]
         return torch.stack([self.loss(logits, labels) for logits in draws]).mean(), draws[-1]
-
-    def hardest(self, model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> Tensor:
-        """For each image the draw with the largest cross-entropy; running statistics see the choice alone."""
-        quantizer = getattr(model, "quantizer", None)
-        network = model if quantizer is None else model.network
-        margins = MarginModel() if self.num_refined else None
-        found = images.clone()
-        places = torch.arange(len(images), device=images.device)
-        natural, worst, largest = images, images, images.new_full((len(images),), float("-inf"), dtype=torch.float32)
-        with torch.no_grad(), running_statistics_kept(model):
-            for count, draw in enumerate(self._draws(images, margins)):
-                if count in self.halve_after:
-                    found[places] = worst
-                    num_left = min(len(largest), max(FEWEST, (len(largest) + 1) // 2))
-                    half = largest.topk(num_left, sorted=False).indices
-                    places, natural, worst, largest = places[half], natural[half], worst[half], largest[half]
-                    labels = labels[half]
-                    if margins is not None:
-                        margins.keep(half)
-                noisy = (natural + draw(places)).clamp_(*PIXEL_BOUNDS)
-                seen = noisy if quantizer is None else quantizer(noisy)
-                logits = network(seen).float()
-                losses = cross_entropy(logits, labels, reduction="none")
-                worst = torch.where((losses > largest).view(-1, 1, 1, 1), noisy, worst)
-                largest = torch.maximum(losses, largest)
-                if margins is not None:
-                    margins.update(seen, margin(logits, labels))
-        found[places] = worst
-        return found
-
-    def _draws(self, images: Tensor, margins: MarginModel | None) -> Iterator[Callable[[Tensor], Tensor]]:
-        """One draw after the other: places in the batch (K,) -> their noise (K, C, H, W).
-
-        The refined ones go by what `margins` was told meanwhile, of the images at these places.
-        """
-        for _ in range(self.num_draws):
-            yield lambda places: self.noise.draw(images[places])
-        if self.num_others:
-            yield from self.noise.towards_others(images, self.num_others)
-        if margins is not None:
-            for k in range(self.num_refined):
-                scatter = SCATTER if k else 0.0
-                yield lambda places, scatter=scatter: self.noise.leaning(margins.direction(), scatter)

@@ -12,7 +12,7 @@ SHAPE = (3, 2, 5, 5)
 
 def told(model: MarginModel, gradient: torch.Tensor, draws: list[torch.Tensor]) -> MarginModel:
     for seen in draws:
-        model.update(seen, 7.0 + (gradient * seen).sum((1, 2, 3)))
+        model.update(seen[None], 7.0 + (gradient * seen).sum((1, 2, 3))[None])
     return model
 
 
@@ -49,6 +49,16 @@ def test_each_image_has_a_model_of_its_own():
     assert torch.allclose(together[1:2], alone, atol=1e-4)
 
 
+def test_several_draws_at_a_time_are_as_many_one_by_one():
+    gradient, draws = random_images(0), [random_images(seed) for seed in range(1, 7)]
+    expected = told(MarginModel(), gradient, draws).direction()
+    model, seen = told(MarginModel(), gradient, draws[:2]), torch.stack(draws[2:])
+    before = model.direction()
+    model.update(seen, 7.0 + (gradient * seen).sum((2, 3, 4)))
+    assert torch.allclose(model.direction(), expected, atol=1e-5)
+    assert not torch.allclose(before, expected, atol=0.1)
+
+
 def test_images_that_are_not_kept_are_forgotten_and_the_others_remembered():
     gradient, kept = random_images(0), torch.tensor([2, 0])
     draws = [random_images(seed) for seed in range(1, 20)]
@@ -64,7 +74,7 @@ def test_where_no_draw_moves_a_pixel_there_is_no_direction():
     seen = torch.full(SHAPE, 0.3)
     model = MarginModel()
     for _ in range(3):
-        model.update(seen, torch.randn(3))
+        model.update(seen[None], torch.randn(1, 3))
     assert not model.direction().any()
 
 

@@ -154,19 +154,21 @@ def test_a_batch_of_one_image_has_no_others():
 
 
 def test_after_so_many_draws_only_the_harder_half_is_searched_on():
-    objective = NoisyNatural("uniform", 0.25, select="hardest", num_draws=2, num_others=3, num_refined=2)
-    objective.halve_after = (2, 5)
+    objective = NoisyNatural(
+        "uniform", 0.25, select="hardest", num_draws=2, num_others=3, num_refined=3, halve_after=[2, 5]
+    )
     objective.seed(0, 0)
     images, labels = torch.rand(7, 1, 4, 4, generator=torch.Generator().manual_seed(1)), torch.arange(7) % 2
     model = LinearNet(torch.linspace(-1, 1, 16).view(1, 4, 4))
     found = objective.hardest(model, images, labels)
-    assert [len(asked) for asked in model.asked] == [7, 7, 4, 4, 4, 2, 2]
+    assert [len(asked) for asked in model.asked] == [7, 7, 4, 4, 4, 6]  # the last two images three times at once
+    *one_each, three_each = model.asked.copy()
 
     def losses(noisy: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.cross_entropy(model(noisy), labels[places], reduction="none")
 
     places, largest = torch.arange(7), torch.full((7,), float("-inf"))
-    for count, asked in enumerate(model.asked.copy()):
+    for count, asked in enumerate([*one_each, *three_each.split(2)]):
         if count in (2, 5):
             places = places[largest[places].topk((len(places) + 1) // 2, sorted=False).indices]
         assert ((asked - images[places]).abs() <= 0.25 + 1e-6).all()  # each is noise on the image that it is for
