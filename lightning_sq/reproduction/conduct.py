@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -70,11 +70,15 @@ def collect(settings: Settings) -> dict[str, Any]:
     planned = settings.planned(rates)
     found: list[tuple[Run, dict[str, Any]]] = []
     with progress_bar("reading the runs, and proving what can be proven", "rows") as advance:
-        for done, run in enumerate(planned, start=1):
-            entry = _measured(settings, run) or settings.earlier.seed(run)
+        for done, run in enumerate(planned):
+
+            def tell(note: str, done: int = done, run: Run = run) -> None:
+                advance(done, len(planned), f"{run.title}: {note}")
+
+            entry = _measured(settings, run, tell) or settings.earlier.seed(run)
             if entry is not None:
                 found.append((run, entry))
-            advance(done, len(planned), run.title)
+            advance(done + 1, len(planned), run.title)
     rows: dict[str, Any] = {}
     for row in settings.study.rows:
         seeds, shorter = (
@@ -109,13 +113,13 @@ def collect(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _measured(settings: Settings, run: Run) -> dict[str, Any] | None:
+def _measured(settings: Settings, run: Run, tell: Callable[[str], None]) -> dict[str, Any] | None:
     """What was measured of a run; None if it has not been trained and attacked."""
     trained, attacked = training_step(run, settings.data, 0.0), evaluation_step(run, settings.attack_options(), [], 0.0)
     if not (trained.is_done() and attacked.is_done()):
         return None
     solver = None if settings.quick else SOLVER
-    proof = prove(run, settings.data, settings.study.epsilon, solver=solver)
+    proof = prove(run, settings.data, settings.study.epsilon, solver=solver, tell=tell)
     return page.seed_entry(run, json.loads(trained.marker.read_text()), read_results(run.folder / EVALUATION), proof)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -34,6 +35,8 @@ MOST_LEFT = 0.04
 """And the solver of mixed-integer programs where it leaves more than this share open."""
 SOLVER = MixedInteger(max_seconds=30.0)
 """Where bounds are nearly tight it needs a small part of that; what is continuous takes longer."""
+FEW = 16
+"""Images between two words about how far the solver is."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +62,18 @@ class Proof:
 
 
 def prove(
-    run: Run, data: Path, epsilon: str, *, max_boxes: int = MAX_BOXES, solver: MixedInteger | None = SOLVER
+    run: Run,
+    data: Path,
+    epsilon: str,
+    *,
+    max_boxes: int = MAX_BOXES,
+    solver: MixedInteger | None = SOLVER,
+    tell: Callable[[str], None] = lambda note: None,
 ) -> Proof | None:
     """Of every image of `data/val`; None where the network has no interval bounds.
 
-    Kept beside the run, and made again when the run was trained anew. Without a `solver` it is a matter of a minute.
+    Kept beside the run, and made again when the run was trained anew. Without a `solver` it is a matter of a minute;
+    with one `tell` hears from time to time what is left.
     """
     path = run.folder / PROVEN
     made_of = {"trained": (run.folder / TRAINED).read_text(), "asked": [max_boxes, solver and asdict(solver)]}
@@ -72,7 +82,7 @@ def prove(
     model = load(run.checkpoint)
     try:
         proof = _prove(model, *_decoded(data / "val", model.config.image_size, model.config.num_channels),
-                       parse_epsilon(epsilon), max_boxes, solver)  # fmt: skip
+                       parse_epsilon(epsilon), max_boxes, solver, tell)  # fmt: skip
     except InputError:
         proof = None
     content = {"made_of": made_of, "proof": None if proof is None else asdict(proof)}
@@ -87,6 +97,7 @@ def _prove(
     epsilon: float,
     max_boxes: int,
     solver: MixedInteger | None,
+    tell: Callable[[str], None],
 ) -> Proof:
     by_bounds, wrong_as_they_are = [], []
     for x, y in zip(images.split(BATCH_SIZE), labels.split(BATCH_SIZE), strict=True):
@@ -99,20 +110,22 @@ def _prove(
     if not max_boxes or bounds < HOPE:
         return Proof(bounds, bounds, _share(wrong), 0)
 
-    def settle(attack: Attack) -> None:
-        for rows in torch.nonzero(~proven & ~wrong)[:, 0].split(BATCH_SIZE):
+    def settle(attack: Attack, title: str, batch_size: int) -> None:
+        todo = torch.nonzero(~proven & ~wrong)[:, 0]
+        for done, rows in enumerate(todo.split(batch_size)):
+            tell(f"{title}, {len(todo) - done * batch_size:,} images left")
             pixels = images[rows].float() / 255
             with torch.no_grad():
                 settled = attack(model, pixels, labels[rows], (), epsilon)
             proven[rows] = settled.proven
             wrong[rows] = (settled.images != pixels).flatten(1).any(1)
 
-    settle(BranchAndBound(max_boxes))
+    settle(BranchAndBound(max_boxes), "branch and bound", BATCH_SIZE)
     by_boxes = _share(proven), _share(wrong)
     if solver is None or 1 - sum(by_boxes) > MOST_LEFT:
         return Proof(bounds, *by_boxes, max_boxes)
     try:
-        settle(solver)
+        settle(solver, "integer programs", FEW)
     except InputError:
         return Proof(bounds, *by_boxes, max_boxes)
     return Proof(bounds, _share(proven), _share(wrong), max_boxes, *by_boxes)

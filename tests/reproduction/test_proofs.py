@@ -46,7 +46,11 @@ def test_what_few_boxes_leave_open_is_settled_by_an_integer_program(run, tmp_pat
     assert 1 - not_asked.proven - not_asked.wrong > proofs.MOST_LEFT
     monkeypatch.setattr(proofs, "MOST_LEFT", 1.0)
     (tmp_path / proofs.PROVEN).unlink()
-    settled = prove(run, tmp_path, f"{EPSILON}", max_boxes=3)
+    notes: list[str] = []
+    settled = prove(run, tmp_path, f"{EPSILON}", max_boxes=3, tell=notes.append)
+    by_solver = [note for note in notes if "integer programs" in note]
+    left = round(60 * (1 - not_asked.proven - not_asked.wrong))
+    assert by_solver == [f"integer programs, {count} images left" for count in range(left, 0, -proofs.FEW)]
     assert (settled.proven_by_boxes, settled.wrong_by_boxes) == (not_asked.proven, not_asked.wrong)
     assert (settled.bounds, settled.proven, settled.wrong) == (truth.bounds, truth.proven, truth.wrong)
 
