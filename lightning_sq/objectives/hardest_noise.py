@@ -78,7 +78,8 @@ class HardestNoise:
         draws: list[Draw] = [lambda places: self.noise.draw(images[places])] * self.num_draws
         if self.num_others:
             draws += self.noise.towards_others(images, self.num_others)
-        for scatter in [0.0, *[SCATTER] * (self.num_refined - 1)][: self.num_refined]:
+        for k in range(self.num_refined):
+            scatter = SCATTER if k else 0.0
             draws.append(lambda places, scatter=scatter: self.noise.leaning(margins.direction(), scatter))
         return draws
 
