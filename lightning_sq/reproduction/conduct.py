@@ -14,7 +14,7 @@ from lightning_sq.models.checkpoint_format import versions
 from lightning_sq.progress import progress_bar
 from lightning_sq.reproduction import claims, page
 from lightning_sq.reproduction.plan import Estimate
-from lightning_sq.reproduction.proofs import SOLVER, prove
+from lightning_sq.reproduction.proofs import MAX_BOXES, prove
 from lightning_sq.reproduction.runs import EVALUATION, Run, Step, evaluation_step, forget, run_all, training_step
 from lightning_sq.reproduction.settings import RATE, Settings
 from lightning_sq.reproduction.studies import Row
@@ -118,8 +118,8 @@ def _measured(settings: Settings, run: Run, tell: Callable[[str], None]) -> dict
     trained, attacked = training_step(run, settings.data, 0.0), evaluation_step(run, settings.attack_options(), [], 0.0)
     if not (trained.is_done() and attacked.is_done()):
         return None
-    solver = None if settings.quick else SOLVER
-    proof = prove(run, settings.data, settings.study.epsilon, solver=solver, tell=tell)
+    max_boxes = 0 if settings.quick else MAX_BOXES
+    proof = prove(run, settings.data, settings.study.epsilon, max_boxes=max_boxes, tell=tell)
     return page.seed_entry(run, json.loads(trained.marker.read_text()), read_results(run.folder / EVALUATION), proof)
 
 

@@ -48,8 +48,8 @@ class Proof:
         proven: By these, by branch and bound, or by mixed-integer programming.
         wrong: Misclassified as they are, or somewhere in the ball where one of these looked.
         max_boxes: Of branch and bound; 0 if it was not asked, or `bounds` is below `HOPE`.
-        proven_by_boxes: Without mixed-integer programming; None if that was not asked, was left more than `MOST_LEFT`
-            to settle, has no program for the network, or is not installed.
+        proven_by_boxes: Without mixed-integer programming; None if that was not asked (branch and bound left more than
+            `MOST_LEFT` open), has no program for the network, or is not installed.
         wrong_by_boxes: The same.
     """
 
@@ -67,22 +67,21 @@ def prove(
     epsilon: str,
     *,
     max_boxes: int = MAX_BOXES,
-    solver: MixedInteger | None = SOLVER,
     tell: Callable[[str], None] = lambda note: None,
 ) -> Proof | None:
     """Of every image of `data/val`; None where the network has no interval bounds.
 
-    Kept beside the run, and made again when the run was trained anew. Without a `solver` it is a matter of a minute;
-    with one `tell` hears from time to time what is left.
+    Kept beside the run, and made again when the run was trained anew. With `max_boxes` 0 interval bounds have the
+    last word, in seconds; else it takes minutes, of which `tell` hears from time to time.
     """
     path = run.folder / PROVEN
-    made_of = {"trained": (run.folder / TRAINED).read_text(), "asked": [max_boxes, solver and asdict(solver)]}
+    made_of = {"trained": (run.folder / TRAINED).read_text(), "asked": [max_boxes, asdict(SOLVER)]}
     if path.exists() and (known := json.loads(path.read_text())).get("made_of") == made_of:
         return None if known["proof"] is None else Proof(**known["proof"])
     model = load(run.checkpoint)
     try:
         proof = _prove(model, *_decoded(data / "val", model.config.image_size, model.config.num_channels),
-                       parse_epsilon(epsilon), max_boxes, solver, tell)  # fmt: skip
+                       parse_epsilon(epsilon), max_boxes, tell)  # fmt: skip
     except InputError:
         proof = None
     content = {"made_of": made_of, "proof": None if proof is None else asdict(proof)}
@@ -96,7 +95,6 @@ def _prove(
     labels: Tensor,
     epsilon: float,
     max_boxes: int,
-    solver: MixedInteger | None,
     tell: Callable[[str], None],
 ) -> Proof:
     by_bounds, wrong_as_they_are = [], []
@@ -122,10 +120,10 @@ def _prove(
 
     settle(BranchAndBound(max_boxes), "branch and bound", BATCH_SIZE)
     by_boxes = _share(proven), _share(wrong)
-    if solver is None or 1 - sum(by_boxes) > MOST_LEFT:
+    if 1 - sum(by_boxes) > MOST_LEFT:
         return Proof(bounds, *by_boxes, max_boxes)
     try:
-        settle(solver, "integer programs", FEW)
+        settle(SOLVER, "integer programs", FEW)
     except InputError:
         return Proof(bounds, *by_boxes, max_boxes)
     return Proof(bounds, _share(proven), _share(wrong), max_boxes, *by_boxes)

@@ -55,11 +55,10 @@ def test_what_few_boxes_leave_open_is_settled_by_an_integer_program(run, tmp_pat
     assert (settled.bounds, settled.proven, settled.wrong) == (truth.bounds, truth.proven, truth.wrong)
 
 
-@pytest.mark.parametrize("solver", [None, proofs.SOLVER], ids=["not asked", "not installed"])
-def test_without_a_solver_branch_and_bound_has_the_last_word(run, tmp_path, monkeypatch, solver):
+def test_without_a_solver_branch_and_bound_has_the_last_word(run, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "highspy", None)
     monkeypatch.setattr(proofs, "MOST_LEFT", 1.0)
-    proof = prove(run, tmp_path, f"{EPSILON}", max_boxes=3, solver=solver)
+    proof = prove(run, tmp_path, f"{EPSILON}", max_boxes=3)
     assert proof.wrong > 5 / 60
     assert proof.proven + proof.wrong < 1
     assert proof.proven_by_boxes is None
