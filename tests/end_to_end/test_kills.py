@@ -55,6 +55,13 @@ def curve(output: Path) -> list[int]:
     return [event.step for event in events.Scalars("train/loss")]
 
 
+def wait_for_another_second(output: Path) -> None:
+    """TensorBoard reads its files in the order of their names: the second, then the process's number as a text."""
+    seconds = [int(path.name.split(".")[3]) for path in output.glob("logs/*/events.out.tfevents.*")]
+    while int(time.time()) <= max(seconds, default=0):
+        time.sleep(0.01)
+
+
 def state(output: Path) -> dict[str, torch.Tensor]:
     return torch.load(output / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
 
@@ -77,6 +84,7 @@ def test_a_run_that_is_killed_twenty_times_ends_as_if_it_had_not_been(start, tmp
         process.join()
         assert process.exitcode == -9, "it ended before it was killed"
         last = step_of(killed)
+        wait_for_another_second(killed)
     process = start(killed)
     process.join(120)
     assert process.exitcode == 0
