@@ -22,8 +22,11 @@ def main(arguments: list[str]) -> None:
     if options.index:
         os.environ[INDEX_VARIABLE] = options.index
     if options.list:
-        for entry in entries().values():
+        released = entries()
+        for entry in released.values():
             print(f"released  {entry.name}  {entry.url}")
+        if not released:
+            print("Nothing is released yet. --index names a list of other people's releases.")
         for one in cached():
             print(f"cached    {one.source}  {one.folder}")
         return

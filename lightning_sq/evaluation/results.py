@@ -259,8 +259,12 @@ def budgets_below(results: dict[str, Any]) -> list[str]:
 
 
 def format_epsilon(epsilon: float) -> str:
-    """0.3 where two decimals say it all, 8/255 where it is a whole number of 8-bit steps, else three digits."""
+    """0.3 where two decimals say it all, 8/255 where people count in 8-bit steps, else three digits.
+
+    They count so up to 16, and in eights above: 1/15 is 17/255 by chance.
+    """
     if abs(epsilon - round(epsilon, 2)) < 1e-9:
         return f"{epsilon:g}"
-    steps = epsilon * 255
-    return f"{round(steps)}/255" if abs(steps - round(steps)) < 1e-6 else f"{epsilon:.3g}"
+    steps = round(epsilon * 255)
+    counted = abs(epsilon * 255 - steps) < 1e-6 and (steps <= 16 or steps % 8 == 0)
+    return f"{steps}/255" if counted else f"{epsilon:.3g}"

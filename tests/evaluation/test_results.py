@@ -215,3 +215,11 @@ def test_grey_examples_are_drawn_in_grey_from_black_to_white():
     plt.close(figure)
     assert drawn.shape == (2, 2, 3)
     assert drawn.flatten().tolist() == pytest.approx([0.4] * 12)
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "text"),
+    [(0.3, "0.3"), (8 / 255, "8/255"), (1 / 255, "1/255"), (32 / 255, "32/255"), (1 / 15, "0.0667")],
+)
+def test_a_budget_is_written_as_people_count_it(epsilon, text):
+    assert results.format_epsilon(epsilon) == text

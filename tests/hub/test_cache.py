@@ -170,6 +170,14 @@ def test_the_command_says_where_the_release_lies_and_lists_what_there_is(server,
     ]
 
 
+def test_where_nothing_is_released_the_command_says_so(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv(INDEX_VARIABLE, "")
+    monkeypatch.setattr("lightning_sq.hub.registry.OWN_INDEX", empty := tmp_path / "registry.toml")
+    empty.write_text("")
+    assert main(["download", "--list"]) == 0
+    assert "Nothing is released yet" in capsys.readouterr().out
+
+
 def test_the_command_takes_a_list_from_a_server_with_addresses_beside_it(server, entry, capsys, monkeypatch):
     monkeypatch.setenv(INDEX_VARIABLE, "")
     server.files["lists/index.toml"] = entry.as_toml().replace(entry.url, "../pets").encode()
