@@ -60,12 +60,13 @@ def spread_of(rows: dict[str, Any], name: str, key: str) -> Spread | None:
 def by_length(study: Study, name: str, row: dict[str, Any]) -> list[tuple[float, float]]:
     """[(seconds of training, accuracy)] at the end of each schedule of a row, the shortest first.
 
-    The accuracy is the worst case over all attacks, or what is proven of a row that is trained by interval bounds; of
-    its whole schedule, the mean over the seeds.
+    The accuracy is the worst case over all attacks, or what interval bounds prove of the same images if the row is
+    trained by them; of its whole schedule, the mean over the seeds.
     """
-    key = "certified" if study.row(name).by_proof else "worst_case"
+    key = "certified_of_attacked" if study.row(name).by_proof else "worst_case"
     ends = [[one] for one in row["shorter"]] + [row["seeds"]]
-    return sorted((fmean(end["seconds"] for end in one), fmean(end[key] or 0.0 for end in one)) for one in ends)
+    ends = [one for one in ends if all(end.get(key) is not None for end in one)]
+    return sorted((fmean(end["seconds"] for end in one), fmean(end[key] for end in one)) for one in ends)
 
 
 def seconds_to(points: list[tuple[float, float]], accuracy: float) -> float:
@@ -91,11 +92,29 @@ def judge(study: Study, rows: dict[str, Any], num_images: int) -> list[dict[str,
     """The claims as plain values, for the page and its JSON; `num_images` were attacked."""
     claims = [_comparable(study, rows)]
     claims += [_robust(study, rows, name, num_images) for name in study.methods]
-    claims += [_certified(study, rows)]
+    claims += [_certified(study, rows, num_images)]
     claims += [_proven_as_published(study, rows, name) for name in study.proofs]
     claims += [_faster(study, rows, name) for name in study.faster]
     claims += [_as_published(study, rows, row.name) for row in study.rows if row.published]
     return [asdict(claim) for claim in claims]
+
+
+def _not_told_apart(one: float, other: float, num_images: int) -> str:
+    """A warning where two accuracies are nearer than two standard errors."""
+    error = standard_error(other, num_images)
+    if abs(one - other) >= 2 * error:
+        return ""
+    return f", but {num_images} images do not tell them apart (standard error {100 * error:.1f} points)"
+
+
+def _doubted(rows: dict[str, Any], *names: str) -> str:
+    """A warning where checks doubt the worst case of one of the rows."""
+    doubted = [
+        f"{rows[name]['title']}: {', '.join(flags)}"
+        for name in names
+        if (flags := sorted({flag.replace("_", " ") for seed in rows[name]["seeds"] for flag in seed["flags"]}))
+    ]
+    return f"; upper bounds that checks doubt ({'; '.join(doubted)})" if doubted else ""
 
 
 def _not_run(claim: str, *names: str) -> Claim:
@@ -118,7 +137,7 @@ def _comparable(study: Study, rows: dict[str, Any]) -> Claim:
         text,
         f"{method} against {pgd} of PGD training",
         f"{worst} against {worst_pgd} of PGD training",
-        verdict,
+        verdict + _doubted(rows, study.method, study.adversarial),
         holds,
     )
 
@@ -138,24 +157,26 @@ def _robust(study: Study, rows: dict[str, Any], name: str, num_images: int) -> C
         return _not_run(text, name)
     holds = worst.mean >= goal
     verdict = "reached" if holds else f"not reached: {100 * (goal - worst.mean):.1f} points less than {source}"
-    if abs(worst.mean - goal) < (error := standard_error(goal, num_images)):
-        verdict += f", but {num_images} images do not tell them apart (standard error {100 * error:.1f} points)"
+    verdict += _not_told_apart(worst.mean, goal, num_images) + _doubted(rows, name)
     return Claim(text, str(spread_of(rows, name, "papers_attacks")), str(worst), verdict, holds)
 
 
-def _certified(study: Study, rows: dict[str, Any]) -> Claim:
+def _certified(study: Study, rows: dict[str, Any], num_images: int) -> Claim:
+    """On the same images: those that were attacked are easier for one row and harder for another than all are."""
     text = "natural samples alone, no input gradient, and a proof instead of an attack (quantizer + interval bounds)"
     proven = spread_of(rows, study.certified, "certified")
     if proven is None:
         return _not_run(text, study.certified)
+    paper, shown = spread_of(rows, study.certified, "papers_attacks"), f"{proven} proven on all validation images"
+    same = spread_of(rows, study.certified, "certified_of_attacked")
     worst_pgd = spread_of(rows, study.adversarial, "worst_case")
-    rest = "" if worst_pgd is None else f"; PGD training keeps {worst_pgd} under attack, without a proof"
-    holds = None if worst_pgd is None else proven.mean >= worst_pgd.mean
-    verdict = {None: "nothing to compare with", True: "more is proven than PGD training keeps under attack"}.get(
-        holds, "less is proven than PGD training keeps under attack"
-    )
-    paper = spread_of(rows, study.certified, "papers_attacks")
-    return Claim(text, str(paper), f"{proven} proven on all validation images{rest}", verdict, holds)
+    if same is None or worst_pgd is None:
+        return Claim(text, str(paper), shown, "nothing to compare with on the same images", None)
+    holds = same.mean >= worst_pgd.mean - 1e-9
+    shown += f"; {same} by interval bounds on those attacked, where PGD training keeps {worst_pgd} without a proof"
+    verdict = "at least as much is proven as" if holds else "less is proven than"
+    verdict += " PGD training keeps under attack on the same images"
+    return Claim(text, str(paper), shown, verdict + _not_told_apart(same.mean, worst_pgd.mean, num_images), holds)
 
 
 def _proven_as_published(study: Study, rows: dict[str, Any], name: str) -> Claim:
@@ -179,15 +200,15 @@ def _faster(study: Study, rows: dict[str, Any], name: str) -> Claim:
     if name not in rows or study.adversarial not in rows:
         return _not_run(text, name, study.adversarial)
     ours, theirs = (by_length(study, row, rows[row]) for row in (name, study.adversarial))
-    if len(ours) == 1 or len(theirs) == 1:
+    if min(len(ours), len(theirs)) < 2:
         return Claim(text, "–", "–", "not measured: no shorter schedules of the two here", None)
     goal = min(max(reached for _, reached in points) for points in (ours, theirs))
     seconds, seconds_pgd = seconds_to(ours, goal), seconds_to(theirs, goal)
     ratio = seconds_pgd / seconds
     how = "proven, against PGD training under attack" if study.row(name).by_proof else "in the worst case"
     measured = f"{100 * goal:.1f} % {how}: {seconds:.0f} s of training against {seconds_pgd:.0f} s, {ratio:.1f} times"
-    for sooner, less in ours:
-        if theirs[0][1] <= less < goal:
+    for number, (sooner, less) in enumerate(ours):
+        if theirs[0][1] <= less < goal and all(less > before for _, before in ours[:number]):
             measured += f"; to {100 * less:.1f} %: {sooner:.0f} s, {seconds_to(theirs, less) / sooner:.1f} times"
     holds = ratio >= (study.times_faster or 1.0)
     return Claim(text, "–", measured, "reached" if holds else f"not reached: {ratio:.1f} times", holds)

@@ -15,18 +15,27 @@ TELLING = 0.01
 """What is proven is drawn from here on."""
 COLORS = (*plt.get_cmap("tab10").colors, "gold", "navy")
 NATURAL, ATTACKED = "-", "--"
-LINES = "solid: natural samples alone, dashed: input gradients in training, triangle: proven"
+PANELS = {False: "natural samples alone", True: "input gradients in training"}
+LINES = "solid: natural samples alone, dashed: input gradients in training, triangle: proven by interval bounds"
 TICKS = (0, 50, 70, 80, 85, 90, 95, 98)
 NEAR_ALL = 90.0
 """Percent: if a line comes so high, the scale is that of errors."""
 
 
 def curves_figure(content: dict[str, Any]) -> Figure:
-    """Worst case over the budget, a line a row, the mean over its seeds; a triangle is what is proven."""
+    """Worst case over the budget, a line a row, the mean over its seeds; a triangle is what is proven of all images.
+
+    Rows whose training takes input gradients have a panel of their own.
+    """
     study, rows = STUDIES[content["study"]], content["rows"]
-    figure, axes = plt.subplots(figsize=(10, 5.5), layout="constrained")
-    for name, style in _styles(study, rows).items():
-        row, seeds = rows[name], rows[name]["seeds"]
+    styles = _styles(study, rows)
+    both = {study.row(name).attacks for name in rows}
+    figure, panels = plt.subplots(
+        ncols=len(both), figsize=(1 + 6 * len(both), 7), layout="constrained", sharey=True, squeeze=False
+    )
+    panel = dict(zip(sorted(both), panels[0], strict=True))
+    for name, style in styles.items():
+        row, seeds, axes = rows[name], rows[name]["seeds"], panel[study.row(name).attacks]
         points = [(0.0, _mean(seed["clean"] for seed in seeds))]
         for k, (epsilon, _) in enumerate(seeds[0]["over_epsilon"]):
             points.append((epsilon, _mean(seed["over_epsilon"][k][1] for seed in seeds)))
@@ -34,13 +43,15 @@ def curves_figure(content: dict[str, Any]) -> Figure:
         proven = [seed["certified"] for seed in seeds if seed["certified"] is not None]
         if proven and _mean(proven) >= TELLING:
             axes.plot([points[-1][0]], [100 * _mean(proven)], "^", color=style["color"], ms=8, mfc="white")
-    axes.set(
-        xlabel=r"perturbation budget $\epsilon$ (L$_\infty$, full pixel range = 1)",
-        ylabel="accuracy under the worst case, %",
-        xlim=(0, None),
-    )
-    axes.set_title(f"{content['title']}, {content['num_images']} test images", fontsize=10)
-    return _finished(figure, [axes])
+    for attacks, axes in panel.items():
+        axes.set(xlabel=r"perturbation budget $\epsilon$ (L$_\infty$, full pixel range = 1)", xlim=(0, None))
+        axes.set_title(f"{content['title']}, {content['num_images']} test images, {PANELS[attacks]}", fontsize=10)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, fontsize=8, handlelength=3.5,
+                    frameon=False)  # fmt: skip
+    panels[0, 0].set(ylabel="accuracy under the worst case, %")
+    figure.supxlabel("triangle: proven of all test images", fontsize=9)
+    _scaled(list(panels[0]))
+    return figure
 
 
 def training_figure(content: dict[str, Any]) -> Figure:
@@ -60,15 +71,19 @@ def training_figure(content: dict[str, Any]) -> Figure:
         curve = [(point["seconds"], point["robust"]) for point in seed["curve"]]
         x, y = zip(*([(seed["seconds"], seed["certified"] or 0.0)] if by_proof else curve), strict=True)
         panels[0, 0].plot(x, [100 * value for value in y], label=row["title"], **marker, **style)
-        if row["shorter"]:
-            x, y = zip(*by_length(study, name, row), strict=True)
+        if row["shorter"] and (points := by_length(study, name, row)):
+            x, y = zip(*points, strict=True)
             panels[0, 1].plot(x, [100 * value for value in y], **marker, **style)
     titles = (f"{content['title']}, on the way, under a quick attack", "at the end of schedules, by the worst case")
     for axes, title in zip(panels[0], titles, strict=False):
         axes.set(xscale="log", xlabel="seconds of training")
         axes.set_title(title, fontsize=10)
     panels[0, 0].set(ylabel="accuracy, %")
-    return _finished(figure, list(panels[0]))
+    _scaled(list(panels[0]))
+    figure.supxlabel(LINES, fontsize=9)
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside right center", fontsize=8, handlelength=3.5,
+                  frameon=False)  # fmt: skip
+    return figure
 
 
 def _styles(study: Study, rows: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -88,8 +103,8 @@ def _styles(study: Study, rows: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {name: styles[name] for name in sorted(rows, key=robustness, reverse=True)}
 
 
-def _finished(figure: Figure, panels: list[plt.Axes]) -> Figure:
-    """With the legend; where lines come near 100 %, on a logarithmic scale of the error, which tells them apart."""
+def _scaled(panels: list[plt.Axes]) -> None:
+    """Where lines come near 100 %, on a logarithmic scale of the error, which tells them apart."""
     highest = max(axes.dataLim.y1 for axes in panels)
     stretched = (lambda percent: -np.log(102.0 - np.minimum(percent, 101.0)), lambda place: 102.0 - np.exp(-place))
     for axes in panels:
@@ -103,10 +118,6 @@ def _finished(figure: Figure, panels: list[plt.Axes]) -> Figure:
         axes.grid(alpha=0.3)
     if highest > NEAR_ALL:
         panels[0].set_ylabel(f"{panels[0].get_ylabel()} (log scale of the error)")
-    figure.supxlabel(LINES, fontsize=9)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", fontsize=8, handlelength=3.5,
-                  frameon=False)  # fmt: skip
-    return figure
 
 
 def _mean(values: Any) -> float:
