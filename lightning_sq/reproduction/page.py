@@ -110,10 +110,12 @@ def markdown(content: dict[str, Any]) -> str:
         "quick": "The quick form: few images and short schedules, to see the order.",
         "full": "By the schedules of the recipes.",
     }
+    options = {"quick": "--quick", "full": f"--num-images {content['num_images']}"}
     lines = [
         f"# {content['title']}: the paper's claims, reproduced and judged",
         "",
-        f"{form[content['form']]} Written by `lightning-sq reproduce {content['study']}`; every number is in",
+        f"{form[content['form']]} Written by",
+        f"`lightning-sq reproduce {content['study']} {options[content['form']]}`; every number is in",
         f"[{JSON_FILE}]({JSON_FILE}). L-inf, epsilon {epsilon}; attacks on {content['num_images']} test images",
         f"({', '.join(content['attacks'])}), proofs on all {data['val']:,}.",
         f"On so many images an accuracy of 90 % has a standard error of {error:.1f} points.",
