@@ -15,8 +15,9 @@ TELLING = 0.01
 """What is proven is drawn from here on."""
 COLORS = (*plt.get_cmap("tab10").colors, "gold", "navy")
 NATURAL, ATTACKED = "-", "--"
+MARKERS = {NATURAL: "o", ATTACKED: "s"}
 PANELS = {False: "natural samples alone", True: "input gradients in training"}
-LINES = "solid: natural samples alone, dashed: input gradients in training, triangle: proven by interval bounds"
+LINES = "solid, round: natural samples alone; dashed, square: input gradients in training; triangle: proven by interval bounds"
 TICKS = (0, 50, 70, 80, 85, 90, 95, 98)
 NEAR_ALL = 90.0
 """Percent: if a line comes so high, the scale is that of errors."""
@@ -39,7 +40,7 @@ def curves_figure(content: dict[str, Any]) -> Figure:
         points = [(0.0, _mean(seed["clean"] for seed in seeds))]
         for k, (epsilon, _) in enumerate(seeds[0]["over_epsilon"]):
             points.append((epsilon, _mean(seed["over_epsilon"][k][1] for seed in seeds)))
-        axes.plot(*zip(*((x, 100 * y) for x, y in points), strict=True), marker="o", ms=4, label=row["title"], **style)
+        axes.plot(*zip(*((x, 100 * y) for x, y in points), strict=True), label=row["title"], **style)
         proven = [seed["certified"] for seed in seeds if seed["certified"] is not None]
         if proven and _mean(proven) >= TELLING:
             axes.plot([points[-1][0]], [100 * _mean(proven)], "^", color=style["color"], ms=8, mfc="white")
@@ -67,13 +68,13 @@ def training_figure(content: dict[str, Any]) -> Figure:
     )
     for name, style in _styles(study, rows).items():
         row, seed, by_proof = rows[name], rows[name]["seeds"][0], study.row(name).by_proof
-        marker = {"marker": "^", "ms": 8, "mfc": "white"} if by_proof else {"marker": "o", "ms": 4}
+        style |= {"marker": "^", "ms": 8, "mfc": "white"} if by_proof else {}
         curve = [(point["seconds"], point["robust"]) for point in seed["curve"]]
         x, y = zip(*([(seed["seconds"], seed["certified"] or 0.0)] if by_proof else curve), strict=True)
-        panels[0, 0].plot(x, [100 * value for value in y], label=row["title"], **marker, **style)
+        panels[0, 0].plot(x, [100 * value for value in y], label=row["title"], **style)
         if row["shorter"] and (points := by_length(study, name, row)):
             x, y = zip(*points, strict=True)
-            panels[0, 1].plot(x, [100 * value for value in y], **marker, **style)
+            panels[0, 1].plot(x, [100 * value for value in y], **style)
     titles = (f"{content['title']}, on the way, under a quick attack", "at the end of schedules, by the worst case")
     for axes, title in zip(panels[0], titles, strict=False):
         axes.set(xscale="log", xlabel="seconds of training")
@@ -92,7 +93,7 @@ def _styles(study: Study, rows: dict[str, Any]) -> dict[str, dict[str, Any]]:
     styles = {}
     for name in rows:
         line = ATTACKED if study.row(name).attacks else NATURAL
-        styles[name] = {"ls": line, "color": next(colors[line]), "lw": 1.3}
+        styles[name] = {"ls": line, "color": next(colors[line]), "lw": 1.3, "marker": MARKERS[line], "ms": 4}
     if study.method in styles:
         styles[study.method] |= {"color": "black", "lw": 3.0}
 
