@@ -17,7 +17,7 @@ COLORS = (*plt.get_cmap("tab10").colors, "gold", "navy")
 NATURAL, ATTACKED = "-", "--"
 MARKERS = {NATURAL: "o", ATTACKED: "s"}
 PANELS = {False: "natural samples alone", True: "input gradients in training"}
-LINES = "solid, round: natural samples alone; dashed, square: input gradients in training; triangle: proven by interval bounds"
+LINES = "solid, round: natural samples alone; dashed, square: input gradients in training; triangle: proven"
 TICKS = (0, 50, 70, 80, 85, 90, 95, 98)
 NEAR_ALL = 90.0
 """Percent: if a line comes so high, the scale is that of errors."""
