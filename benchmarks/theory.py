@@ -35,6 +35,7 @@ from lightning_sq.objectives import Adversarial, GradientPenalty, IntervalBound,
 from lightning_sq.progress import progress_bar
 
 SIZE = 32
+MARKERS = "osD^v<>PX*"
 SHARPNESSES = (5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0)
 HIDDEN = 0.9
 """Plain PGD finds less than this share of what the strongest attack finds: called hidden."""
@@ -143,6 +144,7 @@ def rows_to_train(epsilon: float, steps: int) -> dict[str, tuple[SoftQuantizatio
         "noise only": (None, NoisyNatural(epsilon=wide)),
         "gradient penalty": (None, GradientPenalty(epsilon)),
         "PGD-10 training": (None, Adversarial(epsilon, ramp_steps=steps // 4)),
+        "2 levels, hard, natural": (SoftQuantization(2, hard=True), Natural()),
     }
     for sharpness in SHARPNESSES:
         rows[f"2 levels, sharpness {sharpness:g}, noise"] = (SoftQuantization(2, sharpness), NoisyNatural(epsilon=wide))
@@ -172,21 +174,21 @@ def draw(rows: dict[str, dict[str, Any]], epsilon: float) -> plt.Figure:
     """Left: prediction against truth, a point a model. Right: how the two part as the sharpness grows."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5), layout="constrained")
     learned = {name: row for name, row in rows.items() if row["clean_accuracy"] >= 0.5}
-    for number, (name, row) in enumerate(learned.items(), start=1):
-        color = "#d1242f" if row["in_words"].startswith("hidden") else "#1a7f37"
+    colors = plt.get_cmap("tab20").colors
+    for number, (name, row) in enumerate(learned.items()):
+        ring = {"mec": "#d1242f", "mew": 2.0} if row["in_words"].startswith("hidden") else {}
+        marker = MARKERS[number % len(MARKERS)]
         point = (row["predicted_rise"], row["rise_by_strongest"])
-        left.plot(*point, "o", color=color)
-        left.annotate(str(number), point, xytext=(4, 3), textcoords="offset points", fontsize=8)
-        left.plot([], [], " ", label=f"{number} {name}")
+        left.plot(*point, marker, color=colors[number % len(colors)], ms=8, alpha=0.8, label=name, **ring)
     values = [row[key] for row in learned.values() for key in ("predicted_rise", "rise_by_strongest")]
-    ends = [min(values, default=1.0) / 1.5, max(values, default=1.0) * 1.5]
+    ends = [min(values, default=0.0) / 1.2, max(values, default=1.0) * 1.2]
     left.plot(ends, ends, "k--", lw=0.8)
-    left.set(xscale="log", yscale="log", xlabel=r"predicted: $\epsilon\,\|\nabla_x CE\|_1$", ylabel="strongest attack")
-    left.set_title("rise of the loss (dashed: first order is all; red: hidden from plain PGD)", fontsize=9)
-    left.xaxis.set_minor_formatter("")
+    left.set_xscale("symlog", linthresh=0.1)  # behind a hard quantizer nothing is predicted
+    left.set(yscale="log", xlabel=r"predicted: $\epsilon\,\|\nabla_x CE\|_1$", ylabel="strongest attack")
+    left.set_title("rise of the loss (dashed: first order is all; ringed in red: hidden from plain PGD)", fontsize=9)
     left.yaxis.set_minor_formatter("")
     if learned:
-        left.legend(fontsize=6.5, handlelength=0, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2)
+        left.legend(fontsize=7.5, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2)
     sweep = [rows[f"2 levels, sharpness {a:g}, noise"] for a in SHARPNESSES]
     for key, style, label in (
         ("predicted_rise", {"ls": "--", "color": "#57606a"}, "predicted by the gradient at the image"),
@@ -211,7 +213,7 @@ def draw(rows: dict[str, dict[str, Any]], epsilon: float) -> plt.Figure:
 def markdown(content: dict[str, Any]) -> str:
     """The page: table and words, from the numbers alone."""
     lines = [
-        "# Where a small input gradient is robustness, and where it hides",
+        "# What the input gradient foretells of the loss under attack",
         "",
         "Written by `python benchmarks/theory.py`. A small net (two convolutions) on the UCI digits at 32 px,",
         f"each row trained for {content['settings']['epochs']} epochs, measured on {content['num_images']} validation",

@@ -132,6 +132,8 @@ def markdown(content: dict[str, Any]) -> str:
     lines += [f"| {' | '.join(claim[key] for key in keys)} |" for claim in content["claims"]]
     lines += [
         "",
+        "Seconds to an accuracy lie on the straight line between two schedules that were run.",
+        "",
         "## Rows",
         "",
         "Accuracy in %, mean and standard deviation over the seeds; the worst case is taken image by image over all",
