@@ -79,7 +79,7 @@ class BranchAndBound:
                 pixels = preimage(quantizer, pixels, images[at], epsilon)
             truly = model(pixels).argmax(1) != labels[at] if len(at) else at.bool()
             found[at[truly]], broken[at[truly]] = pixels[truly], True
-            hopeless = bounds >= FAR * self._reach(gains)
+            hopeless = ~bounds.isfinite() | (bounds >= FAR * self._reach(gains))
             given_up[boxes.owners[hopeless | (used[boxes.owners] >= self.max_boxes)]] = True
             undecided = ~(broken | given_up)[boxes.owners]
             waiting += _halves(boxes.where(undecided), gains[undecided], quantizer)
@@ -122,8 +122,10 @@ def _last(waiting: list[_Boxes], count: int) -> _Boxes:
 
 
 def _not_proven(network: nn.Module, boxes: _Boxes, labels: Tensor) -> tuple[_Boxes, Tensor, Tensor]:
-    """Those with a bound of 0 or more; the bounds (N,), the largest over j of that of z_j - z_y; and (N, 2, C, H, W)
+    """Those whose bound is not below 0; the bounds (N,), the largest over j of that of z_j - z_y; and (N, 2, C, H, W)
     what they lose, to first order, where a pixel's upper end comes down to its lower one, and where its lower goes up.
+
+    A bound beyond float32, as of a deep network, is infinite or not a number; a loss that is either counts as 0.
     """
     if not len(boxes):
         return boxes, boxes.lower.flatten(), boxes.lower[:, None]
@@ -132,8 +134,8 @@ def _not_proven(network: nn.Module, boxes: _Boxes, labels: Tensor) -> tuple[_Box
         y = labels[boxes.owners]
         bounds = interval_margins(network, ends, y).scatter(1, y[:, None], float("-inf")).amax(1)
         of_lower, of_upper = torch.autograd.grad(bounds.sum(), ends)
-    width, rows = boxes.upper - boxes.lower, bounds >= 0
-    gains = torch.stack([of_upper * width, -of_lower * width], 1)
+    width, rows = boxes.upper - boxes.lower, ~(bounds < 0)
+    gains = torch.stack([of_upper * width, -of_lower * width], 1).nan_to_num(0.0, 0.0, 0.0)
     return boxes.where(rows), bounds.detach()[rows], gains[rows]
 
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_sq.attacks import PGD, BranchAndBound, QuantizedBox, fools
+from lightning_sq.attacks import PGD, BranchAndBound, QuantizedBox, branch_and_bound, fools
+from lightning_sq.attacks.branch_and_bound import _not_proven as not_proven
 from lightning_sq.errors import InputError
 from lightning_sq.evaluation import evaluate
 from lightning_sq.layers import SoftQuantization
@@ -128,6 +129,42 @@ def test_it_is_left_out_where_there_are_no_bounds_and_in_l2():
     assert found.skipped == {"branch_and_bound": "interval bounds have no rule for a part of the network"}
     with pytest.raises(InputError, match="There is no l2 attack 'branch_and_bound'"):
         evaluate(model, IMAGES, labels_of(model), epsilon=0.5, norm="l2", attacks="branch_and_bound")
+
+
+def too_deep_for_bounds() -> PixelClassifier:
+    """Its layers keep every length, and make every box four times as wide: its bounds are beyond float32."""
+    mixing = torch.tensor([[1.0]])
+    for _ in range(4):
+        mixing = torch.cat([torch.cat([mixing, mixing], 1), torch.cat([mixing, -mixing], 1)]) / 2**0.5
+    torch.manual_seed(1)
+    layers = [nn.Linear(6, 16), *(nn.Linear(16, 16, bias=False) for _ in range(70)), nn.Linear(16, 3)]
+    for layer in layers[1:-1]:
+        layer.weight.data.copy_(mixing)
+    return PixelClassifier(OrderedDict(backbone=nn.Sequential(nn.Flatten(), *layers))).eval()
+
+
+def test_bounds_that_are_no_numbers_prove_nothing_and_the_image_is_given_up_at_once(monkeypatch):
+    model, rounds = too_deep_for_bounds(), []
+    monkeypatch.setattr(branch_and_bound, "_not_proven", lambda *of: rounds.append(of) or not_proven(*of))
+    labels = labels_of(model)
+    found = BranchAndBound()(model, IMAGES, labels, (), EPSILON)
+    worst = PGD(criterion="margin")(model, IMAGES, labels, list(range(60)), EPSILON)
+    assert fools(model, worst, IMAGES, labels, epsilon=EPSILON).any()
+    assert not certified(model, IMAGES, labels, EPSILON).any()
+    assert not found.proven.any()
+    assert len(rounds) == 1
+
+
+def test_a_slope_that_is_no_number_promises_nothing(monkeypatch):
+    """Where a gradient is beyond float32, a pixel that cannot move would be the first to be cut."""
+    model = net(QUANTIZERS["six levels"])
+    labels = labels_of(model)
+    real = torch.autograd.grad
+    monkeypatch.setattr(torch.autograd, "grad", lambda *of: [gradient * float("inf") for gradient in real(*of)])
+    boxes = branch_and_bound._Boxes(*quantized_box(IMAGES, EPSILON, model.quantizer), torch.arange(60))
+    _, bounds, gains = not_proven(model.network, boxes, labels)
+    assert len(bounds)
+    assert gains.isfinite().all()
 
 
 @pytest.mark.parametrize("values", [{"max_boxes": 0}, {"boxes_at_a_time": 0}])
