@@ -10,7 +10,13 @@ from torch import nn
 
 import lightning_sq
 from lightning_sq.evaluation.derivatives_inside import uses_derivatives
+from lightning_sq.evaluation.diagnostics import Situation
+from lightning_sq.evaluation.diagnostics.attacks import more_steps_break_more
+from lightning_sq.evaluation.runner import StageRunner
+from lightning_sq.evaluation.store import VerdictStore
+from lightning_sq.evaluation.suites import SUITES
 from lightning_sq.layers import SoftQuantization
+from lightning_sq.ops import linf_ball
 from tests.evaluation.models import IMAGES, linear_model
 
 EPSILON = 0.05
@@ -100,6 +106,46 @@ def test_a_sound_model_has_no_flag(model):
     labels = model(IMAGES).argmax(1)
     found = lightning_sq.evaluate(model, IMAGES, labels, epsilon=EPSILON, curve=[0.02], attacks="standard")
     assert found.flags == [], {d.name: (d.measured, d.limit) for d in found.diagnostics if d.fired}
+
+
+def one_start_in_ten(x):
+    """Fooled where the first pixel, which no gradient moves, lies in a tenth of its values by chance."""
+    first, others = x.flatten(1)[:, 0].detach(), x.flatten(1)[:, 1:]
+    fooled = (1e4 * first).frac() < 0.1
+    return torch.stack([1 - 2 * fooled.float(), 0.01 * others.sum(1)], 1)
+
+
+def test_another_start_may_break_what_the_standard_attacks_leave():
+    images = torch.rand(200, 1, 2, 2, generator=torch.Generator().manual_seed(1))
+    labels = one_start_in_ten(images).argmax(1)
+    standard = [name for name in SUITES["standard"] if name != "square"]  # which takes long, and finds one in 49 here
+    found = lightning_sq.evaluate(one_start_in_ten, images, labels, epsilon=0.1, attacks=standard)
+    assert found.outcomes["pgd_thorough"][0.1].broken.any()
+    assert "more_steps_break_more" in found.flags
+
+
+def test_the_longer_search_starts_where_no_attack_of_the_suite_did(monkeypatch):
+    starts = {"suite": set(), "check": set()}
+    draw = linf_ball.random_start
+
+    def noted(images, epsilon, seeds):
+        starts["check" if checking else "suite"].update(seeds)
+        return draw(images, epsilon, seeds)
+
+    monkeypatch.setattr(linf_ball, "random_start", noted)
+    net, checking = linear_model(), False
+
+    def model(x):  # of which nothing can be proven, so that all that is left is attacked
+        return net(x)
+
+    labels = model(IMAGES).argmax(1)
+    attacks = ["pgd_thorough", "pgd_targeted"]
+    found = lightning_sq.evaluate(model, IMAGES, labels, epsilon=0.01, attacks=attacks, checks=False)
+    checking, alive = True, found.survived()
+    runner = StageRunner(model, model, IMAGES, labels, VerdictStore(None, {}), device=IMAGES.device)
+    more_steps_break_more(Situation(runner, None, found))
+    assert len(starts["check"]) == alive.sum() > 0
+    assert starts["suite"].isdisjoint(starts["check"])
 
 
 def test_watching_for_derivatives_leaves_nothing_behind():

@@ -6,7 +6,15 @@ from itertools import pairwise
 
 import torch
 
-from lightning_sq.evaluation.diagnostics.situation import FEW, MANY, Diagnostic, Situation, row, share
+from lightning_sq.evaluation.diagnostics.situation import (
+    FEW,
+    MANY,
+    Diagnostic,
+    FromOtherStarts,
+    Situation,
+    row,
+    share,
+)
 
 
 def plain_gradient_misses(s: Situation) -> Diagnostic | None:
@@ -48,11 +56,11 @@ def black_box_beats_white_box(s: Situation) -> Diagnostic | None:
 def more_steps_break_more(s: Situation) -> Diagnostic:
     """Another, longer attack on what is left: it should find next to nothing."""
     alive = s.some(s.found.survived(), MANY)
-    longer = s.behind(s.pgd(num_steps=100, schedule="cosine", criterion="margin"))
+    longer = FromOtherStarts(s.behind(s.pgd(num_steps=100, schedule="cosine", criterion="margin")))
     return row(
         "more_steps_break_more",
         "share of the surviving images that another 100 steps from another start break",
-        share(s.broken("more steps", longer, s.budget, alive), alive),
+        share(s.broken("more steps from another start", longer, s.budget, alive), alive),
         0.02,
         "The attacks have not converged: the robust accuracy is lower than what is printed.",
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,20 @@ FEW = 64
 """Images on which a check that needs no precise share is made."""
 MANY = 256
 """Images on which a check that counts is made."""
+OTHER_STARTS = 500_000
+"""Added to the seed of an image for a start that no attack of the suite has had: far from its seed, and from that which
+another `--seed` gives it (`StageRunner._seeds`)."""
+
+
+@dataclass(frozen=True)
+class FromOtherStarts:
+    """`attack` with other seeds than an evaluation gives it: the same seeds would be the same search once more."""
+
+    attack: Attack
+
+    def __call__(self, model: Any, images: Tensor, labels: Tensor, seeds: Sequence[int], epsilon: float) -> Any:
+        """See `PGD.__call__`."""
+        return self.attack(model, images, labels, [seed + OTHER_STARTS for seed in seeds], epsilon)
 
 
 @dataclass(frozen=True)
