@@ -95,11 +95,14 @@ class Evaluation:
 
     @property
     def table(self) -> list[dict[str, Any]]:
-        """A row an attack at the largest budget; `accuracy` is its own number if it attacked everyone, else None."""
-        rows, alive = [], self.correct.clone()
-        for name, outcomes in self.outcomes.items():
+        """A row an attack at the largest budget; `accuracy` is its own number if it attacked everyone, else None.
+
+        `accuracy_after` counts what it and those before it broke at that budget or less: what is broken at a smaller
+        one is not attacked again.
+        """
+        rows, names = [], list(self.outcomes)
+        for number, (name, outcomes) in enumerate(self.outcomes.items(), start=1):
             outcome = outcomes[self.budgets[-1]]
-            alive &= ~outcome.broken
             everyone = self.attacks[name].on_everyone
             rows.append(
                 {
@@ -108,7 +111,7 @@ class Evaluation:
                     "attacked": int(outcome.attacked.sum()),
                     "broken": int(outcome.broken.sum()),
                     "accuracy": self.accuracy(name, self.budgets[-1]) if everyone else None,
-                    "accuracy_after": share_of(alive),
+                    "accuracy_after": share_of(self.survived(attacks=names[:number])),
                     "seconds": sum(one.seconds for one in outcomes.values()),
                 }
             )

@@ -53,6 +53,20 @@ def test_an_attack_that_does_nothing_is_seen_to_do_nothing():
     assert "more_steps_break_more" in alone.flags  # the checks do not believe it
 
 
+@pytest.mark.parametrize("budgets", [[0.9], [0.5, 0.9]])
+def test_what_is_broken_at_a_smaller_budget_counts_at_the_largest_too(budgets):
+    model = linear_model()
+    labels = model(IMAGES).argmax(1)
+    entries = {
+        "idle": Entry("sees nothing", lambda model, images, *rest: images, "plain"),
+        "box": Entry("breaks everything", PGD(), "black box"),
+    }
+    found = lightning_sq.evaluate(lambda x: model(x), IMAGES, labels, epsilon=budgets, attacks=entries)
+    assert [row["accuracy_after"] for row in found.table] == [1.0, found.robust_accuracy] == [1.0, 0.0]
+    (check,) = (check for check in found.diagnostics if check.name == "black_box_beats_white_box")
+    assert check.measured == 1.0
+
+
 def test_an_attack_that_cheats_is_caught():
     model = linear_model()
     labels = model(IMAGES).argmax(1)

@@ -42,8 +42,7 @@ def black_box_beats_white_box(s: Situation) -> Diagnostic | None:
     if not black:
         return None
     white = [name for name in s.found.attacks if name not in black]
-    left = s.found.survived(s.budget, white)
-    broken = torch.stack([s.found.outcomes[name][s.budget].broken for name in black]).any(0)
+    left, broken = s.found.survived(s.budget, white), ~s.found.survived(s.budget, black)
     return row(
         "black_box_beats_white_box",
         "share of images that only attacks without a gradient break",
