@@ -43,6 +43,8 @@ SCHEMA_VERSION = 2
 JSON_FILE, CSV_FILE = "results.json", "results.csv"
 TELLING = 0.01
 """A difference between two accuracies above which a verdict mentions it, if it is more than one image."""
+REFUTED = "attacks_break_what_is_proven"
+"""The flag of a model whose proof is not to be believed."""
 
 
 def model_row(
@@ -186,10 +188,11 @@ def verdict(model: dict[str, Any], epsilon: float, *, thorough: bool) -> str:
     if plain is not None and plain - worst > max(TELLING, 1 / model["num_images"]) + 1e-9:
         sentence += f"; plain PGD-40 would have said {100 * plain:.1f} %"
     sentence += "."
-    if model["certified_accuracy"] and worst - model["certified_accuracy"] < 1e-9:
+    believed = 0.0 if REFUTED in model["flags"] else model["certified_accuracy"]
+    if believed and abs(worst - believed) < 1e-9:
         return f"{sentence} Every image is proven or broken: that is the truth about them."
     if model["flags"]:
-        beyond = "Beyond what is proven not" if model["certified_accuracy"] else "Not"
+        beyond = "Beyond what is proven not" if believed else "Not"
         sentence += f" {beyond} to be called robust: {', '.join(flag.replace('_', ' ') for flag in model['flags'])}."
     if not thorough:
         sentence += f" An upper bound from {len(model['attacks'])} attacks: --attacks standard looks harder."

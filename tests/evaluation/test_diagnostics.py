@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
 
 import lightning_sq
 from lightning_sq.evaluation.derivatives_inside import uses_derivatives
@@ -52,7 +52,19 @@ def rough(net, x):
     return net(x) + 5 * torch.sin(3e4 * x.flatten(1)[:, :5])
 
 
+class TwoFaced(nn.Module):
+    """Shows those who would prove something of it another network than the one that answers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = sound()
+
+    def forward(self, x):
+        return self.net(x.clamp(0.5, 0.5)) if isinstance(x, fx.Proxy) else self.net(x)
+
+
 PLANTED = {
+    "attacks_break_what_is_proven": TwoFaced(),
     "zero_gradients": through(lambda net, x: net(x.detach()) + 0 * x.flatten(1)[:, :5]),
     "plain_gradient_misses": linear_model(SoftQuantization(8, hard=True)),
     "quantizer_widens_the_ball": linear_model(SoftQuantization(3, 500.0)),

@@ -168,6 +168,15 @@ def test_where_all_that_is_left_is_proven_the_verdict_says_that_it_is_the_truth(
     assert known.endswith("Every image is proven or broken: that is the truth about them.")
 
 
+def test_a_proof_that_an_attack_refutes_is_not_called_the_truth():
+    for certified in (0.72, 0.8):  # the shares may be equal though the images are not
+        known = verdict(certified=certified, flags=["attacks_break_what_is_proven"])
+        assert known.endswith("would have said 89.4 %. Not to be called robust: attacks break what is proven.")
+    assert "the truth" not in verdict(certified=0.8)
+    both = verdict(certified=0.6, flags=["zero_gradients"])
+    assert both.endswith("Beyond what is proven not to be called robust: zero gradients.")
+
+
 def test_robustbench_rows_say_unreliable_where_a_check_fired(evaluated):
     folder, _, found = evaluated
     (path,) = (folder / "robustbench").iterdir()

@@ -6,7 +6,8 @@ The indicators of attack failure are here as: unavailable gradients (`zero_gradi
 
 Sources: the flags of AutoAttack (arXiv 2003.01690), the indicators of attack failure of Pintor et al. 2022 (arXiv
 2106.09947), the checklists of Athalye et al. 2018 (arXiv 1802.00420) and Carlini et al. 2019 (arXiv 1902.06705), and
-two of this project's own: the width of the quantized box, and gradients that are exactly zero where a pixel can move.
+three of this project's own: the width of the quantized box, gradients that are exactly zero where a pixel can move,
+and proofs that an attack refutes.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from lightning_sq.evaluation.diagnostics.answers import (
     random_answers,
 )
 from lightning_sq.evaluation.diagnostics.attacks import (
+    attacks_break_what_is_proven,
     black_box_beats_white_box,
     larger_ball_helps_the_model,
     more_steps_break_more,
@@ -44,6 +46,7 @@ CHECKS: tuple[Callable[[Situation], Diagnostic | None], ...] = (
     more_steps_help_the_model,
     survives_everything,
     larger_ball_helps_the_model,
+    attacks_break_what_is_proven,
     zero_gradients,
     quantizer_widens_the_ball,
     small_steps_jump,

@@ -1,4 +1,4 @@
-"""Checks that ask whether a stronger attack would have found more."""
+"""Checks that ask whether a stronger attack would have found more, or one found more than there can be."""
 
 from __future__ import annotations
 
@@ -109,4 +109,18 @@ def larger_ball_helps_the_model(s: Situation) -> Diagnostic | None:
         max(back) / len(s.found.correct),
         0.02,
         "The larger ball holds the smaller one: an attack that loses an image there is not optimising.",
+    )
+
+
+def attacks_break_what_is_proven(s: Situation) -> Diagnostic | None:
+    """Both cannot be. Only attacks on everyone are shown what is proven."""
+    if s.found.certified is None:
+        return None
+    refuted = [proven & ~s.found.survived(epsilon) for epsilon, proven in s.found.certified.items()]
+    return row(
+        "attacks_break_what_is_proven",
+        "share of images that are proven and yet broken, in a ball of the same size",
+        share(torch.stack(refuted).any(0)),
+        0.0,
+        "The proof is wrong: its bounds are of another function than the model, or nearer to 0 than float32 rounds.",
     )
