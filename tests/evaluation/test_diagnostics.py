@@ -12,9 +12,10 @@ import lightning_sq
 from lightning_sq.evaluation.derivatives_inside import uses_derivatives
 from lightning_sq.evaluation.diagnostics import Situation
 from lightning_sq.evaluation.diagnostics.attacks import more_steps_break_more
+from lightning_sq.evaluation.diagnostics.gradients import zero_gradients
 from lightning_sq.evaluation.runner import StageRunner
 from lightning_sq.evaluation.store import VerdictStore
-from lightning_sq.evaluation.suites import SUITES
+from lightning_sq.evaluation.suites import SUITES, Entry
 from lightning_sq.layers import SoftQuantization
 from lightning_sq.ops import linf_ball
 from tests.evaluation.models import IMAGES, linear_model
@@ -127,6 +128,16 @@ def one_start_in_ten(x):
     return torch.stack([1 - 2 * fooled.float(), 0.01 * others.sum(1)], 1)
 
 
+def situation(model, norm="linf", epsilon=EPSILON) -> Situation:
+    """After an attack that finds nothing."""
+    with torch.no_grad():
+        labels = model(IMAGES).argmax(1)
+    idle = {"idle": Entry("does nothing", lambda model, images, *rest: images, "plain")}
+    found = lightning_sq.evaluate(model, IMAGES, labels, epsilon=epsilon, attacks=idle, norm=norm, checks=False)
+    runner = StageRunner(model, model, IMAGES, labels, VerdictStore(None, {}), device=IMAGES.device, norm=norm)
+    return Situation(runner, None, found)
+
+
 def test_another_start_may_break_what_the_standard_attacks_leave():
     images = torch.rand(200, 1, 2, 2, generator=torch.Generator().manual_seed(1))
     labels = one_start_in_ten(images).argmax(1)
@@ -158,6 +169,16 @@ def test_the_longer_search_starts_where_no_attack_of_the_suite_did(monkeypatch):
     more_steps_break_more(Situation(runner, None, found))
     assert len(starts["check"]) == alive.sum() > 0
     assert starts["suite"].isdisjoint(starts["check"])
+
+
+def test_a_model_with_weights_that_learn_and_pixels_without_a_gradient_is_caught():
+    net = sound()
+
+    def model(x):  # whose weights nobody holds still
+        return net((x > 0.5).float())
+
+    check = zero_gradients(situation(model))
+    assert (check.fired, check.measured) == (True, 1.0)
 
 
 def test_watching_for_derivatives_leaves_nothing_behind():

@@ -27,7 +27,8 @@ def zero_gradients(s: Situation) -> Diagnostic:
         with torch.enable_grad():
             x = images.clone().requires_grad_()
             value = cross_entropy(s.runner.model(x), labels).sum()
-            gradient = torch.autograd.grad(value, x)[0] if value.requires_grad else torch.zeros_like(x)
+            depends = value.requires_grad  # on a weight perhaps, and not on x: then the gradient is 0
+            gradient = torch.autograd.grad(value, x, materialize_grads=True)[0] if depends else torch.zeros_like(x)
         gone = (gradient == 0) | ~torch.isfinite(gradient)
         return torch.stack([(gone & can_move).flatten(1).sum(1), can_move.flatten(1).sum(1)], 1)
 
