@@ -12,7 +12,7 @@ import lightning_sq
 from lightning_sq.evaluation.derivatives_inside import uses_derivatives
 from lightning_sq.evaluation.diagnostics import Situation
 from lightning_sq.evaluation.diagnostics.attacks import more_steps_break_more
-from lightning_sq.evaluation.diagnostics.gradients import zero_gradients
+from lightning_sq.evaluation.diagnostics.gradients import small_steps_jump, zero_gradients
 from lightning_sq.evaluation.runner import StageRunner
 from lightning_sq.evaluation.store import VerdictStore
 from lightning_sq.evaluation.suites import SUITES, Entry
@@ -179,6 +179,23 @@ def test_a_model_with_weights_that_learn_and_pixels_without_a_gradient_is_caught
 
     check = zero_gradients(situation(model))
     assert (check.fired, check.measured) == (True, 1.0)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_small_steps_stay_within_a_hundredth_of_the_budget_in_its_norm(norm):
+    seen, net = [], sound()
+
+    def model(x):
+        seen.append(x)
+        return net(x)
+
+    asked = situation(model, norm, epsilon=1.0)
+    seen.clear()
+    assert not small_steps_jump(asked).fired
+    order = float("inf") if norm == "linf" else 2.0
+    distances = torch.cdist(torch.cat(seen).flatten(1).double(), IMAGES.flatten(1).double(), p=order).amin(1)
+    assert len(distances) == 11 * len(IMAGES)
+    assert 0.005 < distances.max() <= 0.01 + 1e-6
 
 
 def test_watching_for_derivatives_leaves_nothing_behind():

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_sq.attacks import Attack
 from lightning_sq.attacks.criteria import cross_entropy, margin
+from lightning_sq.attacks.pgd import BALLS
 from lightning_sq.attacks.watched import Watched
 from lightning_sq.evaluation.diagnostics.situation import FEW, MANY, Diagnostic, Situation, row, share
 from lightning_sq.ops.interval import quantized_box
@@ -60,15 +61,16 @@ def quantizer_widens_the_ball(s: Situation) -> Diagnostic | None:
 
 
 def small_steps_jump(s: Situation) -> Diagnostic:
-    """The loss around an image at a hundredth of the budget (unstable predictions)."""
+    """The loss at random points of a ball of a hundredth of the budget (unstable predictions)."""
 
     @torch.no_grad()
     def change(images: Tensor, labels: Tensor, numbers: list[int]) -> Tensor:
         here = cross_entropy(s.runner.model(images), labels)
         found = torch.zeros_like(here)
         for _ in range(10):
-            noise = (2 * torch.rand_like(images) - 1) * s.budget / 100
-            found += (cross_entropy(s.runner.model((images + noise).clamp(0, 1)), labels) - here).abs() / 10
+            seeds = torch.randint(2**31, (len(images),)).tolist()
+            near = BALLS[s.found.norm].random_start(images, s.budget / 100, seeds)
+            found += (cross_entropy(s.runner.model(near), labels) - here).abs() / 10
         return (found / here.clamp(min=1.0)).clamp(max=1.0)
 
     return row(
