@@ -7,8 +7,10 @@ import sys
 import pytest
 import torch
 from torch import fx, nn
+from torch.autograd import grad
 
 import lightning_sq
+from lightning_sq.evaluation import derivatives_inside
 from lightning_sq.evaluation.derivatives_inside import uses_derivatives
 from lightning_sq.evaluation.diagnostics import Situation
 from lightning_sq.evaluation.diagnostics.attacks import more_steps_break_more
@@ -198,9 +200,40 @@ def test_small_steps_stay_within_a_hundredth_of_the_budget_in_its_norm(norm):
     assert 0.005 < distances.max() <= 0.01 + 1e-6
 
 
+def by_name(net, x):
+    with torch.enable_grad():
+        y = x.detach().clone().requires_grad_()
+        grad(net(y).sum(), y)
+    return net(x)
+
+
+def by_function(net, x):
+    torch.func.grad(lambda y: net(y).sum())(x.detach())
+    return net(x)
+
+
+def by_tensor(net, x):
+    with torch.enable_grad():
+        net(x.detach().clone().requires_grad_()).sum().backward()
+    return net(x)
+
+
+@pytest.mark.parametrize("way", [by_name, by_function, by_tensor, takes_derivatives])
+def test_a_derivative_is_seen_whatever_it_is_called_by(way):
+    assert uses_derivatives(through(way), IMAGES)
+
+
+@pytest.mark.parametrize("way", [by_tensor, takes_derivatives])
+def test_where_torch_has_no_such_engine_its_public_functions_are_watched(way, monkeypatch):
+    monkeypatch.setattr(derivatives_inside, "WATCHED", derivatives_inside.PUBLIC)
+    assert uses_derivatives(through(way), IMAGES)
+    assert not uses_derivatives(sound(), IMAGES)
+
+
 def test_watching_for_derivatives_leaves_nothing_behind():
-    grad, backward, tracer = torch.autograd.grad, torch.Tensor.backward, sys.gettrace()
+    places = [*derivatives_inside.ENGINE, *derivatives_inside.PUBLIC]
+    before, tracer = [getattr(*place, None) for place in places], sys.gettrace()
     assert not uses_derivatives(sound(), IMAGES)
     assert uses_derivatives(through(takes_derivatives), IMAGES)
     assert not uses_derivatives(sound(), IMAGES)  # the flag of one model is not another's
-    assert (torch.autograd.grad, torch.Tensor.backward, sys.gettrace()) == (grad, backward, tracer)
+    assert ([getattr(*place, None) for place in places], sys.gettrace()) == (before, tracer)
