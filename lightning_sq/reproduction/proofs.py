@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -71,17 +72,21 @@ def prove(
 ) -> Proof | None:
     """Of every image of `data/val`; None where the network has no interval bounds.
 
-    Kept beside the run, and made again when the run was trained anew. With `max_boxes` 0 interval bounds have the
-    last word, in seconds; else it takes minutes, of which `tell` hears from time to time.
+    Kept beside the run, and made again when the run was trained anew, or the solver was missing and is there now. With
+    `max_boxes` 0 interval bounds have the last word, in seconds; else it takes minutes, of which `tell` hears from time
+    to time.
+
+    Raises: InputError if the images cannot be read.
     """
     path = run.folder / PROVEN
-    made_of = {"trained": (run.folder / TRAINED).read_text(), "asked": [max_boxes, asdict(SOLVER)]}
-    if path.exists() and (known := json.loads(path.read_text())).get("made_of") == made_of:
+    in_full = {"trained": (run.folder / TRAINED).read_text(), "asked": [max_boxes, asdict(SOLVER)]}
+    made_of = in_full if find_spec("highspy") else in_full | {"solver": "not installed"}
+    if path.exists() and (known := json.loads(path.read_text())).get("made_of") in (in_full, made_of):
         return None if known["proof"] is None else Proof(**known["proof"])
-    model = load(run.checkpoint)
+    model, radius = load(run.checkpoint), parse_epsilon(epsilon)
+    images, labels = _decoded(data / "val", model.config.image_size, model.config.num_channels)
     try:
-        proof = _prove(model, *_decoded(data / "val", model.config.image_size, model.config.num_channels),
-                       parse_epsilon(epsilon), max_boxes, tell)  # fmt: skip
+        proof = _prove(model, images, labels, radius, max_boxes, tell)
     except InputError:
         proof = None
     content = {"made_of": made_of, "proof": None if proof is None else asdict(proof)}

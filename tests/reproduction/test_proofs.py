@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from types import SimpleNamespace
 
@@ -62,6 +63,30 @@ def test_without_a_solver_branch_and_bound_has_the_last_word(run, tmp_path, monk
     assert proof.wrong > 5 / 60
     assert proof.proven + proof.wrong < 1
     assert proof.proven_by_boxes is None
+
+
+def test_a_proof_without_a_solver_is_made_again_once_there_is_one_and_never_the_other_way(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(proofs, "MOST_LEFT", 1.0)
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "highspy", None)
+        first = prove(run, tmp_path, f"{EPSILON}", max_boxes=3)
+        assert prove(run, tmp_path, f"{EPSILON}", max_boxes=3) == first
+    second = prove(run, tmp_path, f"{EPSILON}", max_boxes=3)
+    assert first.proven_by_boxes is None
+    assert second.proven_by_boxes == first.proven < second.proven
+    assert json.loads((tmp_path / proofs.PROVEN).read_text())["made_of"].keys() == {"trained", "asked"}
+    monkeypatch.setitem(sys.modules, "highspy", None)
+    assert prove(run, tmp_path, f"{EPSILON}", max_boxes=3) == second
+
+
+def test_images_that_cannot_be_read_are_an_error_and_no_missing_proof(run, tmp_path, monkeypatch):
+    def missing(*place):
+        raise InputError("There is no folder of images.")
+
+    monkeypatch.setattr(proofs, "_decoded", missing)
+    with pytest.raises(InputError, match="no folder of images"):
+        prove(run, tmp_path, f"{EPSILON}")
+    assert not (tmp_path / proofs.PROVEN).exists()
 
 
 def test_a_proof_is_kept_until_the_run_is_trained_anew(run, tmp_path, monkeypatch):
