@@ -6,7 +6,7 @@ import csv
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,8 @@ from lightning_sq.reproduction.studies import Row
 
 TRAINED, EVALUATED, EVALUATION, LOG = "trained.json", "evaluated.json", "evaluation", "log.txt"
 CHECKPOINT = "checkpoints/last.ckpt"
+VERDICTS = "verdicts/*/rank-*.sqlite"
+"""Below `EVALUATION`: what is left of one that was stopped."""
 CURVE = {"train/seconds": "seconds", "val/clean_top1": "clean", "val/robust_top1": "robust"}
 """What the curve of a study's run is made of, from the columns of its log; robust is that of a quick attack."""
 
@@ -106,6 +108,8 @@ def training_step(run: Run, data: Path, estimate: float, *, anew: bool = False) 
 def evaluation_step(run: Run, options: Sequence[str], sources: Sequence[str], estimate: float) -> Step:
     """`lightning-sq evaluate` of the last checkpoint, gone on with where it was stopped.
 
+    Results that are there are replaced, and so are verdicts older than a checkpoint: they are about other weights.
+
     Args:
         run: Which.
         options: Of the evaluation; with others it is another one.
@@ -115,9 +119,16 @@ def evaluation_step(run: Run, options: Sequence[str], sources: Sequence[str], es
     output = run.folder / EVALUATION
     words = ["evaluate", f"{run.row.name}={run.checkpoint}", *options, "--output", str(output)]
     words += [word for source in sources for word in ("--transfer-from", source)]
-    words += ["--overwrite"] if (output / "results.json").exists() else []
+    checkpoints = [run.checkpoint, *(Path(source.partition("=")[2]) for source in sources)]
+    outdated = 0 < _newest(output.glob(VERDICTS)) < _newest(checkpoints)
+    words += ["--overwrite"] if outdated or (output / "results.json").exists() else []
     key = " ".join([run.recipe.fingerprint(), *options])
     return Step(f"attacking {run.title}", words, run.folder / EVALUATED, key, estimate, run.folder / LOG, dict)
+
+
+def _newest(files: Iterable[Path]) -> int:
+    """When the last of them was written, in nanoseconds; 0 if there is none."""
+    return max((file.stat().st_mtime_ns for file in files if file.exists()), default=0)
 
 
 def forget(run: Run) -> None:

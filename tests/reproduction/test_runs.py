@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import time
 from dataclasses import replace
 
 import pytest
 
+from lightning_sq.commands.evaluate import VERDICTS
 from lightning_sq.errors import InputError
+from lightning_sq.evaluation.store import VerdictStore
 from lightning_sq.reproduction.figures import COLORS
 from lightning_sq.reproduction.plan import Estimate, plan_in_words, time_in_words
-from lightning_sq.reproduction.runs import TRAINED, Step, run_all, training_curve
+from lightning_sq.reproduction.runs import EVALUATION, TRAINED, Step, evaluation_step, run_all, training_curve
 from lightning_sq.reproduction.settings import RATE, Settings
 from lightning_sq.reproduction.studies import MNIST, STUDIES
 from lightning_sq.reproduction.trials import (
@@ -57,6 +61,34 @@ def test_a_step_that_fails_says_why_and_leaves_no_marker(tmp_path):
     with pytest.raises(InputError, match=r"bad failed: .*required.* \(see .*bad/log\.txt\)"):
         ran([bad, good])
     assert not bad.marker.exists()
+
+
+@pytest.mark.parametrize("trained_anew", ["itself", "a source", "neither"])
+def test_attacks_that_were_stopped_go_on_unless_a_model_was_trained_anew_meanwhile(tmp_path, trained_anew):
+    run, source = settings(tmp_path).planned({})[:2]
+    for age, one in ((30, run), (20, source)):
+        one.checkpoint.parent.mkdir(parents=True)
+        written(one.checkpoint, age)
+
+    def words():
+        return evaluation_step(run, ["--epsilon", "0.3"], [f"pgd={source.checkpoint}"], 1.0).words
+
+    assert "--overwrite" not in words()
+    folder = run.folder / EVALUATION / VERDICTS / run.row.name
+    VerdictStore(folder, {}).close()
+    written(folder / "rank-0.sqlite", 10)
+    assert "--overwrite" not in words()
+    if trained_anew != "neither":
+        written((run if trained_anew == "itself" else source).checkpoint, 0)
+    assert ("--overwrite" in words()) == (trained_anew != "neither")
+    (run.folder / EVALUATION / "results.json").touch()
+    assert "--overwrite" in words()
+
+
+def written(file, minutes_ago):
+    file.touch()
+    then = time.time() - 60 * minutes_ago
+    os.utime(file, (then, then))
 
 
 def test_the_curve_goes_over_all_starts_of_a_run(tmp_path):
