@@ -73,7 +73,7 @@ def about_this_process(trainer: Trainer, module: LightningModule, output: Path) 
 
 def fingerprint(index: ImageIndex) -> str:
     """sha256 of the names, classes and sizes of all images, in their order."""
-    digest = hashlib.sha256("\n".join((*index.class_names, *index.paths)).encode())
+    digest = hashlib.sha256("\n".join((*index.class_names, *index.paths)).encode("utf-8", "surrogateescape"))
     digest.update(index.labels.tobytes())
     digest.update(index.sizes.tobytes())
     return digest.hexdigest()

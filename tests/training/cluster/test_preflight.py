@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -36,6 +38,14 @@ def test_the_fingerprint_sees_a_file_that_is_missing_and_one_of_another_size(few
     assert fingerprint(index.take(np.arange(len(index) - 1))) != found
     index.sizes[5] += 1
     assert fingerprint(index) != found
+
+
+def test_the_fingerprint_takes_a_name_that_is_not_utf_8_by_its_bytes(few_digits, tmp_path):
+    index = load_index(few_digits / "train", cache=tmp_path)
+    odd = [
+        replace(index, paths=(os.fsdecode(b"0/caf" + end + b".jpg"), *index.paths[1:])) for end in (b"\xe9", b"\xe8")
+    ]
+    assert len({fingerprint(each) for each in (index, *odd)}) == 3
 
 
 def test_a_disk_without_room_for_the_checkpoints_is_refused_with_the_host_that_writes_them(tmp_path, monkeypatch):
