@@ -11,7 +11,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_sq.errors import InputError
-from lightning_sq.training.resume.start import STEP_FILE
+from lightning_sq.training.resume.start import STEP_FILE, open_of_run
 
 
 class LastWords(Callback):
@@ -31,7 +31,7 @@ class LastWords(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
-            self._number = os.open(self.file, os.O_WRONLY | os.O_CREAT, 0o644)
+            self._number = open_of_run(self.file, os.O_WRONLY)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if self._number is not None:

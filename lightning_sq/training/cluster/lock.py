@@ -11,7 +11,7 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_sq.errors import InputError
-from lightning_sq.training.resume.start import STEP_FILE
+from lightning_sq.training.resume.start import STEP_FILE, open_of_run
 
 LOCK_FILE = ".lock"
 
@@ -21,12 +21,12 @@ def lock_output(output: Path, held: ExitStack) -> None:
 
     On a file system that cannot lock that is said, and the run goes on without.
 
-    Raises: InputError, with who it is, if another run holds it.
+    Raises: InputError, with who it is, if another run holds it; and if the file that locks it is another user's.
     """
     output.mkdir(parents=True, exist_ok=True)
     path = output / LOCK_FILE
     while True:
-        number = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        number = open_of_run(path, os.O_RDWR)
         try:
             fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -26,6 +26,19 @@ def check_output(output: Path) -> None:
         raise InputError(f"--output {output} cannot be written: {there} is not yours. Give another --output.")
 
 
+def open_of_run(path: Path, flags: int) -> int:
+    """The descriptor of a small file of the run, which is made if it is not there.
+
+    Raises: InputError if another user began the run and alone may write the file.
+    """
+    try:
+        return os.open(path, flags | os.O_CREAT, 0o644)
+    except PermissionError:
+        raise InputError(
+            f"{path} cannot be written: it is not yours. Have its owner allow it (chmod g+w), or give another --output."
+        ) from None
+
+
 def choose_start(output: Path, ckpt_path: Path | None, *, resume: bool, overwrite: bool) -> Path | None:
     """The checkpoint that a fit starts from; None for a new run.
 

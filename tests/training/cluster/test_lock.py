@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from contextlib import ExitStack
+from types import SimpleNamespace
 
 import pytest
 
 from lightning_sq.errors import InputError
+from lightning_sq.training.cluster.last_words import LastWords
 from lightning_sq.training.cluster.lock import lock_output
 
 
@@ -47,3 +50,14 @@ def test_a_folder_that_was_made_for_a_run_that_was_refused_is_not_left(tmp_path)
     with ExitStack() as held:
         lock_output(tmp_path / "mine", held)
     assert (tmp_path / "mine/file").exists()
+
+
+def test_what_another_user_left_in_a_folder_of_a_group_is_refused_in_a_sentence(tmp_path, monkeypatch):
+    def not_yours(path, *_):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr("os.open", not_yours)  # root would be let in
+    with ExitStack() as held, pytest.raises(InputError, match=r"run/\.lock cannot be written: it is not yours\. Have"):
+        lock_output(tmp_path / "run", held)
+    with pytest.raises(InputError, match=r"run/\.step cannot be written: it is not yours\."):
+        LastWords(tmp_path / "run").on_train_start(SimpleNamespace(is_global_zero=True), None)
