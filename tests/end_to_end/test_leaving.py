@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import re
 import signal
 from pathlib import Path
 
@@ -50,6 +52,22 @@ def test_a_signal_is_answered_behind_the_step_with_a_checkpoint_and_status_75(fi
     if number == "SIGTERM":
         whole, resumed = last(fit("whole")), last(fit("run", "--resume"))
         assert all(torch.equal(whole["state_dict"][name], resumed["state_dict"][name]) for name in whole["state_dict"])
+
+
+def test_a_run_that_is_asked_to_stop_and_cannot_be_saved_says_so_and_fails(fit, caplog, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("lightning_sq.training.resume.checkpointing.write_checkpoint", full)
+    options = ["--trainer.callbacks.step", "3", "--trainer.callbacks.number", "SIGUSR1"]
+    with pytest.raises(SystemExit) as left, caplog.at_level("INFO"):
+        fit("run", *DISASTER, *options, "--checkpoint_minutes", "600")
+    assert left.value.code == 1
+    assert "is saved at step" not in caplog.text
+    said = (
+        r"The run ends unsaved, because SIGUSR1 asked for it: \S+/last\.ckpt was not written at step 4: No space left"
+    )
+    assert re.search(said, caplog.text)
 
 
 def test_a_run_without_time_for_its_steps_ends_with_its_schedule_complete_and_is_over(fit, caplog, monkeypatch):

@@ -25,7 +25,8 @@ class LeaveWhenAsked(Callback):
     """Saves and ends the run, with exit status 75, once a signal has come to any of its processes.
 
     The processes have agreed on it inside the training step (`ClassifierModule.asked_to_stop`), so they come here
-    behind the same step. The status tells the batch script to queue the job again: nothing in here needs SLURM.
+    behind the same step. The status tells the batch script to queue the job again: nothing in here needs SLURM. Where
+    the checkpoint could not be written, on a full disk say, the status is 1, as of any failure.
 
     Args:
         checkpoint: The file to save, and to go on from.
@@ -83,7 +84,12 @@ class LeaveWhenAsked(Callback):
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(0)
-        rank_zero_info(f"{what}, because {stop_requested() or 'another process'} asked for it. --resume goes on.")
+        who = stop_requested() or "another process"
+        failure = getattr(trainer.strategy.checkpoint_io, "failure", None)  # of the checkpoint that `what` is about
+        if failure:  # who is told 75 queues the job again however often, and would lose as much each time
+            rank_zero_info(f"The run ends unsaved, because {who} asked for it: {failure} Make room, and add --resume.")
+            raise SystemExit(1)
+        rank_zero_info(f"{what}, because {who} asked for it. --resume goes on.")
         raise SystemExit(STOPPED)
 
 
