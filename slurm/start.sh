@@ -5,21 +5,24 @@
 #   CONTAINER_IMAGE  image for enroot/pyxis (srun --container-image), such as docker://lightning-sq or /images/lsq.sqsh
 #   APPTAINER_IMAGE  image for apptainer, such as /images/lightning-sq.sif
 #   MOUNTS           folders to see inside the container, as SOURCE:TARGET,...   default this folder and DATA, by their own names
+#   XDG_CACHE_HOME   where downloads are kept, in a container too                default ~/.cache
 
 # on_every_rank ARGUMENTS...: `lightning-sq ARGUMENTS` as one task a GPU; --kill-on-bad-exit ends all when one dies
 on_every_rank() {
   local start=(srun --kill-on-bad-exit=1) program=("${VENV:-.venv}/bin/lightning-sq") mounts
+  local cache=${XDG_CACHE_HOME:-$HOME/.cache} # not the image's own, in /runs, which is only there in Docker
   mounts=${MOUNTS:-$PWD:$PWD,$(realpath -m "$DATA"):$(realpath -m "$DATA")}
   # every process of a node shares its cores; without this each would start a thread for all of them
   export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}
   # since SLURM 22.05 srun does not take --cpus-per-task over from sbatch
   export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
   if [[ -n ${CONTAINER_IMAGE:-} ]]; then
-    start+=(--container-image="$CONTAINER_IMAGE" --container-mounts="$mounts" --container-workdir="$PWD")
-    program=(lightning-sq)
+    # unlike apptainer, it mounts no home by itself; and what the image sets, it keeps
+    mkdir -p "$cache"
+    start+=(--container-image="$CONTAINER_IMAGE" --container-mounts="$mounts,$cache:$cache" --container-workdir="$PWD")
+    program=(env XDG_CACHE_HOME="$cache" lightning-sq)
   elif [[ -n ${APPTAINER_IMAGE:-} ]]; then
-    # the image's own cache folder is in /runs, which is only there in Docker
-    program=(apptainer exec --nv --bind "$mounts" --pwd "$PWD" --env XDG_CACHE_HOME="${XDG_CACHE_HOME:-$HOME/.cache}"
+    program=(apptainer exec --nv --bind "$mounts" --pwd "$PWD" --env XDG_CACHE_HOME="$cache"
       "$APPTAINER_IMAGE" lightning-sq)
   elif [[ ! -x ${program[0]} ]]; then
     echo "There is no ${program[0]}. Run make setup, or set VENV, CONTAINER_IMAGE or APPTAINER_IMAGE." >&2

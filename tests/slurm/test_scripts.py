@@ -94,10 +94,13 @@ def test_a_virtual_environment_is_started_by_its_path(scripts):
 
 @pytest.mark.parametrize(("mounts", "seen"), [({}, SEEN), ({"MOUNTS": "/a:/b,/c:/d"}, "/a:/b,/c:/d")])
 def test_an_image_of_enroot_is_started_by_srun_itself(scripts, mounts, seen):
-    image = "/images/lightning sq.sqsh"
-    assert scripts.run("slurm/imagenet.sh", CONTAINER_IMAGE=image, VENV="/nowhere", **mounts).returncode == 0
-    options = [f"--container-image={image}", f"--container-mounts={seen}", f"--container-workdir={HERE}"]
-    assert scripts.started() == ["--kill-on-bad-exit=1", *options, "lightning-sq", *fit_words(scripts.output)]
+    image, cache = "/images/lightning sq.sqsh", str(scripts.folder / "cache")
+    where = {"VENV": "/nowhere", "XDG_CACHE_HOME": cache} | mounts
+    assert scripts.run("slurm/imagenet.sh", CONTAINER_IMAGE=image, **where).returncode == 0
+    options = [f"--container-image={image}", f"--container-mounts={seen},{cache}:{cache}"]
+    options += [f"--container-workdir={HERE}", "env", f"XDG_CACHE_HOME={cache}", "lightning-sq"]
+    assert scripts.started() == ["--kill-on-bad-exit=1", *options, *fit_words(scripts.output)]
+    assert Path(cache).is_dir()  # or it could not be mounted
 
 
 @pytest.mark.parametrize(("mounts", "seen"), [({}, SEEN), ({"MOUNTS": "/a:/b,/c:/d"}, "/a:/b,/c:/d")])
