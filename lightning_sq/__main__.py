@@ -6,7 +6,9 @@ import os
 import select
 import signal
 import sys
+from contextlib import suppress
 from importlib import import_module
+from pathlib import Path
 from typing import NoReturn
 
 COMMANDS = {
@@ -86,8 +88,23 @@ def main(arguments: list[str] | None = None) -> int:
         if sentence is None:
             raise
         print(f"lightning-sq: error: {sentence}", file=sys.stderr)
+        _note_refusal()
         return 2
     return 0
+
+
+def _note_refusal() -> None:
+    """Leave the file $LIGHTNING_SQ_REFUSED, if a batch script has named one, where the first rank refuses at the start.
+
+    The others wait for it until they are killed, and srun shows the status of that instead. What another rank alone
+    refuses may be its node's fault; and once all have met, each sees that one has gone and ends by itself.
+    """
+    first = os.environ.get("SLURM_PROCID", "0") == "0"
+    distributed = sys.modules.get("torch.distributed")
+    met = distributed is not None and distributed.is_available() and distributed.is_initialized()
+    if "LIGHTNING_SQ_REFUSED" in os.environ and first and not met:
+        with suppress(OSError):
+            Path(os.environ["LIGHTNING_SQ_REFUSED"]).touch()
 
 
 def command() -> NoReturn:

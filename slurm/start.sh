@@ -16,6 +16,9 @@ on_every_rank() {
   export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}
   # since SLURM 22.05 srun does not take --cpus-per-task over from sbatch
   export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
+  # the first rank alone may refuse; the others wait for it and are killed, and srun shows the highest status of all
+  export LIGHTNING_SQ_REFUSED=$PWD/.refused-$SLURM_JOB_ID
+  rm -f "$LIGHTNING_SQ_REFUSED"
   if [[ -n ${CONTAINER_IMAGE:-} ]]; then
     # unlike apptainer, it mounts no home by itself; and what the image sets, it keeps
     mkdir -p "$cache"
@@ -37,6 +40,10 @@ again_if_it_helps() {
   # the last task of an array has the number of the whole array, and scontrol would queue all of them again
   if [[ -n ${SLURM_ARRAY_JOB_ID:-} ]]; then job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID; fi
   if [[ -r $3 ]]; then read -r step _ < "$3"; fi
+  if [[ -e ${LIGHTNING_SQ_REFUSED:-} ]]; then
+    rm -f "$LIGHTNING_SQ_REFUSED"
+    status=2
+  fi
   case $status in
     0 | 2) return "$status" ;; # done; or what was typed is wrong
     75) echo "The run was asked to stop, and has saved where it was." ;;

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lightning_sq.__main__ import main
 from tests.conftest import REPOSITORY
 
 HOME = "/home/me"
@@ -28,8 +29,7 @@ class Scripts:
     def __init__(self, folder: Path) -> None:
         self.folder, self.stubs = folder, folder / "stubs"
         self.output = folder / "run"
-        threads = 'echo "$OMP_NUM_THREADS $SRUN_CPUS_PER_TASK" > "$STUBS/threads"\n'
-        self._program(self.stubs / "srun", NOTES_WORDS + threads + "exit ${STATUS:-0}\n")
+        self.srun()
         self._program(self.stubs / "scontrol", SCONTROL)
         self.program = self._program(folder / "venv/bin/lightning-sq", NOTES_WORDS)
 
@@ -39,6 +39,11 @@ class Scripts:
         path.write_text(f"#!/usr/bin/env bash\n{text}")
         path.chmod(0o755)
         return str(path)
+
+    def srun(self, does: str = "") -> None:
+        """An `srun` that ends with $STATUS, once it has done what its ranks would."""
+        threads = 'echo "$OMP_NUM_THREADS $SRUN_CPUS_PER_TASK" > "$STUBS/threads"\n'
+        self._program(self.stubs / "srun", f"{NOTES_WORDS}{threads}{does}exit ${{STATUS:-0}}\n")
 
     def run(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
         values = {"PATH": f"{self.stubs}:{os.environ['PATH']}", "STUBS": str(self.stubs), "STATE": "RUNNING"} | JOB
@@ -150,6 +155,35 @@ def test_a_task_of_an_array_is_queued_again_by_its_own_number(scripts):
     status, text = scripts.again(75, **task)
     assert (status, text.splitlines()[-1]) == (0, "Queued again.")
     assert scripts.asked() == ["show job 7_1 --oneliner", "requeue 7_1"]
+
+
+def test_a_job_that_one_rank_refuses_is_over_although_the_ranks_that_waited_for_it_were_killed(scripts, tmp_path):
+    folder = tmp_path / "here"
+    folder.mkdir()
+    (folder / "slurm").symlink_to(REPOSITORY / "slurm")
+    scripts.at_step(5)  # of another job's run
+    (folder / ".refused-7").touch()  # of a start that ended before it was looked at
+    where = {"SLURM_SUBMIT_DIR": str(folder), "STATUS": "137"}
+    assert "Queued again." in scripts.run("slurm/imagenet.sh", **where).stdout
+    (scripts.output / ".failures-7").unlink()
+    scripts.srun('touch "$LIGHTNING_SQ_REFUSED"\n')
+    done = scripts.run("slurm/imagenet.sh", **where)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert [path.name for path in scripts.output.iterdir()] == [".step"]
+    assert [path.name for path in folder.iterdir()] == ["slurm"]
+    assert scripts.asked().count("requeue 7") == 1
+
+
+@pytest.mark.parametrize(("rank", "met"), [("0", False), ("0", True), ("1", False)])
+def test_a_refusal_is_noted_by_the_first_rank_as_long_as_the_ranks_have_not_met(tmp_path, monkeypatch, rank, met):
+    note = tmp_path / "refused"
+    monkeypatch.setenv("LIGHTNING_SQ_REFUSED", str(note))
+    monkeypatch.setenv("SLURM_PROCID", rank)
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: met)
+    assert main(["evaluate", "--there-is-no-such-option"]) == 2
+    assert note.exists() == (rank == "0" and not met)
+    monkeypatch.setenv("LIGHTNING_SQ_REFUSED", str(tmp_path / "not/there"))
+    assert main(["evaluate", "--there-is-no-such-option"]) == 2
 
 
 @pytest.mark.parametrize("status", [0, 2])

@@ -179,6 +179,17 @@ def torch_step(output: Path) -> int:
     return torch.load(output / "checkpoints/last.ckpt", weights_only=True)["global_step"]
 
 
+def test_a_new_job_on_an_output_that_holds_a_run_is_refused_and_leaves_it_alone(jobs, whole_run):
+    before = {path: path.stat().st_mtime_ns for path in whole_run.rglob("*") if path.name != ".lock"}
+    job = jobs.fit(whole_run)  # the first rank refuses, and the other waits for it until it is killed
+    assert jobs.ends(job) == "FAILED", jobs.log(job)
+    assert f"{whole_run} already holds a run." in jobs.log(job)
+    assert "Queued again." not in jobs.log(job)
+    assert jobs.cluster.job(job)["ExitCode"] == "2:0"
+    assert {path: path.stat().st_mtime_ns for path in whole_run.rglob("*") if path.name != ".lock"} == before
+    assert not list(REPOSITORY.glob(".refused-*"))
+
+
 def test_a_job_whose_process_is_killed_at_the_same_step_twice_stops_and_says_so(jobs):
     output = jobs.folder / "killed"
     killed = ["--trainer.callbacks+=tests.callbacks.Disaster", "--trainer.callbacks.rank", "1"]

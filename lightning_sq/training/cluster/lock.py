@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -14,17 +15,22 @@ from lightning_sq.errors import InputError
 from lightning_sq.training.resume.start import STEP_FILE, open_of_run
 
 LOCK_FILE = ".lock"
+PATIENCE = 180.0
+"""Seconds to wait for an earlier start of the same job: a file server keeps a lost node's locks, NFS's for 90 s."""
 
 
 def lock_output(output: Path, held: ExitStack) -> None:
     """Hold `output` until `held` closes or this process ends, however it ends: the kernel lets go of it then.
 
-    On a file system that cannot lock that is said, and the run goes on without.
+    On a file system that cannot lock that is said, and the run goes on without. A job that is queued again is not
+    refused because of itself: it waits for what is left of its earlier start.
 
     Raises: InputError, with who it is, if another run holds it; and if the file that locks it is another user's.
     """
     output.mkdir(parents=True, exist_ok=True)
     path = output / LOCK_FILE
+    job = f" of job {os.environ['SLURM_JOB_ID']}" if "SLURM_JOB_ID" in os.environ else ""
+    patient_until = time.monotonic() + PATIENCE
     while True:
         number = open_of_run(path, os.O_RDWR)
         try:
@@ -32,6 +38,9 @@ def lock_output(output: Path, held: ExitStack) -> None:
         except BlockingIOError:
             holder = os.pread(number, 200, 0).decode(errors="replace").strip() or "another run"
             os.close(number)
+            if job and holder.endswith(job) and time.monotonic() < patient_until:
+                time.sleep(1)
+                continue
             raise InputError(
                 f"{output} is in use by {holder}. Wait for it or end it, or give another --output."
             ) from None
@@ -46,7 +55,6 @@ def lock_output(output: Path, held: ExitStack) -> None:
         output.mkdir(parents=True, exist_ok=True)
     held.callback(_let_go, output, number)
     os.ftruncate(number, 0)
-    job = f" of job {os.environ['SLURM_JOB_ID']}" if "SLURM_JOB_ID" in os.environ else ""
     os.pwrite(number, f"process {os.getpid()} on {socket.gethostname()}{job}\n".encode(), 0)
 
 

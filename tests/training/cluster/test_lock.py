@@ -41,6 +41,27 @@ def test_a_run_that_is_killed_leaves_no_lock(tmp_path):
         lock_output(tmp_path, ours)
 
 
+def test_a_job_that_is_queued_again_waits_for_its_earlier_start_to_let_go_and_another_job_does_not(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    with ExitStack() as second:
+        first, waited = ExitStack(), []
+        lock_output(tmp_path, first)
+        (tmp_path / ".step").touch()
+        monkeypatch.setattr("time.sleep", lambda seconds: waited.append(seconds) or first.close())
+        lock_output(tmp_path, second)
+        assert waited == [1]
+        monkeypatch.setenv("SLURM_JOB_ID", "17")
+        with ExitStack() as third, pytest.raises(InputError, match=r"is in use by process .* of job 7\."):
+            lock_output(tmp_path, third)
+        monkeypatch.setenv("SLURM_JOB_ID", "7")
+        monkeypatch.setattr("lightning_sq.training.cluster.lock.PATIENCE", 0)
+        with ExitStack() as third, pytest.raises(InputError, match=r"is in use by process .* of job 7\."):
+            lock_output(tmp_path, third)
+    assert waited == [1]
+
+
 def test_a_folder_that_was_made_for_a_run_that_was_refused_is_not_left(tmp_path):
     with ExitStack() as held:
         lock_output(tmp_path / "a/run", held)
