@@ -10,11 +10,12 @@
 #   DATA          folder with val/                        default data/imagenet
 #   EPSILON       radius of the ball                      default 4/255
 #   OUTPUT        folder of the results, on a shared disk default runs/robustness (with -0, -1, ... in an array)
-#   MAX_RESTARTS  after how many stops to give up         default 20: each goes on with the verdicts it finds
+#   MAX_RESTARTS  after how many failures to give up      default 20 (the end of its time is none)
 #   VENV, CONTAINER_IMAGE, APPTAINER_IMAGE, MOUNTS        see slurm/start.sh
 # More options for `lightning-sq evaluate` stand behind the script's name:  sbatch slurm/evaluate.sh --num-images 5000
 #
-# One task a GPU; they share the images, and the verdicts are those of one process.
+# One task a GPU; they share the images, and the verdicts are those of one process. A job that is queued again goes on with
+# the verdicts it finds, after an --overwrite too.
 #SBATCH --job-name=lightning-sq-evaluate
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=8
@@ -44,4 +45,6 @@ mkdir -p "$OUTPUT"
 
 trap : TERM USR1 # they are for the ranks; this script lives on to queue the job again
 on_every_rank evaluate "$MODEL" --data "$DATA" --epsilon "$EPSILON" --output "$OUTPUT" "$@"
-again_if_it_helps $? "$OUTPUT/.failures-$SLURM_JOB_ID" "$OUTPUT/.step"
+status=$?
+kept=$(cat "$OUTPUT"/verdicts/*/rank-*.sqlite 2> /dev/null | cksum) # another with every batch of verdicts
+again_if_it_helps "$status" "$OUTPUT/.failures-$SLURM_JOB_ID" "checksum ${kept% *} of its verdicts"

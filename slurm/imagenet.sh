@@ -42,4 +42,7 @@ on_every_rank fit --config "$CONFIG" \
   --data.root "$DATA" --output "$OUTPUT" \
   --trainer.accelerator "$ACCELERATOR" --trainer.enable_progress_bar false \
   --trainer.num_nodes "$SLURM_JOB_NUM_NODES" --trainer.devices "$SLURM_NTASKS_PER_NODE" "$@" "${goes_on[@]}"
-again_if_it_helps $? "$NOTES" "$OUTPUT/.step"
+status=$?
+step=
+if [[ -r $OUTPUT/.step ]]; then read -r step _ < "$OUTPUT/.step"; fi
+again_if_it_helps "$status" "$NOTES" "step ${step:-unknown}"

@@ -34,12 +34,12 @@ on_every_rank() {
   "${start[@]}" "${program[@]}" "$@"
 }
 
-# again_if_it_helps STATUS NOTES STEP_FILE: queue this job again, unless it is done, cancelled, or would end the same way
+# again_if_it_helps STATUS NOTES PLACE: queue this job again, unless it is done, cancelled, or would end the same way.
+# PLACE says in words how far it came; who ends at the same place twice would do so for ever.
 again_if_it_helps() {
-  local status=$1 notes=$2 step='' failures=0 failed_at=none job=$SLURM_JOB_ID
+  local status=$1 notes=$2 place=$3 failures=0 ended_at=none job=$SLURM_JOB_ID
   # the last task of an array has the number of the whole array, and scontrol would queue all of them again
   if [[ -n ${SLURM_ARRAY_JOB_ID:-} ]]; then job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID; fi
-  if [[ -r $3 ]]; then read -r step _ < "$3"; fi
   if [[ -e ${LIGHTNING_SQ_REFUSED:-} ]]; then
     rm -f "$LIGHTNING_SQ_REFUSED"
     status=2
@@ -48,18 +48,22 @@ again_if_it_helps() {
     0 | 2) return "$status" ;; # done; or what was typed is wrong
     75) echo "The run was asked to stop, and has saved where it was." ;;
     *)
-      if [[ -r $notes ]]; then read -r failures failed_at < "$notes"; fi
-      failures=$((failures + 1))
-      echo "The run failed with status $status at step ${step:-unknown}: failure $failures of this job."
-      if [[ ${step:-unknown} == "$failed_at" ]]; then
-        echo "It has failed twice at step $failed_at, so it is not started again. The cause stands above."
+      if [[ -r $notes ]]; then read -r failures ended_at < "$notes"; fi
+      if ((status == 128 + $(kill -l USR1))); then # an evaluation needs no handler: it keeps what it finds as it goes
+        echo "The run was ended at $place by SIGUSR1, as its time is nearly over: no failure."
+      else
+        failures=$((failures + 1))
+        echo "The run failed with status $status at $place: failure $failures of this job."
+      fi
+      if [[ $place == "$ended_at" ]]; then
+        echo "It has ended twice at $place, so it is not started again. The cause stands above."
         return "$status"
       fi
       if ((failures > ${MAX_RESTARTS:-3})); then
         echo "It is not started again: MAX_RESTARTS=${MAX_RESTARTS:-3}."
         return "$status"
       fi
-      if ! { mkdir -p "$(dirname "$notes")" && echo "$failures ${step:-unknown}" > "$notes"; }; then
+      if ! { mkdir -p "$(dirname "$notes")" && echo "$failures $place" > "$notes"; }; then
         echo "It is not started again: nobody would count how often."
         return "$status"
       fi

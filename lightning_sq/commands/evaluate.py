@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from argparse import Namespace
 from pathlib import Path
@@ -34,7 +35,8 @@ def main(arguments: list[str]) -> None:
 
     barrier()  # every process has looked at the folder before one changes it
     if rank() == 0:
-        _make_room(options.output / VERDICTS, overwrite=options.overwrite)
+        queued_again = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"  # then the verdicts are this job's own
+        _make_room(options.output / VERDICTS, overwrite=options.overwrite and not queued_again)
     barrier()
     found, shown = _evaluate_all(options.models, options.transfer_from, options, device)
     if rank() == 0:

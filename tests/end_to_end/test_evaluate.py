@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from lightning_sq.__main__ import main
+from lightning_sq.errors import InputError
 from lightning_sq.models import ModelConfig, QuantizerConfig, build_model
 from lightning_sq.models.checkpoint_format import TrainedModel
 from lightning_sq.models.release_format import write_release
@@ -154,3 +155,19 @@ def test_results_are_replaced_only_when_asked(releases, few_digits, tmp_path, ca
     assert main(once) == 2
     assert "--overwrite" in capsys.readouterr().err
     assert main([*once, "--overwrite"]) == 0
+
+
+@pytest.mark.parametrize(("restarts", "kept"), [("0", False), ("1", True)])
+def test_a_job_that_is_queued_again_overwrites_no_verdicts_of_its_own(
+    releases, few_digits, tmp_path, monkeypatch, restarts, kept
+):
+    def enough(*_):
+        raise InputError("Far enough.")
+
+    monkeypatch.setattr("lightning_sq.commands.evaluate._evaluate_all", enough)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
+    verdicts = tmp_path / "verdicts/plain/rank-0.sqlite"
+    verdicts.parent.mkdir(parents=True)
+    verdicts.touch()
+    assert main([*words(releases, few_digits, tmp_path), "--overwrite"]) == 2
+    assert verdicts.exists() == kept

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from lightning_sq.__main__ import main
+from lightning_sq.commands.evaluate import VERDICTS
+from lightning_sq.evaluation.store import Kept, VerdictStore
 from tests.conftest import REPOSITORY
 
 HOME = "/home/me"
@@ -29,6 +33,7 @@ class Scripts:
     def __init__(self, folder: Path) -> None:
         self.folder, self.stubs = folder, folder / "stubs"
         self.output = folder / "run"
+        self.place = "step unknown"
         self.srun()
         self._program(self.stubs / "scontrol", SCONTROL)
         self.program = self._program(folder / "venv/bin/lightning-sq", NOTES_WORDS)
@@ -64,11 +69,11 @@ class Scripts:
     def again(self, status: int, **environment: str) -> tuple[int, str]:
         """(status, words) of `again_if_it_helps` after a command that ended with `status`."""
         call = 'set -uo pipefail; source slurm/start.sh; again_if_it_helps "$@"'
-        files = (str(self.output / ".failures-7"), str(self.output / ".step"))
-        done = self.run("-c", call, "_", str(status), *files, **environment)
+        done = self.run("-c", call, "_", str(status), str(self.output / ".failures-7"), self.place, **environment)
         return done.returncode, done.stdout
 
     def at_step(self, step: int) -> None:
+        self.place = f"step {step}"
         self.output.mkdir(exist_ok=True)
         (self.output / ".step").write_text(f"{step:>12} {3.5:>12.1f}\n")
 
@@ -215,17 +220,47 @@ def test_a_job_that_fails_at_other_steps_is_queued_again_as_often_as_it_may_be(s
 
 
 @pytest.mark.parametrize("step", [5, None])
-def test_a_job_that_fails_at_the_same_step_twice_is_over(scripts, step):
+def test_a_training_that_fails_at_the_same_step_twice_is_over(scripts, step):
     if step is not None:
         scripts.at_step(step)
     where = step or "unknown"
-    assert "Queued again." in scripts.again(1)[1]
-    assert "Queued again." in scripts.again(75)[1]  # being asked to stop in between is no failure
-    status, text = scripts.again(1)
-    assert status == 1
-    said = f"It has failed twice at step {where}, so it is not started again. The cause stands above."
-    assert text.splitlines()[-1] == said
+    assert "Queued again." in scripts.run("slurm/imagenet.sh", STATUS="1").stdout
+    asked = scripts.run("slurm/imagenet.sh", STATUS="75")  # being asked to stop in between is no failure
+    assert "Queued again." in asked.stdout
+    done = scripts.run("slurm/imagenet.sh", STATUS="1")
+    assert done.returncode == 1
+    said = f"It has ended twice at step {where}, so it is not started again. The cause stands above."
+    assert done.stdout.splitlines()[-1] == said
     assert scripts.asked().count("requeue 7") == 2
+
+
+def keep_verdicts(output: Path, first: int) -> None:
+    """What one process of an evaluation does behind a batch."""
+    store = VerdictStore(output / VERDICTS / "model", {})
+    store.keep("pgd", [first, first + 1], Kept({first: True, first + 1: False}))
+    store.close()
+
+
+def test_an_evaluation_that_keeps_more_verdicts_each_time_goes_on_until_it_has_failed_too_often(scripts):
+    for failure in (1, 2, 3):
+        keep_verdicts(scripts.output, first=2 * failure)
+        done = scripts.run("slurm/evaluate.sh", STATUS="1", MAX_RESTARTS="2")
+        assert f": failure {failure} of this job." in done.stdout
+        assert ("Queued again." in done.stdout) == (failure < 3)
+    assert done.stdout.splitlines()[-1] == "It is not started again: MAX_RESTARTS=2."
+
+
+def test_an_evaluation_whose_time_is_over_goes_on_as_often_as_it_keeps_more_verdicts(scripts):
+    ended = str(128 + signal.SIGUSR1)
+    for allocation in range(4):
+        keep_verdicts(scripts.output, first=2 * allocation)
+        done = scripts.run("slurm/evaluate.sh", STATUS=ended, MAX_RESTARTS="0")
+        assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "Queued again.")
+        assert "no failure" in done.stdout
+    done = scripts.run("slurm/evaluate.sh", STATUS=ended, MAX_RESTARTS="0")  # it would never end
+    assert str(done.returncode) == ended
+    said = r"It has ended twice at checksum \d+ of its verdicts, so it is not started again\. The cause stands above\."
+    assert re.fullmatch(said, done.stdout.splitlines()[-1])
 
 
 def test_a_job_whose_failures_cannot_be_counted_is_over(scripts):

@@ -199,7 +199,7 @@ def test_a_job_whose_process_is_killed_at_the_same_step_twice_stops_and_says_so(
     assert "task 1: Killed" in text
     assert "node2" in text
     assert text.count("Queued again.") == 1, text
-    assert "It has failed twice at step 3, so it is not started again." in text
+    assert "It has ended twice at step 3, so it is not started again." in text
 
 
 def test_a_loss_that_is_not_finite_is_named_and_an_accident_is_made_good_from_the_checkpoint_before(jobs, whole_run):
@@ -265,7 +265,7 @@ def test_a_process_that_hangs_a_cable_that_is_pulled_and_a_node_that_dies_end_th
     assert jobs.ends(job) == "CANCELLED", jobs.log(job)
 
 
-def test_an_array_of_evaluations_on_two_nodes_gives_each_model_the_verdicts_of_one_process(
+def test_an_array_of_evaluations_on_two_nodes_one_stopped_by_its_time_gives_each_model_the_verdicts_of_one_process(
     jobs, whole_run, few_digits, tmp_path
 ):
     models = []
@@ -275,10 +275,14 @@ def test_an_array_of_evaluations_on_two_nodes_gives_each_model_the_verdicts_of_o
     words = ["--attacks", "quick", "--num-images", "20", "--batch-size", "4", "--device", "cpu"]
     environment = {"MODELS": " ".join(models), "EPSILON": "0.02"}
     job = jobs.submit("slurm/evaluate.sh", tmp_path / "two", *words, options=("--array=0-1",), **environment)
+    jobs.until(f"{job}_0", (tmp_path / "two-0/verdicts/last/rank-0.sqlite").exists)
+    jobs.cluster.command("scancel", "--signal=USR1", f"{job}_0")
     for task, model in enumerate(models):
         alone = ["evaluate", model, "--data", str(few_digits), "--epsilon", "0.02", *words]
         assert main([*alone, "--output", str(tmp_path / f"one-{task}")]) == 0
         assert jobs.cluster.wait(f"{job}_{task}")["JobState"] == "COMPLETED", jobs.log(f"{job}_{task}")
+    assert re.findall(r"ended at checksum \d+ of its verdicts by SIGUSR1", jobs.log(f"{job}_0")), jobs.log(f"{job}_0")
+    assert jobs.log(f"{job}_0").count("Going on with the verdicts in") == 1
     one, two = ([model_of(tmp_path / f"{name}-{task}") for task in (0, 1)] for name in ("one", "two"))
     for ours, theirs, name in zip(two, one, ("last", "last-1"), strict=True):
         assert (ours["name"], ours["verdicts"]) == (name, theirs["verdicts"])
