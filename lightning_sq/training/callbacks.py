@@ -37,10 +37,11 @@ class Throughput(Callback):
         now = time.perf_counter()
         passed = now - self._since
         self._seconds, self._since, self.total_seconds = self._seconds + passed, now, self.total_seconds + passed
-        rate = self._images / self._seconds
-        pl_module.log("train/images_per_second", rate, prog_bar=True, on_step=False, on_epoch=True, sync_dist=True)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._seconds:  # none in an epoch whose batches an earlier start took
+            rate = self._images / self._seconds  # only now: Lightning would average the averages at each step
+            pl_module.log("train/images_per_second", rate, prog_bar=True, sync_dist=True)
         pl_module.log("train/seconds", self.total_seconds, sync_dist=True)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

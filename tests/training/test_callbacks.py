@@ -10,12 +10,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 from lightning.fabric.utilities.warnings import PossibleUserWarning
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_sq.training.callbacks import ProgressLines, Throughput
 from lightning_sq.training.cluster.time_limit import TimePlan
 from lightning_sq.training.parser import quiet_lightning
 from lightning_sq.training.resume.checkpointing import TimedCheckpoint, WholeFileIO
+from lightning_sq.types import Batch
 
 
 def test_a_timed_checkpoint_waits_for_the_optimizer_step(monkeypatch):
@@ -51,7 +53,54 @@ def test_speed_counts_from_the_start_of_training_when_a_run_goes_on_inside_an_ep
     module = SimpleNamespace(log=lambda name, value, **options: logged.update({name: value}))
     callback.on_train_start(trainer, module)  # and no on_train_epoch_start
     callback.on_train_batch_end(trainer, module, None, SimpleNamespace(labels=torch.zeros(8)), 3)
-    assert logged == {"train/images_per_second": pytest.approx(2 * 8 / 2.0)}
+    callback.on_train_epoch_end(trainer, module)
+    assert logged == {"train/images_per_second": pytest.approx(2 * 8 / 2.0), "train/seconds": 2.0}
+
+
+@pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning")  # Lightning's own
+def test_the_speed_of_an_epoch_is_its_images_by_its_seconds_however_slow_its_first_step(tmp_path, monkeypatch):
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr("lightning_sq.training.callbacks.time", SimpleNamespace(perf_counter=lambda: clock.now))
+
+    class Batches:
+        def __iter__(self):
+            return iter([Batch(torch.zeros(4, 3, 8, 8), torch.zeros(4), torch.arange(4))] * 10)
+
+    class Slow(LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(()))
+
+        def training_step(self, batch, batch_idx):
+            clock.now += 1.0 if batch_idx else 11.0
+            return self.weight * 1.0
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters())
+
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    trainer = Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        default_root_dir=tmp_path,
+        callbacks=[Throughput()],
+        log_every_n_steps=1,
+        **quiet,
+    )
+    trainer.fit(Slow(), Batches())
+    assert trainer.callback_metrics["train/images_per_second"].item() == pytest.approx(4 * 10 / 20.0)
+
+
+def test_an_epoch_without_a_step_has_no_speed():
+    logged = {}
+    module = SimpleNamespace(log=lambda name, value, **options: logged.update({name: value}))
+    Throughput().on_train_epoch_end(None, module)
+    assert logged == {"train/seconds": 0.0}
 
 
 def test_the_seconds_of_a_run_are_those_of_all_its_starts_without_validation(monkeypatch):
