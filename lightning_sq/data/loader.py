@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from lightning_sq.types import PADDING_INDEX, Batch
 
 LARGEST_IN_MEMORY = 64
 """Pixels along a side: a million images of 64 x 64 are 12 GB."""
+MENDABLE = (errno.ENOENT, errno.ENOTDIR, errno.EACCES)
+"""What a person has done to a file, and can undo."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +50,15 @@ class Dataset:
     def read(self, index: int) -> np.ndarray:
         """An encoded image, (bytes,) uint8; padding reads the first one, and is masked out of everything that counts.
 
-        Raises: InputError if it is not there any more.
+        Raises: InputError if it is not there any more, or not for this user; OSError, with the file's name, if the disk
+            or the network failed: that passes, and a cluster's script starts such a run again.
         """
         try:
             return self.index.read(max(index, 0))
         except OSError as error:
-            where, reason = self.where(index), error.strerror or error
+            where, reason = self.where(index), error.strerror or str(error)
+            if error.errno not in MENDABLE:
+                raise OSError(error.errno, reason, where) from error
             raise InputError(f"{where} cannot be read any more ({reason}). Put it back, and resume.") from error
 
     def where(self, index: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import inspect
 import os
@@ -178,6 +179,25 @@ def test_a_file_that_goes_bad_later_is_named(photographs, tmp_path_factory, tmp_
     (folder / "bee/17.jpg").write_bytes(b"no longer an image")
     with pytest.raises(InputError, match=r"bee/17\.jpg"):
         list(spoilt)
+
+
+@pytest.mark.parametrize("backend", ["dali", "torchvision"])
+@pytest.mark.parametrize(
+    ("number", "raised"),
+    [(errno.ENOENT, InputError), (errno.EACCES, InputError), (errno.EIO, OSError), (errno.ESTALE, OSError)],
+    ids=["gone", "forbidden", "disk", "network"],
+)
+def test_a_disk_that_fails_is_no_mistake_of_whoever_started_the_run(
+    photographs, tmp_path_factory, monkeypatch, backend, number, raised
+):
+    def failing(index, i):
+        raise OSError(number, os.strerror(number))
+
+    made = loader(photographs, tmp_path_factory, backend, train=False)
+    monkeypatch.setattr(type(made.dataset.index), "read", failing)
+    with pytest.raises(raised, match=r"ant/00\.jpg") as found:
+        next(iter(made))
+    assert os.strerror(number) in str(found.value)
 
 
 def test_workers_name_a_bad_file_in_one_sentence(photographs, tmp_path):
