@@ -48,9 +48,9 @@ class ClassifierModule(LightningModule):
 
     `recipe`, the run's whole configuration, is set by the command line and saved in every checkpoint; `total_steps`,
     the optimizer steps of the whole run, is known once the optimizer is made. `asked_to_stop` is True in every process
-    once a signal has asked one of them, see `leaving`. `time_limit` and `seconds_before`, of earlier starts, are
-    seconds that the command line sets; `plan` is where the run is in its schedule. `begins_epoch_again` says that the
-    checkpoint to go on from is of other batches.
+    once a signal has asked one of them, see `leaving`; `save_is_due`, once `TimedCheckpoint` has set it in the first.
+    `time_limit` and `seconds_before`, of earlier starts, are seconds that the command line sets; `plan` is where the
+    run is in its schedule. `begins_epoch_again` says that the checkpoint to go on from is of other batches.
     """
 
     def __init__(self, model: PixelClassifier, objective: Objective, optimization: Optimization, seed: int = 0) -> None:
@@ -63,6 +63,7 @@ class ClassifierModule(LightningModule):
         self.total_steps = 0
         self.begins_epoch_again = False
         self.asked_to_stop = False
+        self.save_is_due = False
         self.time_limit: float | None = None
         self.seconds_before = 0.0
         self.plan = TimePlan(None, 0, 1)
@@ -161,15 +162,14 @@ class ClassifierModule(LightningModule):
         return steps_per_epoch, int(total) if math.isfinite(total) else steps_per_epoch
 
     def _agree(self, loss: Tensor, batch: Batch) -> None:
-        """Once a step, all processes together: whether one has a loss that is not finite, whether one is to stop.
+        """Once a step, all processes together: whether one has a loss that is not finite, is to stop, or to save.
 
         Raises: FloatingPointError in all of them, before the optimizer steps.
         """
         finite = loss.detach().isfinite().all()
-        asked = torch.tensor(stop_requested() is not None, device=loss.device)
-        possible = torch.tensor(self.plan.propose(self.elapsed), device=loss.device)
-        votes = torch.stack([~finite * (self.global_rank + 1), asked, -possible])
-        broken, self.asked_to_stop, fewest = largest_of_all(votes)
+        own = [stop_requested() is not None, self.save_is_due, -self.plan.propose(self.elapsed)]
+        votes = torch.cat([(~finite * (self.global_rank + 1)).view(1), torch.tensor(own, device=loss.device)])
+        broken, self.asked_to_stop, self.save_is_due, fewest = largest_of_all(votes)
         self._possible_steps = -fewest
         if not broken:
             return

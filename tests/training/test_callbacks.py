@@ -26,8 +26,34 @@ def test_a_timed_checkpoint_waits_for_the_optimizer_step(monkeypatch):
     callback = TimedCheckpoint(train_time_interval=timedelta(0))
     trainer = SimpleNamespace(accumulate_grad_batches=4, num_training_batches=6)
     for batch_idx in range(6):
-        callback.on_train_batch_end(trainer, None, None, None, batch_idx)
+        callback.on_train_batch_end(trainer, SimpleNamespace(save_is_due=True), None, None, batch_idx)
     assert reached == [3, 5]
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_the_first_processs_clock_alone_says_when_a_timed_checkpoint_is_due(is_first, monkeypatch):
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr("time.monotonic", lambda: clock.now)
+    callback = TimedCheckpoint(train_time_interval=timedelta(minutes=15))
+    trainer, module, due = SimpleNamespace(is_global_zero=is_first), SimpleNamespace(), []
+    callback.on_train_start(trainer, module)
+    for batch_idx in range(20):
+        clock.now += 100.0
+        callback.on_train_batch_start(trainer, module, None, batch_idx)
+        if module.save_is_due:
+            due.append(clock.now)
+            callback._last_time_checked = clock.now  # as Lightning does when it saves
+    assert due == ([900.0, 1800.0] if is_first else [])
+
+
+def test_nobody_is_asked_for_the_time_behind_a_step_at_which_no_save_is_due(monkeypatch):
+    reached = []
+    monkeypatch.setattr(ModelCheckpoint, "on_train_batch_end", lambda *arguments: reached.append(arguments[-1]))
+    trainer = SimpleNamespace(accumulate_grad_batches=1, num_training_batches=6)
+    callback = TimedCheckpoint(train_time_interval=timedelta(minutes=15))
+    for batch_idx in range(6):
+        callback.on_train_batch_end(trainer, SimpleNamespace(save_is_due=batch_idx == 2), None, None, batch_idx)
+    assert reached == [2]
 
 
 def test_a_checkpoint_that_cannot_be_written_whole_leaves_the_one_before(tmp_path, monkeypatch):
