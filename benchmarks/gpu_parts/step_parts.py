@@ -11,6 +11,8 @@ from common.steps import automatic_precision
 from gpu_parts.network import Network
 
 PARTS_ROUNDS = 3
+COPY = "copy to channels_last"
+"""Of the batch, NCHW as the loader gives it: a part of its own, since it moves as much as the front end has to."""
 
 
 def parts_of_a_step(network: Network, name: str, batch_size: int, size: int, *, compiled: bool) -> dict[str, float]:
@@ -18,7 +20,7 @@ def parts_of_a_step(network: Network, name: str, batch_size: int, size: int, *, 
 
     Nobody waits for the GPU between two steps: where it waited for Python, the short parts would seem long.
     """
-    objective, model = network.ways[name].objective, network.model(name, compiled=compiled)
+    objective, model = network.objective(name, compiled=compiled), network.model(name, compiled=compiled)
     images, labels = network.batch(batch_size, size)
     attack = getattr(objective, "attack", None)
     clocks = []
@@ -26,6 +28,7 @@ def parts_of_a_step(network: Network, name: str, batch_size: int, size: int, *, 
         clock = Stopwatch(images.is_cuda)
         with automatic_precision(images.device):
             x = images.contiguous(memory_format=torch.channels_last)
+            clock.note(COPY)
             if attack is None:
                 x = objective.perturb(x)
             else:

@@ -9,6 +9,8 @@ import sys
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func
+from torch._dynamo.backends.common import aot_autograd
 
 from lightning_sq.training.cluster.scaling import Network, plan_row
 
@@ -29,7 +31,8 @@ def test_a_gpus_objectives_are_timed_taken_apart_and_planned_with(benchmark, tmp
         assert rows[f"{name}, eager, test_resnet, batch 4 at 32 px"]["measured"] > 0
         shares = {question: row["measured"] for question, row in rows.items() if f"{name}, eager: " in question}
         parts = [share for question, share in shares.items() if question.endswith("share of the step")]
-        assert len(parts) == (5 if name in ("FGSM-RS", "PGD-7") else 4)
+        assert len(parts) == (6 if name in ("FGSM-RS", "PGD-7") else 5)
+        assert f"{name}, eager: copy to channels_last's share of the step" in shares
         assert sum(parts) == pytest.approx(100)
         assert (f"{name}, eager: step against natural's" in rows) == (name != "natural")
         assert any(q.startswith(name) and q.endswith("epochs of ImageNet in 48 h on 64 GPUs") for q in rows)
@@ -54,6 +57,25 @@ def test_a_gpus_steps_are_compiled_each_into_whole_graphs(benchmark, monkeypatch
     assert not record.skipped
     made = {name: network.graph_of(name) for name in network.ways}
     assert made["natural"] != made["FGSM-RS"]
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # dynamo looks at it
+@pytest.mark.parametrize(("name", "graphs"), [("natural", [True]), ("FGSM-RS", [False, True])])
+def test_a_compiled_attack_computes_no_gradient_of_the_weights(benchmark, name, graphs):
+    asked = []
+
+    def backward(graph, inputs):
+        asked.append([node.args[-1][1] for node in graph.graph.nodes if "convolution_backward" in str(node.target)])
+        return make_boxed_func(graph.forward)
+
+    def forward(graph, inputs):
+        return make_boxed_func(graph.forward)
+
+    importlib.import_module("gpu_parts.network").compile_many()
+    _, _, network = gpu_training(backend=aot_autograd(fw_compiler=forward, bw_compiler=backward))
+    network.trains(name, 2, 32, compiled=True)()
+    assert sorted(map(any, filter(None, asked))) == graphs  # of each backward pass with convolutions
+    assert all(weight.requires_grad and weight.grad is not None for weight in network.backbone.parameters())
 
 
 def test_a_gpus_front_end_is_held_against_its_copy(benchmark, tmp_path):
