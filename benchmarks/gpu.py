@@ -13,7 +13,8 @@ ImageNet: epochs in 48 hours, hours of the fine-tune.
     --smoke                   tiny, in seconds, on any machine: whether everything runs, and no number means anything
 
 Where the package is not installed, put PYTHONPATH=. before it. The result is benchmarks/results/gpu-gpu-torch*.json, or
-gpu_SECTIONS-gpu-torch*.json of some; it is written after each section, so a run that is killed leaves what it found.
+gpu_SECTIONS-gpu-torch*.json of some; with LIGHTNING_SQ_RESULTS=FOLDER before the command it lies there. It is written
+anew with each row, so a run that is killed leaves what it found.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from common.harness import Row, keep, report
 class Record:
     """Rows and reasons of one benchmark that ends within its minutes.
 
-    Whoever is about to take long asks `allows` first. What is there is on the disk after each section, so that a run
+    Whoever is about to take long asks `allows` first. Each row is on the disk as soon as it is known, so that a run
     that is killed leaves what it had.
 
     Args:
@@ -51,11 +51,13 @@ class Record:
             row.reached = row.reached if self.judged else None
             print(f"[{self._clock() - self._began:4.0f} s] {row.question}: {row.measured:.4g} {row.unit}", flush=True)
         self.rows += rows
+        self._keep()
 
     def skip(self, what: str, why: str) -> None:
         """Say and keep what is not measured, and why."""
         print(f"[{self._clock() - self._began:4.0f} s] skipped: {what}: {why}", flush=True)
         self.skipped.append(f"{what}: {why}")
+        self._keep()
 
     def allows(self, what: str, seconds: float) -> bool:
         """Whether so many seconds are left; if not, `what` is skipped by name."""
@@ -67,16 +69,19 @@ class Record:
 
     @contextmanager
     def section(self, what: str) -> Iterator[None]:
-        """What fails inside is skipped by its error, and the other sections go on; the file is written at its end."""
+        """What fails inside is skipped by its error, and the other sections go on."""
         try:
             yield
         except Exception as error:  # whatever a missing library, compiler or driver makes torch raise
             traceback.print_exc(file=sys.stderr)
             first = str(error).strip().partition("\n")[0][:200]
             self.skip(what, f"{type(error).__name__}: {first}")
+
+    def _keep(self) -> None:
         self.settings["seconds"] = self._clock() - self._began
         keep(self.name, self.rows, skipped=self.skipped, settings=self.settings)
 
     def report(self) -> None:
         """The table, the reasons and the file."""
+        self.settings["seconds"] = self._clock() - self._began
         report(self.name, self.rows, skipped=self.skipped, settings=self.settings)

@@ -20,8 +20,10 @@ from lightning_sq.evaluation.figures import Figure, save_png
 from lightning_sq.models.checkpoint_format import versions
 from lightning_sq.paths import write_whole
 
-RESULTS = Path(__file__).parent.parent / "results"
-CONFIGS = RESULTS.parent.parent / "configs"
+REPOSITORY = Path(__file__).parent.parent.parent
+CONFIGS = REPOSITORY / "configs"
+RESULTS = Path(os.environ.get("LIGHTNING_SQ_RESULTS", REPOSITORY / "benchmarks/results"))
+"""Where every benchmark keeps its numbers; another folder by the environment, where this one is not kept."""
 COLUMNS = ("question", "measured", "to reach", "")
 
 
@@ -76,7 +78,7 @@ def provenance() -> dict[str, Any]:
 
 
 def report(name: str, rows: list[Row], *, skipped: list[str], settings: dict[str, Any]) -> None:
-    """Print a table, say what was skipped, and keep everything as JSON under benchmarks/results/."""
+    """Print a table, say what was skipped, and keep everything as JSON in `RESULTS`."""
     table = Table(title=f"{name} on {device_name()}")
     for column in COLUMNS:
         table.add_column(column)
@@ -99,7 +101,7 @@ def _three_digits(value: float) -> str:
 
 
 def keep(name: str, rows: list[Row], *, skipped: list[str], settings: dict[str, Any]) -> Path:
-    """Write everything as JSON under benchmarks/results/, and the page of all of them anew. Returns: the JSON file."""
+    """Write everything as JSON in `RESULTS`, and the page of all that lies there anew. Returns: the JSON file."""
     device = "gpu" if torch.cuda.is_available() else "cpu"
     path = RESULTS / f"{name}-{device}-torch{torch.__version__.split('+')[0]}.json"
     content = {

@@ -154,8 +154,30 @@ def test_a_section_that_fails_is_skipped_by_its_error_and_leaves_what_there_is(b
     (file,) = tmp_path.glob("tiny-*.json")
     content = json.loads(file.read_text())
     assert [row["question"] for row in content["rows"]] == ["a question"]
-    assert content["skipped"] == ["one: RuntimeError: no compiler"]
-    assert record.skipped[1] == "three: it would take about 60 s and 59 s are left; give more --minutes"
+    assert content["skipped"] == [
+        "one: RuntimeError: no compiler",
+        "three: it would take about 60 s and 59 s are left; give more --minutes",
+    ]
+
+
+def test_a_run_that_is_killed_inside_a_section_leaves_what_it_had_measured(benchmark, tmp_path):
+    budget = importlib.import_module("common.budget")
+    record = budget.Record("tiny", 1, {})
+    with record.section("long"):
+        record.skip("two", "no reason")
+        record.add(budget.Row("a question", 1.0, "s"))
+        (file,) = tmp_path.glob("tiny-*.json")
+        content = json.loads(file.read_text())
+    assert [row["question"] for row in content["rows"]] == ["a question"]
+    assert content["skipped"] == ["two: no reason"]
+
+
+def test_the_environment_says_where_results_are_kept(benchmark, tmp_path, monkeypatch):
+    harness = importlib.import_module("common.harness")
+    monkeypatch.setenv("LIGHTNING_SQ_RESULTS", str(tmp_path / "elsewhere"))
+    importlib.reload(harness)
+    assert harness.keep("tiny", [], skipped=[], settings={}).parent == tmp_path / "elsewhere"
+    assert (harness.CONFIGS / "imagenet.yaml").exists()
 
 
 def test_parts_are_timed_by_the_gpus_own_events(benchmark, monkeypatch):
