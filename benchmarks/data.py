@@ -168,6 +168,8 @@ def main() -> None:
     parser.add_argument("--train", action="store_true", help="train end to end on the CPU too")
     parser.add_argument("--architecture", default="resnet50", help="that is trained end to end")
     options = parser.parse_args()
+    if options.num_images <= options.batch_size:
+        parser.error("--num-images has to be above --batch-size: the first batch of an epoch only fills the pipeline")
     gpu, began = torch.cuda.is_available(), time.time()
     with tempfile.TemporaryDirectory() as folder:
         room = Path(folder)

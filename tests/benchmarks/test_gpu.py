@@ -6,13 +6,16 @@ import argparse
 import importlib
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 from functorch.compile import make_boxed_func
 from torch._dynamo.backends.common import aot_autograd
 
+from lightning_sq.errors import InputError
 from lightning_sq.training.cluster.scaling import Network, plan_row
+from lightning_sq.types import Batch
 
 WAYS = ["natural", "method", "FGSM-RS", "free (one replay)", "PGD-7"]
 
@@ -178,6 +181,21 @@ def test_the_environment_says_where_results_are_kept(benchmark, tmp_path, monkey
     importlib.reload(harness)
     assert harness.keep("tiny", [], skipped=[], settings={}).parent == tmp_path / "elsewhere"
     assert (harness.CONFIGS / "imagenet.yaml").exists()
+
+
+def test_the_rate_of_a_loader_is_that_of_a_pipeline_that_is_filled(benchmark, monkeypatch):
+    steps = importlib.import_module("common.steps")
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(steps, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+
+    def batches(count):
+        for number in range(count):
+            clock.now += 1.0 if number else 50.0
+            yield Batch(torch.zeros(4, 3, 8, 8), torch.zeros(4), torch.arange(4))
+
+    assert steps.rate(batches(11), None, torch.device("cpu")) == pytest.approx(4.0)
+    with pytest.raises(InputError, match="An epoch of one batch has no speed"):
+        steps.rate(batches(1), None, torch.device("cpu"))
 
 
 def test_parts_are_timed_by_the_gpus_own_events(benchmark, monkeypatch):
