@@ -5,11 +5,14 @@ measures ResNet-50's training from a batch in memory (bf16, channels_last; eager
 free, PGD-7), the parts of a step, memory, the front end's bandwidth, a sweep of batch sizes, and what follows for
 ImageNet: epochs in 48 hours, hours of the fine-tune.
 
-    --data FOLDER             real JPEGs, FOLDER/<class>/*.JPEG: natural and method from files as well, by DALI
+    --data FOLDER             real JPEGs, FOLDER/<class>/*.JPEG: natural and method from files as well, by DALI. Give
+                              photographs of original size: rows of smaller ones say so, and nothing is judged by them
     --imagenette DIR          DIR/{train,val}/<class>/*.JPEG: ResNet-50 by `lightning-sq fit`, and, with --weights
                               resnet18.safetensors, imagenette's recipes at ImageNet's epochs and image size; its
-                              train/ is --data as well
-    --sections NAME ...       only some, where the minutes of one run do not suffice for all
+                              train/ is --data as well, where that is not given
+    --sections NAME ...       only some, where the minutes of one run do not suffice for all. command_line (two minutes)
+                              and imagenette (three trainings of minutes each) are to have a call of their own, as
+                              --sections command_line --minutes 4: behind all the others there is no time left for them
     --smoke                   tiny, in seconds, on any machine: whether everything runs, and no number means anything
 
 Where the package is not installed, put PYTHONPATH=. before it. The result is benchmarks/results/gpu-gpu-torch*.json, or
@@ -30,7 +33,7 @@ import torch
 from common.budget import Record
 from common.harness import Row
 from front_end import front_end_rows
-from gpu_parts.files import file_rows
+from gpu_parts.files import JPEGS, file_rows
 from gpu_parts.imagenette import command_line_rows, imagenette_rows
 from gpu_parts.network import Network, compile_many
 from gpu_parts.plan import SCHEDULE, Plan, plan_rows, resizing_row
@@ -131,10 +134,12 @@ def train(record: Record, options: argparse.Namespace, training: Training) -> tu
             with record.section(f"all objectives, {mode}"):
                 training.all_objectives(compiled=compiled)
     compiled = "method" in training.rates[True] or not {"eager", "compiled"} & set(wanted)
-    rates, files, at = training.rates[compiled], {}, {}
+    rates, files, kind, at = training.rates[compiled], {}, JPEGS, {}
     if "files" in wanted:
+        guess = training.compile_seconds if compiled and not rates else FIRST_GUESS
+        how = {"batch_size": training.batch_size, "compiled": compiled, "guess": guess}
         with record.section("natural and method from JPEGs"):
-            files = file_rows(record, options, network, batch_size=training.batch_size, compiled=compiled)
+            files, kind = file_rows(record, options, network, **how)
     if "sizes" in wanted:
         at = training.sizes([size for _, size in SCHEDULE], compiled=compiled)
     if "sweep" in wanted:
@@ -142,7 +147,7 @@ def train(record: Record, options: argparse.Namespace, training: Training) -> tu
     with record.section("the plan for ImageNet"):
         plan = Plan(training.batch_size, network.parameters)
         record.add(*plan_rows(plan, rates, f"{MODES[compiled]}, from memory"))
-        record.add(*plan_rows(plan, files, f"{MODES[compiled]}, from JPEGs"))
+        record.add(*plan_rows(plan, files, f"{MODES[compiled]}, from {kind}", judged=kind == JPEGS))
         if len(at) == len(SCHEDULE):
             record.add(resizing_row(plan, at, f"{MODES[compiled]}, from memory"))
         elif "sizes" in wanted:

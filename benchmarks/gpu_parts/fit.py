@@ -20,7 +20,9 @@ NEEDED = ("lightning", "torchmetrics", "jsonargparse")
 """Libraries that the command line needs, and that a machine for trials may lack."""
 GRACE = 20.0
 """Seconds in which a fit that is asked to stop saves where it is."""
-SHORT = ["--trainer.max_epochs", "2", "--trainer.limit_train_batches", "100", "--trainer.limit_val_batches", "0"]
+MOST_BATCHES = 100
+SHORT = ["--trainer.max_epochs", "2", "--trainer.limit_val_batches", "0"]
+SHORT += ["--trainer.limit_train_batches", str(MOST_BATCHES)]
 
 
 @dataclass

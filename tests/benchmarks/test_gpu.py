@@ -8,6 +8,7 @@ import json
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from functorch.compile import make_boxed_func
@@ -98,12 +99,33 @@ def test_a_gpu_trains_from_files_by_dali_or_says_that_it_is_missing(benchmark, t
     called = "DALI on the CPU" if dali else "torchvision (PIL) in processes"
     questions = [row.question for row in record.rows if row.unit == "images/s"]
     end = "batch 4 at 32 px"
+    kind = "JPEGs of 1,024 pixels, not ImageNet's 180,000"
     assert questions == [
-        *(f"{name}, eager, from JPEGs by {called}, {end}" for name in ("natural", "method")),
-        f"the loader alone, {called}, 1 threads",
+        *(f"{name}, eager, from {kind} by {called}, {end}" for name in ("natural", "method")),
+        f"the loader alone, {kind} by {called}, 1 threads",
     ]
+    assert all(row.reached is None for row in record.rows)
     missing = "natural and method from JPEGs with DALI: nvidia.dali is not installed; torchvision decodes instead"
     assert record.skipped == ([] if dali else [missing])
+
+
+def test_only_files_of_imagenets_size_say_something_about_imagenet(benchmark, monkeypatch):
+    files, plan = importlib.import_module("gpu_parts.files"), importlib.import_module("gpu_parts.plan")
+    kinds = {}
+    for height, width in ((375, 500), (224, 224)):
+        sizes = np.array([[height, width]], np.int32)
+        kinds[height] = files.kind_of(SimpleNamespace(sizes=sizes))
+        assert files.mean_pixels(SimpleNamespace(sizes=sizes)) == height * width
+    assert kinds == {375: "JPEGs", 224: "JPEGs of 50,176 pixels, not ImageNet's 180,000"}
+    rows = plan.plan_rows(plan.Plan(256, 25_557_032), {"method": 9000.0}, f"from {kinds[224]}", judged=False)
+    assert all("not ImageNet's" in row.question and row.reached is None for row in rows)
+
+
+def test_files_for_which_nothing_is_compiled_yet_ask_for_the_time_to_compile(benchmark, tmp_path, few_digits):
+    words = ["--sections", "files", "--data", str(few_digits / "train"), "--compile-seconds", "10000"]
+    rows, skipped = gpu_smoke(benchmark, tmp_path, *words)
+    assert not rows
+    assert any(why.startswith("natural and method from JPEGs: it would take about 10000 s") for why in skipped)
 
 
 def gpu_training(backend="aot_eager", **options):
@@ -280,6 +302,12 @@ def test_imagenette_is_trained_by_the_command_line_as_far_as_there_is_time(
         "imagenette_natural.yaml",
         "imagenette.yaml",
     ]
+    module.command_line_rows(record, options, 20.0)
+    rows = {row.question: row for row in record.rows[3:]}
+    assert commands[-1][commands[-1].index("--data.batch_repeats") + 1] == "3"  # 23 batches an epoch are too few
+    kind = "JPEGs of 1,024 pixels, not ImageNet's 180,000"
+    assert rows[f"method by lightning-sq fit, test_resnet, batch 4, from {kind}"].detail["batches an epoch"] == 69
+    assert rows["method by lightning-sq fit, test_resnet: against the bare step, eager, from memory"].measured == 0.5
     monkeypatch.setitem(sys.modules, "jsonargparse", None)
     module.imagenette_rows(record, options, {})
     assert record.skipped[2].endswith("(natural, method, FGSM-RS): jsonargparse is not installed")
