@@ -14,6 +14,10 @@ from lightning_sq.layers.soft_quantization import SoftQuantization
 
 Quantizer = Callable[[Tensor], Tensor]
 """Elementwise and non-decreasing, pixels to pixels."""
+ROUNDING = 1e-6
+"""By so much a quantizer may decrease, or depend on other pixels."""
+SAME_LOGITS = 1e-5
+"""Relative to the largest: so far apart float32 may leave the logits of a model and of its parts."""
 
 
 class Quantized(Protocol):
@@ -29,7 +33,7 @@ class Quantized(Protocol):
 
 
 class TakenApart(nn.Module):
-    """network(quantizer(x)).
+    """network(quantizer(x)), in the mode that the network is in: the parts are others', and neither is put into one.
 
     Args:
         quantizer: Elementwise and non-decreasing: a `SoftQuantization`, or any function with these two properties.
@@ -40,10 +44,11 @@ class TakenApart(nn.Module):
         super().__init__()
         self.quantizer = quantizer
         self.network = network
+        self.training = isinstance(network, nn.Module) and network.training
 
     def with_quantizer(self, quantizer: Quantizer) -> TakenApart:
         """The same network behind another quantizer."""
-        return TakenApart(quantizer, self.network).train(self.training)
+        return TakenApart(quantizer, self.network)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.network(self.quantizer(images))
@@ -52,41 +57,97 @@ class TakenApart(nn.Module):
 def take_apart(model: Any, images: Tensor, *, quantizer: Quantizer | None = None) -> Quantized | None:
     """The quantizer of `model` and the network behind it, or None where there is no quantizer in front.
 
+    Proofs rest on this. So parts count only if they give the model's logits, on `images` and on noise.
+
     Args:
         model: Pixels to logits. A `PixelClassifier` shows its parts; in any other nn.Module that holds one
             `SoftQuantization` the layer is looked for, and taken out if the model is nothing but it and what follows.
+            A random one is to draw from torch's own random numbers, so that its parts can be made to draw the same.
         images: (B, C, H, W) in [0, 1], a few, on which that is checked.
         quantizer: For a foreign model: its own front end; `model` is then what is behind it.
-    Raises: InputError if `quantizer` decreases somewhere: the attacks on it would prove nothing.
+    Raises: InputError if `quantizer` is not elementwise or decreases somewhere: the attacks on it would prove nothing.
     """
     if quantizer is not None:
-        check_non_decreasing(quantizer, images)
+        check_quantizer(quantizer, images)
         return TakenApart(quantizer, model)
-    if hasattr(model, "quantizer") and hasattr(model, "network"):
-        return model if model.quantizer is not None else None
-    return _found_inside(model, images) if isinstance(model, nn.Module) else None
+    for parts_of in (_shown_by, _found_inside):
+        apart = parts_of(model)
+        if apart is not None and _are_parts(apart, model, images):
+            return apart
+    return None
 
 
-def check_non_decreasing(quantizer: Quantizer, images: Tensor) -> None:
-    """Raises: InputError if a quantizer is seen to decrease on a grid of 256 grey values."""
-    grey = torch.linspace(0, 1, 256, device=images.device).view(-1, 1, 1, 1).expand(-1, *images.shape[1:])
-    with torch.no_grad():
-        values = quantizer(grey)
-    if values.shape != grey.shape or (values.diff(dim=0) < -1e-6).any():
+def check_quantizer(quantizer: Quantizer, images: Tensor) -> None:
+    """Raises: InputError if a quantizer is seen not to be elementwise, or to decrease on a grid of 256 grey values."""
+    if not _is_quantizer(quantizer, images):
         raise InputError(
             "The quantizer is not an elementwise, non-decreasing function of the pixels. "
-            "Leave quantizer out, and the model is attacked as a whole."
+            "Leave quantizer out and give the whole model, with what stands in front: it is attacked as a whole then."
         )
 
 
 @torch.no_grad()
-def _found_inside(model: nn.Module, images: Tensor) -> TakenApart | None:
-    names = [name for name, module in model.named_modules() if isinstance(module, SoftQuantization)]
+def _is_quantizer(quantizer: Quantizer, images: Tensor) -> bool:
+    return _is_elementwise(quantizer, images) and _is_non_decreasing(quantizer, images)
+
+
+def _is_elementwise(quantizer: Quantizer, images: Tensor) -> bool:
+    """Whether an image put together from the pixels of two becomes what is put together from what the two become."""
+    one, other = torch.cat([images, _noise_like(images)]), torch.cat([_noise_like(images, 1), _greys_like(images)])
+    from_one = _noise_like(one, 2) < 0.5
+    mixed, first, second = quantizer(torch.where(from_one, one, other)), quantizer(one), quantizer(other)
+    if not mixed.shape == first.shape == second.shape == one.shape:
+        return False
+    return torch.allclose(mixed, torch.where(from_one, first, second), rtol=0, atol=ROUNDING)
+
+
+def _is_non_decreasing(quantizer: Quantizer, images: Tensor) -> bool:
+    grey = torch.linspace(0, 1, 256, device=images.device).view(-1, 1, 1, 1).expand(-1, *images.shape[1:])
+    return not (quantizer(grey).diff(dim=0) < -ROUNDING).any()
+
+
+def _shown_by(model: Any) -> Quantized | None:
+    if getattr(model, "quantizer", None) is None or not hasattr(model, "network"):
+        return None
+    return model if hasattr(model, "with_quantizer") else TakenApart(model.quantizer, model.network)
+
+
+def _found_inside(model: Any) -> TakenApart | None:
+    modules = model.named_modules() if isinstance(model, nn.Module) else ()
+    names = [name for name, module in modules if isinstance(module, SoftQuantization)]
     if len(names) != 1 or not names[0]:
         return None
-    quantizer = model.get_submodule(names[0])
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     network = copy.deepcopy(model, shared)  # new modules around the same weights
     network.set_submodule(names[0], nn.Identity())
-    apart = TakenApart(quantizer, network).train(model.training)
-    return apart if torch.equal(apart(images), model(images)) else None
+    return TakenApart(model.get_submodule(names[0]), network)
+
+
+@torch.no_grad()
+def _are_parts(apart: Quantized, model: Any, images: Tensor) -> bool:
+    """Whether the quantizer is one, and the parts give the logits of `model` up to float32 rounding."""
+    quantizer = apart.quantizer
+    if not isinstance(quantizer, SoftQuantization) and not _is_quantizer(quantizer, images):
+        return False
+    for some in (images, _noise_like(images)):
+        whole = _with_the_same_draws(model, some)
+        of_parts = _with_the_same_draws(lambda x: apart.network(quantizer(x)), some)
+        if whole.shape != of_parts.shape or (whole - of_parts).abs().max() > SAME_LOGITS * whole.abs().max():
+            return False
+    return True
+
+
+def _with_the_same_draws(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    with torch.random.fork_rng([images.device] if images.device.type == "cuda" else []):
+        torch.manual_seed(0)
+        return function(images)
+
+
+def _noise_like(images: Tensor, seed: int = 0) -> Tensor:
+    """Uniform in [0, 1], always the same."""
+    return torch.rand(images.shape, generator=torch.Generator().manual_seed(seed)).to(images)
+
+
+def _greys_like(images: Tensor) -> Tensor:
+    """Images of one grey value each, at random."""
+    return _noise_like(images[:, :1, :1, :1]).expand_as(images)

@@ -86,7 +86,7 @@ def evaluate(
     entries |= transfer_entries(sources, norm)
     device = _device(model, images)
     with ExitStack() as stack:
-        for module in (model, *sources.values()):
+        for module in (model, quantizer, *sources.values()):
             stack.enter_context(frozen(module))
         stack.enter_context(full_precision())
         few = images[:16].to(device)

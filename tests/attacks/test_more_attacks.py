@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
 
 from lightning_sq.attacks import (
     BPDA,
@@ -20,7 +19,6 @@ from lightning_sq.attacks import (
     take_apart,
 )
 from lightning_sq.attacks.criteria import dlr, margin
-from lightning_sq.errors import InputError
 from lightning_sq.layers import SoftQuantization
 from tests.attacks.models import IMAGES, SEEDS, best_linear_attack, linear, quantized_linear, small_net
 
@@ -120,34 +118,6 @@ def test_any_search_inside_the_quantized_box_finds_the_closed_form(attack, hard)
     assert ours.sum() >= 0.9 * truth.sum() > 0
 
 
-class Foreign(nn.Module):
-    """Somebody else's model with our layer inside."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.front = nn.ModuleDict({"quantize": SoftQuantization(4, hard=True)})
-        self.net = linear(classes=5)
-
-    def forward(self, x):
-        return self.net(self.front["quantize"](x))
-
-
-def test_a_quantizer_inside_a_foreign_model_is_found_and_the_weights_are_shared():
-    model = Foreign()
-    apart = take_apart(model, IMAGES)
-    assert apart.quantizer is model.front["quantize"]
-    assert next(apart.network.parameters()) is next(model.parameters())
-    assert torch.equal(apart(IMAGES), model(IMAGES))
-    assert isinstance(model.front["quantize"], SoftQuantization)
-
-
-def test_a_quantizer_that_is_not_in_front_is_not_taken_for_one():
-    behind = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Sigmoid(), SoftQuantization(4), linear())
-    assert take_apart(behind, IMAGES) is None
-    assert take_apart(linear(), IMAGES) is None
-    assert take_apart(lambda x: x.flatten(1), IMAGES) is None
-
-
 @pytest.mark.parametrize("backward", ["identity", "surrogate"])
 def test_a_foreign_front_end_is_attacked_through_bpda_and_in_its_box(backward):
     def five_levels(x):
@@ -160,11 +130,6 @@ def test_a_foreign_front_end_is_attacked_through_bpda_and_in_its_box(backward):
     for attack in (BPDA(PGD(10), backward, 5.0), QuantizedBox(PGD(10, criterion="margin"))):
         found = attack(apart, IMAGES, labels, SEEDS, 0.2)
         assert fools(apart, found, IMAGES, labels, epsilon=0.2).float().mean() > 0.9
-
-
-def test_a_front_end_that_decreases_is_refused():
-    with pytest.raises(InputError, match="non-decreasing"):
-        take_apart(linear(), IMAGES, quantizer=lambda x: 1 - x)
 
 
 def test_transfer_uses_the_other_model_alone():

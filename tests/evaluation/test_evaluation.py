@@ -189,6 +189,23 @@ def test_any_function_can_be_evaluated_and_the_caller_is_left_alone():
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_a_network_behind_a_foreign_front_end_is_attacked_in_eval_mode_throughout():
+    norm, quantizer = nn.BatchNorm2d(3), nn.Hardtanh(0, 1)
+    network = nn.Sequential(norm, nn.Dropout(0.5), linear_model()).train()
+    modes = set()
+    norm.register_forward_pre_hook(lambda module, _: modes.add(module.training))
+    quantizer.register_forward_pre_hook(lambda module, _: modes.add(module.training))
+    labels = torch.zeros(40).long()
+    lightning_sq.evaluate(
+        network, IMAGES, labels, epsilon=0.02, attacks="pgd,bpda,quantized_box,apgd_ce", quantizer=quantizer
+    )
+    assert modes == {False}
+    assert not norm.running_mean.any()
+    assert network.training
+    assert norm.training
+    assert quantizer.training
+
+
 def test_l2_budgets_may_be_larger_than_one():
     model = linear_model()
     labels = model(IMAGES).argmax(1)
