@@ -129,8 +129,8 @@ def _as_the_package_expects(
     def float32_model(x: Tensor) -> Tensor:
         with torch.autocast(device.type, enabled=False):
             logits = model(x).float().clone()  # Square writes into its logits
-        if x.requires_grad and not logits.requires_grad:
-            logits = logits + 0 * x.flatten(1).sum(1, keepdim=True)  # a model without a gradient has a gradient of 0
+        if x.requires_grad:
+            logits = logits + 0 * x.flatten(1).sum(1, keepdim=True)  # where the model gives no gradient it is 0
         return logits
 
     with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(gpus), frozen(model):

@@ -136,7 +136,7 @@ def input_gradient(values: Tensor, x: Tensor) -> Tensor:
     """
     if not values.requires_grad:
         return torch.zeros_like(x)
-    (gradient,) = torch.autograd.grad(values, x, torch.ones_like(values))
+    (gradient,) = torch.autograd.grad(values, x, torch.ones_like(values), allow_unused=True, materialize_grads=True)
     return torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
 
 

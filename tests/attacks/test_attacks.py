@@ -5,7 +5,7 @@ from collections import OrderedDict
 import pytest
 import torch
 
-from lightning_sq.attacks import PGD, QuantizedBox, bpda, fools
+from lightning_sq.attacks import PGD, AutoAttackStage, GreedyFlips, QuantizedBox, bpda, fools
 from lightning_sq.attacks.criteria import cross_entropy, margin
 from lightning_sq.attacks.quantized_box import preimage
 from lightning_sq.errors import InputError
@@ -74,6 +74,18 @@ def test_pgd_leaves_no_gradient_behind_and_works_under_no_grad():
         found = PGD(num_steps=2)(model, IMAGES, torch.zeros(24, dtype=torch.long), SEEDS, 0.1)
     assert not found.requires_grad
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("attack", [PGD(3), GreedyFlips(3), AutoAttackStage("apgd-ce", 3), AutoAttackStage("fab-t", 3)])
+def test_a_function_that_loses_the_gradient_on_its_way_has_one_of_0_though_its_weights_want_theirs(attack):
+    model = linear()
+
+    def hard(x):
+        return model((x > 0.5).float())
+
+    labels = hard(IMAGES).argmax(1)
+    found = attack(hard, IMAGES, labels, SEEDS, 0.1)
+    assert distance(found, IMAGES).max() <= 0.1 + 1e-6
 
 
 def test_bpda_fools_a_hard_quantizer_that_stops_plain_pgd():
