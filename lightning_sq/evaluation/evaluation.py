@@ -25,7 +25,7 @@ from lightning_sq.evaluation.runner import Model, Progress, StageRunner
 from lightning_sq.evaluation.store import VerdictStore
 from lightning_sq.evaluation.suites import Entry, attacks_by_name, transfer_entries
 from lightning_sq.ops.pixels import check_pixels
-from lightning_sq.types import parse_epsilon
+from lightning_sq.types import PIXEL_BOUNDS, parse_epsilon
 
 
 def evaluate(
@@ -73,7 +73,8 @@ def evaluate(
             refuses to answer: for a long series of models that are alike.
         progress: Called with (model passes done, passes in all as far as can be told, note).
     Raises: InputError for an epsilon or an attack that cannot be, for images that are not pixels in [0, 1], for
-        logits that are not numbers, and for a `store` of another evaluation.
+        labels that are no classes of the model, for logits that are not numbers, and for a `store` of another
+        evaluation.
     """
     largest = 1.0 if norm == "linf" else float("inf")
     budgets = tuple(sorted({parse_epsilon(value, largest=largest) for value in _as_list(epsilon)}))
@@ -81,6 +82,7 @@ def evaluate(
     check_pixels(images, "the images to evaluate on")
     if len(images) == 0 or len(images) != len(labels):
         raise InputError(f"There are {len(images)} images and {len(labels)} labels. Give one label for each image.")
+    images = _clamped(images)
     sources = transfer_from or {}
     entries = dict(attacks) if isinstance(attacks, dict) else attacks_by_name(attacks, norm)
     entries |= transfer_entries(sources, norm)
@@ -93,6 +95,7 @@ def evaluate(
         apart = take_apart(model, few, quantizer=quantizer)
         whole = apart if quantizer is not None else model
         logits = _logits(whole, few)
+        _check_labels(labels, logits.shape[1])
         bounded = norm == "linf" and has_bounds(whole, apart, few)
         known = {
             "quantized": apart is not None,
@@ -193,6 +196,21 @@ def _attack_all(runner: StageRunner, found: Evaluation, progress: Progress | Non
 
 def _as_list(epsilon: float | str | Sequence[float | str]) -> list[float | str]:
     return [epsilon] if isinstance(epsilon, (str, float, int)) else list(epsilon)
+
+
+def _clamped(images: Tensor) -> Tensor:
+    """`images`, or a copy in [0, 1] where rounding left some a little outside: attacks are held to the very bounds."""
+    low, high = (value.item() for value in images.aminmax())
+    return images if PIXEL_BOUNDS[0] <= low and high <= PIXEL_BOUNDS[1] else images.clamp(*PIXEL_BOUNDS)
+
+
+def _check_labels(labels: Tensor, num_classes: int) -> None:
+    low, high = (value.item() for value in labels.aminmax())
+    if low < 0 or high >= num_classes:
+        raise InputError(
+            f"The labels go from {low} to {high}, and the model has {num_classes} classes: give labels from 0 to "
+            f"{num_classes - 1}."
+        )
 
 
 def _device(model: Model, images: Tensor) -> torch.device:

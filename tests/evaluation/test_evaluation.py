@@ -229,6 +229,28 @@ def test_labels_that_are_not_one_for_each_image_are_refused():
         lightning_sq.evaluate(linear_model(), IMAGES, torch.zeros(3).long(), epsilon=0.1)
 
 
+@pytest.mark.parametrize("label", [-1, 2])
+def test_labels_that_are_no_classes_of_the_model_are_refused(label):
+    labels = torch.zeros(40).long()
+    labels[7] = label
+    with pytest.raises(InputError, match=rf"go from {min(label, 0)} to {max(label, 0)}, and the model has 2 classes"):
+        lightning_sq.evaluate(linear_model(), IMAGES, labels, epsilon=0.1)
+
+
+@pytest.mark.parametrize("attacks", ["fgsm", "bpda", "quantized_box", "own_square"])
+@pytest.mark.parametrize("epsilon", [0.0, 0.1])
+def test_pixels_that_rounding_left_a_little_outside_are_taken_for_the_bounds(attacks, epsilon):
+    model, images = linear_model(SoftQuantization(4, hard=True)), IMAGES.clone()
+    images[0, 0, 0, 0], images[1, 0, 0, 0] = 1 + 5e-6, -5e-6
+    given = images.clone()
+    labels = model(images).argmax(1)
+    found = lightning_sq.evaluate(
+        model, images, labels, epsilon=0.1, curve=[epsilon], attacks=attacks, checks=False, show=(0,)
+    )
+    assert found.clean_accuracy == 1.0
+    assert torch.equal(images, given)
+
+
 def test_an_unknown_attack_is_refused_with_the_choice():
     with pytest.raises(InputError, match=r"no linf attack 'pgdd'.*quantized_box"):
         suites.attacks_by_name("pgd,pgdd")
