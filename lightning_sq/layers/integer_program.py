@@ -27,7 +27,8 @@ AFFINE = (
 CLAMPS = (UnitClamp, nn.Hardtanh)
 """To [0, 1], which the second has to be told."""
 ROUNDING = 1e-7
-"""What a bound is allowed to be off by: without it, the very corner where a value is largest may not be feasible."""
+"""What a bound is allowed to be off by: without it, the very corner where a value is largest may not be feasible. Of a
+value that stays below 1 it is this part, so that a layer in another unit is the same program."""
 
 
 class TooLarge(Exception):
@@ -110,16 +111,20 @@ class IntegerProgram:
     def relu(self, value: Affine) -> Affine:
         """max(0, p), with two variables where p = `value` may be of either sign: the result h, and a, 1 where p > 0.
 
-        h >= p, h <= p - (1 - a) min p, h <= a max p.
+        h >= p, h <= p - (1 - a) min p, h <= a max p, with p and h in units of the largest |p|: what a solver calls
+        feasible is a matter of its own units.
         """
         lower, upper = self.bounds(value)
-        positive, negative = lower >= -ROUNDING, upper <= ROUNDING
+        size = torch.maximum(lower.abs(), upper.abs())
+        positive, negative = lower >= -ROUNDING * size.clamp(max=1), upper <= ROUNDING * size.clamp(max=1)
         places = (~(positive | negative)).flatten().nonzero()[:, 0]
-        p, least, largest = value.flat(places), lower.flatten()[places] - ROUNDING, upper.flatten()[places] + ROUNDING
+        unit = size.flatten()[places]
+        p, least, largest = value.flat(places) * unit.reciprocal(), lower.flatten()[places], upper.flatten()[places]
+        least, largest = least / unit - ROUNDING, largest / unit + ROUNDING
         h = self.variables(largest, whole=False)
         a = self.variables(torch.ones_like(largest), whole=True)
         self.nowhere_above_0 += [p - h, h - p + least - a * least, h - a * largest]
-        return (value * positive.double()).with_values(places, h)
+        return (value * positive.double()).with_values(places, h * unit)
 
     def unit_clamp(self, value: Affine) -> Affine:
         """max(0, p) - max(0, p - 1), with a variable of its own where that alone does not say that it is in [0, 1]."""
@@ -179,7 +184,7 @@ def _inputs(program: IntegerProgram, box: Interval, num_levels: int | None) -> A
     the next level, of which the second is not taken before the first.
     """
     lower, width = box.lower, (box.upper - box.lower).flatten()
-    pixels = (width > ROUNDING).nonzero()[:, 0]
+    pixels = (width > ROUNDING * width.max()).nonzero()[:, 0]
     if num_levels is None:
         taken = [(pixels, program.variables(torch.ones_like(width[pixels]), whole=False), width[pixels])]
     else:

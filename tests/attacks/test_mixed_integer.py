@@ -49,6 +49,40 @@ def test_it_ends_with_the_truth_behind_a_hard_quantizer(name, build):
     assert torch.equal(fools(model, found.images, IMAGES, labels, epsilon=EPSILON), ~truth)
 
 
+UNITS = {
+    "tiny": torch.full((12,), 2.0**-26),
+    "huge": torch.full((12,), 2.0**40),
+    "each neuron's own": 2.0 ** torch.linspace(-40, 40, 12).round(),
+}
+
+
+@pytest.mark.parametrize("name", ["two levels", "six levels"])
+@pytest.mark.parametrize("unit", UNITS)
+def test_the_truth_is_the_same_in_whatever_unit_a_layer_counts(unit, name):
+    model = net(QUANTIZERS[name])
+    labels = labels_of(model)
+    first, last, factor = model.backbone[1], model.backbone[3], UNITS[unit]
+    first.weight.data.mul_(factor[:, None])
+    first.bias.data.mul_(factor)
+    last.weight.data.div_(factor)
+    assert torch.equal(labels_of(model), labels)
+    truth = robust_by_counting(model, labels)
+    found = MixedInteger()(model, IMAGES, labels, (), EPSILON)
+    assert torch.equal(found.proven, truth)
+    assert torch.equal(fools(model, found.images, IMAGES, labels, epsilon=EPSILON), ~truth)
+
+
+def test_a_box_of_tiny_width_is_searched_like_any_other():
+    model, images = net(), 0.5 * IMAGES  # away from white, where the pixels end
+    labels = model(images).argmax(1)
+    whole = MixedInteger()(model, images, labels, (), EPSILON)
+    model.backbone[1].weight.data.mul_(2.0**30)
+    found = MixedInteger()(model, images * 2.0**-30, labels, (), EPSILON * 2.0**-30)
+    assert torch.equal(found.proven, whole.proven)
+    assert found.proven.any()
+    assert not found.proven.all()
+
+
 @pytest.mark.parametrize("quantizer", [None, SoftQuantization(3, 40.0)], ids=["no quantizer", "a soft one"])
 def test_without_levels_it_settles_every_image_as_branch_and_bound_does(quantizer):
     model = net(quantizer)
