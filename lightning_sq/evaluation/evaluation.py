@@ -85,13 +85,13 @@ def evaluate(
     images = _clamped(images)
     sources = transfer_from or {}
     entries = dict(attacks) if isinstance(attacks, dict) else attacks_by_name(attacks, norm)
-    entries |= transfer_entries(sources, norm)
     device = _device(model, images)
     with ExitStack() as stack:
         for module in (model, quantizer, *sources.values()):
             stack.enter_context(frozen(module))
         stack.enter_context(full_precision())
         few = images[:16].to(device)
+        entries |= transfer_entries(sources, few, norm)
         apart = take_apart(model, few, quantizer=quantizer)
         whole = apart if quantizer is not None else model
         logits = _logits(whole, few)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Literal
 
+from torch import Tensor
+
 from lightning_sq.attacks import (
     BPDA,
     FGSM,
@@ -19,6 +21,7 @@ from lightning_sq.attacks import (
     QuantizedBox,
     Square,
     Transfer,
+    take_apart,
 )
 from lightning_sq.attacks.autoattack import FEWEST_CLASSES
 from lightning_sq.attacks.pgd import Norm
@@ -239,10 +242,20 @@ def _inserted(entries: dict[str, Entry], text: str) -> dict[str, Entry]:
     return found
 
 
-def transfer_entries(sources: dict[str, Any], norm: Norm = "linf") -> dict[str, Entry]:
-    """An attack for each other model, by its name: PGD with momentum on it, as far as it goes."""
+def transfer_entries(sources: dict[str, Any], images: Tensor, norm: Norm = "linf") -> dict[str, Entry]:
+    """An attack for each other model, by its name: PGD with momentum on it, as far as it goes; through BPDA where it
+    has a quantizer in front, whose own gradient may show nothing.
+
+    Args:
+        sources: Pixels to logits, in eval mode.
+        images: (B, C, H, W) in [0, 1], a few; see `take_apart`.
+        norm: Of the ball.
+    """
     attack = PGD(criterion="margin", momentum=1.0, stop_when_fooled=False, norm=norm)
-    return {
-        f"transfer_{name}": Entry(f"PGD-40 on {name}, transferred", Transfer(source, attack), "black box")
-        for name, source in sources.items()
-    }
+    entries = {}
+    for name, source in sources.items():
+        apart = take_apart(source, images)
+        transfer = Transfer(source, attack) if apart is None else Transfer(apart, BPDA(attack))
+        through = "" if apart is None else " through BPDA"
+        entries[f"transfer_{name}"] = Entry(f"PGD-40{through} on {name}, transferred", transfer, "black box")
+    return entries

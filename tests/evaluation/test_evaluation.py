@@ -325,6 +325,34 @@ def test_another_model_to_transfer_from_is_another_evaluation(tmp_path):
         lightning_sq.evaluate(model, IMAGES, labels, **options, transfer_from={"control": other})
 
 
+class Wrapped(nn.Module):
+    """Somebody else's model around ours."""
+
+    def __init__(self, inside: nn.Module) -> None:
+        super().__init__()
+        self.inside = inside
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inside(x)
+
+
+@pytest.mark.parametrize("wrap", [lambda source: source, Wrapped], ids=["ours", "a foreign one"])
+def test_a_source_behind_a_hard_quantizer_lends_images_too(wrap):
+    """Its own gradient is 0 wherever it has one."""
+    model, source = linear_model(), linear_model(SoftQuantization(8, hard=True))
+    labels = model(IMAGES).argmax(1)
+    found = lightning_sq.evaluate(
+        model, IMAGES, labels, epsilon=0.2, attacks="fgsm", transfer_from={"hard": wrap(source)}, checks=False
+    )
+    outcome = found.outcomes["transfer_hard"][0.2]
+    entry = found.attacks["transfer_hard"]
+    alone = entry.attack(None, IMAGES, labels, range(40), 0.2)
+    assert (model(alone).argmax(1) != labels).float().mean() > 0.9
+    assert not (outcome.attacked & ~outcome.broken).any()
+    assert "BPDA" in entry.title
+    assert entry.cost == 3 * 40
+
+
 @pytest.mark.parametrize("change", ["weights", "images", "seed"])
 def test_verdicts_of_something_else_are_refused(tmp_path, change):
     model = linear_model()
