@@ -29,6 +29,7 @@ VERDICTS = "verdicts"
 
 def main(arguments: list[str]) -> None:
     options = parse(arguments)
+    options.transfer_from = _that_are_no_models(options.transfer_from, options.models)
     _check_room(options.output, overwrite=options.overwrite)
     device = launch(options.device, options.devices)
     from lightning_sq.evaluation.processes import barrier, rank
@@ -41,6 +42,26 @@ def main(arguments: list[str]) -> None:
     found, shown = _evaluate_all(options.models, options.transfer_from, options, device)
     if rank() == 0:
         _write(options.output, found, shown)
+
+
+def _that_are_no_models(others: dict[str, str], models: dict[str, str]) -> dict[str, str]:
+    """Those of `others`, name -> source, that are not a model of the command: these are tried on each other anyway.
+
+    One model alone may have the name of another one. Raises: InputError if transfer_NAME could be either of two.
+    """
+    found = {name: source for name, source in others.items() if name not in models or not _same(source, models[name])}
+    for name, source in found.items():
+        if name in models and len(models) > 1:
+            raise InputError(
+                f"{name} is {models[name]} among the models, and {source} in --transfer-from. "
+                f"Give one of them another name, such as --transfer-from other_{name}={source}."
+            )
+    return found
+
+
+def _same(source: str, other: str) -> bool:
+    one, two = Path(source), Path(other)
+    return source == other or (one.exists() and two.exists() and one.samefile(two))
 
 
 def _check_room(output: Path, *, overwrite: bool) -> None:
@@ -75,13 +96,14 @@ def _evaluate_all(
 
     from lightning_sq.evaluation import examples, results
     from lightning_sq.evaluation.processes import first_alone, gather
-    from lightning_sq.evaluation.suites import attacks_by_name, transfer_entries
+    from lightning_sq.evaluation.suites import attacks_by_name
     from lightning_sq.models.checkpoint_format import TrainedModel, versions
     from lightning_sq.release import load
 
     began = time.perf_counter()
     models = {name: load(source).to(device) for name, source in sources.items()}
     attackers = {name: load(source).to(device) for name, source in others.items()}
+    _check_lenders(attackers, models)
     with first_alone():
         files = choose_images(options.data, options.num_images, options.seed, allow_unreadable=options.allow_unreadable)
     pixels = {name: _read(model, files, options, device) for name, model in models.items()}
@@ -90,7 +112,8 @@ def _evaluate_all(
     found, rows, shown = {}, [], {}
     for name, model in models.items():
         images, labels = pixels[name]
-        comparable = {other: m for other, m in (models | attackers).items() if other != name and _same_input(m, model)}
+        lent = {other: m for other, m in models.items() if other != name} | attackers
+        comparable = {other: m for other, m in lent.items() if _same_input(m, model)}
         found[name] = _evaluate_one(name, model, images, labels, comparable, chosen, options)
         gradients = _input_gradients(model, images, labels, options, device)
         gradient = sum(sum(part) for part in gather(gradients)) / len(labels)
@@ -112,8 +135,9 @@ def _evaluate_all(
             epsilon=found[name].budgets[-1],
             class_names=model.config.class_names,
         )
-    suite = attacks_by_name(options.attacks, options.norm)
-    suite |= transfer_entries(dict.fromkeys([*others, *(sources if len(sources) > 1 else ())]), options.norm)
+    tried = {name: entry for of_model in found.values() for name, entry in of_model.attacks.items()}
+    transfers = [f"transfer_{other}" for other in sources | others]
+    suite = attacks_by_name(options.attacks, options.norm) | {name: tried[name] for name in transfers if name in tried}
     everything = results.assemble(
         rows,
         next(iter(found.values())),
@@ -147,6 +171,16 @@ def _same_input(one: PixelClassifier, other: PixelClassifier) -> bool:
     """Whether what fools one model can be shown to the other."""
     a, b = one.config, other.config
     return (a.image_size, a.resize_size, a.class_names) == (b.image_size, b.resize_size, b.class_names)
+
+
+def _check_lenders(others: dict[str, PixelClassifier], models: dict[str, PixelClassifier]) -> None:
+    """Raises: InputError for one whose adversarial images can be shown to none of the models."""
+    for name, other in others.items():
+        if not any(_same_input(other, model) for model in models.values()):
+            raise InputError(
+                f"{name} takes images of another size than the models, or has other classes. "
+                "Leave it out of --transfer-from."
+            )
 
 
 def _read(model: PixelClassifier, files: Any, options: Namespace, device: torch.device) -> tuple[Tensor, Tensor]:

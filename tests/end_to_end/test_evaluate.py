@@ -27,12 +27,16 @@ TIMES = ("created", "seconds", "num_processes", "device")  # a process of two ha
 def releases(tmp_path_factory, few_digits):
     """Two untrained models on the digits: with a quantizer and without."""
     folder = tmp_path_factory.mktemp("releases")
-    names = tuple(sorted(path.name for path in (few_digits / "train").iterdir()))
     for name, quantizer in {"plain": None, "quantized": QuantizerConfig(4, 60.0)}.items():
-        torch.manual_seed(0)
-        config = ModelConfig("test_resnet", names, (0.5,) * 3, (0.25,) * 3, 32, 36, quantizer)
-        write_release(folder / name, TrainedModel(config, build_model(config).state_dict()), "# a test's\n")
+        write_untrained(folder / name, few_digits, quantizer)
     return folder
+
+
+def write_untrained(folder: Path, data: Path, quantizer: QuantizerConfig | None = None, image_size: int = 32) -> None:
+    names = tuple(sorted(path.name for path in (data / "train").iterdir()))
+    torch.manual_seed(0)
+    config = ModelConfig("test_resnet", names, (0.5,) * 3, (0.25,) * 3, image_size, 36, quantizer)
+    write_release(folder, TrainedModel(config, build_model(config).state_dict()), "# a test's\n")
 
 
 def words(releases, data, output, *options) -> list[str]:
@@ -171,3 +175,50 @@ def test_a_job_that_is_queued_again_overwrites_no_verdicts_of_its_own(
     verdicts.touch()
     assert main([*words(releases, few_digits, tmp_path), "--overwrite"]) == 2
     assert verdicts.exists() == kept
+
+
+def transfers(output: Path) -> tuple[set[str], list[set[str]]]:
+    """Those that are listed, and those that were run on each model."""
+    results = found(output)
+    run = [{name for name in row["verdicts"]["attacks"] if "transfer" in name} for row in results["models"]]
+    return {name for name in results["attacks"] if "transfer" in name}, run
+
+
+@pytest.fixture
+def quick(few_digits, tmp_path):
+    fast = ["--attacks", "fgsm", "--num-images", "8", "--device", "cpu", "--output", str(tmp_path / "out")]
+    return ["evaluate", "--data", str(few_digits), *fast]
+
+
+def test_a_source_with_the_name_of_the_model_is_another_model_and_is_used(releases, quick, tmp_path):
+    model, source = (f"pgd={releases / name}" for name in ("plain", "quantized"))
+    assert main([*quick, model, "--transfer-from", source]) == 0
+    assert transfers(tmp_path / "out") == ({"transfer_pgd"}, [{"transfer_pgd"}])
+
+
+def test_a_source_that_is_a_model_of_the_command_is_tried_on_the_others_once(releases, quick, tmp_path, monkeypatch):
+    monkeypatch.chdir(releases)
+    models = [f"{name}={releases / name}" for name in ("plain", "quantized")]
+    assert main([*quick, *models, "--transfer-from", "plain=plain"]) == 0
+    listed, run = transfers(tmp_path / "out")
+    assert listed == {"transfer_plain", "transfer_quantized"}
+    assert run == [{"transfer_quantized"}, {"transfer_plain"}]
+
+
+def test_a_name_that_two_sources_could_have_is_refused(releases, quick, tmp_path, capsys):
+    models = [f"{name}={releases / name}" for name in ("plain", "quantized")]
+    assert main([*quick, *models, "--transfer-from", f"plain={releases / 'quantized'}"]) == 2
+    assert "Give one of them another name, such as --transfer-from other_plain=" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_source_whose_images_fit_no_model_is_refused(releases, quick, few_digits, tmp_path, capsys):
+    write_untrained(tmp_path / "smaller", few_digits, image_size=24)
+    assert main([*quick, str(releases / "plain"), "--transfer-from", str(tmp_path / "smaller")]) == 2
+    assert "smaller takes images of another size than the models" in capsys.readouterr().err
+
+
+def test_models_whose_images_do_not_fit_each_other_are_not_said_to_be_tried(releases, quick, few_digits, tmp_path):
+    write_untrained(tmp_path / "smaller", few_digits, image_size=24)
+    assert main([*quick, str(releases / "plain"), str(tmp_path / "smaller")]) == 0
+    assert transfers(tmp_path / "out") == (set(), [set(), set()])
