@@ -6,33 +6,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.nn.functional import log_softmax
 
 from lightning_sq.attacks.bpda import Attack
+from lightning_sq.attacks.draws import OverDraws
 
 Model = Callable[[Tensor], Tensor]
 
 
 def expectation(model: Model, num_draws: int) -> Model:
-    """The mean of log softmax over forward passes, so that cross-entropy is its own mean over a model's noise.
-
-    Expectation over transformation (Athalye et al. 2018, arXiv 1707.07397).
-    """
-
-    def averaged(images: Tensor) -> Tensor:
-        return torch.stack([log_softmax(model(images), dim=1) for _ in range(num_draws)]).mean(0)
-
-    return averaged
+    """The mean of the logits over forward passes; `PGD` takes the mean of its criterion instead. See `OverDraws`."""
+    return OverDraws(model, num_draws)
 
 
 @dataclass(frozen=True)
 class Expectation:
-    """Another attack on the `expectation` of a model that is random.
+    """Another attack on the `expectation` of a model that is random (Athalye et al. 2018, arXiv 1707.07397).
 
     Args:
-        attack: The attack.
+        attack: The attack: `PGD` follows the mean gradient of its criterion, any other that of the mean logits.
         num_draws: Forward passes an evaluation of the model.
     """
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_sq.attacks.criteria import CRITERIA, Criterion, likeliest_wrong_class, margin, towards
+from lightning_sq.attacks.draws import logits_and_values
 from lightning_sq.attacks.rows import for_rows
 from lightning_sq.errors import InputError
 from lightning_sq.ops import l2_ball, linf_ball
@@ -107,8 +108,7 @@ class PGD:
             last = step == self.num_steps
             with torch.set_grad_enabled(not last):
                 x.requires_grad_(not last)
-                logits = part(x)
-                values = rule(logits, labels[active])
+                logits, values = logits_and_values(part, x, labels[active], rule)
             worst.update(active, x.detach(), logits.detach(), labels[active], values.detach())
             if last:
                 return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
@@ -15,10 +17,12 @@ from lightning_sq.attacks import (
     QuantizedBox,
     Square,
     Transfer,
+    expectation,
     fools,
     take_apart,
 )
-from lightning_sq.attacks.criteria import dlr, margin
+from lightning_sq.attacks.criteria import cross_entropy, dlr, margin
+from lightning_sq.attacks.draws import logits_and_values
 from lightning_sq.layers import SoftQuantization
 from tests.attacks.models import IMAGES, SEEDS, best_linear_attack, linear, quantized_linear, small_net
 
@@ -170,3 +174,45 @@ def test_expectation_attacks_through_the_noise_of_a_model():
         for attack in (PGD(1, 1.0, stop_when_fooled=False), Expectation(PGD(1, 1.0, stop_when_fooled=False), 30))
     )
     assert one <= many + 1e-6 <= margin(model(best), labels).mean() + 1e-5
+
+
+def test_the_criterion_of_an_expectation_is_its_mean_over_the_draws_and_so_is_the_gradient():
+    draws = torch.tensor([[0.9, 0.1], [0.1, 0.9]]).log()
+    answers = itertools.cycle(draws)
+    images, label = torch.zeros(1, 1), torch.tensor([0])
+    model = expectation(lambda x: next(answers)[None] * (1 + x), 2)
+    of_draws = cross_entropy(draws, torch.tensor([0, 0])).mean().item()
+    assert of_draws == pytest.approx(1.204, abs=1e-3)
+    assert cross_entropy(model(images), label).item() == pytest.approx(0.693, abs=1e-3)
+    x = images.clone().requires_grad_()
+    logits, values = logits_and_values(model, x, label, cross_entropy)
+    assert values.item() == pytest.approx(of_draws)
+    assert torch.equal(logits, model(images))
+    gradients = []
+    for answer in draws:
+        y = images.clone().requires_grad_()
+        cross_entropy(answer[None] * (1 + y), label).sum().backward()
+        gradients.append(y.grad)
+    values.sum().backward()
+    assert torch.allclose(x.grad, torch.stack(gradients).mean(0))
+    assert x.grad.abs() > 0.1  # that of the mean logits is 0
+
+
+def test_an_expectation_leaves_images_out_of_what_knows_its_rows():
+    class KnowsItsRows:
+        def __init__(self, rows: torch.Tensor) -> None:
+            self.rows = rows
+
+        def __call__(self, x: torch.Tensor) -> torch.Tensor:
+            assert len(x) == len(self.rows)
+            return model(x)
+
+        def for_rows(self, rows: torch.Tensor) -> KnowsItsRows:
+            return KnowsItsRows(self.rows[rows])
+
+    model = linear()
+    labels = model(IMAGES).argmax(1)
+    found = Expectation(PGD(10), 2)(KnowsItsRows(torch.arange(24)), IMAGES, labels, SEEDS, 0.05)
+    plain = PGD(10)(model, IMAGES, labels, SEEDS, 0.05)
+    assert torch.equal(*(fools(model, x, IMAGES, labels, epsilon=0.05) for x in (found, plain)))
+    assert fools(model, found, IMAGES, labels, epsilon=0.05).any()
