@@ -26,6 +26,7 @@ from lightning_sq.attacks.broken_left_out import leave_broken_out
 from lightning_sq.attacks.frozen import frozen
 from lightning_sq.attacks.pgd import Norm
 from lightning_sq.errors import InputError
+from lightning_sq.ops.random_numbers import random_numbers_kept
 
 Stage = Literal["apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square"]
 LOGGER = logging.getLogger(__name__)
@@ -124,8 +125,6 @@ def load_package() -> dict[str, Any]:
 def _as_the_package_expects(
     model: Callable[[Tensor], Tensor], device: torch.device
 ) -> Iterator[Callable[[Tensor], Tensor]]:
-    gpus = [device] if device.type == "cuda" else []
-
     def float32_model(x: Tensor) -> Tensor:
         with torch.autocast(device.type, enabled=False):
             logits = model(x).float().clone()  # Square writes into its logits
@@ -133,5 +132,5 @@ def _as_the_package_expects(
             logits = logits + 0 * x.flatten(1).sum(1, keepdim=True)  # where the model gives no gradient it is 0
         return logits
 
-    with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(gpus), frozen(model):
+    with torch.inference_mode(False), torch.enable_grad(), random_numbers_kept(device), frozen(model):
         yield float32_model

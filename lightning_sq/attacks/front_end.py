@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lightning_sq.errors import InputError
 from lightning_sq.layers.soft_quantization import SoftQuantization
+from lightning_sq.ops.random_numbers import random_numbers_kept
 
 Quantizer = Callable[[Tensor], Tensor]
 """Elementwise and non-decreasing, pixels to pixels."""
@@ -138,8 +139,7 @@ def _are_parts(apart: Quantized, model: Any, images: Tensor) -> bool:
 
 
 def _with_the_same_draws(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    with torch.random.fork_rng([images.device] if images.device.type == "cuda" else []):
-        torch.manual_seed(0)
+    with random_numbers_kept(images.device, seed=0):
         return function(images)
 
 

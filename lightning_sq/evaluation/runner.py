@@ -26,6 +26,7 @@ from lightning_sq.attacks.checks import classify
 from lightning_sq.attacks.pgd import Norm
 from lightning_sq.evaluation.processes import gather, rank, world_size
 from lightning_sq.evaluation.store import Kept, VerdictStore
+from lightning_sq.ops.random_numbers import random_numbers_kept
 
 SHARES = 4
 """A stage has so many batches at least,"""
@@ -106,7 +107,7 @@ class StageRunner:
         numbers = torch.arange(len(self.images)) if todo is None else torch.nonzero(todo)[:, 0]
         for chunk in self._own_batches(numbers):
             x, y = self._to_device(chunk)
-            with _random_numbers(zlib.crc32(f"{self._seeds(chunk)[0]}".encode()), self.device):
+            with random_numbers_kept(self.device, zlib.crc32(f"{self._seeds(chunk)[0]}".encode())):
                 found.append((chunk, question(x, y, chunk.tolist()).cpu()))
         parts = [part for of_rank in gather(found) for part in of_rank]
         if not parts:
@@ -160,7 +161,8 @@ class StageRunner:
         began = time.perf_counter()
         x, y = self._to_device(chunk)
         seeds = self._seeds(chunk)
-        with _random_numbers(zlib.crc32(f"{stage}/{seeds[0]}".encode()), self.device), _collected_notes() as notes:
+        of_batch = zlib.crc32(f"{stage}/{seeds[0]}".encode())  # so what a random model draws is a function of the batch
+        with random_numbers_kept(self.device, of_batch), _collected_notes() as notes:
             found = attack(self.attacked, x, y, seeds, epsilon) if epsilon > 0 else x.clone()
             found, proven = found if isinstance(found, Settled) else (found, torch.zeros_like(y, dtype=torch.bool))
             broken = fools(self.model, found, x, y, epsilon=epsilon, norm=self.norm)
@@ -193,14 +195,6 @@ def _distinct(notes: Iterable[str]) -> tuple[str, ...]:
     for note in notes:
         first.setdefault(re.sub(r"\d+", "#", note), note)
     return tuple(first[key] for key in sorted(first))
-
-
-@contextmanager
-def _random_numbers(seed: int, device: torch.device) -> Iterator[None]:
-    """What a random model draws is a function of the batch, and nobody else's random numbers change."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
 
 
 @contextmanager

@@ -29,18 +29,18 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
 from lightning_sq.errors import InputError
 from lightning_sq.evaluation.figures import save_png
 from lightning_sq.evaluation.results import format_epsilon, percent
 from lightning_sq.paths import whole_file, write_whole
-from lightning_sq.reproduction.claims import PAPERS_ATTACKS, Spread, spread_of, standard_error
+from lightning_sq.reproduction.claims import PAPERS_ATTACKS, spread_of, standard_error
 from lightning_sq.reproduction.figures import curves_figure, training_figure
 from lightning_sq.reproduction.proofs import Proof
 from lightning_sq.reproduction.runs import Run
 from lightning_sq.reproduction.studies import STUDIES
+from lightning_sq.reproduction.tables import choice_section, proofs_section, rates_section, rows_table
 from lightning_sq.types import parse_epsilon
 
 SCHEMA_VERSION = 5
@@ -142,16 +142,14 @@ def markdown(content: dict[str, Any]) -> str:
         "and easier for others: so it can be above the worst case.",
         _tuning(content["rows"]),
         "",
-        "| row | seeds | clean | PGD-40 | BPDA | worst case | proven of all | flags | epochs | seconds of training |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- | ---: | ---: |",
-        *[_line(content["rows"], name) for name in content["rows"]],
+        *rows_table(content["rows"]),
     ]
     if content["not_run"]:
         lines += ["", f"Not run here: {'; '.join(content['not_run'])}."]
-    lines += _proofs(content["rows"])
-    lines += _rates(content["rows"])
+    lines += proofs_section(content["rows"])
+    lines += rates_section(content["rows"])
     if content["choice"]:
-        lines += _choice(content["choice"])
+        lines += choice_section(content["choice"])
     if left_out := STUDIES[content["study"]].left_out:
         lines += ["", "Tried besides by throw-away scripts, on other training images held out, and left out:", ""]
         lines += [f"- {sentence}" for sentence in left_out]
@@ -186,65 +184,6 @@ def _networks(rows: dict[str, Any]) -> str:
     return "; ".join([f"network {usual}", *others])
 
 
-def _choice(tried: list[dict[str, Any]]) -> list[str]:
-    best = max(entry["accuracy"] for entry in tried)
-    return [
-        "",
-        "## What was tried of the method",
-        "",
-        "The recipe and single changes of it, one seed, on training images that are held out (never on test images):",
-        f"accuracy under a quick attack after {tried[0]['epochs']:g} epochs. Seconds are of several at a time,",
-        "and of what else the machine did meanwhile.",
-        "",
-        "| the method | % | seconds of training |",
-        "| --- | ---: | ---: |",
-        *(
-            f"| {entry['title']} | {'**' * (entry['accuracy'] == best)}{percent(entry['accuracy'])}"
-            f"{'**' * (entry['accuracy'] == best)} | {entry['seconds']:.0f} |"
-            for entry in tried
-        ),
-    ]
-
-
-def _proofs(rows: dict[str, Any]) -> list[str]:
-    """How near the truth is known: what is proven, and by what, against what is shown to be wrong."""
-    known = {name: [seed["proof"] for seed in row["seeds"] if seed.get("proof")] for name, row in rows.items()}
-    known = {name: proofs for name, proofs in known.items() if proofs}
-    if not known:
-        return []
-    boxes = max(proof["max_boxes"] for proofs in known.values() for proof in proofs)
-    lines = [
-        "",
-        "## Between proof and mistake",
-        "",
-        "Share of all validation images, in %: proven by interval bounds of the whole ball; proven by these or by",
-        f"branch and bound, which cuts the ball between two levels of a pixel, into {boxes:,} boxes at most; and not",
-        "shown to be misclassified anywhere in the ball by that search. Of what that leaves open a mixed-integer",
-        "program is made, whose solver ends with a proof or a misclassified image, or runs out of time. Truth lies",
-        "between the last two columns; where they agree it is known.",
-        "",
-        "| row | interval bounds | branch and bound | not wrong by it | integer program | not wrong by it |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for name, proofs in known.items():
-        cells = [Spread.of([proof["bounds"] for proof in proofs])]
-        cells += [Spread.of(ends) for ends in zip(*map(_ends_by_boxes, proofs), strict=True)]
-        if all(proof.get("proven_by_boxes") is None for proof in proofs):
-            cells += ["–", "–"]
-        else:
-            cells += [Spread.of([proof["proven"] for proof in proofs])]
-            cells += [Spread.of([1 - proof["wrong"] for proof in proofs])]
-        lines.append(f"| {' | '.join([rows[name]['title'], *map(str, cells)])} |")
-    return lines
-
-
-def _ends_by_boxes(proof: dict[str, Any]) -> tuple[float, float]:
-    """(proven, not wrong) by branch and bound."""
-    if proof.get("proven_by_boxes") is None:
-        return proof["proven"], 1 - proof["wrong"]
-    return proof["proven_by_boxes"], 1 - proof["wrong_by_boxes"]
-
-
 def _tuning(rows: dict[str, Any]) -> str:
     tuned = [bool(row["tuning"]) for row in rows.values()]
     if all(tuned):
@@ -253,48 +192,6 @@ def _tuning(rows: dict[str, Any]) -> str:
         return "The learning rate of each row is its recipe's; none was tuned here."
     titles = "; ".join(row["title"] for row in rows.values() if not row["tuning"])
     return f"Learning rates are the best of three on held-out training images, those of the recipes in {titles}."
-
-
-def _rates(rows: dict[str, Any]) -> list[str]:
-    """The same budget for every row: what each of its learning rates gave."""
-    tuned = {name: row for name, row in rows.items() if row["tuning"]}
-    if not tuned:
-        return []
-    lines = [
-        "",
-        "## Learning rates",
-        "",
-        "Each was tried for a third of the row's epochs. Accuracy in % on training images that are held out: under a",
-        "quick attack, or proven where the row is trained by bounds. A rate is that of 256 images a step.",
-        "",
-        "| row | half the recipe's | the recipe's | twice the recipe's | taken |",
-        "| --- | ---: | ---: | ---: | ---: |",
-    ]
-    for row in tuned.values():
-        cells = []
-        for tried in sorted(row["tuning"], key=lambda tried: tried["rate"]):
-            bold = "**" * (tried["rate"] == row["learning_rate"])
-            cells.append(f"{bold}{percent(tried['accuracy'])}{bold}")
-        lines.append(f"| {' | '.join([row['title'], *cells, format(row['learning_rate'], 'g')])} |")
-    return lines
-
-
-def _line(rows: dict[str, Any], name: str) -> str:
-    row = rows[name]
-    seeds = row["seeds"]
-    by_attack = {
-        attack: spread_of({name: {"seeds": [seed["by_attack"] for seed in seeds]}}, name, attack)
-        for attack in PAPERS_ATTACKS
-    }
-    numbers = [spread_of(rows, name, "clean"), *by_attack.values()]
-    numbers += [spread_of(rows, name, "worst_case"), spread_of(rows, name, "certified")]
-    flags = sorted({flag.replace("_", " ") for seed in seeds for flag in seed["flags"]})
-    cells = [row["title"], str(len(seeds)), *("–" if value is None else str(value) for value in numbers)]
-    cells[5] = f"**{cells[5]}**"
-    seconds = [seed["seconds"] for seed in seeds]
-    spread = f" ± {stdev(seconds):.0f}" if len(seconds) > 1 else ""
-    cells += [", ".join(flags) or "none", f"{seeds[0]['epochs']:g}", f"{fmean(seconds):.0f}{spread}"]
-    return f"| {' | '.join(cells)} |"
 
 
 def printed(content: dict[str, Any]) -> list[str]:
