@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lightning_sq.errors import InputError
-from lightning_sq.reproduction import page, proofs
+from lightning_sq.reproduction import proofs, tables
 from lightning_sq.reproduction.proofs import Proof, prove
 from lightning_sq.reproduction.runs import TRAINED
 from tests.attacks.test_branch_and_bound import EPSILON, IMAGES, QUANTIZERS, net
@@ -114,10 +114,12 @@ def test_the_page_shows_how_near_the_truth_is_known():
         "natural": {"title": "natural samples", "seeds": [{"proof": None}, {}]},
         "interval_bound": {"title": "bounds", "seeds": seeds},
     }
-    lines = page._proofs(rows)
+    lines = tables.proofs_section(rows)
     assert lines[-1] == "| bounds | 91.0 ± 1.4 | 92.0 ± 1.4 | 93.0 ± 1.4 | – | – |"
     assert any("into 1,000 boxes at most" in line for line in lines)
     for seed in seeds:
         seed["proof"] |= {"proven_by_boxes": seed["proof"]["proven"] - 0.005, "wrong_by_boxes": 0.05}
-    assert page._proofs(rows)[-1] == "| bounds | 91.0 ± 1.4 | 91.5 ± 1.4 | 95.0 ± 0.0 | 92.0 ± 1.4 | 93.0 ± 1.4 |"
-    assert page._proofs({"natural": rows["natural"]}) == []
+    assert (
+        tables.proofs_section(rows)[-1] == "| bounds | 91.0 ± 1.4 | 91.5 ± 1.4 | 95.0 ± 0.0 | 92.0 ± 1.4 | 93.0 ± 1.4 |"
+    )
+    assert tables.proofs_section({"natural": rows["natural"]}) == []
