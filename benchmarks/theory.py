@@ -9,6 +9,7 @@ gradient (then only attacks that undo the quantizer find it).
 from __future__ import annotations
 
 import argparse
+import math
 import tempfile
 from collections import OrderedDict
 from pathlib import Path
@@ -39,6 +40,8 @@ MARKERS = "osD^v<>PX*"
 SHARPNESSES = (5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0)
 HIDDEN = 0.9
 """Plain PGD finds less than this share of what the strongest attack finds: called hidden."""
+NOTHING = 1e-6
+"""A prediction of no more than this is none: behind a hard quantizer there is no gradient."""
 CURVED = 1.5
 """The strongest attack finds more than this many times the first-order prediction: called curved."""
 
@@ -163,8 +166,11 @@ def in_words(row: dict[str, float]) -> str:
     plain, strongest = row["rise_by_plain_pgd"], row["rise_by_strongest"]
     if row["clean_accuracy"] < 0.5:
         return "did not learn at this budget: says nothing"
-    times = strongest / max(row["predicted_rise"], 1e-12)
+    predicted = row["predicted_rise"]
+    times = strongest / predicted if predicted > NOTHING else float("inf")
     curve = f"the loss bends: the attack finds {times:.1f} times what the gradient at the image says"
+    if predicted <= NOTHING:
+        curve = "the gradient at the image says nothing"
     if plain < HIDDEN * strongest:
         return f"hidden: plain PGD finds {plain / strongest:.0%} of what the strongest attack finds; {curve}"
     return f"seen: plain PGD finds it; {curve}" if times > CURVED else "real: the gradient at the image says about all"
@@ -180,9 +186,9 @@ def draw(rows: dict[str, dict[str, Any]], epsilon: float) -> plt.Figure:
         marker = MARKERS[number % len(MARKERS)]
         point = (row["predicted_rise"], row["rise_by_strongest"])
         left.plot(*point, marker, color=colors[number % len(colors)], ms=8, alpha=0.8, label=name, **ring)
-    values = [row[key] for row in learned.values() for key in ("predicted_rise", "rise_by_strongest")]
-    ends = [min(values, default=0.0) / 1.2, max(values, default=1.0) * 1.2]
-    left.plot(ends, ends, "k--", lw=0.8)
+    rises = [row["rise_by_strongest"] for row in learned.values()] or [1.0]
+    first_order = torch.logspace(math.log10(min(rises) / 1.2), math.log10(max(rises) * 1.2), 50).tolist()
+    left.plot(first_order, first_order, "k--", lw=0.8)
     left.set_xscale("symlog", linthresh=0.1)  # behind a hard quantizer nothing is predicted
     left.set(yscale="log", xlabel=r"predicted: $\epsilon\,\|\nabla_x CE\|_1$", ylabel="strongest attack")
     left.set_title("rise of the loss (dashed: first order is all; ringed in red: hidden from plain PGD)", fontsize=9)
