@@ -172,7 +172,7 @@ def in_words(row: dict[str, float]) -> str:
     if predicted <= NOTHING:
         curve = "the gradient at the image says nothing"
     if plain < HIDDEN * strongest:
-        return f"hidden: plain PGD finds {plain / strongest:.0%} of what the strongest attack finds; {curve}"
+        return f"hidden: plain PGD finds {max(0.0, plain / strongest):.0%} of what the strongest attack finds; {curve}"
     return f"seen: plain PGD finds it; {curve}" if times > CURVED else "real: the gradient at the image says about all"
 
 
