@@ -32,10 +32,8 @@ MAX_BOXES = 200
 
 HOPE = 0.01
 """Branch and bound is left out where interval bounds prove less than this share: it would give up everywhere."""
-MOST_LEFT = 0.12
-"""And the solver of mixed-integer programs where it leaves more than this share open,"""
-MOST_LEFT_CONTINUOUS = 0.04
-"""or this, where no hard quantizer makes the ball a finite set: then an image may take it a minute."""
+MOST_LEFT = 0.04
+"""And the solver of mixed-integer programs where it leaves more than this share open."""
 SOLVER = MixedInteger(max_seconds=30.0)
 """Where bounds are nearly tight it needs a small part of that; what is continuous takes longer."""
 FEW = 16
@@ -52,7 +50,7 @@ class Proof:
         wrong: Misclassified as they are, or somewhere in the ball where one of these looked.
         max_boxes: Of branch and bound; 0 if it was not asked, or `bounds` is below `HOPE`.
         proven_by_boxes: Without mixed-integer programming; None if that was not asked (branch and bound left more than
-            `MOST_LEFT` or `MOST_LEFT_CONTINUOUS` open), has no program for the network, or is not installed.
+            `MOST_LEFT` open), has no program for the network, or is not installed.
         wrong_by_boxes: The same.
     """
 
@@ -127,8 +125,7 @@ def _prove(
 
     settle(BranchAndBound(max_boxes), "branch and bound", BATCH_SIZE)
     by_boxes = _share(proven), _share(wrong)
-    finite = model.quantizer is not None and model.quantizer.hard
-    if 1 - sum(by_boxes) > (MOST_LEFT if finite else MOST_LEFT_CONTINUOUS):
+    if 1 - sum(by_boxes) > MOST_LEFT:
         return Proof(bounds, *by_boxes, max_boxes)
     try:
         settle(SOLVER, "integer programs", FEW)

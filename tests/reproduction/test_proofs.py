@@ -46,7 +46,6 @@ def test_what_few_boxes_leave_open_is_settled_by_an_integer_program(run, tmp_pat
     assert not_asked.proven_by_boxes is None
     assert 1 - not_asked.proven - not_asked.wrong > proofs.MOST_LEFT
     monkeypatch.setattr(proofs, "MOST_LEFT", 1.0)
-    monkeypatch.setattr(proofs, "MOST_LEFT_CONTINUOUS", 0.0)  # of others than this model
     (tmp_path / proofs.PROVEN).unlink()
     notes: list[str] = []
     settled = prove(run, tmp_path, f"{EPSILON}", max_boxes=3, tell=notes.append)
