@@ -117,15 +117,16 @@ def _doubted(rows: dict[str, Any], *names: str) -> str:
     return f"; upper bounds that checks doubt ({'; '.join(doubted)})" if doubted else ""
 
 
-def _not_run(claim: str, *names: str) -> Claim:
-    return Claim(claim, "–", "–", f"not measured: {' and '.join(names)} not trained here", None)
+def _not_run(claim: str, rows: dict[str, Any], *names: str) -> Claim:
+    missing = [name for name in names if name not in rows] or names
+    return Claim(claim, "–", "–", f"not measured: {' and '.join(missing)} not trained here", None)
 
 
 def _comparable(study: Study, rows: dict[str, Any]) -> Claim:
     text = "the method is comparable to PGD training under PGD and BPDA"
     method, pgd = (spread_of(rows, name, "papers_attacks") for name in (study.method, study.adversarial))
     if method is None or pgd is None:
-        return _not_run(text, study.method, study.adversarial)
+        return _not_run(text, rows, study.method, study.adversarial)
     worst, worst_pgd = (spread_of(rows, name, "worst_case") for name in (study.method, study.adversarial))
     holds = method.mean >= pgd.mean - COMPARABLE
     verdict = "reproduced" if holds else f"not reproduced: {100 * (pgd.mean - method.mean):.1f} points less"
@@ -154,7 +155,7 @@ def _robust(study: Study, rows: dict[str, Any], name: str, num_images: int) -> C
         goal, source = published
         text = f"PGD training is not needed: {method} is as robust in truth as {source} ({100 * goal:.1f} %)"
     if worst is None or goal is None:
-        return _not_run(text, name)
+        return _not_run(text, rows, name)
     holds = worst.mean >= goal
     verdict = "reached" if holds else f"not reached: {100 * (goal - worst.mean):.1f} points less than {source}"
     verdict += _not_told_apart(worst.mean, goal, num_images) + _doubted(rows, name)
@@ -166,7 +167,7 @@ def _certified(study: Study, rows: dict[str, Any], num_images: int) -> Claim:
     text = "natural samples alone, no input gradient, and a proof instead of an attack (quantizer + interval bounds)"
     proven = spread_of(rows, study.certified, "certified")
     if proven is None:
-        return _not_run(text, study.certified)
+        return _not_run(text, rows, study.certified)
     paper, shown = spread_of(rows, study.certified, "papers_attacks"), f"{proven} proven on all validation images"
     same = spread_of(rows, study.certified, "certified_of_attacked")
     worst_pgd = spread_of(rows, study.adversarial, "worst_case")
@@ -184,7 +185,7 @@ def _proven_as_published(study: Study, rows: dict[str, Any], name: str) -> Claim
     text = f"{study.row(name).title}: as much is proven as has been published ({known})"
     proven = spread_of(rows, name, "certified")
     if proven is None:
-        return _not_run(text, name)
+        return _not_run(text, rows, name)
     best, source = study.published_proofs[-1]
     holds = proven.mean >= best
     verdict = "reached" if holds else f"not reached: {100 * (best - proven.mean):.1f} points less than {source}"
@@ -198,7 +199,7 @@ def _faster(study: Study, rows: dict[str, Any], name: str) -> Claim:
     wanted = "" if study.times_faster is None else f"{study.times_faster:g} times "
     text = f"{title}: {wanted}faster than PGD training to the same accuracy"
     if name not in rows or study.adversarial not in rows:
-        return _not_run(text, name, study.adversarial)
+        return _not_run(text, rows, name, study.adversarial)
     ours, theirs = (by_length(study, row, rows[row]) for row in (name, study.adversarial))
     if min(len(ours), len(theirs)) < 2:
         return Claim(text, "–", "–", "not measured: no shorter schedules of the two here", None)
@@ -220,7 +221,7 @@ def _as_published(study: Study, rows: dict[str, Any], name: str) -> Claim:
     text = f"our {row.title} row is as robust as published ({100 * accuracy:.1f} %: {source})"
     worst = spread_of(rows, name, "worst_case")
     if worst is None:
-        return _not_run(text, name)
+        return _not_run(text, rows, name)
     gap = accuracy - worst.mean
     verdict = "within 3 points, or better" if gap <= COMPARABLE else f"{100 * gap:.1f} points less"
     each = [f"{100 * seed['worst_case']:.1f}" for seed in rows[name]["seeds"]]

@@ -186,6 +186,7 @@ def test_what_was_not_trained_is_not_judged():
     for claim in claims.judge(MNIST, {}, 1000):
         assert claim["holds"] is None
         assert claim["verdict"].startswith("not measured")
+    assert verdict(COMPARABLE, rows(pgd=[seed(0.9)]))["verdict"] == "not measured: method not trained here"
 
 
 @pytest.mark.parametrize(("worst", "holds"), [(0.80, True), (0.798, False), (0.9, True)])
