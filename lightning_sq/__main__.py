@@ -52,8 +52,8 @@ def usage() -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Run one subcommand.
 
-    Returns: the exit status; 2 for what the person who typed it can mend, 1 for a training that diverged. A fit that
-    was asked to stop by a signal, and has saved where it was, exits with 75.
+    Returns: the exit status; 2 for what the person who typed it can mend, 1 for a training that diverged and for
+    another process that has gone. A fit that was asked to stop by a signal, and has saved where it was, exits with 75.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
         return 2
     from lightning_sq.children import handing_on
-    from lightning_sq.errors import input_error_in
+    from lightning_sq.errors import ProcessLostError, input_error_in
     from lightning_sq.stop_request import listening
 
     try:
@@ -80,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("lightning-sq: interrupted", file=sys.stderr)
         return 130
-    except FloatingPointError as error:
+    except (FloatingPointError, ProcessLostError) as error:
         print(f"lightning-sq: error: {error}", file=sys.stderr)
         return 1
     except Exception as error:

@@ -1,4 +1,4 @@
-"""The one exception that is shown to people as a sentence instead of a traceback."""
+"""The exceptions that are shown to people as a sentence instead of a traceback."""
 
 from __future__ import annotations
 
@@ -7,6 +7,13 @@ class InputError(ValueError):
     """Something that the person who ran the command can mend: what was found, and what to do.
 
     The command line prints it as one sentence and exits with status 2.
+    """
+
+
+class ProcessLostError(RuntimeError):
+    """Another process of the launch has gone. Nothing that was typed is wrong: the same command may end well.
+
+    The command line prints it as one sentence and exits with status 1, by which a cluster starts the job again.
     """
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch.distributed
 
-from lightning_sq.errors import InputError
+from lightning_sq.errors import ProcessLostError
 
 
 def together() -> bool:
@@ -29,7 +29,7 @@ def world_size() -> int:
 def gather(value: Any) -> list[Any]:
     """`value` of every process, by rank, in every process. Plain values only.
 
-    Raises: InputError if another process has ended before its time.
+    Raises: ProcessLostError if another process has ended before its time.
     """
     if not together():
         return [value]
@@ -52,7 +52,7 @@ def _all_there() -> Iterator[None]:
         yield
     except RuntimeError as error:  # of the backend: the connection is closed
         cause = str(error).partition("\n")[0]
-        raise InputError(
+        raise ProcessLostError(
             f"Process {rank()} of {world_size()} has lost another one: it was killed, or its error stands above. "
             f"Start the same command again; where it keeps its verdicts it goes on. The connection's own words: {cause}"
         ) from error

@@ -227,6 +227,6 @@ def _as_published(study: Study, rows: dict[str, Any], name: str) -> Claim:
     each = [f"{100 * seed['worst_case']:.1f}" for seed in rows[name]["seeds"]]
     if len(each) > 1:
         verdict += f" (seed by seed {', '.join(each)})"
-    if gap > COMPARABLE and row.why_not:
-        verdict += f"; {row.why_not}"
+        if gap > COMPARABLE and row.why_not:
+            verdict += f"; {row.why_not}"
     return Claim(text, str(spread_of(rows, name, "papers_attacks")), str(worst), verdict, gap <= COMPARABLE)

@@ -38,7 +38,7 @@ class Row:
         attacks: Whether its training takes gradients with respect to the images, as an attack does.
         by_proof: Trained by interval bounds, so that what is proven tells how good it is, and a quick attack little.
         published: Robust accuracy that the literature gives for this way to train, and where; None if none is known.
-        why_not: What is known of a difference to `published`, behind its verdict.
+        why_not: What is known of a difference of its seeds to `published`, behind their verdict.
     """
 
     name: str
