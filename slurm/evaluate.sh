@@ -13,6 +13,7 @@
 #   MAX_RESTARTS  after how many failures to give up      default 20 (the end of its time is none)
 #   VENV, CONTAINER_IMAGE, APPTAINER_IMAGE, MOUNTS        see slurm/start.sh
 # More options for `lightning-sq evaluate` stand behind the script's name:  sbatch slurm/evaluate.sh --num-images 5000
+# (among them --device cpu, for a trial without GPUs)
 #
 # One task a GPU; they share the images, and the verdicts are those of one process. A job that is queued again goes on with
 # the verdicts it finds, after an --overwrite too.
@@ -44,7 +45,7 @@ fi
 mkdir -p "$OUTPUT"
 
 trap : TERM USR1 # they are for the ranks; this script lives on to queue the job again
-on_every_rank evaluate "$MODEL" --data "$DATA" --epsilon "$EPSILON" --output "$OUTPUT" "$@"
+on_every_rank evaluate "$MODEL" --data "$DATA" --epsilon "$EPSILON" --output "$OUTPUT" --device cuda "$@"
 status=$?
 kept=$(cat "$OUTPUT"/verdicts/*/rank-*.sqlite 2> /dev/null | cksum) # another with every batch of verdicts
 again_if_it_helps "$status" "$OUTPUT/.failures-$SLURM_JOB_ID" "checksum ${kept% *} of its verdicts"

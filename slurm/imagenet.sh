@@ -7,7 +7,7 @@
 #   DATA          folder with train/ and val/           default data/imagenet
 #   OUTPUT        folder of the run, on a shared disk   default runs/imagenet
 #   MAX_RESTARTS  after how many failures to give up    default 3 (being asked to stop is no failure)
-#   ACCELERATOR   cpu for a trial without GPUs          default auto
+#   ACCELERATOR   cpu for a trial without GPUs          default gpu
 #   VENV, CONTAINER_IMAGE, APPTAINER_IMAGE, MOUNTS      see slurm/start.sh
 # More options for `lightning-sq fit` stand behind the script's name:  sbatch slurm/imagenet.sh --trainer.max_epochs 30
 #
@@ -31,7 +31,7 @@ source slurm/start.sh || exit 2
 CONFIG=${CONFIG:-configs/imagenet.yaml}
 DATA=${DATA:-data/imagenet}
 OUTPUT=${OUTPUT:-runs/imagenet}
-ACCELERATOR=${ACCELERATOR:-auto}
+ACCELERATOR=${ACCELERATOR:-gpu} # auto would train on CPUs where the driver is missing
 NOTES=$OUTPUT/.failures-$SLURM_JOB_ID
 
 goes_on=()

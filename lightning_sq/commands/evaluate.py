@@ -96,7 +96,7 @@ def _evaluate_all(
 
     from lightning_sq.evaluation import examples, results
     from lightning_sq.evaluation.processes import first_alone, gather
-    from lightning_sq.evaluation.suites import attacks_by_name
+    from lightning_sq.evaluation.suites import TRANSFER, attacks_by_name
     from lightning_sq.models.checkpoint_format import TrainedModel, versions
     from lightning_sq.release import load
 
@@ -136,7 +136,7 @@ def _evaluate_all(
             class_names=model.config.class_names,
         )
     tried = {name: entry for of_model in found.values() for name, entry in of_model.attacks.items()}
-    transfers = [f"transfer_{other}" for other in sources | others]
+    transfers = [f"{TRANSFER}{other}" for other in sources | others]
     suite = attacks_by_name(options.attacks, options.norm) | {name: tried[name] for name in transfers if name in tried}
     everything = results.assemble(
         rows,

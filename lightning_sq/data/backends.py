@@ -60,11 +60,11 @@ def make_loader(
 
 
 def read_all(loader: Loader, progress: Callable[[int, int], None] | None = None) -> tuple[Tensor, Tensor]:
-    """(images, labels) of one epoch in one piece, without padding; for sets that fit into memory."""
+    """(images, labels) of one epoch in one piece on the CPU, without padding; for sets that fit into its memory."""
     images, labels = [], []
     for done, batch in enumerate(loader, start=1):
-        images.append(batch.images[batch.valid])
-        labels.append(batch.labels[batch.valid])
+        images.append(batch.images[batch.valid].cpu())
+        labels.append(batch.labels[batch.valid].cpu())
         if progress is not None:
             progress(done, len(loader))
     return torch.cat(images), torch.cat(labels)

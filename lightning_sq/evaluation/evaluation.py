@@ -23,7 +23,7 @@ from lightning_sq.evaluation.precision import full_precision
 from lightning_sq.evaluation.processes import barrier, first_alone, rank, world_size
 from lightning_sq.evaluation.runner import Model, Progress, StageRunner
 from lightning_sq.evaluation.store import VerdictStore
-from lightning_sq.evaluation.suites import Entry, attacks_by_name, transfer_entries
+from lightning_sq.evaluation.suites import SUITE_VERSION, Entry, attacks_by_name, transfer_entries
 from lightning_sq.ops.pixels import check_pixels
 from lightning_sq.types import PIXEL_BOUNDS, parse_epsilon
 
@@ -109,6 +109,7 @@ def evaluate(
             raise InputError(f"No attack is left: {next(iter(possible.values()))}. Add pgd to the attacks.")
         identity = {
             "lightning_sq": __version__,
+            "suite_version": SUITE_VERSION,
             "torch": torch.__version__,
             "model": _digest(model, logits),
             "images": hashlib.sha256(images.cpu().numpy().tobytes()).hexdigest(),

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
+from functools import cache
 from typing import Any
 
 import torch.distributed
+from torch.distributed import ProcessGroup
 
 from lightning_sq.errors import ProcessLostError
+
+LONGEST_WAIT = timedelta(days=30)
+"""For the slowest process: its share of a solver's work may take hours."""
 
 
 def together() -> bool:
@@ -35,7 +41,7 @@ def gather(value: Any) -> list[Any]:
         return [value]
     values: list[Any] = [None] * world_size()
     with _all_there():
-        torch.distributed.all_gather_object(values, value)
+        torch.distributed.all_gather_object(values, value, group=_patient(torch.distributed.group.WORLD))
     return values
 
 
@@ -43,7 +49,16 @@ def barrier() -> None:
     """Wait for the others. Raises: as `gather`."""
     if together():
         with _all_there():
-            torch.distributed.barrier()
+            torch.distributed.barrier(_patient(torch.distributed.group.WORLD))
+
+
+@cache
+def _patient(world: ProcessGroup | None) -> ProcessGroup:
+    """All processes of `world`, by gloo, which waits for a slow one and says when one has gone.
+
+    NCCL gives up after half an hour, and takes the process with it; and plain values need no GPU.
+    """
+    return torch.distributed.new_group(backend="gloo", timeout=LONGEST_WAIT)
 
 
 @contextmanager

@@ -6,6 +6,7 @@
     data             {folder, num_images, unreadable, files}: files in the order of every list of verdicts
     threat_model     {norm, budgets: [...], epsilons: [...]}: every attack at each budget, some at the other epsilons
     attacks          name -> {title, family, on_everyone, parameters}, in the order in which they ran
+    suite_version    of the attacks and checks (`suites.SUITE_VERSION`; 1 where it is missing)
     seed, batch_size, num_processes, device, versions
     models           [{name, source, model (what it is made of), fingerprint (SHA-256 of that and the weights),
                        num_images,
@@ -37,6 +38,7 @@ from torch import Tensor
 
 from lightning_sq.errors import InputError
 from lightning_sq.evaluation.found import Evaluation, share_of
+from lightning_sq.evaluation.suites import SUITE_VERSION
 from lightning_sq.paths import write_whole
 
 SCHEMA_VERSION = 2
@@ -126,6 +128,7 @@ def assemble(
         "data": data,
         "threat_model": {"norm": found.norm, "budgets": list(found.budgets), "epsilons": list(found.epsilons)},
         "attacks": attacks,
+        "suite_version": SUITE_VERSION,
         "seed": seed,
         "batch_size": found.batch_size,
         "num_processes": found.num_processes,

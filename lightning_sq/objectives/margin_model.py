@@ -55,7 +55,8 @@ class MarginModel:
             gram = draws @ draws.mT
             size = gram.diagonal(dim1=1, dim2=2).mean(1).clamp_min(TINY).view(-1, 1, 1)
             regular = gram / size + RIDGE * torch.eye(len(self._seen), device=seen.device)
-            weights = torch.linalg.solve(regular, margins - margins.mean(1, keepdim=True))
+            # the plain one waits for the GPU, to see whether there is a solution: the ridge sees to that
+            weights, _ = torch.linalg.solve_ex(regular, margins - margins.mean(1, keepdim=True))
             growth = (weights[:, None] @ draws).view_as(spread)
         of_an_image = {"dim": (1, 2, 3), "keepdim": True}
         moved = spread > spread.amax(**of_an_image) / 2

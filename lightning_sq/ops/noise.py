@@ -69,7 +69,8 @@ def gaussian_field(like: Tensor, *, cells: int, smooth: bool, generator: Generat
     height, width = like.shape[-2:]
     grid = torch.randn((len(like), 1, cells, cells), generator=generator, device=like.device)
     rows, columns = (_interpolation(cells, length, smooth=smooth, device=like.device) for length in (height, width))
-    return rows @ grid @ columns.T
+    with torch.autocast(like.device.type, enabled=False):
+        return rows @ grid @ columns.T
 
 
 def _interpolation(cells: int, length: int, *, smooth: bool, device: torch.device) -> Tensor:
@@ -140,7 +141,8 @@ def blurred(field: Tensor) -> Tensor:
     channels = field.shape[1]
     kernel = torch.tensor([0.5, 1.0, 0.5], device=field.device)
     weight = (kernel[:, None] * kernel).expand(channels, 1, 3, 3)
-    return conv2d(field, weight, padding=1, groups=channels)
+    with torch.autocast(field.device.type, enabled=False):
+        return conv2d(field, weight, padding=1, groups=channels)
 
 
 def draw_for_each(images: Tensor, seeds: Iterable[int], draw: Callable[[Tensor, Generator], Tensor]) -> Tensor:

@@ -90,31 +90,41 @@ def standard_error(accuracy: float, num_images: int) -> float:
 
 def judge(study: Study, rows: dict[str, Any], num_images: int) -> list[dict[str, Any]]:
     """The claims as plain values, for the page and its JSON; `num_images` were attacked."""
-    claims = [_comparable(study, rows)]
+    claims = [_comparable(study, rows, num_images)]
     claims += [_robust(study, rows, name, num_images) for name in study.methods]
     claims += [_certified(study, rows, num_images)]
     claims += [_proven_as_published(study, rows, name) for name in study.proofs]
-    claims += [_faster(study, rows, name) for name in study.faster]
-    claims += [_as_published(study, rows, row.name) for row in study.rows if row.published]
+    claims += [_faster(study, rows, name, num_images) for name in study.faster]
+    claims += [_as_published(study, rows, row.name, num_images) for row in study.rows if row.published]
     return [asdict(claim) for claim in claims]
 
 
 def _not_told_apart(one: float, other: float, num_images: int) -> str:
     """A warning where two accuracies are nearer than two standard errors."""
-    error = standard_error(other, num_images)
+    error = _error_of_both(one, other, num_images)
     if abs(one - other) >= 2 * error:
         return ""
     return f", but {num_images} images do not tell them apart (standard error {100 * error:.1f} points)"
 
 
-def _doubted(rows: dict[str, Any], *names: str) -> str:
-    """A warning where checks doubt the worst case of one of the rows."""
-    doubted = [
-        f"{rows[name]['title']}: {', '.join(flags)}"
-        for name in names
-        if (flags := sorted({flag.replace("_", " ") for seed in rows[name]["seeds"] for flag in seed["flags"]}))
-    ]
-    return f"; upper bounds that checks doubt ({'; '.join(doubted)})" if doubted else ""
+def _hardly_comparable(gap: float, error: float, num_images: int) -> str:
+    """A warning where `gap` is nearer than two standard errors to what still counts as comparable."""
+    if abs(gap - COMPARABLE) >= 2 * error:
+        return ""
+    limit = f"{100 * COMPARABLE:.0f} points"
+    return f", but {num_images} images do not tell {limit} for sure (standard error {100 * error:.1f} points)"
+
+
+def _error_of_both(one: float, other: float, num_images: int) -> float:
+    """The larger standard error of two accuracies, of which one may be 0 or 1, and so have none."""
+    return max(standard_error(one, num_images), standard_error(other, num_images))
+
+
+def _doubted(rows: dict[str, Any], *names: str, lengths: tuple[str, ...] = ("seeds",)) -> str:
+    """A warning where checks doubt the worst case of one of the rows, or of its shorter schedules."""
+    flagged = {name: any(end["flags"] for length in lengths for end in rows[name][length]) for name in names}
+    doubted = " and ".join(rows[name]["title"] for name in names if flagged[name])
+    return f"; upper bounds, which checks doubt in {doubted}" if doubted else ""
 
 
 def _not_run(claim: str, rows: dict[str, Any], *names: str) -> Claim:
@@ -122,7 +132,7 @@ def _not_run(claim: str, rows: dict[str, Any], *names: str) -> Claim:
     return Claim(claim, "–", "–", f"not measured: {' and '.join(missing)} not trained here", None)
 
 
-def _comparable(study: Study, rows: dict[str, Any]) -> Claim:
+def _comparable(study: Study, rows: dict[str, Any], num_images: int) -> Claim:
     text = "the method is comparable to PGD training under PGD and BPDA"
     method, pgd = (spread_of(rows, name, "papers_attacks") for name in (study.method, study.adversarial))
     if method is None or pgd is None:
@@ -130,6 +140,8 @@ def _comparable(study: Study, rows: dict[str, Any]) -> Claim:
     worst, worst_pgd = (spread_of(rows, name, "worst_case") for name in (study.method, study.adversarial))
     holds = method.mean >= pgd.mean - COMPARABLE
     verdict = "reproduced" if holds else f"not reproduced: {100 * (pgd.mean - method.mean):.1f} points less"
+    error = _error_of_both(method.mean, pgd.mean, num_images)
+    warning = _hardly_comparable(pgd.mean - method.mean, error, num_images)
     if holds and worst.mean < worst_pgd.mean - COMPARABLE:
         verdict = (
             f"reproduced by the paper's attacks, but {100 * (worst_pgd.mean - worst.mean):.1f} points less in truth"
@@ -138,7 +150,7 @@ def _comparable(study: Study, rows: dict[str, Any]) -> Claim:
         text,
         f"{method} against {pgd} of PGD training",
         f"{worst} against {worst_pgd} of PGD training",
-        verdict + _doubted(rows, study.method, study.adversarial),
+        verdict + warning + _doubted(rows, study.method, study.adversarial),
         holds,
     )
 
@@ -194,28 +206,50 @@ def _proven_as_published(study: Study, rows: dict[str, Any], name: str) -> Claim
     return Claim(text, str(spread_of(rows, name, "papers_attacks")), f"{proven} proven", verdict, holds)
 
 
-def _faster(study: Study, rows: dict[str, Any], name: str) -> Claim:
-    title = study.row(name).title
-    wanted = "" if study.times_faster is None else f"{study.times_faster:g} times "
-    text = f"{title}: {wanted}faster than PGD training to the same accuracy"
+def _faster(study: Study, rows: dict[str, Any], name: str, num_images: int) -> Claim:
+    title, wanted = study.row(name).title, study.times_faster or 1.0
+    text = f"{title}: {'' if wanted == 1 else f'{wanted:g} times '}faster than PGD training to the same accuracy"
     if name not in rows or study.adversarial not in rows:
         return _not_run(text, rows, name, study.adversarial)
     ours, theirs = (by_length(study, row, rows[row]) for row in (name, study.adversarial))
     if min(len(ours), len(theirs)) < 2:
         return Claim(text, "–", "–", "not measured: no shorter schedules of the two here", None)
-    goal = min(max(reached for _, reached in points) for points in (ours, theirs))
-    seconds, seconds_pgd = seconds_to(ours, goal), seconds_to(theirs, goal)
-    ratio = seconds_pgd / seconds
+    goal, (first, shortest) = _both_reach(ours, theirs), theirs[0]
+    ratio, seconds, seconds_pgd = _ratio(ours, theirs), seconds_to(ours, goal), seconds_to(theirs, goal)
     how = "proven, against PGD training under attack" if study.row(name).by_proof else "in the worst case"
-    measured = f"{100 * goal:.1f} % {how}: {seconds:.0f} s of training against {seconds_pgd:.0f} s, {ratio:.1f} times"
+    measured = f"{100 * goal:.1f} % {how}: {seconds:.0f} s of training against "
+    if goal < shortest:
+        measured += f"at most the {first:.0f} s that PGD training takes to {100 * shortest:.1f} %"
+        verdict = f"not reached: at most {ratio:.1f} times"
+        if ratio >= wanted:
+            verdict = "not measured: PGD training has no schedule so short"
+        return Claim(text, "–", measured, verdict, False if ratio < wanted else None)
+    error = standard_error(goal, num_images)
+    least, most = sorted(_ratio(ours, [(time, reached + off) for time, reached in theirs]) for off in (-error, error))
+    measured += f"{seconds_pgd:.0f} s, {ratio:.1f} times"
+    measured += f" ({least:.1f} to {most:.1f} where PGD training keeps {100 * error:.1f} points more or less)"
     for number, (sooner, less) in enumerate(ours):
-        if theirs[0][1] <= less < goal and all(less > before for _, before in ours[:number]):
+        if shortest <= less < goal and all(less > before for _, before in ours[:number]):
             measured += f"; to {100 * less:.1f} %: {sooner:.0f} s, {seconds_to(theirs, less) / sooner:.1f} times"
-    holds = ratio >= (study.times_faster or 1.0)
-    return Claim(text, "–", measured, "reached" if holds else f"not reached: {ratio:.1f} times", holds)
+    verdict = "reached" if ratio >= wanted else f"not reached: {ratio:.1f} times"
+    if least < wanted <= most:
+        verdict += f", but {num_images} images do not tell {wanted:g} times for sure"
+    verdict += _doubted(rows, name, study.adversarial, lengths=("seeds", "shorter"))
+    return Claim(text, "–", measured, verdict, ratio >= wanted)
 
 
-def _as_published(study: Study, rows: dict[str, Any], name: str) -> Claim:
+def _both_reach(ours: list[tuple[float, float]], theirs: list[tuple[float, float]]) -> float:
+    """The accuracy to which two rows are timed: the best of the less robust one."""
+    return min(max(reached for _, reached in points) for points in (ours, theirs))
+
+
+def _ratio(ours: list[tuple[float, float]], theirs: list[tuple[float, float]]) -> float:
+    """How many times as long `theirs` takes as `ours` to what both reach; below its shortest schedule at most that."""
+    goal = _both_reach(ours, theirs)
+    return seconds_to(theirs, goal) / seconds_to(ours, goal)
+
+
+def _as_published(study: Study, rows: dict[str, Any], name: str, num_images: int) -> Claim:
     row = study.row(name)
     accuracy, source = row.published
     text = f"our {row.title} row is as robust as published ({100 * accuracy:.1f} %: {source})"
@@ -224,9 +258,10 @@ def _as_published(study: Study, rows: dict[str, Any], name: str) -> Claim:
         return _not_run(text, rows, name)
     gap = accuracy - worst.mean
     verdict = "within 3 points, or better" if gap <= COMPARABLE else f"{100 * gap:.1f} points less"
+    warning = _hardly_comparable(gap, _error_of_both(worst.mean, accuracy, num_images), num_images)
     each = [f"{100 * seed['worst_case']:.1f}" for seed in rows[name]["seeds"]]
     if len(each) > 1:
         verdict += f" (seed by seed {', '.join(each)})"
         if gap > COMPARABLE and row.why_not:
             verdict += f"; {row.why_not}"
-    return Claim(text, str(spread_of(rows, name, "papers_attacks")), str(worst), verdict, gap <= COMPARABLE)
+    return Claim(text, str(spread_of(rows, name, "papers_attacks")), str(worst), verdict + warning, gap <= COMPARABLE)

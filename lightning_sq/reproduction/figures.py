@@ -26,6 +26,7 @@ NEAR_ALL = 90.0
 def curves_figure(content: dict[str, Any]) -> Figure:
     """Worst case over the budget, a line a row, the mean over its seeds; a triangle is what is proven of all images.
 
+    Hollow marks are over the attacks on everyone alone: at budgets below the largest no others are run.
     Rows whose training takes input gradients have a panel of their own.
     """
     study, rows = STUDIES[content["study"]], content["rows"]
@@ -40,7 +41,9 @@ def curves_figure(content: dict[str, Any]) -> Figure:
         points = [(0.0, _mean(seed["clean"] for seed in seeds))]
         for k, (epsilon, _) in enumerate(seeds[0]["over_epsilon"]):
             points.append((epsilon, _mean(seed["over_epsilon"][k][1] for seed in seeds)))
-        axes.plot(*zip(*((x, 100 * y) for x, y in points), strict=True), label=row["title"], **style)
+        x, y = zip(*((epsilon, 100 * accuracy) for epsilon, accuracy in points), strict=True)
+        axes.plot(x, y, label=row["title"], **style)
+        axes.plot(x[1:-1], y[1:-1], style["marker"], color=style["color"], ms=style["ms"], mfc="white", zorder=3)
         proven = [seed["certified"] for seed in seeds if seed["certified"] is not None]
         if proven and _mean(proven) >= TELLING:
             axes.plot([points[-1][0]], [100 * _mean(proven)], "^", color=style["color"], ms=8, mfc="white")
@@ -50,7 +53,7 @@ def curves_figure(content: dict[str, Any]) -> Figure:
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, fontsize=8, handlelength=3.5,
                     frameon=False)  # fmt: skip
     panels[0, 0].set(ylabel="accuracy under the worst case, %")
-    figure.supxlabel("triangle: proven of all test images", fontsize=9)
+    figure.supxlabel("hollow: over some of the attacks alone; triangle: proven of all test images", fontsize=9)
     _scaled(list(panels[0]))
     return figure
 

@@ -15,7 +15,9 @@
                        proof: {bounds, proven, wrong, max_boxes, proven_by_boxes, wrong_by_boxes} (see
                        `proofs.Proof`; missing or null where branch and bound was not asked: then interval
                        bounds alone have proven it; the last two missing where no solver was asked),
-                       over_epsilon: [[epsilon, worst case]], flags, verdict}],
+                       over_epsilon: [[epsilon, worst case; below the last by the attacks on everyone alone]],
+                       suite_version (see `suites.SUITE_VERSION`), transfers: [names of the nets whose adversarial
+                       images were tried] (both missing in entries older than them), flags, verdict}],
                        shorter: [the same of the first seed, by shorter schedules]}}
     choice           [{title, changes, epochs, accuracy (quick attack, held-out training images), seconds,
                        recipe}]
@@ -34,12 +36,14 @@ from typing import Any
 from lightning_sq.errors import InputError
 from lightning_sq.evaluation.figures import save_png
 from lightning_sq.evaluation.results import format_epsilon, percent
+from lightning_sq.evaluation.suites import TRANSFER
 from lightning_sq.paths import whole_file, write_whole
+from lightning_sq.reproduction import provenance
 from lightning_sq.reproduction.claims import PAPERS_ATTACKS, spread_of, standard_error
 from lightning_sq.reproduction.figures import curves_figure, training_figure
 from lightning_sq.reproduction.proofs import Proof
 from lightning_sq.reproduction.runs import Run
-from lightning_sq.reproduction.studies import STUDIES
+from lightning_sq.reproduction.studies import STUDIES, Study
 from lightning_sq.reproduction.tables import choice_section, proofs_section, rates_section, rows_table
 from lightning_sq.types import parse_epsilon
 
@@ -58,7 +62,7 @@ def seed_entry(run: Run, trained: dict[str, Any], results: dict[str, Any], proof
         proof: Of all validation images; None where the network has no bounds.
     """
     evaluated = results["models"][0]
-    by_attack = evaluated["curve"][-1]["attacks"]
+    by_attack, tried = evaluated["curve"][-1]["attacks"], [row["attack"] for row in evaluated["attacks"]]
     return {
         "seed": run.seed,
         "recipe": trained["key"],
@@ -77,6 +81,8 @@ def seed_entry(run: Run, trained: dict[str, Any], results: dict[str, Any], proof
         "certified_of_attacked": evaluated["certified_accuracy"],
         "proof": asdict(proof) if proof is not None and proof.max_boxes else None,
         "over_epsilon": [[point["epsilon"], point["worst_case"]] for point in evaluated["curve"]],
+        "suite_version": results.get("suite_version", 1),
+        "transfers": sorted(name.removeprefix(TRANSFER) for name in tried if name.startswith(TRANSFER)),
         "flags": evaluated["flags"],
         "verdict": evaluated["verdict"],
     }
@@ -110,17 +116,19 @@ def markdown(content: dict[str, Any]) -> str:
         "quick": "The quick form: few images and short schedules, to see the order.",
         "full": "By the schedules of the recipes.",
     }
-    options = {"quick": "--quick", "full": f"--num-images {content['num_images']}"}
+    options = f"{'--quick ' * (content['form'] == 'quick')}--num-images {content['num_images']}"
     lines = [
         f"# {content['title']}: the paper's claims, reproduced and judged",
         "",
         f"{form[content['form']]} Written by",
-        f"`lightning-sq reproduce {content['study']} {options[content['form']]}`; every number is in",
+        f"`lightning-sq reproduce {content['study']} {options}`; every number is in",
         f"[{JSON_FILE}]({JSON_FILE}). L-inf, epsilon {epsilon}; attacks on {content['num_images']} test images",
         f"({', '.join(content['attacks'])}), proofs on all {data['val']:,}.",
         f"On so many images an accuracy of 90 % has a standard error of {error:.1f} points.",
-        _machines(content["rows"]),
-        f"{data['train']:,} training and {data['val']:,} test images; {_networks(content['rows'])}.",
+        *provenance.older(content["rows"]),
+        *provenance.transfers(content["rows"]),
+        provenance.machines(content["rows"]),
+        f"{data['train']:,} training and {data['val']:,} test images; {provenance.networks(content['rows'])}.",
         *[_PARTIAL] * (not data["whole"]),
         "",
         "## Claims",
@@ -132,7 +140,8 @@ def markdown(content: dict[str, Any]) -> str:
     lines += [f"| {' | '.join(claim[key] for key in keys)} |" for claim in content["claims"]]
     lines += [
         "",
-        "Seconds to an accuracy lie on the straight line between two schedules that were run.",
+        "Seconds to an accuracy lie on the straight line between two schedules that were run: whole ones with the mean",
+        "over their seeds, shorter ones with one seed.",
         "",
         "## Rows",
         "",
@@ -140,7 +149,7 @@ def markdown(content: dict[str, Any]) -> str:
         "attacks, and a row whose diagnostics fired is not to be called robust beyond what is proven of it: a better",
         "attack may find more. What is proven is of all test images, of which those attacked are harder for some rows",
         "and easier for others: so it can be above the worst case.",
-        _tuning(content["rows"]),
+        provenance.tuning(content["rows"]),
         "",
         *rows_table(content["rows"]),
     ]
@@ -150,14 +159,15 @@ def markdown(content: dict[str, Any]) -> str:
     lines += rates_section(content["rows"])
     if content["choice"]:
         lines += choice_section(content["choice"])
-    if left_out := STUDIES[content["study"]].left_out:
-        lines += ["", "Tried besides by throw-away scripts, on other training images held out, and left out:", ""]
-        lines += [f"- {sentence}" for sentence in left_out]
+    lines += _left_out(STUDIES[content["study"]])
     return "\n".join(
         [
             *lines,
             "",
             f"![accuracy over the budget]({CURVES_FILE})",
+            "",
+            "Full marks: over all attacks. Hollow ones, at smaller budgets: over those that attack every image, so",
+            "rather too high. Triangles: proven of all test images.",
             "",
             f"![accuracy over the time of training]({TRAINING_FILE})",
             "",
@@ -165,33 +175,18 @@ def markdown(content: dict[str, Any]) -> str:
     )
 
 
-def _machines(rows: dict[str, Any]) -> str:
-    """On what the rows were trained, and when."""
-    seeds = [seed for row in rows.values() for seed in row["seeds"]]
-    machines = {
-        f"on {seed['device'].split(',')[0]}, {seed['num_threads']} thread{'s' * (seed['num_threads'] > 1)} a row, "
-        f"{seed['jobs']} row{'s' * (seed['jobs'] > 1)} at a time"
-        for seed in seeds
-    }
-    return f"Trained {'; '.join(sorted(machines))}. Measured on {', '.join(sorted({seed['day'] for seed in seeds}))}."
-
-
-def _networks(rows: dict[str, Any]) -> str:
-    """The commonest network, and which rows have another."""
-    names = [row["network"] for row in rows.values()]
-    usual = max(sorted(set(names)), key=names.count)
-    others = [f"{row['network']} in {row['title']}" for row in rows.values() if row["network"] != usual]
-    return "; ".join([f"network {usual}", *others])
-
-
-def _tuning(rows: dict[str, Any]) -> str:
-    tuned = [bool(row["tuning"]) for row in rows.values()]
-    if all(tuned):
-        return "The learning rate of each row is the best of three on held-out training images."
-    if not any(tuned):
-        return "The learning rate of each row is its recipe's; none was tuned here."
-    titles = "; ".join(row["title"] for row in rows.values() if not row["tuning"])
-    return f"Learning rates are the best of three on held-out training images, those of the recipes in {titles}."
+def _left_out(study: Study) -> list[str]:
+    lines = []
+    if study.left_out:
+        lines += [
+            "",
+            "Tried besides, on other training images held out, by scripts that are not kept, and left out:",
+            "",
+        ]
+        lines += [f"- {sentence}" for sentence in study.left_out]
+    if study.looked_at:
+        lines += ["", "Looked at on test images, and not taken:", "", *(f"- {one}" for one in study.looked_at)]
+    return lines
 
 
 def printed(content: dict[str, Any]) -> list[str]:

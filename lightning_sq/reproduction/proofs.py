@@ -26,6 +26,8 @@ from lightning_sq.reproduction.runs import TRAINED, Run
 from lightning_sq.types import parse_epsilon
 
 PROVEN = "proven.json"
+PROVER_VERSION = 2
+"""Goes up with each change by which less is proven, or more found to be wrong: older proofs are made again."""
 BATCH_SIZE = 500
 MAX_BOXES = 200
 """Of branch and bound, for an image: under a minute for all of MNIST. More take longer, and prove little more."""
@@ -72,14 +74,15 @@ def prove(
 ) -> Proof | None:
     """Of every image of `data/val`; None where the network has no interval bounds.
 
-    Kept beside the run, and made again when the run was trained anew, or the solver was missing and is there now. With
-    `max_boxes` 0 interval bounds have the last word, in seconds; else it takes minutes, of which `tell` hears from time
-    to time.
+    Kept beside the run, and made again when the run was trained anew, when the solver was missing and is there now, and
+    where it is of another `PROVER_VERSION`. With `max_boxes` 0 interval bounds have the last word, in seconds; else it
+    takes minutes, of which `tell` hears from time to time.
 
     Raises: InputError if the images cannot be read.
     """
     path = run.folder / PROVEN
-    in_full = {"trained": (run.folder / TRAINED).read_text(), "asked": [max_boxes, asdict(SOLVER)]}
+    trained = (run.folder / TRAINED).read_text()
+    in_full = {"trained": trained, "asked": [max_boxes, asdict(SOLVER)], "prover": PROVER_VERSION}
     made_of = in_full if find_spec("highspy") else in_full | {"solver": "not installed"}
     if path.exists() and (known := json.loads(path.read_text())).get("made_of") in (in_full, made_of):
         return None if known["proof"] is None else Proof(**known["proof"])

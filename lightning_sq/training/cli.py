@@ -140,6 +140,7 @@ class CommandLine(LightningCLI):
             trainer["precision"] is None
             and trainer["accelerator"] in ("auto", "gpu", "cuda")
             and torch.cuda.is_available()
+            and torch.cuda.is_bf16_supported(including_emulation=False)
         ):
             trainer["precision"] = "bf16-mixed"
         trainer["plugins"] = _with_our_io(trainer["plugins"], config["keep_last"])

@@ -18,7 +18,7 @@ class RobustAccuracy(Callback):
     """Logs val/robust_top1: the share of validation images that no quick attack breaks, an upper bound of the truth.
 
     PGD on the margin, in the quantized box where the model has a quantizer, because the quantizer hides nothing there.
-    The images are every n-th of the validation set, the same each time. Its time is no training time.
+    The images are one of every n of the validation set, the same each time. Its time is no training time.
 
     Args:
         epsilon: Radius of the L-inf ball, in units of the full pixel range, such as 8/255.
@@ -47,24 +47,38 @@ class RobustAccuracy(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         every = max(1, len(trainer.datamodule.index("val")) // self.num_images)
-        chosen = batch.valid & (batch.indices % every == 0)
+        chosen = batch.valid & one_of_every(every, batch.indices)
         if chosen.any():
             self._taken.append((batch.images[chosen], batch.labels[chosen], batch.indices[chosen]))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         counts = torch.zeros(2, device=pl_module.device)  # still right, of so many
         if self._taken:
-            counts[0], counts[1] = self._count(pl_module)
+            counts[0], counts[1] = self._count(pl_module, trainer.datamodule.batch_size_per_device)
         counts = trainer.strategy.reduce(counts, reduce_op="sum")
         if counts[1]:
             pl_module.log("val/robust_top1", counts[0] / counts[1], prog_bar=True, sync_dist=True)
 
-    def _count(self, module: LightningModule) -> tuple[int, int]:
+    def _count(self, module: LightningModule, batch_size: int) -> tuple[int, int]:
+        """(still right, of so many), of what was taken."""
         with torch.inference_mode(False), torch.enable_grad(), torch.autocast(module.device.type, enabled=False):
             images, labels, indices = (torch.cat(part).clone() for part in zip(*self._taken, strict=True))
             attack = self.attack if module.model.quantizer is None else QuantizedBox(self.attack)
-            adversarial = attack(module.model, images, labels, indices.tolist(), self.epsilon)
-            wrong = classify(module.model, images) != labels
-            wrong |= fools(module.model, adversarial, images, labels, epsilon=self.epsilon)
+            still_right = 0
+            for x, y, rows in zip(*(part.split(batch_size) for part in (images, labels, indices)), strict=True):
+                adversarial = attack(module.model, x, y, rows.tolist(), self.epsilon)
+                wrong = classify(module.model, x) != y
+                wrong |= fools(module.model, adversarial, x, y, epsilon=self.epsilon)
+                still_right += int((~wrong).sum())
         self._taken = []
-        return int((~wrong).sum()), len(labels)
+        return still_right, len(labels)
+
+
+def one_of_every(count: int, indices: Tensor) -> Tensor:
+    """Which of `indices` are the chosen one of `count` that follow each other; which one that is looks random.
+
+    With the first of each, processes that take turns would leave all of them to one where their number divides `count`.
+    """
+    block = indices // count
+    chosen = (block * 2_654_435_761 % 2**32) * count // 2**32  # Knuth's multiplicative hash
+    return indices % count == chosen

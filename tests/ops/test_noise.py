@@ -141,6 +141,16 @@ def test_a_smooth_field_has_unit_variance_between_its_cells_too():
     assert field.var(0).flatten().tolist() == pytest.approx([1.0] * 81, abs=0.05)
 
 
+def test_correlated_noise_is_float32_under_autocast_too():
+    field = torch.randn(2, 3, 8, 8)
+    alone = blurred(field), gaussian_field(field, cells=4, smooth=True, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        same = blurred(field), gaussian_field(field, cells=4, smooth=True, generator=torch.Generator().manual_seed(0))
+    for one, other in zip(alone, same, strict=True):
+        assert one.dtype == other.dtype == torch.float32
+        assert torch.equal(one, other)
+
+
 def test_a_mixture_deals_its_patterns_to_the_images_in_turn():
     noise = correlated("mixture", "rademacher", images=8, size=16, scales=(2, 4))
     constant = [(x == x[0, 0, 0]).all().item() for x in noise]

@@ -74,7 +74,7 @@ def test_a_proof_without_a_solver_is_made_again_once_there_is_one_and_never_the_
     second = prove(run, tmp_path, f"{EPSILON}", max_boxes=3)
     assert first.proven_by_boxes is None
     assert second.proven_by_boxes == first.proven < second.proven
-    assert json.loads((tmp_path / proofs.PROVEN).read_text())["made_of"].keys() == {"trained", "asked"}
+    assert json.loads((tmp_path / proofs.PROVEN).read_text())["made_of"].keys() == {"trained", "asked", "prover"}
     monkeypatch.setitem(sys.modules, "highspy", None)
     assert prove(run, tmp_path, f"{EPSILON}", max_boxes=3) == second
 

@@ -86,7 +86,7 @@ def scripts(tmp_path) -> Scripts:
 def fit_words(output: Path, *words: str) -> list[str]:
     return [
         *("fit", "--config", "configs/imagenet.yaml", "--data.root", "/data/few", "--output", str(output)),
-        *("--trainer.accelerator", "auto", "--trainer.enable_progress_bar", "false"),
+        *("--trainer.accelerator", "gpu", "--trainer.enable_progress_bar", "false"),
         *("--trainer.num_nodes", "2", "--trainer.devices", "4", *words),
     ]
 
@@ -148,6 +148,7 @@ def test_a_task_of_an_array_attacks_its_own_model_into_its_own_folder(scripts):
         done = scripts.run("slurm/evaluate.sh", "--batch-size", "4", MODELS=models, SLURM_ARRAY_TASK_ID=str(task))
         assert done.returncode == 0, done.stderr
         words = ["evaluate", model, "--data", "/data/few", "--epsilon", "4/255", "--output", f"{scripts.output}-{task}"]
+        words += ["--device", "cuda"]
         assert scripts.started() == ["--kill-on-bad-exit=1", scripts.program, *words, "--batch-size", "4"]
         assert Path(f"{scripts.output}-{task}").is_dir()
     done = scripts.run("slurm/evaluate.sh", MODELS=models, SLURM_ARRAY_TASK_ID="2")

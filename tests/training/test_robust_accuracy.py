@@ -12,7 +12,7 @@ from torch import nn
 from lightning_sq.errors import InputError
 from lightning_sq.layers import SoftQuantization
 from lightning_sq.models import PixelClassifier
-from lightning_sq.training.robust_accuracy import RobustAccuracy
+from lightning_sq.training.robust_accuracy import RobustAccuracy, one_of_every
 from lightning_sq.types import PADDING_INDEX, Batch
 
 # Two pixels; class 1 where the first is the brighter. The margin of each image says which epsilon breaks it.
@@ -33,7 +33,7 @@ def images_of(margins):
 def measured(callback, model, batches, num_images, world_size=1):
     logged = {}
     trainer = SimpleNamespace(
-        datamodule=SimpleNamespace(index=lambda split: range(num_images)),
+        datamodule=SimpleNamespace(index=lambda split: range(num_images), batch_size_per_device=2),
         strategy=SimpleNamespace(reduce=lambda counts, reduce_op: counts * world_size),
     )
     module = SimpleNamespace(
@@ -71,10 +71,23 @@ def test_a_clean_mistake_is_no_robust_image_and_padding_is_none_at_all():
     assert measured(RobustAccuracy(0.01, num_images=2), linear_model(), batches, 2) == {"val/robust_top1": 0.5}
 
 
-def test_every_nth_image_is_attacked_and_processes_are_counted_together():
-    batches = [batch_of(torch.tensor([0.05, 0.35] * 4), list(range(8)))]
-    callback = RobustAccuracy(0.1, num_images=4)  # the even ones, which all break
-    assert measured(callback, linear_model(), batches, 8, world_size=2) == {"val/robust_top1": 0.0}
+def test_one_image_of_every_n_is_attacked_and_processes_are_counted_together():
+    chosen = one_of_every(2, torch.arange(8))
+    margins = torch.where(chosen, 0.05, 0.35)  # those that are attacked all break
+    callback = RobustAccuracy(0.1, num_images=4)
+    assert measured(callback, linear_model(), [batch_of(margins, list(range(8)))], 8, 2) == {"val/robust_top1": 0.0}
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, 39, 100, 195])
+def test_the_chosen_ones_are_one_of_each_block_and_spread_over_processes_that_take_turns(every):
+    blocks = 400
+    indices = torch.arange(every * blocks)
+    chosen = one_of_every(every, indices)
+    assert (chosen.view(blocks, every).sum(1) == 1).all()
+    for world_size in (2, 4, 7, 8):
+        of_each = torch.bincount(indices[chosen] % world_size, minlength=world_size)
+        assert of_each.min() > 0.5 * blocks / world_size
+        assert of_each.max() < 1.5 * blocks / world_size
 
 
 def test_bad_input_is_one_sentence():

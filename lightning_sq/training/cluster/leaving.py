@@ -78,6 +78,8 @@ class LeaveWhenAsked(Callback):
     def _leave(self, trainer: Trainer, what: str) -> NoReturn:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.barrier()  # nobody ends the job before everybody is here
+            # NCCL's is collective, and Lightning would let the first process do it alone at its exit
+            torch.distributed.destroy_process_group()
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, signal.SIG_IGN)  # the goal is reached
         if trainer.global_rank:  # one status is enough; two could be taken for a crash of each by the other

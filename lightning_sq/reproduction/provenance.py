@@ -1,0 +1,64 @@
+"""How the rows of a study were trained and judged: by what, on what, and when, in sentences for its page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning_sq.evaluation.suites import SUITE_VERSION
+
+
+def machines(rows: dict[str, Any]) -> str:
+    """On what the rows were trained, and when."""
+    seeds = _ends(*rows.values())
+    machines = {
+        f"on {seed['device'].split(',')[0]}, {seed['num_threads']} thread{'s' * (seed['num_threads'] > 1)} a row, "
+        f"{seed['jobs']} row{'s' * (seed['jobs'] > 1)} at a time"
+        for seed in seeds
+    }
+    return f"Trained {'; '.join(sorted(machines))}. Measured on {', '.join(sorted({seed['day'] for seed in seeds}))}."
+
+
+def _ends(*rows: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every seed and every shorter schedule."""
+    return [end for row in rows for end in (*row["seeds"], *row["shorter"])]
+
+
+def older(rows: dict[str, Any]) -> list[str]:
+    """Which rows were judged by attacks and checks that have been made stronger since."""
+    versions = {row["title"]: {end.get("suite_version", 1) for end in _ends(row)} for row in rows.values()}
+    older = [title for title, known in versions.items() if min(known) < SUITE_VERSION]
+    if not older:
+        return []
+    which = "all rows" if len(older) == len(rows) else "; ".join(older)
+    return [f"By attacks and checks of before, which found less, so that numbers may be too good: {which}."]
+
+
+def transfers(rows: dict[str, Any]) -> list[str]:
+    """Whose adversarial images were tried on the others, and on which they were not."""
+    by_end = {row["title"]: [set(end.get("transfers", ())) for end in _ends(row)] for row in rows.values()}
+    tried = {title: set.intersection(*known) for title, known in by_end.items()}
+    sources = sorted(set().union(*tried.values()))
+    if not sources:
+        return []
+    without = [title for title, known in tried.items() if not known]
+    but = f", but not on {'; '.join(without)}" * bool(without)
+    titles = " and ".join(rows[name]["title"] if name in rows else name for name in sources)
+    return [f"Adversarial images of {titles} were tried on the others too{but}."]
+
+
+def networks(rows: dict[str, Any]) -> str:
+    """The commonest network, and which rows have another."""
+    names = [row["network"] for row in rows.values()]
+    usual = max(sorted(set(names)), key=names.count)
+    others = [f"{row['network']} in {row['title']}" for row in rows.values() if row["network"] != usual]
+    return "; ".join([f"network {usual}", *others])
+
+
+def tuning(rows: dict[str, Any]) -> str:
+    tuned = [bool(row["tuning"]) for row in rows.values()]
+    if all(tuned):
+        return "The learning rate of each row is the best of three on held-out training images."
+    if not any(tuned):
+        return "The learning rate of each row is its recipe's; none was tuned here."
+    titles = "; ".join(row["title"] for row in rows.values() if not row["tuning"])
+    return f"Learning rates are the best of three on held-out training images, those of the recipes in {titles}."

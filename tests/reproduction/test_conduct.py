@@ -1,0 +1,66 @@
+"""What is chosen is chosen on training images that are held out, and every row is trained and attacked alike."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from lightning_sq.reproduction import conduct, trials
+from lightning_sq.reproduction.plan import Estimate
+from lightning_sq.reproduction.proofs import Proof
+from lightning_sq.reproduction.runs import TRAINED
+from lightning_sq.reproduction.studies import MNIST
+from tests.reproduction.test_runs import settings
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """Every step that is asked for, by the word that begins its title; nothing is run."""
+    asked: dict[str, list] = {}
+
+    def note(steps, **more):
+        for step in steps:
+            asked.setdefault(step.title.split()[0], []).append(step)
+
+    monkeypatch.setattr(conduct, "run_all", note)
+    return asked
+
+
+def data_of(steps) -> set[str]:
+    return {step.words[step.words.index("--data.root" if step.words[0] == "fit" else "--data") + 1] for step in steps}
+
+
+def test_rates_are_tried_on_held_out_images_and_rows_are_trained_and_attacked_on_the_data_set(tmp_path, steps):
+    ours = settings(tmp_path)
+    known = {name: Estimate(epoch=1.0, attacking=1.0) for name in ours.rows}
+    conduct.conduct(ours, known)
+    tried = [step for step in steps["training"] if "tuning" in str(step.marker)]
+    trained = [step for step in steps["training"] if "tuning" not in str(step.marker)]
+    assert (len(tried), data_of(tried)) == (6, {str(ours.tuning_data)})
+    assert (len(trained), data_of(trained)) == (4, {str(ours.data)})
+    assert (len(steps["attacking"]), data_of(steps["attacking"])) == (4, {str(ours.data)})
+
+
+def test_variants_of_the_method_are_tried_on_held_out_images(tmp_path, steps):
+    ours = settings(tmp_path)
+    conduct.choose(ours, [1.0] * len(trials.variants(ours)))
+    assert data_of(steps["training"]) == {str(ours.tuning_data)}
+
+
+def test_the_rate_of_a_row_that_is_trained_by_bounds_is_chosen_by_what_is_proven_of_held_out_images(
+    tmp_path, monkeypatch
+):
+    ours, asked = settings(tmp_path, rows=("interval_bound",)), []
+
+    def prove(run, data, epsilon, **more):
+        asked.append((data, epsilon))
+        return Proof(run.recipe.changes[trials.RATE], 0.0, 0.0, 0)  # the larger the rate, the more
+
+    monkeypatch.setattr(trials, "prove", prove)
+    for run in trials.rates_to_try(ours):
+        run.folder.mkdir(parents=True)
+        (run.folder / TRAINED).write_text(json.dumps({"key": run.recipe.fingerprint()}))
+    rates = [run.recipe.changes[trials.RATE] for run in trials.rates_to_try(ours)]
+    assert trials.tuned_rates(ours) == {"interval_bound": max(rates)}
+    assert set(asked) == {(ours.tuning_data, MNIST.epsilon)}

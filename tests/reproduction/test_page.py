@@ -1,0 +1,169 @@
+"""A page is made of its JSON alone: every number of an evaluation arrives in it, and every figure shows them."""
+
+from __future__ import annotations
+
+import copy
+from types import SimpleNamespace
+
+import pytest
+
+from lightning_sq.errors import InputError
+from lightning_sq.evaluation.suites import SUITE_VERSION
+from lightning_sq.reproduction import claims, figures, page
+from lightning_sq.reproduction.proofs import Proof
+from lightning_sq.reproduction.studies import MNIST
+from tests.reproduction.test_claims import rows, seed
+
+
+@pytest.fixture
+def content():
+    known = rows(natural=[seed(0.0)], method=[seed(0.8), seed(0.7)], interval_bound=[seed(0.9, certified=0.85)])
+    known["natural"]["seeds"][0]["flags"] = ["gradients_vanish"]
+    known["interval_bound"]["network"] = "box_cnn"
+    return {
+        "schema_version": page.SCHEMA_VERSION,
+        "study": "mnist",
+        "title": "MNIST",
+        "epsilon": "0.3",
+        "form": "full",
+        "created": "",
+        "versions": {},
+        "data": {"train": 60_000, "val": 10_000, "whole": True},
+        "attacks": ["pgd"],
+        "num_images": 500,
+        "rows": known,
+        "not_run": ["PGD-40"],
+        "choice": [
+            {"title": "as the recipe", "changes": {}, "epochs": 3, "accuracy": 0.8, "seconds": 60.4},
+            {"title": "3 levels", "changes": {}, "epochs": 3, "accuracy": 0.1, "seconds": 59.0},
+        ],
+        "claims": claims.judge(MNIST, known, 500),
+    }
+
+
+def test_the_page_has_a_line_for_each_row_and_claim_and_says_what_is_missing(content, tmp_path):
+    page.write_page(tmp_path, content)
+    text = (tmp_path / page.PAGE_FILE).read_text()
+    assert page.read_study(tmp_path) == content
+    assert "| soft quantization + noisy natural samples | 2 | 99.0 ± 0.0 | 75.0 ± 7.1 | – | **75.0 ± 7.1** |" in text
+    assert "| **90.0** | 85.0 |" in text
+    assert "gradients vanish" in text
+    assert "60,000 training and 10,000 test images; network small_cnn; box_cnn in quantizer + interval bounds." in text
+    assert "Trained on CPU, 1 thread a row, 2 rows at a time. Measured on 2026-01-02." in text
+    assert "not the data set as published" not in text
+    assert "not the data set as published" in page.markdown(content | {"data": content["data"] | {"whole": False}})
+    assert "Not run here: PGD-40." in text
+    assert "after 3 epochs" in text
+    assert "| as the recipe | **80.0** | 60 |\n| 3 levels | 10.0 | 59 |" in text
+    assert all(claim["claim"] in text for claim in content["claims"])
+    for name in (page.CURVES_FILE, page.TRAINING_FILE):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_page_shows_what_every_learning_rate_gave(content):
+    assert "its recipe's; none was tuned" in page.markdown(content)
+    assert "## Learning rates" not in page.markdown(content)
+    tried = [
+        {"rate": rate, "accuracy": accuracy, "recipe": ""}
+        for rate, accuracy in ((0.001, 0.5), (0.002, 0.6), (0.004, 0.55))
+    ]
+    content["rows"]["method"]["tuning"] = tried
+    text = page.markdown(content)
+    assert "| soft quantization + noisy natural samples | 50.0 | **60.0** | 55.0 | 0.002 |" in text
+    assert "those of the recipes in natural samples; quantizer + interval bounds." in text
+
+
+def test_the_figure_of_training_time_has_a_second_half_where_rows_have_shorter_schedules(content):
+    assert len(figures.training_figure(content).axes) == 1
+    content["rows"]["method"]["shorter"] = [seed(0.6, curve=((5, 0.7),))]
+    on_the_way, at_the_end = figures.training_figure(content).axes
+    assert len(on_the_way.lines) == 3  # the first seed of each row
+    (line,) = at_the_end.lines
+    assert line.get_ydata().tolist() == pytest.approx([60.0, 75.0])
+
+
+def test_legends_list_the_most_robust_first_and_attacks_in_training_have_a_panel_of_their_own(content):
+    content["rows"] |= rows(pgd=[seed(0.78)])
+    natural, attacked = figures.curves_figure(content).axes
+    order = ["interval_bound", "method", "natural"]  # bounds by what is proven, others by the mean of the seeds
+    titles = [content["rows"][name]["title"] for name in order]
+    assert [text.get_text() for text in natural.get_legend().get_texts()] == titles
+    assert {line.get_linestyle() for line in natural.lines if not line.get_label().startswith("_")} == {"-"}
+    line, _ = attacked.lines  # and its hollow marks
+    assert (line.get_label(), line.get_linestyle()) == ("PGD-40", "--")
+
+
+def test_a_page_of_another_schema_is_refused(content, tmp_path):
+    with pytest.raises(InputError, match="There is no"):
+        page.read_study(tmp_path)
+    page.write_page(tmp_path, copy.deepcopy(content) | {"schema_version": 0})
+    with pytest.raises(InputError, match="another schema"):
+        page.read_study(tmp_path)
+
+
+def entry(**changes):
+    """What `seed_entry` makes of an evaluation in which every number is another."""
+    model = {
+        "clean_accuracy": 0.99,
+        "robust_accuracy": 0.4,
+        "certified_accuracy": 0.3,
+        "curve": [
+            {"epsilon": 0.1, "worst_case": 0.8, "attacks": {"pgd": 0.9, "bpda": 0.95}},
+            {"epsilon": 0.3, "worst_case": 0.4, "attacks": {"fgsm": 0.5, "pgd": 0.7, "bpda": 0.6}},
+        ],
+        "attacks": [{"attack": name} for name in ("fgsm", "pgd", "bpda", "transfer_pgd", "transfer_natural")],
+        "flags": ["zero_gradients"],
+        "verdict": "in words",
+    }
+    results = {"created": "2026-01-02T03:04:05+00:00", "device": "CPU, 1 thread", "suite_version": 2, "models": [model]}
+    curve = [{"seconds": 5.0, "clean": 0.8, "robust": 0.1}, {"seconds": 11.0, "clean": 0.9, "robust": 0.2}]
+    trained = {"key": "0123456789abcdef", "num_threads": 1, "jobs": 2, "epochs": 4, "curve": curve}
+    proof = Proof(0.3, 0.35, 0.6, 200, 0.31, 0.5)
+    return page.seed_entry(SimpleNamespace(seed=1), trained, results | changes, proof)
+
+
+def test_every_number_of_an_evaluation_is_kept_as_what_it_is():
+    kept = entry()
+    assert kept["by_attack"] == {"fgsm": 0.5, "pgd": 0.7, "bpda": 0.6}  # at the largest budget
+    assert kept["papers_attacks"] == 0.6
+    assert (kept["clean"], kept["worst_case"], kept["certified"], kept["certified_of_attacked"]) == (
+        *(0.99, 0.4),
+        *(0.35, 0.3),
+    )
+    assert kept["over_epsilon"] == [[0.1, 0.8], [0.3, 0.4]]
+    assert (kept["seed"], kept["day"], kept["seconds"], kept["epochs"]) == (1, "2026-01-02", 11.0, 4)
+    assert (kept["flags"], kept["verdict"], kept["transfers"]) == (["zero_gradients"], "in words", ["natural", "pgd"])
+    assert (kept["proof"]["proven"], kept["proof"]["wrong_by_boxes"]) == (0.35, 0.5)
+
+
+def test_the_page_names_rows_that_were_judged_by_weaker_attacks_or_never_saw_those_of_other_nets(content):
+    older = "By attacks and checks of before, which found less, so that numbers may be too good: "
+    assert f"\n{older}all rows.\n" in page.markdown(content)
+    assert "Adversarial images of" not in page.markdown(content)
+    present = {"suite_version": SUITE_VERSION, "transfers": ["natural"]}
+    for row in content["rows"].values():
+        row["seeds"] = [end | present for end in row["seeds"]]
+    assert older not in page.markdown(content)
+    assert "\nAdversarial images of natural samples were tried on the others too.\n" in page.markdown(content)
+    del content["rows"]["method"]["seeds"][1]["suite_version"]
+    content["rows"]["method"]["seeds"][1]["transfers"] = []
+    title = content["rows"]["method"]["title"]
+    assert f"\n{older}{title}.\n" in page.markdown(content)
+    assert f"were tried on the others too, but not on {title}.\n" in page.markdown(content)
+
+
+@pytest.mark.parametrize(
+    ("form", "command"), [("full", "mnist --num-images 500"), ("quick", "mnist --quick --num-images 500")]
+)
+def test_the_page_says_the_command_that_makes_it(content, form, command):
+    assert f"`lightning-sq reproduce {command}`" in page.markdown(content | {"form": form})
+
+
+def test_a_line_goes_from_clean_to_the_largest_budget_and_is_hollow_between(content):
+    del content["rows"]["interval_bound"], content["rows"]["natural"]
+    (axes,) = figures.curves_figure(content).axes
+    whole, between = axes.lines
+    assert whole.get_xdata().tolist() == [0.0, 0.1, 0.3]
+    assert whole.get_ydata().tolist() == pytest.approx([99.0, 90.0, 75.0])
+    assert (between.get_xdata().tolist(), between.get_markerfacecolor()) == ([0.1], "white")
+    assert between.get_ydata().tolist() == pytest.approx([90.0])

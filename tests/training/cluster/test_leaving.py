@@ -1,0 +1,29 @@
+"""How processes part when a cluster asks for its nodes; what it looks like from outside is in tests/end_to_end."""
+
+from __future__ import annotations
+
+import signal
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from lightning_sq.stop_request import STOPPED
+from lightning_sq.training.cluster.leaving import LeaveWhenAsked
+
+
+def test_all_processes_take_their_group_down_together_before_the_first_one_ends_alone(tmp_path, monkeypatch):
+    done: list[str] = []
+    together = {
+        "is_initialized": lambda: True,
+        "barrier": lambda: done.append("all are here"),
+        "destroy_process_group": lambda: done.append("the group is gone"),
+    }
+    for name, function in together.items():
+        monkeypatch.setattr(torch.distributed, name, function)
+    monkeypatch.setattr(signal, "signal", lambda *what: done.append("signals are ignored"))
+    trainer = SimpleNamespace(global_rank=0, strategy=SimpleNamespace(checkpoint_io=None))
+    with pytest.raises(SystemExit) as left:
+        LeaveWhenAsked(tmp_path / "last.ckpt")._leave(trainer, "The run is saved")
+    assert left.value.code == STOPPED
+    assert done[:2] == ["all are here", "the group is gone"]
