@@ -27,6 +27,7 @@ from lightning_sq.models import PixelClassifier
 from lightning_sq.models.checkpoint_format import versions
 from lightning_sq.paths import write_whole
 from lightning_sq.progress import progress_bar
+from lightning_sq.types import parse_epsilon
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -144,6 +145,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     options = parse()
+    parse_epsilon(options.epsilon)  # refused now, and not behind the training
     with TemporaryDirectory() as temporary:
         folder = options.data
         if folder is None:

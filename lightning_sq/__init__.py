@@ -30,4 +30,9 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(_HOMES[name]), name)
 
 
+def __dir__() -> list[str]:
+    """For completion, which asks before anything is imported."""
+    return sorted({*globals(), *_HOMES})
+
+
 register_with_timm()

@@ -63,5 +63,10 @@ def _timm_model(text: str) -> TrainedModel:
     config = ModelConfig(architecture, names, mean, std, image_size, resize_size)
     model = build_model(config)
     state = backbone.file_state(Path(file)) if file else backbone.pretrained_state(architecture)
-    backbone.load_backbone(model.backbone, state, source=file or f"timm's {architecture}")
+    skipped = backbone.load_backbone(model.backbone, state, source=file or f"timm's {architecture}")
+    if skipped:
+        raise InputError(
+            f"{file or architecture} has another head than one of ImageNet-1k's 1000 classes ({skipped[0]}), and no "
+            "names for its classes. Evaluate it in Python, by lightning_sq.evaluate."
+        )
     return TrainedModel(config, model.state_dict())

@@ -53,10 +53,19 @@ def parse_epsilon(value: float | str, *, name: str = "epsilon", largest: float =
         0.0314
     """
     try:
+        if isinstance(value, bool):
+            raise TypeError
         epsilon = float(Fraction(value.replace(" ", ""))) if isinstance(value, str) else float(value)
-    except (ValueError, ZeroDivisionError):
+    except (ValueError, TypeError, ZeroDivisionError, OverflowError):
         raise InputError(f"{name}={value} is not a number. Write 8/255 or 0.03.") from None
     if not 0.0 <= epsilon <= largest or epsilon == float("inf"):
+        if largest > 1:
+            raise InputError(f"{name}={value} is not a number of at least 0. Write 0.5 or 128/255.")
         hint = f"Write {epsilon:g}/255 if you mean 8-bit steps" if epsilon > 1 else "Write 8/255 or 0.03"
         raise InputError(f"{name}={value} is not in [0, 1], the full pixel range. {hint}.")
     return epsilon
+
+
+def budget_bound(norm: str) -> float:
+    """1 for "linf", where it is the whole pixel range; an L2 budget has no bound."""
+    return 1.0 if norm == "linf" else float("inf")

@@ -9,7 +9,7 @@ from lightning_sq.attacks.autoattack import AutoAttackStage
 from lightning_sq.attacks.bpda import BPDA, Attack, bpda
 from lightning_sq.attacks.branch_and_bound import BranchAndBound
 from lightning_sq.attacks.checks import fools
-from lightning_sq.attacks.elsewhere import Expectation, Transfer, expectation
+from lightning_sq.attacks.expectation import Expectation, expectation
 from lightning_sq.attacks.front_end import TakenApart, take_apart
 from lightning_sq.attacks.greedy_flips import GreedyFlips
 from lightning_sq.attacks.mixed_integer import MixedInteger
@@ -17,6 +17,7 @@ from lightning_sq.attacks.pgd import FGSM, PGD
 from lightning_sq.attacks.quantized_box import QuantizedBox
 from lightning_sq.attacks.settled import Settled
 from lightning_sq.attacks.square import Square
+from lightning_sq.attacks.transfer import Transfer
 
 __all__ = [
     "BPDA",

@@ -58,6 +58,19 @@ class AutoAttackStage:
     def __post_init__(self) -> None:
         if self.stage not in get_args(Stage):
             raise InputError(f"stage={self.stage!r} is not one of {', '.join(get_args(Stage))}.")
+        for name in ("num_steps", "num_restarts", "num_queries", "num_draws"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)} of {self.stage} is not at least 1.")
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """Parameters that this stage has no use for."""
+        match self.stage:
+            case "square":
+                return ("num_steps", "num_draws")
+            case "fab-t":
+                return ("num_queries", "num_draws")
+        return ("num_queries",)
 
     def __call__(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from typing import Any, Protocol
 
 import torch
@@ -73,8 +74,12 @@ def take_apart(model: Any, images: Tensor, *, quantizer: Quantizer | None = None
         return TakenApart(quantizer, model)
     for parts_of in (_shown_by, _found_inside):
         apart = parts_of(model)
-        if apart is not None and _are_parts(apart, model, images):
-            return apart
+        if apart is None:
+            continue
+        # what a foreign model calls its quantizer may be anything, of any signature
+        with nullcontext() if isinstance(apart.quantizer, SoftQuantization) else suppress(Exception):
+            if _are_parts(apart, model, images):
+                return apart
     return None
 
 
@@ -108,7 +113,7 @@ def _is_non_decreasing(quantizer: Quantizer, images: Tensor) -> bool:
 
 
 def _shown_by(model: Any) -> Quantized | None:
-    if getattr(model, "quantizer", None) is None or not hasattr(model, "network"):
+    if not (callable(getattr(model, "quantizer", None)) and callable(getattr(model, "network", None))):
         return None
     return model if hasattr(model, "with_quantizer") else TakenApart(model.quantizer, model.network)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,12 +10,10 @@ from torch import Tensor
 
 from lightning_sq.attacks.criteria import margin
 from lightning_sq.attacks.pgd import RESTART_STRIDE, input_gradient
-from lightning_sq.attacks.rows import for_rows
+from lightning_sq.attacks.rows import Model, for_rows
 from lightning_sq.errors import InputError
 from lightning_sq.ops.linf_ball import random_start
 from lightning_sq.types import PIXEL_BOUNDS
-
-Model = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)

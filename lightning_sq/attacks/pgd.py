@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,11 +12,10 @@ from torch import Tensor
 
 from lightning_sq.attacks.criteria import CRITERIA, Criterion, likeliest_wrong_class, margin, towards
 from lightning_sq.attacks.draws import logits_and_values
-from lightning_sq.attacks.rows import for_rows
+from lightning_sq.attacks.rows import Model, for_rows
 from lightning_sq.errors import InputError
 from lightning_sq.ops import l2_ball, linf_ball
 
-Model = Callable[[Tensor], Tensor]
 Norm = Literal["linf", "l2"]
 BALLS = {"linf": linf_ball, "l2": l2_ball}
 RESTART_STRIDE = 1009
@@ -57,6 +56,10 @@ class PGD:
     def __post_init__(self) -> None:
         if self.num_steps < 1 or self.num_restarts < 1:
             raise InputError(f"num_steps={self.num_steps} and num_restarts={self.num_restarts} have to be at least 1.")
+        if not (self.step_size is None or 0 < self.step_size < math.inf):
+            raise InputError(f"step_size={self.step_size} is no length above 0, in radii of the ball. 0.1 is usual.")
+        if not 0 <= self.momentum < math.inf:
+            raise InputError(f"momentum={self.momentum} is not at least 0.")
         choices = {"criterion": CRITERIA, "schedule": ("constant", "cosine"), "norm": BALLS}
         for name, choice in choices.items():
             if getattr(self, name) not in choice:

@@ -7,19 +7,18 @@ Every image has squares of its own, drawn from its own seed, so that its verdict
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
 
 from lightning_sq.attacks.criteria import margin
-from lightning_sq.attacks.rows import for_rows
+from lightning_sq.attacks.rows import Model, for_rows
 from lightning_sq.errors import InputError
 from lightning_sq.ops.noise import draw_for_each
 from lightning_sq.types import PIXEL_BOUNDS
 
-Model = Callable[[Tensor], Tensor]
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """After these many of 10,000 queries the squares have half the area that they had."""
 

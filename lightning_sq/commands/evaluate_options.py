@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from lightning_sq.commands.parser import Parser
 from lightning_sq.errors import InputError
-from lightning_sq.types import parse_epsilon
+from lightning_sq.types import budget_bound, parse_epsilon
 
 
 def parse(arguments: list[str]) -> Namespace:
@@ -95,13 +95,16 @@ class _ListAttacks(Action):
 
 
 def _parse_budget(text: str, norm: str) -> float:
-    return parse_epsilon(text, name="--epsilon", largest=1.0 if norm == "linf" else float("inf"))
+    return parse_epsilon(text, name="--epsilon", largest=budget_bound(norm))
 
 
 def _named(texts: list[str]) -> dict[str, str]:
     named = dict(_name_and_source(text) for text in texts)
     if len(named) < len(texts):
         raise InputError("Two models have the same name. Write NAME=MODEL for each.")
+    for name, source in named.items():
+        if not name.strip("."):  # a folder is named after it
+            raise InputError(f"{name!r} is no name for a model. Write NAME={source}.")
     return named
 
 

@@ -15,6 +15,7 @@ from lightning_sq.errors import InputError
 
 if TYPE_CHECKING:
     from lightning_sq.training.cluster.scaling import Work
+    from lightning_sq.training.optim import Optimization
 
 NODES = (1, 2, 4, 8, 16, 32, 64)
 SHORT_RUN = 30
@@ -57,7 +58,8 @@ def _read(config: Path) -> dict[str, Any]:
         recipe = yaml.safe_load(config.read_text())
     except (OSError, yaml.YAMLError) as error:
         raise InputError(f"--config {config} cannot be read ({type(error).__name__}). Give a recipe.") from None
-    if not isinstance(recipe, dict) or not {"model", "data", "trainer"} <= recipe.keys():
+    parts = [recipe.get(name) for name in ("model", "data", "trainer")] if isinstance(recipe, dict) else [None]
+    if not all(isinstance(part, dict) for part in parts):
         raise InputError(f"--config {config} is no recipe: it lacks model, data or trainer. Give one of configs/.")
     return recipe
 
@@ -73,8 +75,9 @@ def _check(options: argparse.Namespace, recipe: dict[str, Any]) -> None:
             raise InputError(f"--{name.replace('_', '-')} {value:g} is not above 0.")
     if not 0 <= options.overlap <= 1:
         raise InputError(f"--overlap {options.overlap:g} is not in [0, 1]. 0.7 is usual.")
-    if not recipe["trainer"].get("max_epochs"):
-        raise InputError(f"{options.config} says no trainer.max_epochs, so its length is not known.")
+    epochs = recipe["trainer"].get("max_epochs")
+    if not isinstance(epochs, int) or epochs < 1:
+        raise InputError(f"{options.config} says no trainer.max_epochs of at least 1, so its length is not known.")
 
 
 def _count(recipe: dict[str, Any], split: str, given: int | None) -> int:
@@ -145,14 +148,23 @@ def _work(options: argparse.Namespace, recipe: dict[str, Any]) -> tuple[Work, in
     return work, parameters
 
 
+def _optimization(config: Path, recipe: dict[str, Any]) -> Optimization:
+    """Raises: InputError for an option that there is not."""
+    from lightning_sq.training.optim import Optimization
+
+    try:
+        return Optimization(**(recipe["model"].get("optimization") or {}))
+    except TypeError as error:
+        raise InputError(f"model.optimization of {config} cannot be read: {error}. See configs/.") from None
+
+
 def _plan(options: argparse.Namespace, recipe: dict[str, Any], speed: float) -> dict[str, Any]:
     from lightning_sq.training.cluster.scaling import Network, plan_row
     from lightning_sq.training.cluster.time_limit import parse_time_limit
-    from lightning_sq.training.optim import Optimization
 
     limit = parse_time_limit(options.time_limit or recipe.get("time_limit"))
     work, parameters = _work(options, recipe)
-    optimization = Optimization(**recipe["model"].get("optimization", {}))
+    optimization = _optimization(options.config, recipe)
     gigabytes = 1e9
     network = Network(
         options.bandwidth * gigabytes, options.bandwidth_inside * gigabytes, options.latency * 1e-6, options.overlap

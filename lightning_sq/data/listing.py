@@ -39,7 +39,7 @@ def class_folders(folder: Path) -> tuple[str, ...]:
     """
     if not folder.is_dir():
         raise InputError(
-            f"There is no data folder {folder}. Set --data.root to one with train/<class>/ and val/<class>/."
+            f"There is no data folder {folder}. Give one with train/<class>/ and val/<class>/ (fit: by --data.root)."
         )
     names = tuple(e.name for e in _entries(folder) if _is_folder(e) and not e.name.startswith("."))
     if not names:

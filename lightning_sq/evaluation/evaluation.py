@@ -15,17 +15,17 @@ from lightning_sq.attacks import take_apart
 from lightning_sq.attacks.front_end import Quantizer
 from lightning_sq.attacks.frozen import frozen
 from lightning_sq.attacks.pgd import Norm
+from lightning_sq.attacks.rows import Model
 from lightning_sq.errors import InputError
+from lightning_sq.evaluation import inputs
 from lightning_sq.evaluation.certify import certify, has_bounds, has_program
 from lightning_sq.evaluation.diagnostics import Situation, diagnose
 from lightning_sq.evaluation.found import Evaluation, share_of
 from lightning_sq.evaluation.precision import full_precision
 from lightning_sq.evaluation.processes import barrier, first_alone, rank, world_size
-from lightning_sq.evaluation.runner import Model, Progress, StageRunner
-from lightning_sq.evaluation.store import VerdictStore
-from lightning_sq.evaluation.suites import SUITE_VERSION, Entry, attacks_by_name, transfer_entries
-from lightning_sq.ops.pixels import check_pixels
-from lightning_sq.types import PIXEL_BOUNDS, parse_epsilon
+from lightning_sq.evaluation.runner import Progress, StageRunner
+from lightning_sq.evaluation.store import LOGITS, VerdictStore
+from lightning_sq.evaluation.suites import SUITE_VERSION, Entry, transfer_entries
 
 
 def evaluate(
@@ -41,7 +41,7 @@ def evaluate(
     transfer_from: dict[str, Model] | None = None,
     batch_size: int = 128,
     seed: int = 0,
-    store: Path | None = None,
+    store: str | Path | None = None,
     show: Sequence[int] = (),
     checks: bool = True,
     progress: Progress | None = None,
@@ -73,29 +73,30 @@ def evaluate(
             refuses to answer: for a long series of models that are alike.
         progress: Called with (model passes done, passes in all as far as can be told, note).
     Raises: InputError for an epsilon or an attack that cannot be, for images that are not pixels in [0, 1], for
-        labels that are no classes of the model, for logits that are not numbers, and for a `store` of another
-        evaluation.
+        labels that are no classes of the model, for a model that gives no logits (B, classes) that are numbers or
+        writes into its images, and for a `store` of another evaluation.
     """
-    largest = 1.0 if norm == "linf" else float("inf")
-    budgets = tuple(sorted({parse_epsilon(value, largest=largest) for value in _as_list(epsilon)}))
-    epsilons = tuple(sorted({*budgets, *(parse_epsilon(value, largest=largest) for value in curve)}))
-    check_pixels(images, "the images to evaluate on")
-    if len(images) == 0 or len(images) != len(labels):
-        raise InputError(f"There are {len(images)} images and {len(labels)} labels. Give one label for each image.")
-    images = _clamped(images)
+    entries = inputs.attacks_in(attacks, norm)
+    budgets = tuple(sorted(inputs.budgets_in(epsilon, norm)))
+    if not budgets:
+        raise InputError("epsilon is empty. Give a budget, such as 8/255.")
+    epsilons = tuple(sorted({*budgets, *inputs.budgets_in(curve, norm)}))
+    images = inputs.images_in(images)
+    labels = inputs.labels_in(labels, len(images))
+    inputs.check_size(batch_size)
     sources = transfer_from or {}
-    entries = dict(attacks) if isinstance(attacks, dict) else attacks_by_name(attacks, norm)
     device = _device(model, images)
     with ExitStack() as stack:
         for module in (model, quantizer, *sources.values()):
             stack.enter_context(frozen(module))
         stack.enter_context(full_precision())
-        few = images[:16].to(device)
+        few = images[:16].to(device).clone()  # what a caller's model does to it is no matter of the caller's images
         entries |= transfer_entries(sources, few, norm)
         apart = take_apart(model, few, quantizer=quantizer)
         whole = apart if quantizer is not None else model
-        logits = _logits(whole, few)
-        _check_labels(labels, logits.shape[1])
+        logits = inputs.logits_of(whole, few)
+        inputs.check_labels(labels, logits.shape[1])
+        inputs.check_sources(sources, few, logits.shape[1])
         bounded = norm == "linf" and has_bounds(whole, apart, few)
         known = {
             "quantized": apart is not None,
@@ -111,19 +112,23 @@ def evaluate(
             "lightning_sq": __version__,
             "suite_version": SUITE_VERSION,
             "torch": torch.__version__,
-            "model": _digest(model, logits),
+            "model": _digest(model),
             "images": hashlib.sha256(images.cpu().numpy().tobytes()).hexdigest(),
             "labels": hashlib.sha256(labels.cpu().numpy().tobytes()).hexdigest(),
             "epsilons": epsilons,
             "budgets": budgets,
             "norm": norm,
             "attacks": {name: entry.to_dict() for name, entry in chosen.items()},
-            "transfer_from": {name: _digest(other, _logits(other, few)) for name, other in sources.items()},
+            "transfer_from": {name: _digest(other) for name, other in sources.items()},
+            LOGITS: {
+                "the model": logits[:4].tolist(),
+                **{name: inputs.logits_of(other, few[:4]).tolist() for name, other in sources.items()},
+            },
             "batch_size": batch_size,
             "seed": seed,
         }
         with first_alone():
-            verdicts = VerdictStore(store, identity, rank())
+            verdicts = VerdictStore(None if store is None else Path(store), identity, rank())
         barrier()  # no file is written to while another process reads it
         stack.callback(verdicts.close)
         runner = StageRunner(
@@ -195,38 +200,14 @@ def _attack_all(runner: StageRunner, found: Evaluation, progress: Progress | Non
     return done
 
 
-def _as_list(epsilon: float | str | Sequence[float | str]) -> list[float | str]:
-    return [epsilon] if isinstance(epsilon, (str, float, int)) else list(epsilon)
-
-
-def _clamped(images: Tensor) -> Tensor:
-    """`images`, or a copy in [0, 1] where rounding left some a little outside: attacks are held to the very bounds."""
-    low, high = (value.item() for value in images.aminmax())
-    return images if PIXEL_BOUNDS[0] <= low and high <= PIXEL_BOUNDS[1] else images.clamp(*PIXEL_BOUNDS)
-
-
-def _check_labels(labels: Tensor, num_classes: int) -> None:
-    low, high = (value.item() for value in labels.aminmax())
-    if low < 0 or high >= num_classes:
-        raise InputError(
-            f"The labels go from {low} to {high}, and the model has {num_classes} classes: give labels from 0 to "
-            f"{num_classes - 1}."
-        )
-
-
 def _device(model: Model, images: Tensor) -> torch.device:
     weight = next(model.parameters(), None) if isinstance(model, nn.Module) else None
     return images.device if weight is None else weight.device
 
 
-@torch.no_grad()
-def _logits(model: Model, images: Tensor) -> Tensor:
-    return model(images)
-
-
-def _digest(model: Model, logits: Tensor) -> str:
-    """Of the weights, if the model has some, and of what it says about a few images."""
-    digest = hashlib.sha256(logits.float().cpu().numpy().tobytes())
+def _digest(model: Model) -> str:
+    """Of the weights, if the model has some."""
+    digest = hashlib.sha256()
     if isinstance(model, nn.Module):
         for name, value in sorted(model.state_dict().items()):
             digest.update(name.encode())

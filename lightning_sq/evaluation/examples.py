@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 from torch import Tensor
 
 from lightning_sq.errors import InputError
@@ -73,7 +73,9 @@ def save(folder: Path, models: dict[str, Examples]) -> None:
         for model, shown in models.items()
         for column, pixels in shown.columns.items()
     }
-    save_file(tensors, folder / FILE, metadata={"captions": json.dumps({m: s.captions for m, s in models.items()})})
+    captions = json.dumps({name: shown.captions for name, shown in models.items()})
+    # save_file would make it readable for its owner alone
+    (folder / FILE).write_bytes(serialize(tensors, metadata={"captions": captions}))
 
 
 def read(folder: Path) -> dict[str, Examples]:

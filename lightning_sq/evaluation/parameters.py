@@ -30,12 +30,17 @@ def parameters(attack: Any) -> dict[str, Any]:
     if not is_dataclass(attack):
         return {}
     inner = parameters(getattr(attack, "attack", None))
-    return inner | {f.name: getattr(attack, f.name) for f in fields(attack) if f.name not in NOT_TYPED}
+    return inner | {name: getattr(attack, name) for name in _own(attack)}
+
+
+def _own(attack: Any) -> list[str]:
+    """Those of `attack` itself, but for what a stage of AutoAttack does not read."""
+    left_out = (*NOT_TYPED, *getattr(attack, "unread", ()))
+    return [field.name for field in fields(attack) if field.name not in left_out]
 
 
 def _with(attack: Any, name: str, text: str, *, known: dict[str, Any]) -> Any:
-    own = {field.name for field in fields(attack)} - set(NOT_TYPED) if is_dataclass(attack) else set()
-    if name in own:
+    if is_dataclass(attack) and name in _own(attack):
         return replace(attack, **{name: _value(name, text, get_type_hints(type(attack))[name])})
     if name not in known:
         names = ", ".join(known) or "none"

@@ -24,6 +24,8 @@ from lightning_sq.attacks import Attack, Settled, fools
 from lightning_sq.attacks.autoattack import LOGGER
 from lightning_sq.attacks.checks import classify
 from lightning_sq.attacks.pgd import Norm
+from lightning_sq.attacks.rows import Model
+from lightning_sq.errors import InputError
 from lightning_sq.evaluation.processes import gather, rank, world_size
 from lightning_sq.evaluation.store import Kept, VerdictStore
 from lightning_sq.ops.random_numbers import random_numbers_kept
@@ -34,7 +36,6 @@ SMALLEST_SHARE = 8
 """if they hold so many images each: a network is slow at less."""
 
 Progress = Callable[[int, int, str], None]
-Model = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -163,8 +164,11 @@ class StageRunner:
         seeds = self._seeds(chunk)
         of_batch = zlib.crc32(f"{stage}/{seeds[0]}".encode())  # so what a random model draws is a function of the batch
         with random_numbers_kept(self.device, of_batch), _collected_notes() as notes:
-            found = attack(self.attacked, x, y, seeds, epsilon) if epsilon > 0 else x.clone()
+            # copies, because an attack that writes into what it is given would be compared with its own
+            found = attack(self.attacked, x.clone(), y.clone(), seeds, epsilon) if epsilon > 0 else x.clone()
             found, proven = found if isinstance(found, Settled) else (found, torch.zeros_like(y, dtype=torch.bool))
+            if found.shape != x.shape:
+                raise InputError(f"{stage} gave images of {tuple(found.shape)} for {tuple(x.shape)}: one for each.")
             broken = fools(self.model, found, x, y, epsilon=epsilon, norm=self.norm)
         shown = {i: found[k].cpu() for k, i in enumerate(chunk.tolist()) if i in self.show}
         verdicts = dict(zip(chunk.tolist(), broken.tolist(), strict=True))

@@ -18,6 +18,11 @@ from torch import Tensor
 
 from lightning_sq.errors import InputError
 
+LOGITS = "logits"
+"""The part of an identity that another machine rounds otherwise: what a few models say of a few images."""
+SAME_LOGITS = 1e-4
+"""Relative to the largest: so far apart another GPU may leave them."""
+
 TABLES = """
 CREATE TABLE IF NOT EXISTS identity (value TEXT);
 CREATE TABLE IF NOT EXISTS verdicts (stage TEXT, image INTEGER, broken INTEGER, proven INTEGER,
@@ -51,7 +56,8 @@ class VerdictStore:
 
     Args:
         folder: Made on first use; None keeps nothing beyond the process.
-        identity: What is evaluated and how: plain values. What was kept for another identity is refused.
+        identity: What is evaluated and how: plain values. What was kept for another identity is refused; `LOGITS` in
+            it, name -> rows of numbers, may differ by rounding.
         rank: Of this process; names its file.
     Raises: InputError if the folder holds verdicts of another evaluation, or a file that cannot be read.
     """
@@ -76,15 +82,15 @@ class VerdictStore:
 
     def _read(self, path: Path, identity: str) -> None:
         # to be written to, because a process killed in the middle of a batch left a half that SQLite takes back first
-        with sqlite3.connect(f"file:{path}?mode=rw", uri=True) as connection:
+        with sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True) as connection:
             if connection.execute("SELECT name FROM sqlite_master WHERE name='identity'").fetchone() is None:
                 return  # killed before it had a table
             found = connection.execute("SELECT value FROM identity").fetchone()
             if found is None:
                 return
-            if found[0] != identity:
+            if other := _difference(json.loads(found[0]), json.loads(identity)):
                 raise InputError(
-                    f"{path.parent} holds verdicts of another evaluation ({_difference(found[0], identity)}). "
+                    f"{path.parent} holds verdicts of another evaluation ({other}). "
                     "Add --overwrite to drop them, or give another --output."
                 )
             for stage, first, seconds, notes in connection.execute("SELECT * FROM batches"):
@@ -143,7 +149,15 @@ def _last_at_most(firsts: list[int], image: int) -> int:
     return firsts[int(np.searchsorted(firsts, image, side="right")) - 1]
 
 
-def _difference(found: str, wanted: str) -> str:
-    old, new = json.loads(found), json.loads(wanted)
-    names = [name for name in new if old.get(name) != new[name]]
-    return f"{', '.join(names) or 'its version'} differ" + ("s" if len(names) == 1 else "")
+def _difference(found: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """In words; empty if there is none."""
+    names = [name for name in found.keys() | wanted.keys() if name != LOGITS and found.get(name) != wanted.get(name)]
+    logits = found.get(LOGITS, {}), wanted.get(LOGITS, {})
+    if not names and not (logits[0].keys() == logits[1].keys() and all(map(_near, *map(dict.values, logits)))):
+        names = [LOGITS]
+    return f"{', '.join(sorted(names))} differ{'s' * (len(names) == 1)}" if names else ""
+
+
+def _near(one: list[list[float]], other: list[list[float]]) -> bool:
+    a, b = np.asarray(one), np.asarray(other)
+    return a.shape == b.shape and bool(np.abs(a - b).max(initial=0) <= SAME_LOGITS * np.abs(a).max(initial=0))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import marshal
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 from torch import Tensor
@@ -114,8 +117,12 @@ def passes(attack: Any) -> int:
 
 
 def _parameters(attack: Any) -> dict[str, Any]:
+    if isinstance(attack, partial):
+        return _parameters(attack.func) | {"arguments": repr((attack.args, attack.keywords))}
     if not is_dataclass(attack):
-        return {"kind": getattr(attack, "__name__", type(attack).__name__)}
+        kind = {"kind": getattr(attack, "__qualname__", type(attack).__name__)}
+        code = getattr(attack, "__code__", None)  # kept verdicts are those of this function, and of none of its name
+        return kind if code is None else kind | {"code": hashlib.sha256(marshal.dumps(code)).hexdigest()[:16]}
     values = {field.name: getattr(attack, field.name) for field in fields(attack) if field.name != "source"}
     return {"kind": type(attack).__name__} | {
         name: _parameters(value) if is_dataclass(value) else value for name, value in values.items()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+
+from lightning_sq.errors import InputError
 
 
 class Normalize(nn.Module):
@@ -15,6 +18,7 @@ class Normalize(nn.Module):
         mean: One number a channel, in pixel units ([0, 1]).
         std: The same, above 0.
     Shape: (B, C, H, W) in, the same out.
+    Raises: InputError for numbers of mean and std that do not go together, and for a std that is not above 0.
     """
 
     mean: Tensor
@@ -22,8 +26,11 @@ class Normalize(nn.Module):
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(list(mean), dtype=torch.float32).view(-1, 1, 1))
-        self.register_buffer("std", torch.tensor(list(std), dtype=torch.float32).view(-1, 1, 1))
+        mean, std = list(mean), list(std)
+        if len(mean) != len(std) or not all(0 < value < math.inf for value in std):
+            raise InputError(f"mean={mean} and std={std} are not one number a channel each, with std above 0.")
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.mean) / self.std

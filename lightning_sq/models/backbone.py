@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import os
+from importlib import import_module
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -18,14 +20,35 @@ from lightning_sq.models import small_networks  # noqa: F401 - timm knows its na
 
 IN_RELEASE = "backbone."
 """What the names of a backbone's tensors begin with in a release."""
+IN_CHECKPOINT = "model.backbone."
+"""And in a checkpoint of `fit`."""
+IMPORT_VARIABLE = "LIGHTNING_SQ_IMPORT"
+
+
+def _import_own() -> None:
+    """The modules that $LIGHTNING_SQ_IMPORT names, with commas: they register networks with timm.
+
+    Raises: InputError for one that cannot be imported.
+    """
+    for module in filter(None, map(str.strip, os.environ.get(IMPORT_VARIABLE, "").split(","))):
+        try:
+            import_module(module)
+        except ImportError as error:
+            raise InputError(
+                f"${IMPORT_VARIABLE} names {module}, which cannot be imported ({error}). It has to be installed, or to "
+                "lie on PYTHONPATH."
+            ) from error
 
 
 def check_architecture(name: str) -> str:
     """`name` itself, or an InputError with the nearest names that timm has."""
+    _import_own()
     if not timm.is_model(name.split(".")[0]):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f"Nearest: {', '.join(near)}" if near else "See timm.list_models()"
-        raise InputError(f"timm has no model named {name!r}. {hint}.")
+        raise InputError(
+            f"timm has no model named {name!r}. {hint}. Of your own: name its module in ${IMPORT_VARIABLE}."
+        )
     try:
         known = timm.get_pretrained_cfg(name)
     except RuntimeError:  # a tag, behind the dot, that timm lacks
@@ -142,27 +165,26 @@ def pretrained_state(architecture: str, channels: int = 3) -> dict[str, Tensor]:
     except Exception as error:  # timm and its hub raise many kinds; the way out is the same for all
         raise InputError(
             f"The pretrained weights of {architecture} could not be downloaded ({type(error).__name__}). "
-            "Set --model.pretrained false and --model.checkpoint_path FILE.safetensors to read a local file."
+            "Read a local file: timm:NAME@FILE, or --model.pretrained false --model.checkpoint_path FILE.safetensors."
         ) from error
 
 
 def file_state(path: Path) -> dict[str, Tensor]:
     """The float32 tensors of a safetensors file, or of a `.pth` with nothing but tensors in it.
 
-    Of a release's model.safetensors it is the backbone.
+    Of a release's model.safetensors, and of a checkpoint of `fit`, it is the backbone.
     """
     if not path.is_file():
-        raise InputError(
-            f"There is no weights file {path}. Give --model.checkpoint_path an existing .safetensors file."
-        )
+        raise InputError(f"There is no weights file {path}. Give one that exists, .safetensors or .pth.")
     try:
         if path.suffix == ".safetensors":
             state = load_file(path)
         else:
             state = torch.load(path, weights_only=True, map_location="cpu")
             state = state.get("state_dict", state)
-        if part := {key.removeprefix(IN_RELEASE): state[key] for key in state if key.startswith(IN_RELEASE)}:
-            state = part
+        for prefix in (IN_RELEASE, IN_CHECKPOINT):
+            if part := {key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)}:
+                state = part
         return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
     except Exception as error:  # SafetensorError, UnpicklingError, and whatever a damaged pickle makes torch raise
         raise InputError(

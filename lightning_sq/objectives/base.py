@@ -15,13 +15,19 @@ from lightning_sq.errors import InputError
 class Objective(nn.Module):
     """Maps a model and a batch to the loss whose gradient is followed.
 
-    A subclass has `perturb`; one that needs the model or the labels for it replaces `forward` instead.
+    A subclass has `perturb`; one that needs the model or the labels for it replaces `forward` instead. One that says
+    `adds_noise` has `perturb_repeatably` too: validation is then made on clean images and on noisy ones.
 
     Args:
         label_smoothing: Share of the target that is spread evenly over all classes, in [0, 1).
     """
 
     adds_noise = False
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.adds_noise and cls.perturb_repeatably is Objective.perturb_repeatably:
+            raise InputError(f"{cls.__name__} says adds_noise = True, and lacks perturb_repeatably(images, indices).")
 
     def __init__(self, label_smoothing: float = 0.0) -> None:
         super().__init__()

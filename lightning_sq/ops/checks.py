@@ -35,6 +35,13 @@ def check_sharpness(sharpness: float) -> float:
     return float(sharpness)
 
 
+def check_floats(x: Tensor) -> Tensor:
+    """`x` itself. Raises: InputError for integers, which would be taken for intensities in [0, 1]."""
+    if not x.is_floating_point():
+        raise InputError(f"The intensities are {x.dtype}, and have to be floats in [0, 1]. Divide uint8 by 255.")
+    return x
+
+
 def check_staircase(staircase: Staircase) -> Staircase:
     """`staircase` itself. Raises: InputError if it is none of ours."""
     if staircase not in get_args(Staircase):

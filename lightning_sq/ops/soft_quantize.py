@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_sq.ops.checks import check_num_levels, check_sharpness, check_staircase
+from lightning_sq.ops.checks import check_floats, check_num_levels, check_sharpness, check_staircase
 from lightning_sq.ops.replace_backward import replace_backward
 from lightning_sq.ops.staircases import STAIRCASES, TAIL_BOUND, Staircase, num_terms_within
 from lightning_sq.ops.thresholds import check_channels, count_up_to
@@ -51,13 +51,13 @@ def soft_quantize(
             (..., C, H, W). Not looked at here (`check_thresholds`). The levels stay k / (K-1).
         smallest_gap: No two thresholds of a channel are nearer than this, which saves summing all of them.
     Returns: like `x`, non-decreasing in `x`, in [0, 1].
-    Raises: InputError for num_levels < 2, a sharpness that is not a finite number above 0, an unknown staircase, or
-        thresholds for other channels than x has.
+    Raises: InputError for x of integers, num_levels < 2, a sharpness that is not a finite number above 0, an unknown
+        staircase, or thresholds for other channels than x has.
     Example:
         >>> soft_quantize(torch.tensor([0.0, 0.5, 1.0]), num_levels=2, sharpness=30.0)
         tensor([3.0590e-07, 5.0000e-01, 1.0000e+00])
     """
-    num_levels, staircase = check_num_levels(num_levels), check_staircase(staircase)
+    num_levels, staircase, x = check_num_levels(num_levels), check_staircase(staircase), check_floats(x)
     if not isinstance(sharpness, Tensor):
         sharpness = check_sharpness(sharpness)
     y = x if x.dtype == torch.float64 else x.float()
@@ -79,9 +79,9 @@ def hard_quantize(x: Tensor, *, num_levels: int, thresholds: Tensor | None = Non
         x: Intensities in [0, 1], any shape.
         num_levels: K >= 2, a count, not bits.
         thresholds: See `soft_quantize`.
-    Raises: InputError if num_levels < 2, or for thresholds for other channels than x has.
+    Raises: InputError for x of integers, num_levels < 2, or thresholds for other channels than x has.
     """
-    num_levels = check_num_levels(num_levels)
+    num_levels, x = check_num_levels(num_levels), check_floats(x)
     y = x if x.dtype == torch.float64 else x.float()
     if thresholds is None:
         level = torch.round(y * (num_levels - 1))

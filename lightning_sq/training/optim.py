@@ -38,11 +38,11 @@ class Optimization:
     decay: Decay = "cosine"
 
     def __post_init__(self) -> None:
-        if self.base_learning_rate <= 0:
+        if not 0 < self.base_learning_rate < math.inf:
             raise InputError(f"base_learning_rate={self.base_learning_rate} is not above 0. 0.1 is usual for SGD.")
         for name in ("momentum", "weight_decay", "warmup_epochs"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name}={getattr(self, name)} is negative. 0 switches it off.")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"{name}={getattr(self, name)} is not at least 0. 0 switches it off.")
         if self.momentum >= 1:
             raise InputError(f"momentum={self.momentum} is not below 1. 0.9 is usual.")
         if self.optimizer not in ("sgd", "adamw"):

@@ -51,6 +51,24 @@ def test_the_table_has_a_row_for_each_number_of_nodes(plan):
 
 
 @pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"model": None}, "is no recipe: it lacks model, data or trainer"),
+        ({"trainer": {"max_epochs": "ten"}}, "says no trainer.max_epochs of at least 1"),
+        ({"model": {"optimization": {"learning_rate": 0.1}}}, "model.optimization of"),
+    ],
+)
+def test_a_recipe_with_a_slip_is_one_sentence(changes, sentence, tmp_path, capsys):
+    recipe = yaml.safe_load((REPOSITORY / "configs/imagenet.yaml").read_text())
+    (tmp_path / "slip.yaml").write_text(yaml.safe_dump(recipe | changes))
+    assert main(["plan", "--config", str(tmp_path / "slip.yaml"), *IMAGENET]) == 2
+    assert sentence in capsys.readouterr().err
+    whole = recipe | {"model": recipe["model"] | {"optimization": None}}
+    (tmp_path / "slip.yaml").write_text(yaml.safe_dump(whole))
+    assert main(["plan", "--config", str(tmp_path / "slip.yaml"), *IMAGENET]) == 0  # by the defaults
+
+
+@pytest.mark.parametrize(
     ("words", "parts"),
     [
         (["--nodes", "0"], ["--nodes 0 is not at least 1"]),

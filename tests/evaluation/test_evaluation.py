@@ -217,49 +217,6 @@ def test_l2_budgets_may_be_larger_than_one():
         lightning_sq.evaluate(model, IMAGES, labels, epsilon=1.0, attacks="quantized_box", norm="l2")
 
 
-def test_a_model_that_gives_no_numbers_is_refused():
-    with pytest.raises(InputError, match="not finite"):
-        lightning_sq.evaluate(
-            lambda x: x.flatten(1)[:, :3] / 0, IMAGES, torch.zeros(40).long(), epsilon=0.1, attacks="pgd"
-        )
-
-
-def test_labels_that_are_not_one_for_each_image_are_refused():
-    with pytest.raises(InputError, match="40 images and 3 labels"):
-        lightning_sq.evaluate(linear_model(), IMAGES, torch.zeros(3).long(), epsilon=0.1)
-
-
-@pytest.mark.parametrize("label", [-1, 2])
-def test_labels_that_are_no_classes_of_the_model_are_refused(label):
-    labels = torch.zeros(40).long()
-    labels[7] = label
-    with pytest.raises(InputError, match=rf"go from {min(label, 0)} to {max(label, 0)}, and the model has 2 classes"):
-        lightning_sq.evaluate(linear_model(), IMAGES, labels, epsilon=0.1)
-
-
-@pytest.mark.parametrize("attacks", ["fgsm", "bpda", "quantized_box", "own_square"])
-@pytest.mark.parametrize("epsilon", [0.0, 0.1])
-def test_pixels_that_rounding_left_a_little_outside_are_taken_for_the_bounds(attacks, epsilon):
-    model, images = linear_model(SoftQuantization(4, hard=True)), IMAGES.clone()
-    images[0, 0, 0, 0], images[1, 0, 0, 0] = 1 + 5e-6, -5e-6
-    given = images.clone()
-    labels = model(images).argmax(1)
-    found = lightning_sq.evaluate(
-        model, images, labels, epsilon=0.1, curve=[epsilon], attacks=attacks, checks=False, show=(0,)
-    )
-    assert found.clean_accuracy == 1.0
-    assert torch.equal(images, given)
-
-
-def test_an_unknown_attack_is_refused_with_the_choice():
-    with pytest.raises(InputError, match=r"no linf attack 'pgdd'.*quantized_box"):
-        suites.attacks_by_name("pgd,pgdd")
-    with pytest.raises(InputError, match="No attack is named"):
-        suites.attacks_by_name(",")
-    with pytest.raises(InputError, match="not one of linf, l2"):
-        suites.attacks_by_name("pgd", norm="l3")
-
-
 def test_killed_in_the_middle_it_goes_on_and_loses_nothing_that_was_finished(tmp_path):
     model = linear_model(SoftQuantization(4, 60.0))
     labels = model(IMAGES).argmax(1)
@@ -367,6 +324,30 @@ def test_verdicts_of_something_else_are_refused(tmp_path, change):
     name = {"weights": "model", "images": "images", "seed": "seed"}[change]
     with pytest.raises(InputError, match=rf"another evaluation \(.*{name}.*--overwrite"):
         lightning_sq.evaluate(model, images, labels, **options, seed=int(change == "seed"))
+
+
+@pytest.mark.parametrize(("off", "is_same"), [(1e-6, True), (1e-2, False)])
+def test_verdicts_of_another_gpu_that_rounds_otherwise_are_gone_on_with(tmp_path, off, is_same):
+    """The same function, whose weights cannot be looked at: only what it says tells."""
+    model = linear_model()
+    labels = model(IMAGES).argmax(1)
+    options = {"epsilon": 0.02, "attacks": "pgd", "store": tmp_path, "checks": False}
+    lightning_sq.evaluate(lambda x: model(x), IMAGES, labels, **options)
+    if is_same:
+        lightning_sq.evaluate(lambda x: model(x) * (1 + off), IMAGES, labels, **options)
+    else:
+        with pytest.raises(InputError, match=r"another evaluation \(logits differs"):
+            lightning_sq.evaluate(lambda x: model(x) * (1 + off), IMAGES, labels, **options)
+
+
+def test_a_random_model_is_known_again(tmp_path):
+    model = linear_model()
+    labels = model(IMAGES).argmax(1)
+    options = {"epsilon": 0.02, "attacks": "pgd", "store": tmp_path, "checks": False}
+    first, second = (
+        lightning_sq.evaluate(lambda x: model(x) + torch.rand(len(x), 2), IMAGES, labels, **options) for _ in range(2)
+    )
+    assert torch.equal(first.verdicts, second.verdicts)
 
 
 def test_a_damaged_store_has_a_sentence(tmp_path):

@@ -9,8 +9,15 @@ from safetensors.torch import load_file, save_file
 
 import lightning_sq
 from lightning_sq.errors import InputError
+from lightning_sq.layers import Normalize
 from lightning_sq.models import ModelConfig, QuantizerConfig, build_model
-from lightning_sq.models.backbone import check_architecture, check_image_size, file_state, load_backbone
+from lightning_sq.models.backbone import (
+    check_architecture,
+    check_image_size,
+    create_backbone,
+    file_state,
+    load_backbone,
+)
 from lightning_sq.models.checkpoint_format import TrainedModel, checkpoint_entry
 from lightning_sq.models.release_format import write_release
 from lightning_sq.releasing.export import export, without_paths
@@ -253,3 +260,50 @@ def test_weights_of_another_architecture_or_no_weights_are_refused(tmp_path):
         file_state(tmp_path / "broken.safetensors")
     with pytest.raises(InputError, match="no weights file"):
         file_state(tmp_path / "none.safetensors")
+
+
+def test_a_checkpoint_of_fit_gives_its_backbone(tmp_path):
+    source = timm.create_model("test_resnet", num_classes=3).state_dict()
+    held = {f"model.backbone.{name}": value for name, value in source.items()} | {"model.normalize.std": torch.ones(3)}
+    torch.save({"state_dict": held, "epoch": 3}, tmp_path / "last.ckpt")
+    backbone = timm.create_model("test_resnet", num_classes=3)
+    assert load_backbone(backbone, file_state(tmp_path / "last.ckpt"), source="last.ckpt") == []
+    assert torch.equal(backbone.state_dict()["conv1.0.weight"], source["conv1.0.weight"])
+
+
+OWN_NETWORK = """
+from timm.models import register_model
+from torch import nn
+
+@register_model
+def a_network_of_mine(pretrained=False, num_classes=10, in_chans=3, **more):
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(in_chans, num_classes))
+"""
+
+
+def test_a_network_of_a_module_of_ones_own_is_found_by_the_environment(tmp_path, monkeypatch):
+    (tmp_path / "networks_of_mine.py").write_text(OWN_NETWORK)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match=r"no model named 'a_network_of_mine'.*module in \$LIGHTNING_SQ_IMPORT"):
+        create_backbone("a_network_of_mine", 4)
+    monkeypatch.setenv("LIGHTNING_SQ_IMPORT", "json, networks_of_mine")
+    assert create_backbone("a_network_of_mine", 4)(torch.zeros(1, 3, 8, 8)).shape == (1, 4)
+    monkeypatch.setenv("LIGHTNING_SQ_IMPORT", "networks_of_nobody")
+    with pytest.raises(InputError, match="names networks_of_nobody, which cannot be imported"):
+        create_backbone("resnet18", 4)
+
+
+def test_weights_of_another_head_than_imagenets_are_no_classifier_of_imagenet(tmp_path):
+    save_file(timm.create_model("test_resnet", num_classes=7).state_dict(), tmp_path / "w.safetensors")
+    with pytest.raises(InputError, match=r"w\.safetensors has another head than one of ImageNet-1k's 1000 classes"):
+        lightning_sq.load(f"timm:test_resnet@{tmp_path / 'w.safetensors'}")
+    save_file(timm.create_model("test_resnet").state_dict(), tmp_path / "w.safetensors")
+    assert len(lightning_sq.load(f"timm:test_resnet@{tmp_path / 'w.safetensors'}").config.class_names) == 1000
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"), [((0.5,), (0.0,)), ((0.5,), (-1.0,)), ((0.5, 0.5), (1.0,)), ((0.5,), (float("nan"),))]
+)
+def test_a_normalisation_that_cannot_be_is_refused(mean, std):
+    with pytest.raises(InputError, match="not one number a channel each, with std above 0"):
+        Normalize(mean, std)

@@ -7,6 +7,7 @@ import torch
 
 from lightning_sq.errors import InputError
 from lightning_sq.objectives import Natural, NoisyNatural
+from lightning_sq.objectives.base import Objective
 
 IMAGES = torch.full((2, 3, 4, 4), 0.5)
 LABELS = torch.tensor([0, 1])
@@ -47,6 +48,13 @@ def test_natural_leaves_the_pixels_alone_and_has_no_random_state():
     assert torch.equal(Natural().perturb(IMAGES), IMAGES)
     assert Natural().random_state is None
     assert not Natural.adds_noise
+
+
+def test_an_objective_that_adds_noise_has_to_add_the_same_again():
+    with pytest.raises(InputError, match="Forgetful says adds_noise = True, and lacks perturb_repeatably"):
+
+        class Forgetful(Objective):
+            adds_noise = True
 
 
 def test_bad_values_are_refused():

@@ -315,6 +315,15 @@ def test_a_sharpness_that_cannot_be_is_refused(sharpness):
         soft_quantize(torch.zeros(1), num_levels=2, sharpness=sharpness)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool])
+def test_integers_are_no_intensities(dtype):
+    images = torch.ones(1, 3, 2, 2).to(dtype)
+    with pytest.raises(InputError, match=r"The intensities are torch\..*Divide uint8 by 255"):
+        soft_quantize(images, num_levels=4, sharpness=30.0)
+    with pytest.raises(InputError, match=r"The intensities are torch\..*Divide uint8 by 255"):
+        hard_quantize(images, num_levels=4)
+
+
 def test_a_staircase_that_is_not_known_is_refused():
     with pytest.raises(InputError, match=r"'erf' is not one of sigmoid, tanh"):
         soft_quantize(torch.zeros(1), num_levels=2, sharpness=1.0, staircase="erf")

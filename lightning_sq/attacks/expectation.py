@@ -1,17 +1,16 @@
-"""Attacks on something else than the model itself: on its expectation over noise, or on another model."""
+"""Expectation over transformation: attacks on the mean of a model that is random (arXiv 1707.07397)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
 from lightning_sq.attacks.bpda import Attack
 from lightning_sq.attacks.draws import OverDraws
-
-Model = Callable[[Tensor], Tensor]
+from lightning_sq.attacks.rows import Model
+from lightning_sq.errors import InputError
 
 
 def expectation(model: Model, num_draws: int) -> Model:
@@ -31,23 +30,10 @@ class Expectation:
     attack: Attack
     num_draws: int = 20
 
+    def __post_init__(self) -> None:
+        if self.num_draws < 1:
+            raise InputError(f"num_draws={self.num_draws} is not at least 1.")
+
     def __call__(self, model: Model, images: Tensor, labels: Tensor, seeds: Sequence[int], epsilon: float) -> Tensor:
         """See `PGD.__call__`."""
         return self.attack(expectation(model, self.num_draws), images, labels, seeds, epsilon)
-
-
-@dataclass(frozen=True)
-class Transfer:
-    """What fools another model, tried on this one. No gradient of this model is used: it cannot hide anything.
-
-    Args:
-        source: Pixels to logits, over the same classes.
-        attack: On the source; it should look for its largest criterion (`stop_when_fooled=False`).
-    """
-
-    source: Any
-    attack: Attack
-
-    def __call__(self, model: Model, images: Tensor, labels: Tensor, seeds: Sequence[int], epsilon: float) -> Tensor:
-        """See `PGD.__call__`; `model` is not called."""
-        return self.attack(self.source, images, labels, seeds, epsilon)

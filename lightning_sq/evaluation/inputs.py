@@ -1,0 +1,135 @@
+"""What `evaluate` is given: made into what it works on, or refused in one sentence before anything is attacked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_sq.attacks.autoattack import AutoAttackStage, load_package
+from lightning_sq.attacks.pgd import Norm
+from lightning_sq.errors import InputError
+from lightning_sq.evaluation.suites import Entry, attacks_by_name
+from lightning_sq.ops.pixels import check_pixels
+from lightning_sq.ops.random_numbers import random_numbers_kept
+from lightning_sq.types import PIXEL_BOUNDS, budget_bound, parse_epsilon
+
+
+def budgets_in(given: float | str | Sequence[float | str], norm: Norm) -> set[float]:
+    """One budget or several, as numbers. Raises: InputError for none, and for what is no budget."""
+    if hasattr(given, "tolist"):  # of torch and of NumPy
+        given = given.tolist()
+    values = [given] if isinstance(given, (str, Real)) or given is None else list(given)
+    return {parse_epsilon(value, largest=budget_bound(norm)) for value in values}
+
+
+def images_in(images: Tensor) -> Tensor:
+    """Float32 pixels without a graph; a copy where rounding left some a little outside [0, 1].
+
+    Raises: InputError if they are not (N, C, H, W) numbers in [0, 1], or there are none.
+    """
+    if not isinstance(images, Tensor):
+        raise InputError(f"The images are a {type(images).__name__}. Give a tensor (N, C, H, W) of pixels in [0, 1].")
+    check_pixels(images, "the images to evaluate on")
+    if images.ndim != 4 or len(images) == 0:
+        raise InputError(f"The images have the shape {tuple(images.shape)}. Give (N, C, H, W), at least one image.")
+    images = images.detach().float()
+    low, high = (value.item() for value in images.aminmax())
+    return images if PIXEL_BOUNDS[0] <= low and high <= PIXEL_BOUNDS[1] else images.clamp(*PIXEL_BOUNDS)
+
+
+def labels_in(labels: Tensor, num_images: int) -> Tensor:
+    """(N,) int64. Raises: InputError if they are not one whole number for each image."""
+    if not isinstance(labels, Tensor):
+        raise InputError(f"The labels are a {type(labels).__name__}. Give a tensor of class numbers, (N,) int64.")
+    if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise InputError(
+            f"The labels are {labels.dtype} of the shape {tuple(labels.shape)}. Give class numbers, (N,) int64; "
+            "of one-hot rows their argmax(1)."
+        )
+    if len(labels) != num_images:
+        raise InputError(f"There are {num_images} images and {len(labels)} labels. Give one label for each image.")
+    return labels.long()
+
+
+def attacks_in(attacks: str | Sequence[str] | dict[str, Entry], norm: Norm) -> dict[str, Entry]:
+    """By name. Raises: InputError for none, for what is no entry, and where the package of one is not installed."""
+    if not isinstance(attacks, dict):
+        found = attacks_by_name(attacks, norm)
+    else:
+        found = dict(attacks)
+        if not found:
+            raise InputError("No attack is given. Name a suite, such as attacks='quick'.")
+        for name, entry in found.items():
+            if not isinstance(entry, Entry):
+                raise InputError(
+                    f"The attack {name!r} is a {type(entry).__name__}. Wrap it: "
+                    "lightning_sq.evaluation.Entry('its title', attack, 'plain')."
+                )
+    if any(isinstance(part, AutoAttackStage) for entry in found.values() for part in _parts(entry.attack)):
+        load_package()
+    return found
+
+
+def _parts(attack: Any) -> list[Any]:
+    """An attack, the one that it runs, and so on."""
+    return [] if attack is None else [attack, *_parts(getattr(attack, "attack", None))]
+
+
+def check_size(batch_size: int) -> None:
+    """Raises: InputError if it is not a whole number of at least 1."""
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise InputError(f"batch_size={batch_size} is not a whole number of at least 1. 128 is usual.")
+
+
+@torch.no_grad()
+def logits_of(model: Callable[[Tensor], Tensor], images: Tensor, who: str = "the model") -> Tensor:
+    """(B, classes) of a few images.
+
+    Raises: InputError if `model` gives something else, takes no float32, or writes into the images it is given.
+    """
+    given = images.clone()
+    try:
+        with random_numbers_kept(images.device, 0):  # so that a random model says the same when it is started again
+            logits = model(given)
+    except RuntimeError as error:
+        weights = model.parameters() if isinstance(model, nn.Module) else ()
+        if others := sorted({str(w.dtype) for w in weights if w.is_floating_point()} - {str(torch.float32)}):
+            raise InputError(
+                f"{who[0].upper()}{who[1:]} has weights in {others[0]} and takes no float32 images, in which an "
+                "adversarial image is judged. Write model.float(), or wrap it in a function that converts."
+            ) from error
+        raise
+    if not torch.equal(given, images):
+        raise InputError(f"{who[0].upper()}{who[1:]} writes into its images. Write (x - mean), and not x.sub_(mean).")
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
+        what = f"the shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+        raise InputError(
+            f"{who[0].upper()}{who[1:]} gives {what} for {len(images)} images. Wrap it in a function that gives "
+            "logits, (B, classes)."
+        )
+    return logits
+
+
+def check_labels(labels: Tensor, num_classes: int) -> None:
+    """Raises: InputError for one that is no class."""
+    low, high = (value.item() for value in labels.aminmax())
+    if low < 0 or high >= num_classes:
+        raise InputError(
+            f"The labels go from {low} to {high}, and the model has {num_classes} classes: give labels from 0 to "
+            f"{num_classes - 1}."
+        )
+
+
+def check_sources(sources: dict[str, Callable[[Tensor], Tensor]], images: Tensor, num_classes: int) -> None:
+    """Raises: InputError for another model that has not the same number of classes."""
+    for name, source in sources.items():
+        others = logits_of(source, images, f"transfer_from {name!r}").shape[1]
+        if others != num_classes:
+            raise InputError(
+                f"transfer_from {name!r} has {others} classes, and the model {num_classes}. Leave it out, or give one "
+                "over the same classes."
+            )

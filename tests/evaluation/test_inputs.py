@@ -1,0 +1,232 @@
+"""What `evaluate` is given is refused in one sentence or taken for what it means, and is the caller's afterwards."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+from torch import nn
+
+import lightning_sq
+from lightning_sq.attacks import BPDA, PGD, AutoAttackStage, Expectation, autoattack
+from lightning_sq.errors import InputError
+from lightning_sq.evaluation import Entry, suites
+from lightning_sq.layers import SoftQuantization
+from tests.evaluation.models import IMAGES, linear_model
+
+LABELS = linear_model()(IMAGES).argmax(1)
+
+
+def evaluated(model=None, images=IMAGES, labels=LABELS, **options):
+    given = {"epsilon": 0.01, "attacks": "fgsm", "checks": False} | options
+    return lightning_sq.evaluate(linear_model() if model is None else model, images, labels, **given)
+
+
+def test_a_model_that_gives_no_numbers_is_refused():
+    with pytest.raises(InputError, match="not finite"):
+        lightning_sq.evaluate(
+            lambda x: x.flatten(1)[:, :3] / 0, IMAGES, torch.zeros(40).long(), epsilon=0.1, attacks="pgd"
+        )
+
+
+def test_labels_that_are_not_one_for_each_image_are_refused():
+    with pytest.raises(InputError, match="40 images and 3 labels"):
+        lightning_sq.evaluate(linear_model(), IMAGES, torch.zeros(3).long(), epsilon=0.1)
+
+
+@pytest.mark.parametrize("label", [-1, 2])
+def test_labels_that_are_no_classes_of_the_model_are_refused(label):
+    labels = torch.zeros(40).long()
+    labels[7] = label
+    with pytest.raises(InputError, match=rf"go from {min(label, 0)} to {max(label, 0)}, and the model has 2 classes"):
+        lightning_sq.evaluate(linear_model(), IMAGES, labels, epsilon=0.1)
+
+
+@pytest.mark.parametrize("attacks", ["fgsm", "bpda", "quantized_box", "own_square"])
+@pytest.mark.parametrize("epsilon", [0.0, 0.1])
+def test_pixels_that_rounding_left_a_little_outside_are_taken_for_the_bounds(attacks, epsilon):
+    model, images = linear_model(SoftQuantization(4, hard=True)), IMAGES.clone()
+    images[0, 0, 0, 0], images[1, 0, 0, 0] = 1 + 5e-6, -5e-6
+    given = images.clone()
+    labels = model(images).argmax(1)
+    found = lightning_sq.evaluate(
+        model, images, labels, epsilon=0.1, curve=[epsilon], attacks=attacks, checks=False, show=(0,)
+    )
+    assert found.clean_accuracy == 1.0
+    assert torch.equal(images, given)
+
+
+def test_an_unknown_attack_is_refused_with_the_choice():
+    with pytest.raises(InputError, match=r"no linf attack 'pgdd'.*quantized_box"):
+        suites.attacks_by_name("pgd,pgdd")
+    with pytest.raises(InputError, match="No attack is named"):
+        suites.attacks_by_name(",")
+    with pytest.raises(InputError, match="not one of linf, l2"):
+        suites.attacks_by_name("pgd", norm="l3")
+
+
+@pytest.mark.parametrize(
+    ("images", "sentence"),
+    [
+        (IMAGES.numpy(), r"The images are a ndarray\. Give a tensor"),
+        (IMAGES.flatten(1), r"The images have the shape \(40, 108\)"),
+        (IMAGES[:0], r"shape \(0, 3, 6, 6\)\. Give .* at least one"),
+        ((255 * IMAGES).byte(), "Divide uint8 by 255"),
+    ],
+)
+def test_images_are_pixels_in_a_batch(images, sentence):
+    with pytest.raises(InputError, match=sentence):
+        evaluated(images=images)
+
+
+@pytest.mark.parametrize(
+    ("labels", "sentence"),
+    [
+        (LABELS.tolist(), r"The labels are a list\. Give a tensor"),
+        (LABELS + 0.5, r"The labels are torch\.float32 of the shape \(40,\)"),
+        (LABELS == 1, r"The labels are torch\.bool"),
+        (nn.functional.one_hot(LABELS), r"shape \(40, 2\)\. Give .*argmax\(1\)"),
+    ],
+)
+def test_labels_are_class_numbers(labels, sentence):
+    with pytest.raises(InputError, match=sentence):
+        evaluated(labels=labels)
+
+
+@pytest.mark.parametrize("attacks", ["fgsm", "own_square"])
+def test_other_number_formats_are_taken_for_what_they_mean(attacks):
+    expected = evaluated(attacks=attacks).verdicts
+    images = IMAGES.double().requires_grad_()
+    assert torch.equal(evaluated(images=images, labels=LABELS.int(), attacks=attacks).verdicts, expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"epsilon": []}, "epsilon is empty"),
+        ({"epsilon": None}, "epsilon=None is not a number"),
+        ({"epsilon": True}, "epsilon=True is not a number"),
+        ({"epsilon": "1e400"}, "epsilon=1e400 is not a number"),
+        ({"epsilon": -1, "norm": "l2"}, "epsilon=-1 is not a number of at least 0"),
+        ({"batch_size": 0}, "batch_size=0 is not a whole number of at least 1"),
+        ({"attacks": {}}, "No attack is given"),
+        ({"attacks": {"mine": PGD()}}, r"The attack 'mine' is a PGD\. Wrap it: .*Entry"),
+        ({"transfer_from": {"other": linear_model(classes=3)}}, "transfer_from 'other' has 3 classes, and the model 2"),
+    ],
+)
+def test_what_cannot_be_meant_is_one_sentence(options, sentence):
+    with pytest.raises(InputError, match=sentence):
+        evaluated(**options)
+
+
+@pytest.mark.parametrize("epsilon", [torch.tensor(0.01), torch.tensor([0.01]), torch.tensor(0.01).numpy()])
+def test_a_budget_may_be_anybodys_number(epsilon):
+    assert evaluated(epsilon=epsilon).budgets == (pytest.approx(0.01),)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda logits: (logits, None), "The model gives a tuple for 16 images"),
+        (lambda logits: {"logits": logits}, "The model gives a dict"),
+        (lambda logits: logits[:, 0], r"gives the shape \(16,\)"),
+        (lambda logits: logits[:, :, None, None], r"gives the shape \(16, 2, 1, 1\)"),
+    ],
+)
+def test_a_model_gives_logits(change, sentence):
+    model = linear_model()
+    with pytest.raises(InputError, match=sentence):
+        evaluated(lambda x: change(model(x)))
+
+
+def test_a_model_of_other_numbers_is_told_what_to_write():
+    with pytest.raises(InputError, match=r"has weights in torch\.float64 .* Write model\.float\(\)"):
+        evaluated(linear_model().double())
+    model = linear_model().double()
+    assert evaluated(lambda x: model(x.double())).clean_accuracy == 1.0
+
+
+def test_a_model_that_writes_into_its_images_is_refused_and_they_stay_as_they_were():
+    model, images = linear_model(), IMAGES.clone()
+    with pytest.raises(InputError, match=r"The model writes into its images\. Write \(x - mean\)"):
+        evaluated(lambda x: model(x.sub_(0.5)), images=images)
+    assert torch.equal(images, IMAGES)
+
+
+def own(attack):
+    return {"mine": Entry("mine", attack, "plain", on_everyone=True)}
+
+
+def test_an_attack_that_writes_into_what_it_is_given_is_held_against_what_was_given():
+    def moves_too_far(model, images, labels, seeds, epsilon):
+        return images.add_(0.5).clamp_(0, 1)
+
+    def changes_the_labels(model, images, labels, seeds, epsilon):
+        labels.add_(1)
+        return images
+
+    with pytest.raises(AssertionError, match="outside the ball"):
+        evaluated(attacks=own(moves_too_far))
+    assert evaluated(attacks=own(changes_the_labels)).robust_accuracy == 1.0
+    with pytest.raises(InputError, match=r"mine@0\.01 gave images of .*: one for each"):
+        evaluated(attacks=own(lambda model, images, *rest: images[:1]))
+
+
+def test_a_foreign_attribute_that_is_called_quantizer_and_is_none_is_no_quantizer():
+    class Strange(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.quantizer = linear_model(), nn.Embedding(4, 4)
+            self.network = nn.Identity()
+
+        def forward(self, x):
+            return self.inner(x)
+
+    assert evaluated(Strange()).clean_accuracy == 1.0
+    model = Strange()
+    del model.network
+    model.network = "resnet"
+    assert evaluated(model).clean_accuracy == 1.0
+
+
+def shifted(model, images, labels, seeds, epsilon, by=0.0):
+    return (images + by).clamp(0, 1)
+
+
+def test_kept_verdicts_are_those_of_a_function_and_its_arguments_and_not_of_its_name(tmp_path):
+    folder = str(tmp_path / "a # folder, 100%41?")  # of which SQLite would make something else
+    evaluated(attacks=own(functools.partial(shifted, by=0.0)), store=folder)
+    evaluated(attacks=own(functools.partial(shifted, by=0.0)), store=folder)
+    for other in (functools.partial(shifted, by=0.01), shifted, lambda model, images, *rest: images):
+        with pytest.raises(InputError, match="another evaluation \\(attacks differs"):
+            evaluated(attacks=own(other), store=folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["a # folder, 100%41?"]
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: AutoAttackStage("apgd-ce", num_restarts=0), "num_restarts=0 of apgd-ce is not at least 1"),
+        (lambda: AutoAttackStage("square", num_queries=0), "num_queries=0 of square is not at least 1"),
+        (lambda: PGD(step_size=-1.0), "step_size=-1.0 is no length above 0"),
+        (lambda: PGD(step_size=float("nan")), "step_size=nan is no length above 0"),
+        (lambda: PGD(momentum=-0.5), "momentum=-0.5 is not at least 0"),
+        (lambda: Expectation(PGD(), num_draws=0), "num_draws=0 is not at least 1"),
+        (lambda: suites.attacks_by_name("square:num_steps=9"), r"has no parameter 'num_steps'.*num_queries"),
+        (lambda: suites.attacks_by_name("bpda_apgd_ce:num_queries=9"), r"has no parameter 'num_queries'"),
+    ],
+)
+def test_an_attack_that_would_do_nothing_is_refused(make, sentence):
+    with pytest.raises(InputError, match=sentence):
+        make()
+
+
+def test_a_package_that_is_missing_is_missed_before_anything_is_attacked(monkeypatch):
+    def missing():
+        raise InputError("AutoAttack and Square need pyautoattack.")
+
+    monkeypatch.setattr("lightning_sq.evaluation.inputs.load_package", missing)
+    with pytest.raises(InputError, match="need pyautoattack"):
+        evaluated(lambda x: pytest.fail("the model was asked"), attacks="fgsm,bpda_apgd_ce")
+    assert isinstance(BPDA(AutoAttackStage("apgd-ce")).attack, autoattack.AutoAttackStage)
