@@ -20,7 +20,7 @@ import matplotlib.pyplot as plt
 from common.harness import CONFIGS, write_page
 
 from lightning_sq.children import handing_on, run_command
-from lightning_sq.evaluation.results import JSON_FILE, format_epsilon, markdown_table, read_results
+from lightning_sq.evaluation.results import JSON_FILE, OLDER, format_epsilon, is_older, markdown_table, read_results
 from lightning_sq.paths import write_whole
 from lightning_sq.reproduction.runs import CHECKPOINT, training_curve
 
@@ -94,6 +94,7 @@ def markdown(content: dict[str, Any], results: dict[str, Any]) -> str:
         f"on {results['data']['num_images']} validation images, on {results['device']};"
         f" a machine of {content['cores']} cores.",
         f"Attacks: {', '.join(results['attacks'])}.",
+        *[f"{OLDER}."] * is_older(results),
         "Some validation images of Imagenette stem from ImageNet's training set, which the pretrained weights saw,",
         "so clean accuracies flatter.",
         "",

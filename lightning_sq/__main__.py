@@ -52,8 +52,9 @@ def usage() -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Run one subcommand.
 
-    Returns: the exit status; 2 for what the person who typed it can mend, 1 for a training that diverged and for
-    another process that has gone. A fit that was asked to stop by a signal, and has saved where it was, exits with 75.
+    Returns: the exit status; 2 for what the person who typed it can mend, 1 for a training that diverged, for a disk
+    that failed and for another process that has gone. A fit that was asked to stop by a signal, and has saved where it
+    was, exits with 75.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -70,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
         return 2
     from lightning_sq.children import handing_on
-    from lightning_sq.errors import ProcessLostError, input_error_in
+    from lightning_sq.errors import MENDABLE, ProcessLostError, input_error_in
     from lightning_sq.stop_request import listening
 
     try:
@@ -84,6 +85,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"lightning-sq: error: {error}", file=sys.stderr)
         return 1
     except Exception as error:
+        if isinstance(error, OSError) and error.filename is not None and error.errno not in MENDABLE:
+            told = f"{error.filename}: {error.strerror}. The disk or the network failed: start again when it is back"
+            print(f"lightning-sq: error: {told}.", file=sys.stderr)
+            return 1
         sentence = input_error_in(error)
         if sentence is None:
             raise

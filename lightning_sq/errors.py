@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+
+MENDABLE = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP)
+"""What a person has done to a file, and can undo. What else a disk or a network says passes, and is tried again."""
+
 
 class InputError(ValueError):
     """Something that the person who ran the command can mend: what was found, and what to do.

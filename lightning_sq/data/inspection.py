@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from lightning_sq.errors import InputError
+from lightning_sq.errors import MENDABLE, InputError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -134,9 +134,9 @@ def _read(path: Path) -> bytes:
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ELOOP) and path.is_symlink():
             raise _Unreadable("a broken link") from error
-        raise InputError(
-            f"{path} cannot be read ({error.strerror}). Mend its permissions or the file system, and start again."
-        ) from error
+        if error.errno not in MENDABLE:
+            raise
+        raise InputError(f"{path} cannot be read ({error.strerror}). Mend its permissions, and start again.") from error
 
 
 def _check_alike(image: Image.Image) -> None:

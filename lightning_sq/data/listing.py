@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lightning_sq.data.index_file import Columns
-from lightning_sq.errors import InputError
+from lightning_sq.errors import MENDABLE, InputError
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 LISTING_THREADS = 16
@@ -102,6 +102,8 @@ def _opened(folder: Path) -> Iterator[int]:
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
+        if error.errno not in MENDABLE:
+            raise
         raise _unlistable(folder, error) from error
     try:
         yield descriptor
@@ -117,6 +119,8 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
     try:
         return sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
+        if error.errno not in MENDABLE:
+            raise
         raise _unlistable(folder, error) from error
 
 

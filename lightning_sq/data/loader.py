@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -14,13 +13,11 @@ import numpy as np
 from lightning_sq.data.crop import Crop, CropRule, RandomShift, generator_for
 from lightning_sq.data.image_index import ImageIndex
 from lightning_sq.data.order import EpochOrder, check_seed
-from lightning_sq.errors import InputError
+from lightning_sq.errors import MENDABLE, InputError
 from lightning_sq.types import PADDING_INDEX, Batch
 
 LARGEST_IN_MEMORY = 64
 """Pixels along a side: a million images of 64 x 64 are 12 GB."""
-MENDABLE = (errno.ENOENT, errno.ENOTDIR, errno.EACCES)
-"""What a person has done to a file, and can undo."""
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,10 @@ from rich.table import Table
 from lightning_sq.evaluation import examples
 from lightning_sq.evaluation.figures import Figure, descent_figure, examples_figure, robustness_figure, save_png
 from lightning_sq.evaluation.results import (
+    OLDER,
     budgets_below,
     format_epsilon,
+    is_older,
     largest_budget,
     percent,
     read_results,
@@ -43,6 +45,7 @@ def write_report(folder: Path) -> None:
         columns=table_columns(results),
         rows=table_rows(results),
         largest=largest_budget(results),
+        warning=OLDER if is_older(results) else "",
         curve=_encode((folder / FIGURE_FILE).read_bytes()),
         descent=_data_uri(descent_figure(results)),
         grids=[(name, _data_uri(examples_figure(name, kept))) for name, kept in shown.items()],

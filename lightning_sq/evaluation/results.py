@@ -45,6 +45,8 @@ SCHEMA_VERSION = 2
 JSON_FILE, CSV_FILE = "results.json", "results.csv"
 TELLING = 0.01
 """A difference between two accuracies above which a verdict mentions it, if it is more than one image."""
+OLDER = "By attacks and checks of before, which found less, so that numbers may be too good"
+"""What is said of results whose `suite_version` is not the present one."""
 REFUTED = "attacks_break_what_is_proven"
 """The flag of a model whose proof is not to be believed."""
 
@@ -200,6 +202,11 @@ def verdict(model: dict[str, Any], epsilon: float, *, thorough: bool) -> str:
     if not thorough:
         sentence += f" An upper bound from {len(model['attacks'])} attacks: --attacks standard looks harder."
     return sentence
+
+
+def is_older(results: dict[str, Any]) -> bool:
+    """Whether it was made by attacks and checks that have been made stronger since."""
+    return results.get("suite_version", 1) < SUITE_VERSION
 
 
 def table_columns(results: dict[str, Any]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lightning_sq.evaluation.suites import SUITE_VERSION
+from lightning_sq.evaluation.results import OLDER, is_older
 
 
 def machines(rows: dict[str, Any]) -> str:
@@ -25,12 +25,10 @@ def _ends(*rows: dict[str, Any]) -> list[dict[str, Any]]:
 
 def older(rows: dict[str, Any]) -> list[str]:
     """Which rows were judged by attacks and checks that have been made stronger since."""
-    versions = {row["title"]: {end.get("suite_version", 1) for end in _ends(row)} for row in rows.values()}
-    older = [title for title, known in versions.items() if min(known) < SUITE_VERSION]
+    older = [row["title"] for row in rows.values() if any(map(is_older, _ends(row)))]
     if not older:
         return []
-    which = "all rows" if len(older) == len(rows) else "; ".join(older)
-    return [f"By attacks and checks of before, which found less, so that numbers may be too good: {which}."]
+    return [f"{OLDER}: {'all rows' if len(older) == len(rows) else '; '.join(older)}."]
 
 
 def transfers(rows: dict[str, Any]) -> list[str]:

@@ -67,6 +67,13 @@ def test_loading_is_timed_beside_plain_timm(benchmark, tmp_path):
     assert all(row["measured"] > 0 for row in rows)
 
 
+@pytest.mark.parametrize("name", ["levels", "theory", "truth"])
+def test_a_page_of_results_is_the_one_that_its_numbers_give(benchmark, name):
+    folder = REPOSITORY / "results" / name
+    content = json.loads((folder / f"{name}.json").read_text())
+    assert (folder / "README.md").read_text() == benchmark(name).markdown(content)
+
+
 def test_the_theory_holds_prediction_against_truth_over_seeds(benchmark, tmp_path, monkeypatch):
     module = benchmark("theory", "--output", str(tmp_path), "--epochs", "1", "--num-images", "6", "--num-seeds", "2")
     all_rows = module.rows_to_train

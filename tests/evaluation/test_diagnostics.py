@@ -15,6 +15,7 @@ from lightning_sq.evaluation.derivatives_inside import uses_derivatives
 from lightning_sq.evaluation.diagnostics import Situation
 from lightning_sq.evaluation.diagnostics.attacks import more_steps_break_more
 from lightning_sq.evaluation.diagnostics.gradients import small_steps_jump, zero_gradients
+from lightning_sq.evaluation.diagnostics.situation import row
 from lightning_sq.evaluation.runner import StageRunner
 from lightning_sq.evaluation.store import VerdictStore
 from lightning_sq.evaluation.suites import SUITES, Entry
@@ -138,6 +139,37 @@ def situation(model, norm="linf", epsilon=EPSILON) -> Situation:
     found = lightning_sq.evaluate(model, IMAGES, labels, epsilon=epsilon, attacks=idle, norm=norm, checks=False)
     runner = StageRunner(model, model, IMAGES, labels, VerdictStore(None, {}), device=IMAGES.device, norm=norm)
     return Situation(runner, None, found)
+
+
+LIMITS = {
+    "plain_gradient_misses": 1 / 40,  # one image of those here; 0.01 of many
+    "black_box_beats_white_box": 0.002,
+    "more_steps_break_more": 0.02,
+    "more_steps_help_the_model": 0.02,
+    "survives_everything": 0.05,
+    "larger_ball_helps_the_model": 0.02,
+    "attacks_break_what_is_proven": 0.0,
+    "zero_gradients": 0.01,
+    "quantizer_widens_the_ball": 1.0,
+    "small_steps_jump": 0.1,
+    "successes_get_lost": 0.0,
+    "random_answers": 1e-4,
+    "outputs_are_probabilities": 0.5,
+    "optimises_at_inference": 0.5,
+    "not_float32": 0.0,
+}
+
+
+def test_a_limit_changes_on_purpose_alone_and_a_check_fires_above_it():
+    """Every planted model is far beyond its limit: none of them would notice a laxer one."""
+    model = linear_model(SoftQuantization(4, 60.0))
+    found = lightning_sq.evaluate(
+        model, IMAGES, model(IMAGES).argmax(1), epsilon=[EPSILON, 2 * EPSILON], attacks=["quick", "own_square"]
+    )
+    assert {check.name: check.limit for check in found.diagnostics} == LIMITS
+    for limit in set(LIMITS.values()):
+        assert not row("", "", limit, limit, "").fired
+        assert row("", "", limit + 1e-9, limit, "").fired
 
 
 def test_another_start_may_break_what_the_standard_attacks_leave():

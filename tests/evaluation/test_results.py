@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 
 import matplotlib.pyplot as plt
 import pytest
@@ -177,6 +178,15 @@ def test_a_proof_that_an_attack_refutes_is_not_called_the_truth():
     assert both.endswith("Beyond what is proven not to be called robust: zero gradients.")
 
 
+def test_a_report_says_that_its_attacks_have_been_made_stronger_since(evaluated, tmp_path):
+    folder, everything, _ = evaluated
+    assert results.OLDER not in (folder / "report.html").read_text()
+    shutil.copytree(folder, tmp_path / "older")
+    results.write_results(tmp_path / "older", {k: v for k, v in everything.items() if k != "suite_version"})
+    write_report(tmp_path / "older")
+    assert results.OLDER in (tmp_path / "older/report.html").read_text()
+
+
 def test_robustbench_rows_say_unreliable_where_a_check_fired(evaluated):
     folder, _, found = evaluated
     (path,) = (folder / "robustbench").iterdir()
@@ -185,6 +195,21 @@ def test_robustbench_rows_say_unreliable_where_a_check_fired(evaluated):
     assert row["unreliable"] == bool(found.flags)
     assert row["autoattack_acc"] is None  # it did not run
     assert row["external"] == f"{100 * found.robust_accuracy:.2f}"
+
+
+def test_robustbench_gets_what_is_left_when_the_last_stage_of_autoattack_has_run(evaluated):
+    stages = ("apgd_ce", "apgd_t", "square", "fab_t")
+    left = {"pgd": 0.9, "apgd_ce": 0.8, "apgd_t": 0.7, "square": 0.6, "fab_t": 0.5, "own_square": 0.4}
+    everything = evaluated[1]
+
+    def told(*ran):
+        attacks = [{"attack": name, "accuracy_after": left[name]} for name in ran]
+        return robustbench.model_info(everything, everything["models"][0] | {"attacks": attacks})["autoattack_acc"]
+
+    assert told(*left) == "50.00"
+    assert told(*stages[::-1]) == "80.00"
+    for missing in stages:
+        assert told(*(name for name in left if name != missing)) is None
 
 
 def test_the_table_for_a_readme_has_a_dash_for_what_was_not_measured(evaluated):
