@@ -74,7 +74,7 @@ def plan_in_words(settings: Settings, known: dict[str, Estimate], *, anew: bool 
     for run in runs:
         seconds = known[run.row.name].attacking
         steps.append(("attacks", run, evaluation_step(run, settings.attack_options(), [], seconds)))
-    left = [(run.row.name, kind, step.estimate) for kind, run, step in steps if anew or not step.is_done()]
+    left = [(run.row.name, kind, step.estimate) for kind, run, step in steps if anew or step.is_left()]
     lines = [f"{'left of row':28}{'runs':>6}{'tuning':>15}{'training':>15}{'attacks':>15}"]
     for name in settings.rows:
         own = [(kind, seconds) for row, kind, seconds in left if row == name]

@@ -14,6 +14,7 @@ from typing import Any
 
 from lightning_sq.children import run_command
 from lightning_sq.errors import InputError
+from lightning_sq.evaluation.suites import SUITE_VERSION
 from lightning_sq.paths import write_whole
 from lightning_sq.reproduction.recipes import Recipe
 from lightning_sq.reproduction.studies import Row
@@ -67,6 +68,7 @@ class Step:
         estimate: Seconds.
         log: Takes the command's output.
         result: What the marker is to hold besides the key, asked when the command has ended.
+        version: Of what it does; what was done by an earlier one counts, and is done again.
     """
 
     title: str
@@ -76,9 +78,14 @@ class Step:
     estimate: float
     log: Path
     result: Callable[[], dict[str, Any]]
+    version: int = 1
+
+    def is_left(self) -> bool:
+        """Whether it is to be run. Raises: as `is_done`."""
+        return not self.is_done() or json.loads(self.marker.read_text()).get("version", 1) < self.version
 
     def is_done(self) -> bool:
-        """Raises: InputError if the marker is of another recipe, or of other settings."""
+        """Whether it was run. Raises: InputError if the marker is of another recipe, or of other settings."""
         if not self.marker.exists():
             return False
         known = json.loads(self.marker.read_text())["key"]
@@ -123,12 +130,20 @@ def evaluation_step(run: Run, options: Sequence[str], sources: Sequence[str], es
     outdated = 0 < _newest(output.glob(VERDICTS)) < _newest(checkpoints)
     words += ["--overwrite"] if outdated or (output / "results.json").exists() else []
     key = " ".join([run.recipe.fingerprint(), *options])
-    return Step(f"attacking {run.title}", words, run.folder / EVALUATED, key, estimate, run.folder / LOG, dict)
+    marker, log = run.folder / EVALUATED, run.folder / LOG
+    return Step(f"attacking {run.title}", words, marker, key, estimate, log, dict, version=SUITE_VERSION)
 
 
 def _newest(files: Iterable[Path]) -> int:
     """When the last of them was written, in nanoseconds; 0 if there is none."""
     return max((file.stat().st_mtime_ns for file in files if file.exists()), default=0)
+
+
+def trained_at_hand(run: Run) -> dict[str, Any] | None:
+    """What the marker of its training holds; None without one, or if the recipe has changed since."""
+    marker = run.folder / TRAINED
+    trained = json.loads(marker.read_text()) if marker.exists() else None
+    return trained if trained and trained["key"] == run.recipe.fingerprint() else None
 
 
 def forget(run: Run) -> None:
@@ -152,7 +167,7 @@ def training_curve(folder: Path, columns: Mapping[str, str] = CURVE) -> list[dic
 
 
 def run_all(steps: Sequence[Step], *, jobs: int, advance: Callable[[int, int, str], None], num_threads: int) -> None:
-    """Run the steps that are not done, `jobs` at a time, the longest first.
+    """Run the steps that are left, `jobs` at a time, the longest first.
 
     Args:
         steps: In any order; none needs another.
@@ -161,7 +176,7 @@ def run_all(steps: Sequence[Step], *, jobs: int, advance: Callable[[int, int, st
         num_threads: CPU threads of each command.
     Raises: InputError if one fails, when those that run beside it have ended.
     """
-    todo = sorted((step for step in steps if not step.is_done()), key=lambda step: -step.estimate)
+    todo = sorted((step for step in steps if step.is_left()), key=lambda step: -step.estimate)
     total, done = round(sum(step.estimate for step in todo)), 0.0
     with ThreadPoolExecutor(jobs) as pool:
         futures = {pool.submit(_run, step, num_threads, jobs): step for step in todo}
@@ -188,5 +203,6 @@ def _run(step: Step, num_threads: int, jobs: int) -> None:
         last = step.log.read_text().strip().splitlines()[-1]
         raise InputError(f"{step.title} failed: {last.removeprefix('lightning-sq: error: ')} (see {step.log})")
     seconds = time.perf_counter() - began
-    content = {"key": step.key, "seconds_in_all": seconds, "num_threads": num_threads, "jobs": jobs}
+    content = {"key": step.key, "version": step.version, "seconds_in_all": seconds}
+    content |= {"num_threads": num_threads, "jobs": jobs}
     write_whole(step.marker, json.dumps(content | step.result(), indent=1) + "\n")

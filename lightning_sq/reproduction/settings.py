@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from lightning_sq.data.index import load_index
+from lightning_sq.evaluation.results import is_older
 from lightning_sq.evaluation.suites import attacks_by_name
 from lightning_sq.reproduction.earlier import NOTHING, Earlier
 from lightning_sq.reproduction.recipes import Recipe, recipe_of
-from lightning_sq.reproduction.runs import CHECKPOINT, TRAINED, Run
+from lightning_sq.reproduction.runs import CHECKPOINT, TRAINED, Run, trained_at_hand
 from lightning_sq.reproduction.studies import Row, Study
 
 RATE = "model.optimization.base_learning_rate"
@@ -107,8 +108,12 @@ class Settings:
         return [Run(row, 0, one, folder / f"epochs{n}", is_shorter=True) for n, one in by_epochs.items()]
 
     def missing(self, rates: Mapping[str, float]) -> list[Run]:
-        """Those of the planned runs that no earlier page knows."""
-        return [run for run in self.planned(rates) if self.earlier.seed(run) is None]
+        """Those of the planned runs that no earlier page knows, or that it knows by weaker attacks and are at hand."""
+        return [run for run in self.planned(rates) if not self._is_known(run)]
+
+    def _is_known(self, run: Run) -> bool:
+        entry = self.earlier.seed(run)
+        return entry is not None and not (is_older(entry) and trained_at_hand(run) is not None)
 
     def transfer_sources(self, runs: Sequence[Run]) -> dict[str, Path]:
         """The undefended net and the PGD-trained one, whose adversarial images are tried on the others, if there.

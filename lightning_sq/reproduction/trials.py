@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning_sq.reproduction.proofs import prove
 from lightning_sq.reproduction.recipes import Recipe
-from lightning_sq.reproduction.runs import TRAINED, Run
+from lightning_sq.reproduction.runs import TRAINED, Run, trained_at_hand
 from lightning_sq.reproduction.settings import RATE, Settings
 from lightning_sq.reproduction.studies import Row, Variant
 
@@ -65,7 +65,7 @@ def tried_rates(settings: Settings) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in settings.rows}
     for run in rates_to_try(settings):
         entry = settings.earlier.trial(run)
-        if _trained(run) is not None:
+        if trained_at_hand(run) is not None:
             accuracy = _accuracy_of_trial(settings, run)
             entry = {"rate": run.recipe.changes[RATE], "accuracy": accuracy, "recipe": run.recipe.fingerprint()}
         if entry is not None:
@@ -98,13 +98,6 @@ def _accuracy_of_trial(settings: Settings, run: Run) -> float:
     return json.loads((run.folder / TRAINED).read_text())["curve"][-1]["robust"]
 
 
-def _trained(run: Run) -> dict[str, Any] | None:
-    """What its marker holds; None without one, or if the recipe has changed since."""
-    marker = run.folder / TRAINED
-    trained = json.loads(marker.read_text()) if marker.exists() else None
-    return trained if trained and trained["key"] == run.recipe.fingerprint() else None
-
-
 def variants(settings: Settings) -> list[tuple[Variant, Run]]:
     """The method as its recipe says, and with each change, all for the same part of the recipe's epochs."""
     row = settings.study.row(settings.study.method)
@@ -123,7 +116,7 @@ def tried_variants(settings: Settings) -> list[dict[str, Any]]:
     """
     found = []
     for variant, run in variants(settings):
-        entry, trained = settings.earlier.variant(run), _trained(run)
+        entry, trained = settings.earlier.variant(run), trained_at_hand(run)
         if trained is not None:
             last = trained["curve"][-1]
             entry = {"title": variant.title, "changes": variant.changes, "epochs": trained["epochs"],

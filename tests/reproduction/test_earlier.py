@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 
 from lightning_sq.errors import InputError
+from lightning_sq.evaluation.suites import SUITE_VERSION
 from lightning_sq.reproduction.earlier import NOTHING, Earlier
-from lightning_sq.reproduction.runs import Run
+from lightning_sq.reproduction.runs import TRAINED, Run
 from lightning_sq.reproduction.settings import RATE
 from lightning_sq.reproduction.trials import rates_to_try, tried_rates, tried_variants, tuned_rates, variants
 from tests.reproduction.test_runs import settings
@@ -27,6 +29,22 @@ def test_a_seed_is_known_by_its_recipe_alone(tmp_path):
     assert earlier.seed(ours.planned({"pgd": 0.5})[1]) is None
     assert earlier.without(["pgd"]).seed(pgd) is None
     assert NOTHING.seed(pgd) is None
+
+
+def test_what_was_judged_by_weaker_attacks_is_attacked_again_where_its_run_is_at_hand(tmp_path):
+    ours = settings(tmp_path, rows=("natural",))
+    (run,) = ours.planned({})
+
+    def missing(**more):
+        return replace(ours, earlier=Earlier({"natural": {"seeds": [known(run, seed=0, **more)]}}, [])).missing({})
+
+    assert missing() == []
+    run.folder.mkdir(parents=True)
+    (run.folder / TRAINED).write_text(json.dumps({"key": "of another recipe"}))
+    assert missing() == []
+    (run.folder / TRAINED).write_text(json.dumps({"key": run.recipe.fingerprint()}))
+    assert missing() == [run]
+    assert missing(suite_version=SUITE_VERSION) == []
 
 
 def test_a_shorter_schedule_is_known_too(tmp_path):

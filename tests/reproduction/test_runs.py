@@ -48,6 +48,17 @@ def test_a_step_that_is_done_is_not_done_again(tmp_path):
     assert ran([good]) == []
 
 
+def test_what_an_earlier_version_did_counts_and_is_done_again(tmp_path):
+    first = step(tmp_path, "good", ["--version"])
+    ran([first])
+    stronger = replace(first, version=2)
+    assert stronger.is_done()
+    assert stronger.is_left()
+    assert ran([stronger]) == [(1, 1, "good")]
+    assert not stronger.is_left()
+    assert not first.is_left()
+
+
 def test_a_step_with_other_settings_is_refused_before_anything_runs(tmp_path):
     ran([step(tmp_path, "good", ["--version"])])
     other = step(tmp_path, "other", ["--version"])
