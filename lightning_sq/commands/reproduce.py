@@ -59,8 +59,8 @@ def _parser() -> Parser:
     parser.add_argument(
         "--add",
         action="store_true",
-        help="add to the page at --output: what it says by the same recipes is kept and not run again, but where a run is "
-        "at hand and attacks or checks have been made stronger since",
+        help="add to the page at --output: what it says by the same recipes is kept and not run again, but where a run "
+        "is at hand and attacks or checks have been made stronger since",
     )
     parser.add_argument("--overwrite", action="store_true", help="do the chosen rows again")
     return parser
