@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import select
 import signal
@@ -114,6 +115,9 @@ def _note_refusal() -> None:
 
 def command() -> NoReturn:
     """`main` as a process of its own: srun is to see its exit status, and ends all others once one has failed."""
+    for stream in (sys.stdout, sys.stderr):  # a file's name may be no text
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         status = main()
         sys.stdout.flush()

@@ -14,6 +14,7 @@ import numpy as np
 
 from lightning_sq.commands.data_shard import splits_of
 from lightning_sq.data.image_index import ImageIndex, UnreadableImage
+from lightning_sq.data.in_parts import map_in_parts
 from lightning_sq.data.index import class_names_of, look_through
 from lightning_sq.data.index_file import index_path
 from lightning_sq.data.inspection import MAX_PIXELS, inspect_bytes
@@ -114,7 +115,7 @@ def _unreadable_in_shards(index: ImageIndex) -> Iterator[UnreadableImage]:
         ThreadPoolExecutor(os.cpu_count()) as pool,
     ):
         warnings.simplefilter("ignore")
-        looks = pool.map(lambda i: inspect_bytes(index.read(i).tobytes(), ".jpg"), range(len(index)))
+        looks = map_in_parts(pool, lambda i: inspect_bytes(index.read(i).tobytes(), ".jpg"), range(len(index)))
         for i, look in enumerate(looks):
             if look.reason:
                 yield UnreadableImage(f"{index.shards[index.places[i, 0]]} ({index.paths[i]})", look.reason)

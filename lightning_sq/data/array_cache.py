@@ -14,7 +14,7 @@ from lightning_sq.paths import whole_file
 def kept_at(room: Path, folder: Path, *details: object) -> Path:
     """The file in `room` for what is known of `folder` (with `details`); a hash keeps two of one name apart."""
     folder = folder.resolve()
-    key = hashlib.sha256(" ".join(map(str, (folder, *details))).encode()).hexdigest()[:12]
+    key = hashlib.sha256(" ".join(map(str, (folder, *details))).encode("utf-8", "surrogateescape")).hexdigest()[:12]
     return room / f"{folder.parent.name}-{folder.name}-{key}.npz"
 
 

@@ -166,4 +166,4 @@ def check_image_size(image_size: int) -> None:
 
 def generator_for(seed: int, epoch: int, index: int) -> np.random.Generator:
     """The random numbers of one image in one epoch, the same on whichever rank or backend it is read."""
-    return np.random.Generator(np.random.Philox(key=[seed, epoch], counter=[0, 0, 0, index]))
+    return np.random.Generator(np.random.Philox(key=np.array([seed, epoch], np.uint64), counter=[0, 0, 0, index]))

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from lightning_sq.data.image_index import ImageIndex, UnreadableImage
+from lightning_sq.data.in_parts import map_in_parts
 from lightning_sq.data.index_file import Columns, index_path, load_columns, save_columns
 from lightning_sq.data.inspection import Look, inspect_file
 from lightning_sq.data.listing import IMAGE_SUFFIXES, class_folders, list_files
@@ -144,7 +145,7 @@ def _inspect_all(folder: Path, files: Columns, todo: Sequence[int]) -> Iterator[
     # PIL warns of oddities that decode all the same; the filter is process-wide, so it is set here and not in a thread
     with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
         warnings.simplefilter("ignore")
-        looks = pool.map(lambda i: inspect_file(folder / files.paths[i]), todo)
+        looks = map_in_parts(pool, lambda i: inspect_file(folder / files.paths[i]), todo)
         try:
             yield from zip(todo, looks, strict=True)
         finally:  # an error or an interruption does not wait for the rest

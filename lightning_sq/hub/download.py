@@ -73,10 +73,14 @@ def download(url: str, path: Path, digest: str, advance: Advance = lambda done, 
     """
     part = path.with_name(f"{path.name}.part")
     idle, begun_anew = 0, False
+    most = part.stat().st_size if part.exists() else 0
     while True:
         start = part.stat().st_size if part.exists() else 0
         whole, problem = _request(url, part, start, advance)
-        gained = part.exists() and part.stat().st_size != start
+        have = part.stat().st_size if part.exists() else 0
+        if have < start and not begun_anew:  # the server sends all of it again: what was there is of no use
+            begun_anew, most = True, 0
+        gained, most = have > most, max(most, have)  # if it always does, and is always cut, that is no gain
         if (whole or not gained) and part.exists():
             if sha256(part) == digest:
                 part.replace(path)
@@ -89,11 +93,10 @@ def download(url: str, path: Path, digest: str, advance: Advance = lambda done, 
                         f"{url} is not the file that SHA256SUMS names: {size:,} bytes{problem} with another checksum. "
                         "Try again later, or ask whoever released it."
                     )
-                begun_anew = True  # what was there from an earlier time may have been of another file
+                begun_anew, most = True, 0  # what was there from an earlier time may have been of another file
                 continue
         idle = 0 if gained else idle + 1
         if idle == TRIES:
-            have = part.stat().st_size if part.exists() else 0
             raise UnreachableError(f"{url} could not be downloaded: {problem}. {have:,} bytes are kept: try again.")
         if idle:
             time.sleep(PAUSE * 2 ** (idle - 1))

@@ -104,9 +104,9 @@ def _put_in_front(model: nn.Module, whole: PixelClassifier) -> None:
     """Quantizer and normalisation of `whole` before the first convolution of `model`; no state-dict key is added."""
     conv = next(part for part in model.modules() if isinstance(part, nn.Conv2d))
     named = whole.backbone.pretrained_cfg.get("first_conv")
-    if named and next(part for part in whole.backbone.modules() if isinstance(part, nn.Conv2d)) is not (
-        whole.backbone.get_submodule(named if isinstance(named, str) else named[0])
-    ):
+    names = [named] if isinstance(named, str) else list(named or [])
+    first = next(part for part in whole.backbone.modules() if isinstance(part, nn.Conv2d))
+    if len(names) > 1 or any(whole.backbone.get_submodule(name) is not first for name in names):
         raise InputError(f"{whole.config.architecture} has no one first convolution. Use lightning_sq.load.")
     quantizer = whole.current_config().quantizer
     front = nn.Sequential() if quantizer is None else nn.Sequential(_as_it_is(quantizer))
@@ -119,7 +119,12 @@ def _put_in_front(model: nn.Module, whole: PixelClassifier) -> None:
 
 def _as_it_is(quantizer: QuantizerConfig) -> SoftQuantization:
     """Nothing is learnt in it any more, so it holds no parameters."""
-    return SoftQuantization(**asdict(replace(quantizer, learnable_thresholds=False, learnable_sharpness=False)))
+    layer = SoftQuantization(**asdict(replace(quantizer, learnable_sharpness=False)))
+    if quantizer.learnable_thresholds:
+        table = layer.thresholds.detach()
+        del layer.thresholds
+        layer.register_buffer("thresholds", table, persistent=False)
+    return layer
 
 
 def _through_front(conv: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

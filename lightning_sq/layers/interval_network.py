@@ -156,7 +156,7 @@ MODULES: dict[type[nn.Module], Rule] = {
 """What is known of each module; subclasses count where they inherit the forward method."""
 
 NON_DECREASING = (
-    *(operator.add, operator.getitem, torch.cat, torch.flatten, torch.mean, torch.clamp),
+    *(operator.add, operator.iadd, operator.getitem, torch.cat, torch.flatten, torch.mean, torch.clamp),
     *(torch.relu, torch.tanh, torch.sigmoid, functional.relu, functional.relu6, functional.hardtanh),
     *(functional.max_pool2d, functional.avg_pool2d, functional.adaptive_avg_pool2d, functional.adaptive_max_pool2d),
 )

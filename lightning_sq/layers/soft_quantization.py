@@ -83,7 +83,9 @@ class SoftQuantization(nn.Module):
         self._set_thresholds(thresholds)
 
     def _set_thresholds(self, given: Thresholds | None) -> None:
-        values = None if given is None else check_thresholds(given, num_levels=self.num_levels).float()
+        values = None
+        if given is not None:
+            values = check_thresholds(given, num_levels=self.num_levels, learnt=self.learnable_thresholds).float()
         self._smallest_gap = 0.0 if values is None or self.learnable_thresholds else smallest_gap(values)
         if self.learnable_thresholds:
             start = uniform_thresholds(self.num_levels).float() if values is None else values

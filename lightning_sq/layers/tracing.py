@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Collection
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -32,6 +33,8 @@ def graph_of(network: nn.Module) -> fx.Graph:
             for module in modes:
                 module.training = False
             graph = _Tracer().trace(nn.Sequential(network))
+            if any(node.op == "get_attr" and node.target.startswith("_tensor_constant") for node in graph.nodes):
+                raise ValueError("it makes tensors itself, perhaps at random")  # and would be bounded with these
         except Exception as error:  # a forward method that is run on symbols can fail in any way
             raise InputError(
                 f"{type(network).__name__} has no interval bounds because torch.fx cannot trace it "
@@ -78,7 +81,17 @@ def has_hooks(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
+class _Proxy(fx.Proxy):
+    """torch.fx takes `y += z` for `y = y + z`: who holds the old y, a shortcut say, would keep its old value."""
+
+    def __iadd__(self, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
+
+
 class _Tracer(fx.Tracer):
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, LEAVES) or super().is_leaf_module(m, module_qualified_name)
 

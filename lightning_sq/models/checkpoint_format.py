@@ -174,7 +174,7 @@ def _check_archive(path: Path) -> None:
         if len({entry.filename for entry in entries}) != len(entries):
             raise BadZipFile("a name is there twice")
         for entry in entries:
-            if entry.is_dir() or entry.external_attr:
+            if entry.is_dir() or entry.external_attr or entry.compress_type:  # torch compresses nothing
                 raise BadZipFile(f"{entry.filename} is no plain file")
             with archive.open(entry) as stream:  # which compares the names, and at its end the checksums
                 while stream.read(1 << 20):

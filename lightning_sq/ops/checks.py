@@ -16,6 +16,9 @@ from lightning_sq.ops.staircases import Staircase
 MOST_LEVELS = 2**24
 """float32 cannot tell more numbers in [0, 1] from each other."""
 
+FARTHEST = 10.0
+"""Where no training moves a threshold, and where those begin that were given in 8-bit steps."""
+
 Thresholds = Sequence[float] | Sequence[Sequence[float]] | Tensor
 
 
@@ -49,8 +52,10 @@ def check_staircase(staircase: Staircase) -> Staircase:
     return staircase
 
 
-def check_thresholds(thresholds: Thresholds, *, num_levels: int) -> Tensor:
+def check_thresholds(thresholds: Thresholds, *, num_levels: int, learnt: bool = False) -> Tensor:
     """`thresholds` as a float64 tensor on the CPU, (K-1,) or (C, K-1).
+
+    Those that are `learnt` may lie anywhere near, in any order, because training moves them; they come back sorted.
 
     Raises: InputError if they are not K-1 numbers (or K-1 for each of C channels), increasing, strictly inside (0, 1).
     """
@@ -67,6 +72,8 @@ def check_thresholds(thresholds: Thresholds, *, num_levels: int) -> Tensor:
             f"thresholds has the shape {tuple(values.shape)}, and {num_levels} levels have {wanted} between them. "
             f"Give {wanted} numbers, or {wanted} for each channel, or set num_levels to one more than there are."
         )
+    if learnt and (values.abs() < FARTHEST).all():
+        return values.sort(-1).values
     inside = (values > 0) & (values < 1)
     if not inside.all():
         raise InputError(

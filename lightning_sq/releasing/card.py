@@ -65,12 +65,11 @@ def _front_matter(trained: TrainedModel, results: dict[str, Any] | None, license
     if results is None:
         return values
     row, data = results["models"][0], results["data"]
-    norm = {"linf": "L-inf", "l2": "L2"}[results["threat_model"]["norm"]]
     metrics = [
         {"type": "accuracy", "name": "clean accuracy in %", "value": _rounded(row["clean_accuracy"])},
         {
             "type": "accuracy",
-            "name": f"worst case over {len(row['attacks'])} attacks at {norm} {largest_budget(results)}, in %",
+            "name": f"worst case over {len(row['attacks'])} attacks at {_budget(results)}, in %",
             "value": _rounded(row["robust_accuracy"]),
         },
     ]
@@ -79,6 +78,15 @@ def _front_matter(trained: TrainedModel, results: dict[str, Any] | None, license
     return values | {
         "model-index": [{"name": _title(trained), "results": [{"task": task, "dataset": dataset, "metrics": metrics}]}]
     }
+
+
+def _budget(results: dict[str, Any]) -> str:
+    """Its norm and size, for people."""
+    return f"{_norm(results)} {largest_budget(results)}"
+
+
+def _norm(results: dict[str, Any]) -> str:
+    return {"linf": "L-inf", "l2": "L2"}[results["threat_model"]["norm"]]
 
 
 def _rounded(share: float) -> float:
@@ -91,7 +99,7 @@ def _verdict(results: dict[str, Any] | None) -> str:
     row = results["models"][0]
     return (
         f"**Robust on {percent(row['robust_accuracy'])} % of {row['num_images']} images at "
-        f"{largest_budget(results)}, under the worst of {len(row['attacks'])} attacks; no check fired.**"
+        f"{_budget(results)}, under the worst of {len(row['attacks'])} attacks; no check fired.**"
     )
 
 
@@ -142,7 +150,7 @@ def _robustness(results: dict[str, Any] | None) -> str:
 
 Not measured. Measure it: `lightning-sq evaluate PATH/TO/THIS/FOLDER --data DATA --epsilon 8/255 --output
 ROBUSTNESS`. A quantizer hides gradients, so an accuracy under plain PGD alone says nothing."""
-    row, budget = results["models"][0], largest_budget(results)
+    row, budget = results["models"][0], _budget(results)
     proven = ", ".join(
         f"{percent(point['certified'])} at {format_epsilon(point['epsilon'])}"
         for point in row["curve"]
@@ -184,13 +192,13 @@ Proven by interval bounds: {f"{proven} (in %)" if proven else "nothing"}.
 def _limits(results: dict[str, Any] | None) -> str:
     if results is None:
         return ""
-    norm = {"linf": "L-inf", "l2": "L2"}[results["threat_model"]["norm"]]
+    budget = f"{_norm(results)} perturbations of up to {largest_budget(results)}"
     skipped = "; ".join(f"{name}, because {reason}" for name, reason in results["models"][0]["skipped"].items())
     not_run = f" Not run: {skipped}." if skipped else ""
     return f"""## Limits
 
-The numbers hold for {norm} perturbations of up to {largest_budget(results)} on images like those measured, and say
-nothing about other perturbations, other images, or images of another size.{not_run}"""
+The numbers hold for {budget} on images like those measured, and say nothing about other perturbations, other images, or
+images of another size.{not_run}"""
 
 
 def _training(trained: TrainedModel) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_sq.errors import InputError
-from lightning_sq.evaluation.results import JSON_FILE, read_results
+from lightning_sq.evaluation.results import JSON_FILE, is_older, read_results
 from lightning_sq.models.checkpoint_format import TrainedModel
 
 SEARCHES = frozenset({"square", "own_square"})
@@ -39,6 +39,8 @@ def why_not_robust(results: dict[str, Any] | None) -> str | None:
     """
     if results is None:
         return "it has not been evaluated"
+    if is_older(results):
+        return "its evaluation is by attacks and checks of before, which found less"
     row = results["models"][0]
     if row["flags"]:
         return f"checks of its evaluation fired ({', '.join(flag.replace('_', ' ') for flag in row['flags'])})"

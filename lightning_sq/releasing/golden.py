@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,13 +38,13 @@ class Parity:
 
     @property
     def holds(self) -> bool:
-        """Whether the difference is one of rounding; NaN is none."""
-        return self.largest_difference <= TOLERANCE * self.largest_logit
+        """Whether the difference is one of rounding; NaN is none, nor is anything from a logit that is infinite."""
+        return self.largest_difference <= TOLERANCE * self.largest_logit < math.inf
 
 
 def compare(logits: Tensor, expected: Tensor) -> Parity:
     """Both (N, classes), float32."""
-    if logits.shape != expected.shape:
+    if logits.shape != expected.shape or not len(expected):
         raise InputError(f"There are logits of the shape {tuple(logits.shape)} instead of {tuple(expected.shape)}.")
     return Parity(
         len(expected),

@@ -18,6 +18,7 @@ from lightning_sq.data.index import load_index
 from lightning_sq.data.loader import Dataset
 from lightning_sq.data.memory import decode_once
 from lightning_sq.errors import InputError
+from lightning_sq.evaluation.precision import full_precision
 from lightning_sq.layers.interval_network import certified
 from lightning_sq.models import PixelClassifier
 from lightning_sq.paths import write_whole
@@ -89,7 +90,8 @@ def prove(
     model, radius = load(run.checkpoint), parse_epsilon(epsilon)
     images, labels = _decoded(data / "val", model.config.image_size, model.config.num_channels)
     try:
-        proof = _prove(model, images, labels, radius, max_boxes, tell)
+        with full_precision():
+            proof = _prove(model, images, labels, radius, max_boxes, tell)
     except InputError:
         proof = None
     content = {"made_of": made_of, "proof": None if proof is None else asdict(proof)}

@@ -44,6 +44,7 @@ from lightning_sq.training.resume.start import (
     is_of_run,
     remove_run,
 )
+from lightning_sq.training.robust_accuracy import RobustAccuracy
 from lightning_sq.training.waiting import WaitingForData
 
 HOW_IT_WAS_STARTED = ("resume", "overwrite", "on_mismatch", "ckpt_path")
@@ -145,6 +146,7 @@ class CommandLine(LightningCLI):
             trainer["precision"] = "bf16-mixed"
         trainer["plugins"] = _with_our_io(trainer["plugins"], config["keep_last"])
         callbacks: list[Callback] = list(trainer["callbacks"] or [])
+        callbacks.sort(key=lambda one: not isinstance(one, RobustAccuracy))  # before an average takes its weights back
         if self.subcommand == "fit" and not trainer["fast_dev_run"]:
             callbacks += [
                 Throughput(),
@@ -171,6 +173,7 @@ class CommandLine(LightningCLI):
         except (MisconfigurationException, ValueError, TypeError) as error:  # all it is given is what was typed
             raise InputError(f"{_one_line(error)} Mend the --trainer option; --help lists them.") from error
         switch_off_own_handlers(made)
+        made.fit_loop._iteration_based_training = lambda: False  # with max_steps a resumed epoch would count twice
         return made
 
     def before_fit(self) -> None:

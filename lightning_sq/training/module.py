@@ -68,6 +68,7 @@ class ClassifierModule(LightningModule):
         self.seconds_before = 0.0
         self.plan = TimePlan(None, 0, 1)
         self._saved_plan: dict[str, float] = {}
+        self._trained_before = (0.0, 0)
         self._possible_steps = LARGEST
         self._pixels_checked = False
         self._streams: dict[str, Tensor | None] | None = None
@@ -212,7 +213,7 @@ class ClassifierModule(LightningModule):
         checkpoint["lightning_sq"] = checkpoint_entry(
             self.model.current_config(),
             self.recipe,
-            epochs_trained=self.global_step / self._count_steps()[0],
+            epochs_trained=self._epochs_trained(),
             resume={
                 "model_at_start": self.model.config.to_dict(),
                 "settings": settings(self.trainer, self.trainer.datamodule, self.optimization),
@@ -221,6 +222,11 @@ class ClassifierModule(LightningModule):
                 "random_streams": from_every_rank(streams, self.trainer.world_size),
             },
         )
+
+    def _epochs_trained(self) -> float:
+        """With the steps an epoch has now, and had in the starts before."""
+        epochs, steps = self._trained_before
+        return epochs + (self.global_step - steps) / self._count_steps()[0]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         entry = checkpoint["lightning_sq"]
@@ -234,6 +240,8 @@ class ClassifierModule(LightningModule):
             limited = self.time_limit is not None
             begin_epoch_again(checkpoint, here, steps_per_epoch=self._count_steps()[0], limited=limited)
         self._go_on_with_plan(entry["resume"].get("plan"), checkpoint["global_step"])
+        if entry.get("epochs_trained") is not None:
+            self._trained_before = entry["epochs_trained"], checkpoint["global_step"]
         streams = entry["resume"]["random_streams"]
         if len(streams) != self.trainer.world_size:
             rank_zero_warn(
@@ -252,10 +260,10 @@ class ClassifierModule(LightningModule):
         self.plan = replace(self.plan, **saved)
 
     def on_train_start(self) -> None:
-        if self.begins_epoch_again:  # the rate that was put back is of the place where the run was
-            schedule = self.lr_schedulers()
-            for group, factor in zip(schedule.optimizer.param_groups, schedule.lr_lambdas, strict=True):
-                group["lr"] = group["initial_lr"] * factor(schedule.last_epoch)
+        # the rate that was put back is of the schedule that the run had: with other batches or epochs it is another
+        schedule = self.lr_schedulers()
+        for group, factor in zip(schedule.optimizer.param_groups, schedule.lr_lambdas, strict=True):
+            group["lr"] = group["initial_lr"] * factor(schedule.last_epoch)
         if self._streams is not None:  # only now: what is set up before draws from them
             put_back_torch(self._streams, self.device)
             for name, value in self._streams.get("train_top1", {}).items():  # counted so far in this epoch

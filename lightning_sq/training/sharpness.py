@@ -15,8 +15,8 @@ from lightning_sq.ops.checks import check_sharpness
 class SharpnessSchedule(Callback):
     """Moves the quantizer's sharpness from `start` to `end` by the same factor at each optimizer step, then leaves it.
 
-    It is a function of the step, start (end / start)^(step / (steps - 1)), so a run that resumes goes on where it was;
-    the last step is trained at `end`. Logs train/sharpness.
+    It is a function of the place in the schedule, start (end / start)^(step / (steps - 1)), so a run that resumes goes
+    on where it was; the last step is trained at `end`. Logs train/sharpness.
 
     Args:
         start: Sharpness at the first step, in 1 / (full pixel range).
@@ -51,8 +51,8 @@ class SharpnessSchedule(Callback):
                 )
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        step = trainer.global_step if self.epochs is not None else pl_module.plan.position  # with the learning rate
-        sharpness = self.at(step, num_steps=self._num_steps(trainer))
+        # with the learning rate: also behind a time limit, and after a change of the steps in an epoch
+        sharpness = self.at(pl_module.plan.position, num_steps=self._num_steps(trainer))
         _quantizer_of(pl_module).sharpness = sharpness
         pl_module.log("train/sharpness", sharpness, on_step=True, on_epoch=False)
 

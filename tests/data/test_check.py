@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -29,6 +31,19 @@ def kinds_of(path: Path) -> tuple[str, ...]:
     look = inspect_file(path)
     assert look.reason == ""
     return look.kinds
+
+
+def test_names_that_are_no_text_are_looked_at_and_printed(picture, tmp_path):
+    """By a process of its own, whose standard output is a pipe."""
+    for split in ("train", "val"):
+        folder = tmp_path / "data" / split / os.fsdecode(b"caf\xe9")
+        folder.mkdir(parents=True)
+        picture.convert("L").save(folder / os.fsdecode(b"\xff.png"))
+    environment = os.environ | {"LIGHTNING_SQ_CACHE": str(tmp_path / "cache")}
+    words = [sys.executable, "-m", "lightning_sq", "data", "check", str(tmp_path / "data")]
+    done = subprocess.run(words, capture_output=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert b"greyscale" in done.stdout
 
 
 def test_an_ordinary_photograph_is_not_odd(picture, tmp_path):

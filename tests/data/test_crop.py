@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torchvision.transforms import v2
 
 from lightning_sq.data.crop import generator_for, random_resized_crop, resize_and_center_crop
 from lightning_sq.errors import InputError
@@ -27,6 +29,29 @@ def test_training_windows_have_the_area_and_shape_that_was_asked_for():
     assert ratios.min() >= 0.74
     assert ratios.max() <= 1.35
     assert np.mean([c.flip for c in crops]) == pytest.approx(0.3, abs=0.03)
+
+
+def test_training_windows_are_distributed_as_torchvisions():
+    torch.manual_seed(0)
+    height, width, area = 400, 500, (0.25, 1.0)
+    rule, image = random_resized_crop(64, min_crop_area=area[0]), torch.zeros(3, height, width)
+    ours = [rule(np.random.default_rng(seed), height, width) for seed in range(4000)]
+    theirs = [v2.RandomResizedCrop(64, scale=area).make_params([image]) for _ in range(4000)]
+
+    def moments(windows):
+        """Of the area, of the logarithm of the shape, and of the place in the room that there is."""
+        top, left, h, w = np.array(windows, dtype=float).T
+        values = [h * w / (height * width), np.log(w / h)]
+        values += [start[room > 0] / room[room > 0] for start, room in ((top, height - h), (left, width - w))]
+        return [moment for value in values for moment in (value.mean(), value.std())]
+
+    expected = moments([(p["top"], p["left"], p["height"], p["width"]) for p in theirs])
+    assert moments([(c.top, c.left, c.height, c.width) for c in ours]) == pytest.approx(expected, abs=0.02)
+
+
+def test_seeds_that_differ_in_their_last_bit_alone_cut_otherwise():
+    drawn = [generator_for(seed, 0, 0).random() for seed in (0, 1, 2**63, 2**63 + 1, 2**64 - 1)]
+    assert len(set(drawn)) == len(drawn)
 
 
 def test_a_very_long_image_gets_its_largest_centred_window():

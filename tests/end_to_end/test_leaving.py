@@ -81,6 +81,23 @@ def test_a_run_without_time_for_its_steps_ends_with_its_schedule_complete_and_is
     assert max(group["lr"] for group in content["optimizer_states"][0]["param_groups"]) == pytest.approx(0)
     assert (output / "checkpoints/best.ckpt").is_file()  # it was validated
     assert last(fit("run", "--time_limit", "00:00:01", "--resume"))["global_step"] == 5
+    assert last(fit("run", "--resume"))["global_step"] == 5  # without a limit too: behind its schedule the rate is 0
+
+
+def test_the_time_of_all_starts_counts_against_a_limit(fit, tmp_path, monkeypatch):
+    monkeypatch.setattr("lightning_sq.training.module.seconds_since_start", lambda: 100.0)
+    limit = ["--time_limit", "10:00:00"]
+    with pytest.raises(SystemExit):
+        fit("run", *DISASTER, *limit, "--trainer.callbacks.step", "3", "--trainer.callbacks.number", "SIGTERM")
+    elapsed = [last(output)["lightning_sq"]["resume"]["plan"]["elapsed"] for output in [tmp_path / "run"]]
+    elapsed += [last(fit("run", *limit, "--resume"))["lightning_sq"]["resume"]["plan"]["elapsed"]]
+    assert elapsed == [pytest.approx(100, abs=5), pytest.approx(200, abs=10)]
+
+
+def test_the_rate_goes_by_all_images_of_a_step(fit):
+    (rate,) = {group["initial_lr"] for group in last(fit("one"))["optimizer_states"][0]["param_groups"]}
+    gathered = last(fit("two", "--trainer.accumulate_grad_batches", "2"))["optimizer_states"][0]["param_groups"]
+    assert {group["initial_lr"] for group in gathered} == {pytest.approx(2 * rate)}
 
 
 def test_a_limit_with_time_enough_changes_nothing(fit):
@@ -104,6 +121,27 @@ def test_a_second_run_in_the_same_output_is_refused_while_the_first_runs(fit, tm
         assert main(["fit", *SMALL, "--data.root", str(few_digits), "--output", str(tmp_path / "run")]) == 2
         assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
     assert "is in use by process" in capsys.readouterr().err
+
+
+def test_a_validation_inside_an_epoch_is_made_up_for_too(fit, tmp_path):
+    interval = ["--trainer.val_check_interval", "0.5"]
+    with pytest.raises(SystemExit):
+        fit("run", *DISASTER, *interval, "--trainer.callbacks.step", "2", "--trainer.callbacks.number", "SIGTERM")
+    assert last(tmp_path / "run")["global_step"] == 3  # of 6 in an epoch: a validation belongs here
+    resumed, whole = (logged_rows(fit(name, *interval, *more)) for name, more in (("run", ["--resume"]), ("whole", [])))
+    assert [row["step"] for row in whole if "val/loss" in row] == [2, 5, 8, 11]
+    assert resumed == whole
+
+
+@pytest.mark.parametrize(("step", "hook"), [("6", "on_train_epoch_start"), ("9", "on_train_batch_start")])
+def test_a_run_with_a_number_of_steps_goes_on_with_the_epoch_that_would_have_come(fit, tmp_path, step, hook):
+    length = ["--trainer.max_epochs", "3", "--trainer.max_steps", "18", "--checkpoint_minutes", "0"]
+    cut = ["--trainer.callbacks+=tests.callbacks.PowerCut", "--trainer.callbacks.step", step]
+    with pytest.raises(SystemExit):
+        fit("run", *length, *cut, "--trainer.callbacks.hook", hook)
+    resumed, whole = fit("run", *length, "--resume"), fit("whole", *length)
+    assert last(resumed)["global_step"] == last(whole)["global_step"] == 18
+    assert logged_rows(resumed) == logged_rows(whole)
 
 
 def test_a_run_that_was_left_before_a_validation_makes_up_for_it(fit, tmp_path):

@@ -17,8 +17,8 @@ class Server(ThreadingHTTPServer):
 
     Faults: ("cut", n) sends n bytes of what was asked for and closes; ("longer", n) and ("shorter", n) announce n bytes
     more and less than there are; ("wrong",) flips a byte; ("html",) is a login page with status 200;
-    ("status", code); ("whole",) ignores the range that was asked for; ("stall", n) sends n bytes and then waits for
-    `gate`.
+    ("status", code); ("whole",) ignores the range that was asked for, and ("cut_anew", n) does so and is cut;
+    ("stall", n) sends n bytes and then waits for `gate`.
     """
 
     daemon_threads = True
@@ -60,7 +60,7 @@ class Handler(BaseHTTPRequestHandler):
             self.serve(content, span, fault, *amount)
 
     def serve(self, content: bytes, span: str | None, fault: str, amount: int = 0) -> None:
-        start = int(re.fullmatch(r"bytes=(\d+)-", span)[1]) if span and fault != "whole" else 0
+        start = int(re.fullmatch(r"bytes=(\d+)-", span)[1]) if span and fault not in ("whole", "cut_anew") else 0
         if start >= len(content) > 0:
             self.answer(416, b"")
             return
@@ -70,7 +70,7 @@ class Handler(BaseHTTPRequestHandler):
         length = len(body) + {"longer": amount, "shorter": -amount}.get(fault, 0)
         self.close_connection = True
         headers = {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"} if start else {}
-        sent = body[:amount] if fault in ("cut", "stall") else body[:length]
+        sent = body[:amount] if fault in ("cut", "cut_anew", "stall") else body[:length]
         self.answer(206 if start else 200, bytes(sent), length, headers)
         if fault == "stall":
             self.server.gate.wait(60)

@@ -72,6 +72,13 @@ def test_a_server_that_knows_no_ranges_sends_all_of_it_again(get):
     assert get(("cut", 1000), ("whole",)) == {"file": CONTENT}
 
 
+def test_a_server_that_always_begins_anew_and_cuts_now_here_now_there_is_given_up(get, server, monkeypatch):
+    monkeypatch.setattr(module, "PAUSE", 0.0)
+    with pytest.raises(UnreachableError, match="could not be downloaded"):
+        get(*[("cut", 100), ("cut_anew", 101), ("cut_anew", 100)] * 40)
+    assert len(server.asked("file")) < 20
+
+
 @pytest.mark.parametrize("always", [1, 20])
 def test_a_length_that_is_announced_too_long_does_not_matter_where_the_bytes_are_right(get, always):
     assert get(*[("longer", 77)] * always) == {"file": CONTENT}

@@ -18,7 +18,7 @@ from timm.models import _registry
 
 import lightning_sq
 from lightning_sq.errors import InputError
-from lightning_sq.hub import on_import
+from lightning_sq.hub import on_import, timm_names
 from lightning_sq.hub.registry import INDEX_VARIABLE, Entry
 from lightning_sq.hub.timm_names import register
 from lightning_sq.models import ModelConfig, QuantizerConfig, build_model
@@ -95,7 +95,8 @@ def test_without_weights_and_under_its_own_name_timms_model_is_what_it_was(named
 
 
 def test_a_learnt_quantizer_comes_along_and_adds_no_parameter(server, tmp_path):
-    learnt = QuantizerConfig(3, 50.0, thresholds=[0.2, 0.7], learnable_thresholds=True, learnable_sharpness=True)
+    moved = [-0.01, 0.7]  # training may move one out of the pixels
+    learnt = QuantizerConfig(3, 50.0, thresholds=moved, learnable_thresholds=True, learnable_sharpness=True)
     config = ModelConfig("vit_tiny_patch16_224", ("a", "b"), (0.5,) * 3, (0.2,) * 3, 224, 224, learnt)
     torch.manual_seed(0)
     model = build_model(config).eval()
@@ -108,6 +109,15 @@ def test_a_learnt_quantizer_comes_along_and_adds_no_parameter(server, tmp_path):
     with torch.no_grad():
         assert torch.allclose(found(images), model(images), atol=1e-6)
     assert found.state_dict().keys() == model.backbone.state_dict().keys()
+
+
+@pytest.mark.parametrize("architecture", ["fastvit_t8", "mobileone_s0"])
+def test_a_network_with_several_first_convolutions_is_refused(architecture):
+    """The front end would stand before one of them, and the others see pixels as they are."""
+    config = ModelConfig(architecture, ("a", "b"), (0.5,) * 3, (0.2,) * 3, 64, 64, QuantizerConfig(3, 50.0))
+    model = build_model(config)
+    with pytest.raises(InputError, match=f"{architecture} has no one first convolution"):
+        timm_names._put_in_front(build_model(config).backbone, model)
 
 
 def test_other_channels_and_an_entry_that_is_not_so_are_refused(named, entry):

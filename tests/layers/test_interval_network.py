@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+import lightning_sq
 from lightning_sq.attacks import PGD, bpda, fools
 from lightning_sq.attacks.criteria import margin
 from lightning_sq.errors import InputError
@@ -156,6 +157,51 @@ def test_bounds_are_those_of_eval_mode_and_leave_the_network_as_it_was(make):
     assert all(torch.equal(state[key], value) for key, value in network.state_dict().items())
     assert torch.equal(images, IMAGES)
     assert torch.allclose(bounds.lower, network.eval()(IMAGES), atol=1e-6)
+
+
+class Shortcut(nn.Module):
+    """Adds in place to what its shortcut still holds, so that the shortcut sees the sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other, self.fc = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), nn.Linear(3, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.one(x)
+        shortcut = y
+        y += self.other(x)
+        return self.fc((y + shortcut).mean((2, 3)))
+
+
+def test_a_sum_in_place_is_seen_by_whoever_holds_it():
+    torch.manual_seed(0)
+    network = Shortcut().eval()
+    bounds = interval_forward(network, Interval(IMAGES, IMAGES))
+    for end in (bounds.lower, bounds.upper):
+        torch.testing.assert_close(end, network(IMAGES), rtol=1e-5, atol=1e-6)
+    box = quantized_box(IMAGES, EPSILON)
+    wider = interval_forward(network, box)
+    inside = network(box.lower + (box.upper - box.lower) * torch.rand(IMAGES.shape))
+    assert (wider.lower <= inside + 1e-5).all()
+    assert (inside <= wider.upper + 1e-5).all()
+
+
+@pytest.mark.parametrize("own", [lambda: torch.tensor(0.5), lambda: torch.randn(3, 1, 1)])
+def test_a_forward_method_that_makes_tensors_has_no_bounds_and_is_attacked_all_the_same(own):
+    class Makes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(3, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc((x + own()).mean((2, 3)))
+
+    network = Makes().eval()
+    with pytest.raises(InputError, match="Makes has no interval bounds"):
+        interval_forward(network, quantized_box(IMAGES, EPSILON))
+    labels = network(IMAGES).argmax(1)
+    found = lightning_sq.evaluate(network, IMAGES, labels, epsilon=EPSILON, attacks="fgsm", checks=False)
+    assert found.certified_accuracy is None
 
 
 def test_an_in_place_first_layer_leaves_the_box_alone():

@@ -43,6 +43,17 @@ def test_what_is_learnt_is_in_the_state_dict_and_comes_back():
     assert other.sharpness == pytest.approx(50.0)
 
 
+def test_what_was_learnt_may_lie_anywhere_near_and_makes_the_same_layer_again():
+    layer = SoftQuantization(4, 50.0, thresholds=THREE, **LEARNING)
+    with torch.no_grad():
+        layer.thresholds.copy_(torch.tensor([0.4, -0.003, 1.2]))
+    again = SoftQuantization(**layer.settings())
+    assert again.thresholds.tolist() == pytest.approx([-0.003, 0.4, 1.2])
+    assert torch.equal(again(IMAGES), layer(IMAGES))
+    with pytest.raises(InputError, match="Divide 8-bit thresholds by 255"):
+        SoftQuantization(4, thresholds=[64, 128, 192], **LEARNING)
+
+
 @pytest.mark.parametrize("staircase", ["sigmoid", "tanh"])
 @pytest.mark.parametrize("thresholds", [None, THREE, EACH])
 def test_the_layer_is_the_function(staircase, thresholds):

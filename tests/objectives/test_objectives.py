@@ -185,6 +185,16 @@ def test_after_so_many_draws_only_the_harder_half_is_searched_on():
     assert torch.equal(losses(found), largest)
 
 
+@pytest.mark.parametrize("options", [{"num_draws": 4}, {"num_draws": 1, "num_others": 2, "num_refined": 3}])
+def test_a_search_leaves_the_running_statistics_to_the_images_that_are_trained_on(options):
+    norm = torch.nn.BatchNorm2d(3)
+    model = torch.nn.Sequential(norm, torch.nn.Flatten(), torch.nn.Linear(48, 2))
+    objective = NoisyNatural(epsilon=0.1, noise="rademacher", select="hardest", **options)
+    objective.seed(0, 0)
+    objective(model, IMAGES, LABELS)
+    assert norm.num_batches_tracked == 1
+
+
 def test_halving_leaves_batch_norm_the_two_images_that_it_needs():
     objective = NoisyNatural("uniform", 0.25, select="hardest", num_draws=4, halve_after=(1, 2, 3))
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3)).train()

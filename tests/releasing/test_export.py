@@ -147,6 +147,9 @@ def test_parity_is_measured_against_the_largest_logit_and_fails_on_nan():
     assert near.holds
     assert not compare(expected + 2e-3, expected).holds
     assert not compare(expected * float("nan"), expected).holds
+    assert not compare(expected, expected * float("inf")).holds
+    with pytest.raises(InputError, match="There are logits of the shape"):
+        compare(expected[:0], expected[:0])
     assert compare(expected.flip(1), expected).same_class == 0.0
     with pytest.raises(InputError, match=r"\(2, 1\) instead of \(2, 2\)"):
         compare(expected[:, :1], expected)
@@ -197,6 +200,7 @@ DOUBTS = {
         lambda r: r["models"][1].update(flags=["zero_gradients"]),
         "checks of its evaluation fired (zero gradients)",
     ),
+    "older": (lambda r: r.update(suite_version=1), "attacks and checks of before, which found less"),
     "quick": (lambda r: r["models"][1]["attacks"].pop(), "no attack without a gradient was run"),
     "guessing": (lambda r: r["models"][1].update(robust_accuracy=0.1), "no better than guessing"),
 }
@@ -211,7 +215,9 @@ def test_a_card_calls_robust_only_what_was_evaluated_without_a_doubt(checkpoint,
 
     evidence = evidence_for(read_checkpoint(checkpoint), with_results(results, tmp_path / "results", change))
     card = model_card(read_checkpoint(checkpoint), evidence)
-    called_robust = "**Robust on 50.0 % of 40 images at 1/255, under the worst of 4 attacks; no check fired.**" in card
+    called_robust = (
+        "**Robust on 50.0 % of 40 images at L-inf 1/255, under the worst of 4 attacks; no check fired.**" in card
+    )
     front = yaml.safe_load(card.split("---")[1])
     assert called_robust == ("adversarial-robustness" in front["tags"]) == (doubt is None)
     reason = why_not_robust(evidence)

@@ -41,13 +41,14 @@ class KeepTime(Callback):
         if not plan.validation_seconds:
             plan.validation_seconds = FIRST_GUESS * plan.step_seconds * sum(trainer.num_val_batches)
         if self._ends_early(trainer, pl_module):
-            rank_zero_info(f"The time limit ends the run at step {trainer.global_step}, its schedule complete.")
+            if pl_module.time_limit is not None:
+                rank_zero_info(f"The time limit ends the run at step {trainer.global_step}, its schedule complete.")
             trainer.should_stop = True
 
     @staticmethod
     def _ends_early(trainer: Trainer, module: LightningModule) -> bool:
-        limited = module.time_limit is not None
-        return limited and module.plan.finished and trainer.global_step < module.plan.total_steps
+        """Where a time limit, of this start or of one before, has shortened the schedule: behind it the rate is 0."""
+        return module.plan.finished and trainer.global_step < module.plan.total_steps
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._validation_began = time.monotonic()

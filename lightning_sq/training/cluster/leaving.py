@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_sq.stop_request import STOPPED, stop_requested
 from lightning_sq.training.cluster.agreement import largest_of_all
-from lightning_sq.training.resume.checkpointing import ends_step
+from lightning_sq.training.resume.checkpointing import ends_step, validates_behind
 
 SHORT_VALIDATION = 5.0
 """Seconds. A validation that takes no longer is waited for; before a longer one the run is saved."""
@@ -34,7 +34,7 @@ class LeaveWhenAsked(Callback):
 
     def __init__(self, checkpoint: Path) -> None:
         self.checkpoint = checkpoint
-        self._validation_seconds = float("inf")
+        self._validation_is_long = True  # until one has been timed; the same in all processes, who save together
         self._validation_began = 0.0
         self._saved_before_validation = False
 
@@ -47,9 +47,7 @@ class LeaveWhenAsked(Callback):
             trainer.save_checkpoint(self.checkpoint)
             self._leave(trainer, f"The run is saved at step {trainer.global_step}")
         self._saved_before_validation = (
-            batch_idx + 1 == trainer.num_training_batches
-            and trainer.enable_validation
-            and self._validation_seconds > SHORT_VALIDATION
+            validates_behind(trainer, batch_idx) and trainer.enable_validation and self._validation_is_long
         )
         if self._saved_before_validation:
             trainer.save_checkpoint(self.checkpoint)
@@ -73,7 +71,9 @@ class LeaveWhenAsked(Callback):
             self._leave(trainer, f"The run was saved at step {trainer.global_step}, before this validation")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._validation_seconds = time.monotonic() - self._validation_began
+        long = time.monotonic() - self._validation_began > SHORT_VALIDATION
+        (is_long,) = largest_of_all(torch.tensor([long], device=pl_module.device))
+        self._validation_is_long = bool(is_long)
 
     def _leave(self, trainer: Trainer, what: str) -> NoReturn:
         if torch.distributed.is_available() and torch.distributed.is_initialized():

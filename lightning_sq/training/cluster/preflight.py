@@ -19,6 +19,7 @@ from lightning_sq.data.index import ImageIndex
 from lightning_sq.errors import InputError
 from lightning_sq.models.checkpoint_format import versions
 from lightning_sq.training.resume.random_state import from_every_rank
+from lightning_sq.training.resume.start import CHECKPOINTS
 
 REDUCED_BYTES = 1 << 26
 """64 MB, of the size of a ResNet's gradients: what is reduced to see the bandwidth."""
@@ -57,7 +58,9 @@ class Preflight(Callback):
 
 
 def about_this_process(trainer: Trainer, module: LightningModule, output: Path) -> dict[str, Any]:
-    """What has to be the same everywhere, with the host's name and the bytes that are free for `output` there."""
+    """What has to be the same everywhere, with the host's name and the bytes that are free for `output` there, or hold
+    checkpoints that will be replaced.
+    """
     data = hashlib.sha256()
     for split in ("train", "val"):
         data.update(fingerprint(trainer.datamodule.index(split)).encode())
@@ -67,7 +70,7 @@ def about_this_process(trainer: Trainer, module: LightningModule, output: Path) 
         "data": data.hexdigest(),
         "recipe": hashlib.sha256(json.dumps(module.recipe, sort_keys=True, default=str).encode()).hexdigest(),
         "versions": json.dumps(versions(), sort_keys=True),
-        "free": free_bytes(output),
+        "free": free_bytes(output) + sum(path.stat().st_size for path in output.glob(f"{CHECKPOINTS}/*.ckpt")),
     }
 
 

@@ -18,8 +18,9 @@ from lightning_sq.errors import InputError
 
 HUNG = 70
 """Exit status, EX_SOFTWARE of sysexits.h."""
-GRACE = 30.0
-"""Seconds by which the process group's own time-out is later: it ends what waits anywhere else, and names nobody."""
+GRACE = 300.0
+"""Seconds by which the process group's own time-out is later: it ends what waits anywhere else, and names nobody. The
+others wait so while a large checkpoint is written to a slow disk."""
 
 OVER = "over"
 """The beat of a process whose training is over."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from lightning_sq.paths import whole_file
 from lightning_sq.training.resume.start import LOGS
@@ -72,17 +73,39 @@ class _MetricsFile(ExperimentWriter):
     def __init__(self, log_dir: str, rows: list[dict[str, Any]]) -> None:
         super().__init__(log_dir)
         self.metrics_keys = sorted(set().union(*rows))
-        self._write(rows)
+        self._write(rows, self.metrics_keys)
 
     def _check_log_dir_exists(self) -> None:
         """Deletes nothing."""
 
-    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
-        self._write(read_rows(Path(self.metrics_file_path)))
+    def save(self) -> None:
+        """Put the rows behind those of the file; on a disk that is full they are kept, and the run goes on."""
+        if not self.metrics:
+            return
+        path, keys = Path(self.metrics_file_path), sorted({*self.metrics_keys, *set().union(*self.metrics)})
+        try:
+            if keys == self.metrics_keys and path.exists():
+                self._append(self.metrics)
+            else:
+                self._write(read_rows(path) + self.metrics, keys)
+        except OSError as error:
+            rank_zero_info(f"{path} was not written: {error.strerror or error}. Its rows are kept; the run goes on.")
+        else:
+            self.metrics_keys, self.metrics = keys, []
 
-    def _write(self, rows: list[dict[str, Any]]) -> None:
+    def _append(self, rows: list[dict[str, Any]]) -> None:
+        path = Path(self.metrics_file_path)
+        size = path.stat().st_size
+        try:
+            with path.open("a", newline="") as stream:
+                csv.DictWriter(stream, fieldnames=self.metrics_keys).writerows(rows)
+        except OSError:
+            os.truncate(path, size)  # half a row would be read as one
+            raise
+
+    def _write(self, rows: list[dict[str, Any]], keys: list[str]) -> None:
         with whole_file(Path(self.metrics_file_path)) as temporary, temporary.open("w", newline="") as stream:
-            writer = csv.DictWriter(stream, fieldnames=self.metrics_keys)
+            writer = csv.DictWriter(stream, fieldnames=keys)
             writer.writeheader()
             writer.writerows(rows)
 

@@ -6,13 +6,16 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lightning_sq.training.resume.checkpointing import validates_behind
+
 
 class OwedValidation(Callback):
-    """Validates at the end of the epoch in which a run was saved behind the last batch and before the validation.
+    """Validates where a run was saved behind a batch and before the validation that belongs there.
 
-    Lightning takes such an epoch as done: without this its validation and its row in the logs would be missing, and
-    `best` with it; if it was the last epoch, the run would end unvalidated. So the checkpoint says that the epoch is
-    not over, and the run that goes on finds no batch left in it and comes to its end once more.
+    Lightning goes on with the next batch, and takes an epoch that was at its end as done: without this the validation
+    and its row in the logs would be missing, and `best` with it; behind the last epoch the run would end unvalidated.
+    At the end of an epoch the checkpoint says that it is not over, and the run that goes on finds no batch left in it
+    and comes to its end once more.
     """
 
     def __init__(self) -> None:
@@ -21,11 +24,12 @@ class OwedValidation(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        last = batch_idx + 1 == trainer.num_training_batches or trainer.should_stop
-        self.owed = last and trainer.fit_loop.epoch_loop._should_check_val_epoch()
+        self.owed = validates_behind(trainer, batch_idx)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.owed and trainer.should_stop:  # its schedule is complete: no epoch is begun
+        ready = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        inside = 0 < ready < trainer.num_training_batches  # of an epoch: Lightning goes on with its next batch
+        if self.owed and (trainer.should_stop or inside):  # or its schedule is complete: no epoch is begun
             self._validate(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -45,7 +49,7 @@ class OwedValidation(Callback):
         loop._batches_that_stepped += 1
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        if self.owed:
+        if self.owed and trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = False
 
     def state_dict(self) -> dict[str, Any]:

@@ -13,6 +13,9 @@ from lightning_sq.training.resume.whole_checkpoint import is_whole
 
 CONFIG_FILE, CHECKPOINTS, LOGS, STEP_FILE = "config.yaml", "checkpoints", "logs", ".step"
 LAST, BEST, BEST_ROBUST = "last", "best", "best_robust"
+TO_BE_REPLACED = ".overwrite"
+"""In the folder of a run that a fit was told to replace, until that is gone: a job that is queued again meanwhile is
+not to go on with it."""
 LIGHTNINGS_OWN = "hpc_ckpt_*.ckpt"
 """What Lightning's requeueing leaves in the output, and would take up by itself in any later job."""
 
@@ -47,7 +50,7 @@ def choose_start(output: Path, ckpt_path: Path | None, *, resume: bool, overwrit
 
     Raises: InputError if `output` holds a run that the fit would neither go on with nor was told to replace.
     """
-    if resume:
+    if resume and not (overwrite and (output / TO_BE_REPLACED).exists()):
         newest = _newest_whole(output)
         if newest is not None:
             rank_zero_info(f"Going on from {newest}")
@@ -55,6 +58,8 @@ def choose_start(output: Path, ckpt_path: Path | None, *, resume: bool, overwrit
         rank_zero_info(f"There is no checkpoint in {output} to go on from: a new run starts.")
     if not overwrite and not (ckpt_path and is_of_run(ckpt_path, output)):
         _refuse_other_run(output, allow_without_checkpoint=resume)
+    if overwrite and not (ckpt_path and is_of_run(ckpt_path, output)):
+        _note_replacement(output)
     return ckpt_path
 
 
@@ -79,7 +84,8 @@ def is_of_run(checkpoint: Path, output: Path) -> bool:
 
 def _parts_of_run(output: Path) -> list[Path]:
     parts = [output / name for name in (CONFIG_FILE, CHECKPOINTS, LOGS, STEP_FILE) if (output / name).exists()]
-    return parts + sorted(output.glob(LIGHTNINGS_OWN))
+    note = [output / TO_BE_REPLACED] * (output / TO_BE_REPLACED).exists()
+    return [*parts, *sorted(output.glob(LIGHTNINGS_OWN)), *note]  # which is removed last
 
 
 @rank_zero_only
@@ -95,6 +101,12 @@ def _refuse_other_run(output: Path, *, allow_without_checkpoint: bool) -> None:
             f"{output} already holds a run. "
             "Add --resume to go on with it, --overwrite to replace it, or give another --output."
         )
+
+
+@rank_zero_only
+def _note_replacement(output: Path) -> None:
+    if _parts_of_run(output):
+        (output / TO_BE_REPLACED).touch()
 
 
 @rank_zero_only

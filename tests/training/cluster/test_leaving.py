@@ -9,7 +9,21 @@ import pytest
 import torch
 
 from lightning_sq.stop_request import STOPPED
+from lightning_sq.training.cluster import leaving
 from lightning_sq.training.cluster.leaving import LeaveWhenAsked
+
+
+@pytest.mark.parametrize(("all_say", "is_long"), [(0, False), (1, True)])
+def test_whether_a_validation_is_long_is_what_all_processes_say(tmp_path, monkeypatch, all_say, is_long):
+    """Each has a clock of its own, and all have to save, or none."""
+    asked: list[list[int]] = []
+    monkeypatch.setattr(leaving, "largest_of_all", lambda own: asked.append(own.tolist()) or [all_say])
+    callback = LeaveWhenAsked(tmp_path / "last.ckpt")
+    assert callback._validation_is_long  # nobody knows yet
+    callback.on_validation_start(None, None)
+    callback.on_validation_end(None, SimpleNamespace(device="cpu"))
+    assert asked == [[False]]
+    assert callback._validation_is_long is is_long
 
 
 def test_all_processes_take_their_group_down_together_before_the_first_one_ends_alone(tmp_path, monkeypatch):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -40,6 +43,25 @@ def test_a_run_that_goes_on_keeps_the_rows_up_to_its_checkpoint_and_the_one_that
     metrics.save()
     rows = [{"loss": "1.5", "step": "0"}, {"loss": "0.5", "step": "1"}]
     assert read_rows(logged) == [*rows, {"loss": "0.25", "speed": "9.0", "step": "2"}]
+
+
+@pytest.mark.parametrize("column", ["loss", "speed"])
+def test_on_a_full_disk_the_rows_are_kept_for_later_and_the_file_is_as_it_was(logged, tmp_path, monkeypatch, column):
+    metrics = resume(tmp_path)
+    before = logged.read_text()
+    metrics.log_metrics({column: 9.0}, step=2)
+
+    def half_a_row(writer, rows):
+        writer.writer.writerow(["9"])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as full:
+        full.setattr(csv.DictWriter, "writerows", half_a_row)
+        metrics.save()
+    assert logged.read_text() == before
+    metrics.log_metrics({column: 10.0}, step=3)
+    metrics.save()
+    assert read_rows(logged)[2:] == [{column: "9.0", "step": "2"}, {column: "10.0", "step": "3"}]
 
 
 def test_a_run_that_is_killed_while_it_goes_on_has_lost_no_row(logged, tmp_path, monkeypatch):
