@@ -3,6 +3,7 @@ from __future__ import annotations
 import shutil
 
 import pytest
+import torch
 
 from lightning_sq.data.datamodule import ImageFolderData
 from lightning_sq.data.digits import write_digits
@@ -14,6 +15,25 @@ def test_digits_are_1797_real_images_in_ten_classes(digits):
     assert data.class_names == tuple("0123456789")
     assert (len(data.index("train")), len(data.index("val"))) == (1437, 360)
     assert data.num_training_batches(world_size=2) == 23
+
+
+@pytest.mark.parametrize("backend", ["dali", "torchvision", "memory"])
+def test_another_seed_is_another_order_and_other_crops(few_digits, backend):
+    shifts = {"max_shift": 2} if backend == "memory" else {}
+
+    def first_epoch(seed):
+        data = ImageFolderData(
+            root=str(few_digits), backend=backend, seed=seed, max_shift=2, image_size=32, resize_size=32
+        )
+        batches = list(data.loader("train").batches(0, 0))
+        order, images = torch.cat([b.indices for b in batches]), torch.cat([b.images for b in batches])
+        return order, images[order.argsort()[:20]]  # the same images, whichever came first
+
+    (one, images), (again, same), (other, others) = map(first_epoch, (1, 1, 2))
+    assert torch.equal(one, again)
+    assert torch.equal(images, same)
+    assert not torch.equal(one, other)
+    assert not torch.equal(images, others)
 
 
 def test_digits_are_never_written_over_a_folder_of_somebody_else(tmp_path, digits):

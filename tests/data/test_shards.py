@@ -17,7 +17,7 @@ from PIL import Image
 from wds2idx import IndexCreator
 
 from lightning_sq.__main__ import main
-from lightning_sq.data import shard_writer
+from lightning_sq.data import shard_writer, shards
 from lightning_sq.data.backends import make_loader
 from lightning_sq.data.crop import random_resized_crop
 from lightning_sq.data.index import class_names_of, load_index
@@ -77,6 +77,14 @@ def test_every_image_keeps_its_place_name_label_and_bytes(index, tmp_path):
     few = sharded.take(np.array([7, 2]))
     assert np.array_equal(few.read(1), index.read(2))
     assert few.where(1).endswith(f".tar ({index.paths[2]})")
+
+
+def test_with_more_shards_than_files_may_be_open_every_image_is_read_at_its_place(index, tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "MOST_OPEN_FILES", 1)
+    write_shards(index, tmp_path / "shards", ShardSettings(images_per_shard=5))
+    sharded = load_shards(tmp_path / "shards")
+    assert len(sharded.shards) == 3
+    assert all(np.array_equal(sharded.read(i), index.read(i)) for i in range(len(index)))
 
 
 def test_images_are_shrunk_to_the_short_side_and_never_enlarged(index, tmp_path):
