@@ -42,6 +42,7 @@ from lightning_sq.training.resume.start import (
     check_output,
     choose_start,
     is_of_run,
+    remove_half_written,
     remove_run,
 )
 from lightning_sq.training.robust_accuracy import RobustAccuracy
@@ -118,6 +119,7 @@ class CommandLine(LightningCLI):
         if fits and not config.trainer.fast_dev_run:
             if rank_zero_only.rank == 0:
                 lock_output(output, self.held)
+                remove_half_written(output)
             start = choose_start(output, start, resume=config.resume, overwrite=config.overwrite)
         self.saved = None if start is None else SavedRun.read(start, to_go_on=fits)
         if start is not None:  # it holds the weights: nothing is to be downloaded

@@ -22,11 +22,10 @@ def test_another_seed_is_another_order_and_other_crops(few_digits, backend):
     shifts = {"max_shift": 2} if backend == "memory" else {}
 
     def first_epoch(seed):
-        data = ImageFolderData(
-            root=str(few_digits), backend=backend, seed=seed, max_shift=2, image_size=32, resize_size=32
-        )
-        batches = list(data.loader("train").batches(0, 0))
-        order, images = torch.cat([b.indices for b in batches]), torch.cat([b.images for b in batches])
+        options = {"backend": backend, "seed": seed, "image_size": 32, "resize_size": 32}
+        data = ImageFolderData(root=str(few_digits), **options, **shifts)
+        batches = [(b.indices.clone(), b.images.clone()) for b in data.loader("train").batches(0, 0)]
+        order, images = (torch.cat(parts) for parts in zip(*batches, strict=True))
         return order, images[order.argsort()[:20]]  # the same images, whichever came first
 
     (one, images), (again, same), (other, others) = map(first_epoch, (1, 1, 2))

@@ -42,6 +42,12 @@ def open_of_run(path: Path, flags: int) -> int:
         ) from None
 
 
+def remove_half_written(output: Path) -> None:
+    """What a run that was killed while it wrote a checkpoint has left; whoever calls holds the lock on `output`."""
+    for path in (output / CHECKPOINTS).glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
 def choose_start(output: Path, ckpt_path: Path | None, *, resume: bool, overwrite: bool) -> Path | None:
     """The checkpoint that a fit starts from; None for a new run.
 

@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 
 from lightning_sq.errors import InputError
-from lightning_sq.training.resume.start import check_output, choose_start, is_of_run, remove_run
+from lightning_sq.training.resume.start import (
+    check_output,
+    choose_start,
+    is_of_run,
+    remove_half_written,
+    remove_run,
+)
 from lightning_sq.training.resume.whole_checkpoint import write_checkpoint
 
 
@@ -30,6 +36,16 @@ def test_resuming_takes_the_last_checkpoint_else_the_best_else_starts_anew(run):
     other = run.parent / "other.ckpt"
     assert choose_start(run, other, resume=True, overwrite=False) == other
     assert choose_start(run.parent / "new", None, resume=True, overwrite=False) is None
+
+
+def test_half_of_a_checkpoint_that_a_killed_run_has_left_is_removed_and_nothing_else(run):
+    (run / "checkpoints/.last.ckpt.0123.tmp").write_bytes(bytes(100))
+    (run / "notes.tmp").touch()
+    before = sorted(path.name for path in (run / "checkpoints").glob("*.ckpt"))
+    remove_half_written(run)
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == before
+    assert (run / "notes.tmp").exists()
+    remove_half_written(run.parent / "new")
 
 
 def test_a_run_that_is_resumed_without_its_last_checkpoint_loses_no_other(run):
