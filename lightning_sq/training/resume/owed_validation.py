@@ -37,16 +37,16 @@ class OwedValidation(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.owed:
+            loop = trainer.fit_loop.epoch_loop
+            loop._batches_that_stepped -= 1  # the step behind which it belongs, as it is counted in the logs
             self._validate(trainer)
+            loop._batches_that_stepped += 1
 
     @staticmethod
     def _validate(trainer: Trainer) -> None:
-        loop = trainer.fit_loop.epoch_loop
-        loop._batches_that_stepped -= 1  # the step behind which it belongs, as it is counted in the logs
         trainer.validating = True
-        loop.val_loop.run()
+        trainer.fit_loop.epoch_loop.val_loop.run()
         trainer.training = True
-        loop._batches_that_stepped += 1
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if self.owed and trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
