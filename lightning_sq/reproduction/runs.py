@@ -14,6 +14,8 @@ from typing import Any
 
 from lightning_sq.children import run_command
 from lightning_sq.errors import InputError
+from lightning_sq.evaluation.results import is_older
+from lightning_sq.evaluation.store import kept_identity
 from lightning_sq.evaluation.suites import SUITE_VERSION
 from lightning_sq.paths import write_whole
 from lightning_sq.reproduction.recipes import Recipe
@@ -115,7 +117,8 @@ def training_step(run: Run, data: Path, estimate: float, *, anew: bool = False) 
 def evaluation_step(run: Run, options: Sequence[str], sources: Sequence[str], estimate: float) -> Step:
     """`lightning-sq evaluate` of the last checkpoint, gone on with where it was stopped.
 
-    Results that are there are replaced, and so are verdicts older than a checkpoint: they are about other weights.
+    Results that are there are replaced, and so are verdicts older than a checkpoint, which are about other weights, and
+    those of attacks that have been made stronger since.
 
     Args:
         run: Which.
@@ -128,6 +131,7 @@ def evaluation_step(run: Run, options: Sequence[str], sources: Sequence[str], es
     words += [word for source in sources for word in ("--transfer-from", source)]
     checkpoints = [run.checkpoint, *(Path(source.partition("=")[2]) for source in sources)]
     outdated = 0 < _newest(output.glob(VERDICTS)) < _newest(checkpoints)
+    outdated |= any(is_older(kept_identity(file)) for file in output.glob(VERDICTS))
     words += ["--overwrite"] if outdated or (output / "results.json").exists() else []
     key = " ".join([run.recipe.fingerprint(), *options])
     marker, log = run.folder / EVALUATED, run.folder / LOG

@@ -13,6 +13,7 @@ import pytest
 from lightning_sq.commands.evaluate import VERDICTS
 from lightning_sq.errors import InputError
 from lightning_sq.evaluation.store import VerdictStore
+from lightning_sq.evaluation.suites import SUITE_VERSION
 from lightning_sq.reproduction.figures import COLORS
 from lightning_sq.reproduction.plan import Estimate, plan_in_words, time_in_words
 from lightning_sq.reproduction.runs import EVALUATION, TRAINED, Step, evaluation_step, run_all, training_curve
@@ -86,7 +87,7 @@ def test_attacks_that_were_stopped_go_on_unless_a_model_was_trained_anew_meanwhi
 
     assert "--overwrite" not in words()
     folder = run.folder / EVALUATION / VERDICTS / run.row.name
-    VerdictStore(folder, {}).close()
+    VerdictStore(folder, {"suite_version": SUITE_VERSION}).close()
     written(folder / "rank-0.sqlite", 10)
     assert "--overwrite" not in words()
     if trained_anew != "neither":
@@ -94,6 +95,15 @@ def test_attacks_that_were_stopped_go_on_unless_a_model_was_trained_anew_meanwhi
     assert ("--overwrite" in words()) == (trained_anew != "neither")
     (run.folder / EVALUATION / "results.json").touch()
     assert "--overwrite" in words()
+
+
+def test_attacks_that_were_stopped_before_they_were_made_stronger_begin_anew(tmp_path):
+    run = settings(tmp_path).planned({})[0]
+    run.checkpoint.parent.mkdir(parents=True)
+    written(run.checkpoint, 30)
+    folder = run.folder / EVALUATION / VERDICTS / run.row.name
+    VerdictStore(folder, {"suite_version": SUITE_VERSION - 1}).close()
+    assert "--overwrite" in evaluation_step(run, ["--epsilon", "0.3"], [], 1.0).words
 
 
 def written(file, minutes_ago):
