@@ -175,7 +175,7 @@ def file_state(path: Path) -> dict[str, Tensor]:
     Of a release's model.safetensors, and of a checkpoint of `fit`, it is the backbone.
     """
     if not path.is_file():
-        raise InputError(f"There is no weights file {path}. Give one that exists, .safetensors or .pth.")
+        raise InputError(f"There is no weights file {path}. Give another --model.checkpoint_path, or name behind @.")
     try:
         if path.suffix == ".safetensors":
             state = load_file(path)

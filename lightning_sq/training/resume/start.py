@@ -14,8 +14,9 @@ from lightning_sq.training.resume.whole_checkpoint import is_whole
 CONFIG_FILE, CHECKPOINTS, LOGS, STEP_FILE = "config.yaml", "checkpoints", "logs", ".step"
 LAST, BEST, BEST_ROBUST = "last", "best", "best_robust"
 TO_BE_REPLACED = ".overwrite"
-"""In the folder of a run that a fit was told to replace, until that is gone: a job that is queued again meanwhile is
-not to go on with it."""
+"""In the folder of a run that a cluster's job was told to replace, until that is gone, with the job's number: queued
+again meanwhile, it is not to go on with it."""
+JOB = "SLURM_JOB_ID"
 LIGHTNINGS_OWN = "hpc_ckpt_*.ckpt"
 """What Lightning's requeueing leaves in the output, and would take up by itself in any later job."""
 
@@ -56,7 +57,7 @@ def choose_start(output: Path, ckpt_path: Path | None, *, resume: bool, overwrit
 
     Raises: InputError if `output` holds a run that the fit would neither go on with nor was told to replace.
     """
-    if resume and not (overwrite and (output / TO_BE_REPLACED).exists()):
+    if resume and not (overwrite and _is_to_be_replaced(output)):
         newest = _newest_whole(output)
         if newest is not None:
             rank_zero_info(f"Going on from {newest}")
@@ -111,8 +112,13 @@ def _refuse_other_run(output: Path, *, allow_without_checkpoint: bool) -> None:
 
 @rank_zero_only
 def _note_replacement(output: Path) -> None:
-    if _parts_of_run(output):
-        (output / TO_BE_REPLACED).touch()
+    if JOB in os.environ and _parts_of_run(output):
+        (output / TO_BE_REPLACED).write_text(os.environ[JOB])
+
+
+def _is_to_be_replaced(output: Path) -> bool:
+    note = output / TO_BE_REPLACED
+    return JOB in os.environ and note.is_file() and note.read_text() == os.environ[JOB]
 
 
 @rank_zero_only
