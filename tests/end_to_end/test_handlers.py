@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
+import random
 import signal
 import socket
 import sys
@@ -89,9 +91,8 @@ def two_processes():
     started: list[ForkServerProcess] = []
 
     def start(function, *arguments: object) -> list[ForkServerProcess]:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        same = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "run"}
+        same = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port_that_stays_free())}
+        same |= {"SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "run"}
         same |= {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "1", "SLURM_NODEID": "0"}
         pair = []
         for rank in ("0", "1"):
@@ -108,9 +109,18 @@ def two_processes():
         process.join()
 
 
-def wait_for_step(output: Path, step: int) -> None:
+def port_that_stays_free() -> int:
+    """A port below those that Linux gives to whoever connects, so that nobody gets it before it is listened at."""
+    for port in random.sample(range(20_000, 30_000), 100):
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError("100 ports, and none is free")
+
+
+def wait_for_step(pair: list[ForkServerProcess], output: Path, step: int) -> None:
     deadline = time.monotonic() + 180
     while step_of(output) < step:
+        assert [process.exitcode for process in pair] == [None, None]
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
@@ -129,9 +139,9 @@ def test_lightnings_handlers_leave_two_processes_waiting_for_each_other_and_ours
         folder = tmp_path / number.name
         folder.mkdir()
         stuck[number] = two_processes(train_with_lightnings_own_handlers, folder)
-    for number in stuck:
+    for number, pair in stuck.items():
         for rank in (0, 1):
-            wait_for_step(tmp_path / number.name / f"rank-{rank}", 2)
+            wait_for_step(pair, tmp_path / number.name / f"rank-{rank}", 2)
     time.sleep(1)  # the first has come to the all-reduce, the second works on
     for number, pair in stuck.items():
         ask(pair, number)
@@ -140,7 +150,7 @@ def test_lightnings_handlers_leave_two_processes_waiting_for_each_other_and_ours
     for number in stuck:
         output = tmp_path / f"ours-{number.name}"
         pair = two_processes(train_with_ours, output, few_digits)
-        wait_for_step(output, 1)
+        wait_for_step(pair, output, 1)
         ask(pair, number)
         for process in pair:
             process.join(120)
