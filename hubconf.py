@@ -1,6 +1,6 @@
 """Entry points for torch.hub: `torch.hub.load(REPOSITORY, "release", "https://.../folder/")`, or a released name."""
 
-from functools import partial
+from functools import partial as _partial
 
 from lightning_sq import load as _load
 from lightning_sq.hub.registry import entries as _entries
@@ -13,4 +13,4 @@ def release(source, **options):
     return _load(source, **options)
 
 
-globals().update({name: partial(_load, name) for name in _entries()})
+globals().update({name: _partial(_load, name) for name in _entries()})

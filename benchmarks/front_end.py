@@ -22,15 +22,19 @@ from lightning_sq.ops.noise import uniform_noise
 FrontEnd = Callable[[Tensor], Tensor]
 RELATIVE_SHARPNESS = 30.0
 """Sharpness times step: each stair is equally steep whatever the number of levels."""
+GPU_TIMES = 50
+"""Calls of a quantizer that a GPU gets in a row: one of them may take less time than its launch."""
 
 
-def quantizer_rows(rounds: int, device: str) -> list[Row]:
-    x = torch.rand(64, 3, 224, 224, device=device)
+def quantizer_rows(rounds: int, device: str, batch: int = 64) -> list[Row]:
+    """256 levels against 2, and against their full sum; on a GPU over eight batches at once, `GPU_TIMES` in a row."""
+    times, many = (GPU_TIMES, 8) if device == "cuda" else (1, 1)
+    x = torch.rand(many * batch, 3, 224, 224, device=device)
 
     def run(num_levels: int) -> Callable[[], Tensor]:
         layer = SoftQuantization(num_levels, RELATIVE_SHARPNESS * (num_levels - 1))
         quantize = torch.compile(layer, fullgraph=True)
-        return lambda: quantize(x)
+        return in_a_row(lambda: quantize(x), times)
 
     def full_sum() -> Tensor:
         step = 1 / 255
@@ -40,11 +44,12 @@ def quantizer_rows(rounds: int, device: str) -> list[Row]:
         return total * step
 
     candidates = {"2 levels": run(2), "256 levels": run(256)}
-    times = seconds_of(candidates, rounds=rounds) | seconds_of({"full sum": full_sum}, rounds=1, warmup=0)
-    ratio = times["256 levels"] / times["2 levels"]
+    seconds = {name: value / times for name, value in seconds_of(candidates, rounds=rounds).items()}
+    seconds |= seconds_of({"full sum": full_sum}, rounds=1, warmup=1)
+    ratio = seconds["256 levels"] / seconds["2 levels"]
     return [
-        Row("quantizer, 256 levels against 2", ratio, "times", "<= 1.1", ratio <= 1.1, times),
-        Row("the full sum of 256 levels against 2", times["full sum"] / times["2 levels"], "times"),
+        Row("quantizer, 256 levels against 2", ratio, "times", "<= 1.1", ratio <= 1.1, seconds),
+        Row("the full sum of 256 levels against 2", seconds["full sum"] / seconds["2 levels"], "times"),
     ]
 
 

@@ -2,11 +2,12 @@
 
 Needs no network and ends within --minutes; what there is no time or no library for is skipped by name. With no data it
 measures ResNet-50's training from a batch in memory (bf16, channels_last; eager and compiled; natural, method, FGSM-RS,
-free, PGD-7), the parts of a step, memory, the front end's bandwidth, a sweep of batch sizes, and what follows for
+free, PGD-7), the parts of a step, memory, the front end's bandwidth, a sweep of batch sizes, and what is predicted for
 ImageNet: epochs in 48 hours, hours of the fine-tune.
 
-    --data FOLDER             real JPEGs, FOLDER/<class>/*.JPEG: natural and method from files as well, by DALI. Give
-                              photographs of original size: rows of smaller ones say so, and nothing is judged by them
+    --data FOLDER             real JPEGs, FOLDER/<class>/*.JPEG: natural and method from files as well, by DALI, and not
+                              compiled, as `lightning-sq fit` trains: by these rows alone ImageNet's speed and hours are
+                              judged. Give photographs of original size: rows of smaller ones say so, and judge nothing
     --imagenette DIR          DIR/{train,val}/<class>/*.JPEG: ResNet-50 by `lightning-sq fit`, and, with --weights
                               resnet18.safetensors, imagenette's recipes at ImageNet's epochs and image size; its
                               train/ is --data as well, where that is not given
@@ -33,7 +34,7 @@ import torch
 from common.budget import Record
 from common.harness import Row
 from front_end import front_end_rows
-from gpu_parts.files import JPEGS, file_rows
+from gpu_parts.files import file_rows
 from gpu_parts.imagenette import command_line_rows, imagenette_rows
 from gpu_parts.network import Network, compile_many
 from gpu_parts.plan import SCHEDULE, Plan, plan_rows, resizing_row
@@ -94,7 +95,7 @@ def measure(record: Record, options: argparse.Namespace) -> None:
     compile_many()
     if device.type == "cpu":
         record.skip("peak memory, bf16, the mixed decoder", "there is no CUDA GPU here")
-    rate, ratios = None, {}
+    rate, ratios, options.copy_bandwidth = None, {}, None
     with record.section("the front end's bandwidth"):
         options.copy_bandwidth = front_end(record, options, device)
     training = [name for name in TRAINING if name in options.sections]
@@ -133,23 +134,23 @@ def train(record: Record, options: argparse.Namespace, training: Training) -> tu
         if mode in wanted:
             with record.section(f"all objectives, {mode}"):
                 training.all_objectives(compiled=compiled)
-    compiled = "method" in training.rates[True] or not {"eager", "compiled"} & set(wanted)
-    rates, files, kind, at = training.rates[compiled], {}, JPEGS, {}
+    planned = not training.rates[False] and bool(training.rates[True])  # `fit` does not compile
+    rates, files, at = training.rates[planned], None, {}
     if "files" in wanted:
-        guess = training.compile_seconds if compiled and not rates else FIRST_GUESS
-        how = {"batch_size": training.batch_size, "compiled": compiled, "guess": guess}
         with record.section("natural and method from JPEGs"):
-            files, kind = file_rows(record, options, network, **how)
+            files = file_rows(record, options, network, training.batch_size)
     if "sizes" in wanted:
-        at = training.sizes([size for _, size in SCHEDULE], compiled=compiled)
+        at = training.sizes([size for _, size in SCHEDULE], compiled=planned)
     if "sweep" in wanted:
+        compiled = "method" in training.rates[True] or not {"eager", "compiled"} & set(wanted)
         training.sweep(options.largest_batch, options.smallest_batch, compiled=compiled)
     with record.section("the plan for ImageNet"):
         plan = Plan(training.batch_size, network.parameters)
-        record.add(*plan_rows(plan, rates, f"{MODES[compiled]}, from memory"))
-        record.add(*plan_rows(plan, files, f"{MODES[compiled]}, from {kind}", judged=kind == JPEGS))
+        record.add(*plan_rows(plan, rates, f"{MODES[planned]}, from memory"))
+        if files is not None:
+            record.add(*plan_rows(plan, files.rates, f"eager, from {files.kind}", judged=files.judged))
         if len(at) == len(SCHEDULE):
-            record.add(resizing_row(plan, at, f"{MODES[compiled]}, from memory"))
+            record.add(resizing_row(plan, at, f"{MODES[planned]}, from memory"))
         elif "sizes" in wanted:
             record.skip("hours with progressive resizing", "not every image size was measured")
     ratios = {name: rates["natural"] / rate for name, rate in rates.items() if "natural" in rates}

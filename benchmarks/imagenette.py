@@ -1,4 +1,4 @@
-"""What do the ImageNet recipes give on ten classes, and what is left of it under attack?
+"""What do smaller recipes of the kind of ImageNet's give on ten classes, and what is left of it under attack?
 
     python benchmarks/imagenette.py --data DIR [--weights resnet18.safetensors]
 
@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
-from common.harness import CONFIGS, write_page
+from common.harness import CONFIGS, command_typed, write_page, written_by
 
 from lightning_sq.children import handing_on, run_command
-from lightning_sq.evaluation.results import JSON_FILE, OLDER, format_epsilon, is_older, markdown_table, read_results
+from lightning_sq.evaluation.results import OLDER, format_epsilon, is_older, markdown_table, read_results
 from lightning_sq.paths import write_whole
-from lightning_sq.reproduction.runs import CHECKPOINT, training_curve
+from lightning_sq.reproduction.runs import training_curve
+from lightning_sq.run_files import JSON_FILE, LAST_CHECKPOINT
 
 RECIPES = {"natural": "imagenette_natural", "method": "imagenette", "fgsm_rs": "imagenette_fgsm_rs"}
 LOGGED = {
@@ -31,6 +32,9 @@ LOGGED = {
     "val/clean_top1": "clean",
     "val/input_gradient_l1": "input_gradient_l1",
 }
+TITLE = "# Smaller recipes of the kind of ImageNet's, on ten of its classes"
+TITLE_BEFORE = "# The ImageNet recipes on ten classes"
+"""Of a page that is kept, until it is measured anew."""
 KEPT = (JSON_FILE, "results.csv", "robustness.png")
 
 
@@ -47,7 +51,7 @@ def trained(row: str, options: argparse.Namespace) -> Path:
 def attacked(runs: dict[str, Path], options: argparse.Namespace) -> Path:
     """The folder of the evaluation of all rows."""
     folder = options.runs / "imagenette_evaluation"
-    words = ["evaluate", *(f"{row}={run / CHECKPOINT}" for row, run in runs.items()), "--data", str(options.data)]
+    words = ["evaluate", *(f"{row}={run / LAST_CHECKPOINT}" for row, run in runs.items()), "--data", str(options.data)]
     words += ["--epsilon", options.epsilon, "--attacks", options.attacks, "--num-images", str(options.num_images)]
     asked, known = " ".join(words), folder / "words.txt"
     if not (folder / JSON_FILE).exists():
@@ -85,9 +89,10 @@ def markdown(content: dict[str, Any], results: dict[str, Any]) -> str:
     """The page, from the numbers alone."""
     model, budgets = results["models"][0]["model"], map(format_epsilon, results["threat_model"]["budgets"])
     lines = [
-        "# The ImageNet recipes on ten classes",
+        TITLE if "command" in content else TITLE_BEFORE,
         "",
-        "Written by `python benchmarks/imagenette.py`: pretrained weights fine-tuned on natural samples, by the method",
+        f"Written by {written_by(content, 'imagenette')}:"
+        " pretrained weights fine-tuned on natural samples, by the method",
         "(noisy natural samples behind soft quantization) and by FGSM-RS behind soft quantization, by the recipes in",
         f"[configs](../../configs/README.md): {model['architecture']} at {model['image_size']} px. Attacked within"
         f" {', '.join(budgets)}",
@@ -136,6 +141,7 @@ def main() -> None:
         evaluation = attacked(runs, options)
     results = read_results(evaluation)
     content = {
+        "command": command_typed(),
         "cores": os.cpu_count(),
         "device": results["device"],
         "versions": results["versions"],

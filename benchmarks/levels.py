@@ -19,7 +19,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
-from common.harness import provenance, write_page
+from common.harness import command_typed, provenance, write_page, written_by
 from torch import Tensor
 
 from lightning_sq.commands.evaluation_images import choose_images, read_images
@@ -121,7 +121,7 @@ def markdown(content: dict[str, Any]) -> str:
     lines = [
         "# What quantization costs a pretrained network, and what it does not buy",
         "",
-        f"Written by `python benchmarks/levels.py`. Nothing is trained here: {', '.join(content['models'])} with a",
+        f"Written by {written_by(content, 'levels')}. Nothing is trained here: {', '.join(content['models'])} with a",
         f"soft-quantization layer in front. Clean top-1 on {content['num_images']} photographs, the worst case over",
         f"{', '.join(content['attacks'])} on {content['num_attacked']} of them, on {content['device']}.",
         "",
@@ -171,7 +171,8 @@ def main() -> None:
         "num_attacked": min(options.num_attacked, len(files)),
         "attacks": options.attacks.split(","),
         "epsilons": [format_epsilon(parse_epsilon(text)) for text in EPSILONS],
-        **provenance(),
+        "command": command_typed(),
+        **provenance(on="cpu"),
         "models": models,
     }
     write_page(options.output, "levels", content, markdown(content), draw(content))

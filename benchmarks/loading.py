@@ -54,7 +54,7 @@ def main() -> None:
         Row(f"lightning_sq.load of a {options.architecture}", ours, "s", f"< {TO_REACH:g} s", ours < TO_REACH),
         Row("timm and torch, unchecked", theirs, "s"),
     ]
-    report("loading", rows, skipped=[], settings=vars(options))
+    report("loading", rows, skipped=[], settings=vars(options), on="cpu")
 
 
 if __name__ == "__main__":

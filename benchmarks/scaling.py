@@ -108,6 +108,7 @@ def main() -> None:
         ],
         skipped=["more processes: this machine has no more cores"],
         settings=vars(options),
+        on="cpu",
     )
     draw(rows, measured)
     print(CHART)

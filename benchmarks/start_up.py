@@ -85,7 +85,7 @@ def main() -> None:
     seconds = {row.question: row.measured for row in rows}
     against = seconds["fit: imports"] / seconds[f"{LIBRARIES}: imports"]
     rows.append(Row(f"fit against {LIBRARIES}, both compiled", against, "of the time", "<= 0.5", against <= 0.5))
-    report("start_up", rows, skipped=[], settings={"rounds": options.rounds})
+    report("start_up", rows, skipped=[], settings={"rounds": options.rounds}, on="cpu")
 
 
 if __name__ == "__main__":

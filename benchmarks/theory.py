@@ -277,7 +277,7 @@ def main() -> None:
     content = {
         "settings": {**vars(options), "output": str(options.output)},
         "num_images": len(images),
-        **provenance(),
+        **provenance(on="cpu"),
         "rows": rows,
     }
     write_page(options.output, "theory", content, markdown(content), draw(rows, options.epsilon))

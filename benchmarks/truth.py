@@ -18,7 +18,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
-from common.harness import provenance, write_page
+from common.harness import command_typed, provenance, write_page, written_by
 from torch import Tensor
 
 from lightning_sq.commands.evaluation_images import choose_images, read_images
@@ -79,7 +79,8 @@ def markdown(content: dict[str, Any]) -> str:
     lines = [
         "# How near each attack comes to the truth",
         "",
-        "Written by `python benchmarks/truth.py`. Of (nearly) each image of these models the truth is known: interval",
+        f"Written by {written_by(content, 'truth')}."
+        " Of (nearly) each image of these models the truth is known: interval",
         "bounds, branch and bound or mixed-integer programming have proven it, or have found an image in the L-inf",
         f"ball of {content['epsilon']} that is misclassified. Those of the second kind were given to every attack by",
         f"itself, on {content['device']}. A hard quantizer has no gradient of its own, which is why plain attacks see",
@@ -155,7 +156,13 @@ def main() -> None:
         models[name] = measure(model, images, labels, options, runs)
     titles = {name: entry.title for name, entry in attacks_by_name(options.attacks).items()} | TITLES
     epsilon = format_epsilon(parse_epsilon(options.epsilon))
-    content = {"epsilon": epsilon, **provenance(), "titles": titles, "models": models}
+    content = {
+        "command": command_typed(),
+        "epsilon": epsilon,
+        **provenance(on="cpu"),
+        "titles": titles,
+        "models": models,
+    }
     write_page(options.output, "truth", content, markdown(content), draw(content))
 
 

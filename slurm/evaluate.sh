@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Attacks trained models on many nodes:   MODEL=runs/imagenet/release sbatch slurm/evaluate.sh
+# Attacks trained models on many nodes:   MODEL=runs/imagenet/checkpoints/last.ckpt sbatch slurm/evaluate.sh
 #
 # Several models, each as a task of a job array, which may run at the same time:
-#   MODELS="ours=runs/imagenet/release natural=runs/imagenet_natural/release" sbatch --array=0-1 slurm/evaluate.sh
+#   MODELS="ours=runs/imagenet/checkpoints/last.ckpt natural=runs/imagenet_natural/checkpoints/last.ckpt" \
+#     sbatch --array=0-1 slurm/evaluate.sh
 #
 # Set by the environment:
-#   MODEL         what `lightning-sq evaluate` takes      default runs/imagenet/release
+#   MODEL         what `lightning-sq evaluate` takes      default runs/imagenet/checkpoints/last.ckpt
 #   MODELS        one for each task of a job array, in the place of MODEL
 #   DATA          folder with val/                        default data/imagenet
 #   EPSILON       radius of the ball                      default 4/255
@@ -32,7 +33,7 @@ cd "${SLURM_SUBMIT_DIR:-.}" || exit 2
 # shellcheck source=slurm/start.sh
 source slurm/start.sh || exit 2
 
-MODEL=${MODEL:-runs/imagenet/release}
+MODEL=${MODEL:-runs/imagenet/checkpoints/last.ckpt}
 DATA=${DATA:-data/imagenet}
 EPSILON=${EPSILON:-4/255}
 OUTPUT=${OUTPUT:-runs/robustness}

@@ -5,7 +5,7 @@
 # Set by the environment:
 #   CONFIG        recipe                                default configs/imagenet.yaml
 #   DATA          folder with train/ and val/           default data/imagenet
-#   OUTPUT        folder of the run, on a shared disk   default runs/imagenet
+#   OUTPUT        folder of the run, on a shared disk   default runs/ and the recipe's name
 #   MAX_RESTARTS  after how many failures to give up    default 3 (being asked to stop is no failure)
 #   ACCELERATOR   cpu for a trial without GPUs          default gpu
 #   VENV, CONTAINER_IMAGE, APPTAINER_IMAGE, MOUNTS      see slurm/start.sh
@@ -30,7 +30,7 @@ source slurm/start.sh || exit 2
 
 CONFIG=${CONFIG:-configs/imagenet.yaml}
 DATA=${DATA:-data/imagenet}
-OUTPUT=${OUTPUT:-runs/imagenet}
+OUTPUT=${OUTPUT:-runs/$(basename "$CONFIG" .yaml)}
 ACCELERATOR=${ACCELERATOR:-gpu} # auto would train on CPUs where the driver is missing
 NOTES=$OUTPUT/.failures-$SLURM_JOB_ID
 

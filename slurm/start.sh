@@ -2,7 +2,7 @@
 # What imagenet.sh and evaluate.sh share: how the command is started on every rank. Sourced, not run.
 #
 #   VENV             virtual environment of make setup            default .venv
-#   CONTAINER_IMAGE  image for enroot/pyxis (srun --container-image), such as docker://lightning-sq or /images/lsq.sqsh
+#   CONTAINER_IMAGE  image for enroot/pyxis (srun --container-image), such as dockerd://lightning-sq or /images/lsq.sqsh
 #   APPTAINER_IMAGE  image for apptainer, such as /images/lightning-sq.sif
 #   MOUNTS           folders to see inside the container, as SOURCE:TARGET,...   default this folder and DATA, by their own names
 #   XDG_CACHE_HOME   where downloads are kept, in a container too                default ~/.cache
@@ -19,10 +19,13 @@ on_every_rank() {
   # the first rank alone may refuse; the others wait for it and are killed, and srun shows the highest status of all
   export LIGHTNING_SQ_REFUSED=$PWD/.refused-$SLURM_JOB_ID
   rm -f "$LIGHTNING_SQ_REFUSED"
+  if [[ -n ${CONTAINER_IMAGE:-}${APPTAINER_IMAGE:-} ]]; then
+    mkdir -p "$cache" # or it could not be mounted; pyxis mounts no home by itself, and apptainer not everywhere
+    mounts+=,$cache:$cache
+  fi
   if [[ -n ${CONTAINER_IMAGE:-} ]]; then
-    # unlike apptainer, it mounts no home by itself; and what the image sets, it keeps
-    mkdir -p "$cache"
-    start+=(--container-image="$CONTAINER_IMAGE" --container-mounts="$mounts,$cache:$cache" --container-workdir="$PWD")
+    start+=(--container-image="$CONTAINER_IMAGE" --container-mounts="$mounts" --container-workdir="$PWD")
+    # what the image sets, it keeps
     program=(env XDG_CACHE_HOME="$cache" lightning-sq)
   elif [[ -n ${APPTAINER_IMAGE:-} ]]; then
     program=(apptainer exec --nv --bind "$mounts" --pwd "$PWD" --env XDG_CACHE_HOME="$cache"

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
+import shlex
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
@@ -25,6 +28,8 @@ CONFIGS = REPOSITORY / "configs"
 RESULTS = Path(os.environ.get("LIGHTNING_SQ_RESULTS", REPOSITORY / "benchmarks/results"))
 """Where every benchmark keeps its numbers; another folder by the environment, where this one is not kept."""
 COLUMNS = ("question", "measured", "to reach", "")
+Kind = Literal["cuda", "cpu"]
+"""Of the device that something is measured on."""
 
 
 @dataclass
@@ -59,9 +64,14 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def device_name() -> str:
-    """The GPU, or the processor with the number of threads that torch uses."""
-    if torch.cuda.is_available():
+def usual_device() -> Kind:
+    """Where a script computes that takes a GPU if there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def device_name(on: Kind | None = None) -> str:
+    """The GPU, or the processor with the number of threads that torch uses. Default: of `usual_device`."""
+    if (on or usual_device()) == "cuda":
         return torch.cuda.get_device_name()
     model = platform.processor() or platform.machine()
     for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
@@ -72,14 +82,40 @@ def device_name() -> str:
     return f"{model}, {threads} thread{'s' * (threads > 1)}"
 
 
-def provenance() -> dict[str, Any]:
-    """On what numbers were measured: they mean nothing without. `load_average` is of the last 15 minutes."""
-    return {"device": device_name(), "versions": versions(), "load_average": os.getloadavg()[2]}
+def provenance(on: Kind | None = None) -> dict[str, Any]:
+    """On what numbers were measured: they mean nothing without. `load_average` is of the last 15 minutes.
+
+    A script that computes on the CPU whatever there is says so by `on`.
+    """
+    return {"device": device_name(on), "versions": versions(), "load_average": os.getloadavg()[2]}
 
 
-def report(name: str, rows: list[Row], *, skipped: list[str], settings: dict[str, Any]) -> None:
+def command_typed() -> str:
+    """This script with its options; of a path outside the repository the last name, for the rest is one machine's."""
+    return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).stem}.py", *map(_without_folders, sys.argv[1:])])
+
+
+def _without_folders(word: str) -> str:
+    """A word of a command, such as NAME=timm:resnet18@FILE, with its paths shortened."""
+    return "".join(_shortened(part) for part in re.split("([=@,])", word))
+
+
+def _shortened(part: str) -> str:
+    path = Path(part)
+    if not path.is_absolute() and ".." not in path.parts:
+        return part
+    path = Path(os.path.normpath(Path.cwd() / path))
+    return str(path.relative_to(REPOSITORY)) if path.is_relative_to(REPOSITORY) else path.name
+
+
+def written_by(content: dict[str, Any], script: str) -> str:
+    """The command that wrote a page, for the page; contents of before do not say their options."""
+    return f"`{content.get('command', f'python benchmarks/{script}.py')}`"
+
+
+def report(name: str, rows: list[Row], *, skipped: list[str], settings: dict[str, Any], on: Kind | None = None) -> None:
     """Print a table, say what was skipped, and keep everything as JSON in `RESULTS`."""
-    table = Table(title=f"{name} on {device_name()}")
+    table = Table(title=f"{name} on {device_name(on)}")
     for column in COLUMNS:
         table.add_column(column)
     for row in rows:
@@ -87,7 +123,7 @@ def report(name: str, rows: list[Row], *, skipped: list[str], settings: dict[str
     Console().print(table)
     for reason in skipped:
         print(f"skipped: {reason}")
-    print(keep(name, rows, skipped=skipped, settings=settings))
+    print(keep(name, rows, skipped=skipped, settings=settings, on=on))
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -100,13 +136,13 @@ def _three_digits(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def keep(name: str, rows: list[Row], *, skipped: list[str], settings: dict[str, Any]) -> Path:
+def keep(name: str, rows: list[Row], *, skipped: list[str], settings: dict[str, Any], on: Kind | None = None) -> Path:
     """Write everything as JSON in `RESULTS`, and the page of all that lies there anew. Returns: the JSON file."""
-    device = "gpu" if torch.cuda.is_available() else "cpu"
+    device = "gpu" if (on or usual_device()) == "cuda" else "cpu"
     path = RESULTS / f"{name}-{device}-torch{torch.__version__.split('+')[0]}.json"
     content = {
         "benchmark": name,
-        **provenance(),
+        **provenance(on),
         "settings": settings,
         "rows": [row.__dict__ for row in rows],
         "skipped": skipped,

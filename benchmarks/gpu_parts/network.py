@@ -71,6 +71,7 @@ class Network:
 
     def __init__(self, options: argparse.Namespace, device: torch.device) -> None:
         self.device, self.backend = device, options.backend
+        self._batch: tuple[Tensor, Tensor] | None = None
         self.ways = ways()
         backbone = create_backbone(options.architecture, CLASSES)
         self.parameters = sum(parameter.numel() for parameter in backbone.parameters())
@@ -113,9 +114,12 @@ class Network:
         return training_step(objective, model, self.optimizer)
 
     def batch(self, batch_size: int, size: int) -> tuple[Tensor, Tensor]:
-        """Random (images, labels) as a loader gives them."""
-        images = torch.rand(batch_size, 3, size, size, device=self.device)
-        return images, torch.randint(0, CLASSES, (batch_size,), device=self.device)
+        """Random (images, labels) as a loader gives them; one for all ways, so that memory's peak is with one alone."""
+        if self._batch is None or self._batch[0].shape != (batch_size, 3, size, size):
+            self._batch = None  # before another is made
+            images = torch.rand(batch_size, 3, size, size, device=self.device)
+            self._batch = images, torch.randint(0, CLASSES, (batch_size,), device=self.device)
+        return self._batch
 
     def trains(self, name: str, batch_size: int, size: int, *, compiled: bool) -> Callable[[], None]:
         """The step of one way on one batch in memory."""

@@ -8,25 +8,15 @@ from collections.abc import Callable
 
 import torch
 from common.budget import Record
-from common.harness import Row, device_name, seconds_of, synchronize
+from common.harness import Row, seconds_of, synchronize
 from gpu_parts.network import Network, compile_many
 from gpu_parts.step_parts import PARTS_ROUNDS, parts_of_a_step
 
 FIRST_GUESS = 20.0
 """Seconds for the first steps of something that is not compiled, until one is measured."""
-NVIDIA = "NVIDIA's own ResNet-50 with DALI: 2,470 on one A100"
-TO_REACH, STRETCH = 4000, 5000  # images/s of an H100-class GPU
-H100_CLASS = ("H100", "H200", "B200")
-
 MODES = {False: "eager", True: "compiled"}
 Rates = dict[str, float]
 """Name of a way -> images/s."""
-
-
-def goal(value: float) -> tuple[str, bool | None]:
-    """What is to be reached by ResNet-50 on one GPU, and whether it is; nobody is held to it on smaller GPUs."""
-    to_reach = f">= {TO_REACH:,} (stretch {STRETCH:,}) on an H100-class GPU; {NVIDIA}"
-    return to_reach, value >= TO_REACH if any(name in device_name() for name in H100_CLASS) else None
 
 
 class Training:
@@ -86,12 +76,10 @@ class Training:
 
     def _rows(self, name: str, seconds: dict[str, float], peak: float | None, first: float, *, compiled: bool) -> None:
         mode, rate = MODES[compiled], self.batch_size / seconds[name]
-        where = f"{self.options.architecture}, batch {self.batch_size} at {self.options.image_size} px"
+        where = f"from memory, {self.options.architecture}, batch {self.batch_size} at {self.options.image_size} px"
         parts = parts_of_a_step(self.network, name, self.batch_size, self.options.image_size, compiled=compiled)
-        bounded = compiled and name in ("natural", "method")
-        to_reach, reached = goal(rate) if bounded else ("reported", None)
         detail = {"seconds of a step": seconds[name], "seconds of the first steps": first, "seconds of parts": parts}
-        self.record.add(Row(f"{name}, {mode}, {where}", rate, "images/s", to_reach, reached, detail))
+        self.record.add(Row(f"{name}, {mode}, {where}", rate, "images/s", detail=detail))
         if name != "natural" and "natural" in seconds:
             ratio = seconds[name] / seconds["natural"]
             method = name == "method"
@@ -109,16 +97,18 @@ class Training:
         """Of the front end as it is trained: noise, clip, quantize, normalise, from float32 to float32."""
         moved = 8 * self.batch_size * 3 * self.options.image_size**2
         rows = [Row(f"method, {mode}: front end's bandwidth, noise and all", moved / seconds / 1e9, "GB/s")]
-        if self.options.copy_bandwidth:
-            share = 100 * moved / seconds / self.options.copy_bandwidth
-            rows.append(Row(f"method, {mode}: front end's bandwidth against a plain copy's", share, "%"))
+        against = f"method, {mode}: front end's bandwidth against a plain copy's"
+        if self.options.copy_bandwidth is None:
+            self.record.skip(against, "the front end's section, which times a copy, was not run to its end")
+        else:
+            rows.append(Row(against, 100 * moved / seconds / self.options.copy_bandwidth, "%"))
         return rows
 
     def sizes(self, sizes: list[int], *, compiled: bool) -> dict[int, float]:
         """Image size -> images/s of the method, for those there was time for."""
         mode, found = MODES[compiled], {}
         for size in sizes:
-            what = f"method, {mode}, at {size} px"
+            what = f"method, {mode}, from memory, at {size} px"
             if size == self.options.image_size and "method" in self.rates[compiled]:
                 found[size] = self.rates[compiled]["method"]
             elif self.record.allows(what, self.compile_seconds if compiled else FIRST_GUESS):
@@ -134,7 +124,7 @@ class Training:
         """The method at one batch size after the other, halved; then, if wished, the best of them compiled."""
         found, batch, guess = {}, largest, FIRST_GUESS
         while batch >= smallest and self.record.allows(f"sweep, batch {batch}", guess):
-            what, began = f"method, eager, batch {batch}", time.perf_counter()
+            what, began = f"method, eager, from memory, batch {batch}", time.perf_counter()
             with self.record.section(what):
                 rate = self._rate("method", batch, self.options.image_size, compiled=False)
                 if rate is None:
@@ -146,12 +136,12 @@ class Training:
         if not found or not compiled:
             return
         best = max(found, key=found.get)
-        what = f"method, compiled, batch {best}"
+        what = f"method, compiled, from memory, batch {best}"
         if best != self.batch_size and self.record.allows(what, self.compile_seconds):
             with self.record.section(what):
                 rate = self._rate("method", best, self.options.image_size, compiled=True)
                 if rate is not None:
-                    self.record.add(Row(f"sweep: {what}, the best batch", rate, "images/s", *goal(rate)))
+                    self.record.add(Row(f"sweep: {what}, the best batch", rate, "images/s"))
 
     def _rate(self, name: str, batch: int, size: int, *, compiled: bool) -> float | None:
         steps = self._first_steps(name, batch, size, compiled=compiled)

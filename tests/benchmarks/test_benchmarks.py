@@ -25,6 +25,32 @@ def test_the_page_of_what_was_measured_is_of_the_results_that_are_kept(benchmark
     assert (folder / "README.md").read_text() == benchmark("common.harness").page_of_all(folder)
 
 
+def test_what_is_measured_on_the_processor_is_said_to_be_of_it_where_there_is_a_gpu_too(benchmark, monkeypatch):
+    harness = benchmark("common.harness")
+    processor = harness.device_name("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
+    for on, name, device in ((None, "NVIDIA H200", "gpu"), ("cuda", "NVIDIA H200", "gpu"), ("cpu", processor, "cpu")):
+        file = harness.keep("tiny", [], skipped=[], settings={}, on=on)
+        assert file.name.startswith(f"tiny-{device}-torch")
+        assert json.loads(file.read_text())["device"] == harness.provenance(on)["device"] == name
+
+
+def test_a_page_says_by_which_words_it_was_written_and_nothing_of_a_machines_folders(benchmark, monkeypatch):
+    harness = benchmark("common.harness")
+    monkeypatch.chdir(REPOSITORY)
+    words = ["--data", "/home/me/images", "--model", f"net=timm:resnet18@{REPOSITORY}/runs/a b.ckpt"]
+    words += ["--weights=../elsewhere/net.pth", "--runs", "runs/x", "--epsilon", "1/255,2/255"]
+    monkeypatch.setattr(sys, "argv", [str(REPOSITORY / "benchmarks/levels.py"), *words])
+    command = harness.command_typed()
+    assert command == (
+        "python benchmarks/levels.py --data images --model 'net=timm:resnet18@runs/a b.ckpt' --weights=net.pth "
+        "--runs runs/x --epsilon 1/255,2/255"
+    )
+    assert harness.written_by({"command": command}, "levels") == f"`{command}`"
+    assert harness.written_by({}, "levels") == "`python benchmarks/levels.py`"
+
+
 def test_a_start_is_timed_with_and_without_compiled_files(benchmark, tmp_path, monkeypatch):
     module = benchmark("start_up", "--rounds", "1")
     monkeypatch.setattr(module, "MEASURED", {module.LIBRARIES: "json csv", "fit": "lightning_sq.stop_request"})
@@ -149,6 +175,8 @@ def test_the_rows_on_ten_classes_are_trained_and_attacked_by_the_commands_of_a_p
     ]
     page = (tmp_path / "out" / "README.md").read_text()
     assert page.count("| 1 | 60 | 80 | 90.0 |") == 3
+    assert page.startswith(module.TITLE)
+    assert "Written by `python benchmarks/imagenette.py --data images --weights net.safetensors --num-images 7" in page
     assert markdown_table(read_results(kept)) in page
     module.main()
     assert len(commands) == 7  # what was attacked is not attacked again; fit itself sees that it has ended

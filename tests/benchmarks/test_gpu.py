@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import shlex
 import sys
 from types import SimpleNamespace
 
@@ -14,10 +15,13 @@ import torch
 from functorch.compile import make_boxed_func
 from torch._dynamo.backends.common import aot_autograd
 
+from lightning_sq.__main__ import main
 from lightning_sq.errors import InputError
 from lightning_sq.training.cluster.scaling import Network, plan_row
 from lightning_sq.types import Batch
+from tests.conftest import REPOSITORY
 
+FAR = {"hours": 1e6}
 WAYS = ["natural", "method", "FGSM-RS", "free (one replay)", "PGD-7"]
 
 
@@ -32,19 +36,38 @@ def gpu_smoke(benchmark, folder, *options):
 def test_a_gpus_objectives_are_timed_taken_apart_and_planned_with(benchmark, tmp_path):
     rows, skipped = gpu_smoke(benchmark, tmp_path, "--sections", "eager", "files", "sizes", "sweep")
     for name in WAYS:
-        assert rows[f"{name}, eager, test_resnet, batch 4 at 32 px"]["measured"] > 0
+        assert rows[f"{name}, eager, from memory, test_resnet, batch 4 at 32 px"]["measured"] > 0
         shares = {question: row["measured"] for question, row in rows.items() if f"{name}, eager: " in question}
         parts = [share for question, share in shares.items() if question.endswith("share of the step")]
         assert len(parts) == (6 if name in ("FGSM-RS", "PGD-7") else 5)
         assert f"{name}, eager: copy to channels_last's share of the step" in shares
         assert sum(parts) == pytest.approx(100)
         assert (f"{name}, eager: step against natural's" in rows) == (name != "natural")
-        assert any(q.startswith(name) and q.endswith("epochs of ImageNet in 48 h on 64 GPUs") for q in rows)
-    assert rows["method, eager, from memory: 15 epochs of ImageNet on 1 GPU"]["to_reach"].startswith("<= 2; the paper")
-    assert "method, eager, from memory: 15 epochs of ImageNet on 1 GPU, 128 to 176 to 224 px" in rows
-    assert [q for q in rows if q.startswith("sweep")] == [f"sweep: method, eager, batch {size}" for size in (8, 4)]
+        predicted = "of ImageNet in 48 h on 64 GPUs (100 GB/s inside a node, 12.5 between nodes, assumed)"
+        assert any(q.startswith(name) and ", predicted: " in q and q.endswith(predicted) for q in rows)
+    whole = "method, eager, from memory, predicted: 15 epochs of ImageNet on 1 GPU"
+    assert rows[whole]["to_reach"].startswith("<= 2; the paper")
+    assert rows[whole]["detail"] == {}  # a step from memory is no speed of `fit`
+    assert f"{whole}, 128 to 176 to 224 px" in rows
+    sweep = [f"sweep: method, eager, from memory, batch {size}" for size in (8, 4)]
+    assert [q for q in rows if q.startswith("sweep")] == sweep
     assert all(row["reached"] is None for row in rows.values())
+    not_copied = "the front end's section, which times a copy, was not run to its end"
+    assert f"method, eager: front end's bandwidth against a plain copy's: {not_copied}" in skipped
     assert "natural and method from JPEGs: no --data FOLDER with <class>/*.JPEG was given" in skipped
+
+
+def test_a_front_end_that_fails_takes_no_other_section_with_it(benchmark, tmp_path, monkeypatch):
+    module = benchmark("gpu")
+
+    def fails(*arguments):
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(module, "front_end", fails)
+    rows, skipped = gpu_smoke(benchmark, tmp_path, "--sections", "front_end", "eager")
+    assert "the front end's bandwidth: RuntimeError: no compiler" in skipped
+    assert rows["method, eager: front end's bandwidth, noise and all"]["measured"] > 0
+    assert "method, eager: front end's share of the step" in rows
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # dynamo looks at it
@@ -57,7 +80,7 @@ def test_a_gpus_steps_are_compiled_each_into_whole_graphs(benchmark, monkeypatch
     importlib.import_module("gpu_parts.training").Training(record, options, network).all_objectives(compiled=True)
     rows = {row.question: row.measured for row in record.rows}
     assert rows["FGSM-RS, compiled: step against natural's"] > 0
-    assert rows["natural, compiled, test_resnet, batch 4 at 32 px"] > 0
+    assert rows["natural, compiled, from memory, test_resnet, batch 4 at 32 px"] > 0
     assert not record.skipped
     made = {name: network.graph_of(name) for name in network.ways}
     assert made["natural"] != made["FGSM-RS"]
@@ -95,10 +118,10 @@ def test_a_gpu_trains_from_files_by_dali_or_says_that_it_is_missing(benchmark, t
     if not dali:
         monkeypatch.setitem(sys.modules, "nvidia.dali", None)
     record, options, network = gpu_training(data=few_digits / "train", batches=2, threads=1)
-    importlib.import_module("gpu_parts.files").file_rows(record, options, network, batch_size=4, compiled=False)
+    importlib.import_module("gpu_parts.files").file_rows(record, options, network, batch_size=4)
     called = "DALI on the CPU" if dali else "torchvision (PIL) in processes"
     questions = [row.question for row in record.rows if row.unit == "images/s"]
-    end = "batch 4 at 32 px"
+    end = "test_resnet, batch 4 at 32 px"
     kind = "JPEGs of 1,024 pixels, not ImageNet's 180,000"
     assert questions == [
         *(f"{name}, eager, from {kind} by {called}, {end}" for name in ("natural", "method")),
@@ -117,15 +140,33 @@ def test_only_files_of_imagenets_size_say_something_about_imagenet(benchmark, mo
         kinds[height] = files.kind_of(SimpleNamespace(sizes=sizes))
         assert files.mean_pixels(SimpleNamespace(sizes=sizes)) == height * width
     assert kinds == {375: "JPEGs", 224: "JPEGs of 50,176 pixels, not ImageNet's 180,000"}
-    rows = plan.plan_rows(plan.Plan(256, 25_557_032), {"method": 9000.0}, f"from {kinds[224]}", judged=False)
+    rows = plan.plan_rows(plan.Plan(256, 25_557_032), {"method": 9000.0}, f"from {kinds[224]}")
     assert all("not ImageNet's" in row.question and row.reached is None for row in rows)
 
 
-def test_files_for_which_nothing_is_compiled_yet_ask_for_the_time_to_compile(benchmark, tmp_path, few_digits):
-    words = ["--sections", "files", "--data", str(few_digits / "train"), "--compile-seconds", "10000"]
-    rows, skipped = gpu_smoke(benchmark, tmp_path, *words)
-    assert not rows
-    assert any(why.startswith("natural and method from JPEGs: it would take about 10000 s") for why in skipped)
+@pytest.mark.parametrize(("judged", "network"), [(False, ("resnet50", 224)), (True, ("test_resnet", 32))])
+def test_only_a_step_of_resnet_50_from_files_is_held_to_images_a_second(
+    benchmark, few_digits, monkeypatch, judged, network
+):
+    module = importlib.import_module("gpu_parts.files")
+    monkeypatch.setattr(module, "RESNET50", network)
+    monkeypatch.setattr(module, "kind_of", lambda index: module.JPEGS)
+    monkeypatch.setattr(module, "device_name", lambda: "NVIDIA H200")
+    record, options, made = gpu_training(data=few_digits / "train", batches=2, threads=1)
+    files = module.file_rows(record, options, made, batch_size=4)
+    assert (files.judged, set(files.rates)) == (judged, {"natural", "method"})
+    row = next(row for row in record.rows if row.question.startswith("method, eager, from JPEGs by DALI on the CPU, t"))
+    assert row.reached is (False if judged else None)
+    assert row.to_reach.startswith(">= 4,000" if judged else "reported")
+
+
+def test_all_ways_are_timed_on_one_batch_that_is_let_go_before_another_is_made(benchmark):
+    _, _, network = gpu_training()
+    images, labels = network.batch(4, 32)
+    assert network.batch(4, 32)[0] is images
+    assert network.batch(4, 32)[1] is labels
+    assert network.batch(2, 32)[0].shape == (2, 3, 32, 32)
+    assert network.batch(4, 32)[0] is not images
 
 
 def gpu_training(backend="aot_eager", **options):
@@ -159,10 +200,10 @@ def test_a_gpu_that_has_no_memory_for_a_batch_halves_it_and_says_so(benchmark, t
     training.fit_batch()
     training.sweep(4, 2, compiled=False)
     assert training.batch_size == 2
-    assert [row.question for row in record.rows] == ["sweep: method, eager, batch 2"]
+    assert [row.question for row in record.rows] == ["sweep: method, eager, from memory, batch 2"]
     assert record.skipped == [
         "batch 4: out of memory: halved to 2",
-        "method, eager, batch 4: out of memory: halved to 2",
+        "method, eager, from memory, batch 4: out of memory: halved to 2",
     ]
 
 
@@ -242,7 +283,7 @@ def test_parts_are_timed_by_the_gpus_own_events(benchmark, monkeypatch):
 
 
 def test_only_an_h100_class_gpu_is_held_to_images_a_second(benchmark, monkeypatch):
-    module = importlib.import_module("gpu_parts.training")
+    module = importlib.import_module("gpu_parts.files")
     for name, rate, reached in (
         ("NVIDIA H100 80GB HBM3", 4000, True),
         ("NVIDIA H200", 3999, False),
@@ -252,19 +293,31 @@ def test_only_an_h100_class_gpu_is_held_to_images_a_second(benchmark, monkeypatc
         assert module.goal(rate)[1] is reached
 
 
-def test_a_gpus_plan_is_that_of_the_command_line(benchmark):
+def test_a_gpus_plan_is_that_of_the_command_line(benchmark, capsys, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
     module = importlib.import_module("gpu_parts.plan")
     plan = module.Plan(batch_size=256, parameters=25_557_032)
     hours = plan_row(plan.work, nodes=1, per_node=1, images_per_second=3000.0, network=Network())["hours"]
     assert plan.resized_hours(lambda size: 3000.0) == pytest.approx(hours, rel=1e-9)
     assert plan.resized_hours({128: 9000.0, 176: 5000.0, 224: 3000.0}.__getitem__) < hours
-    rows = {row.question: row for row in module.plan_rows(plan, {"method": 3000.0, "FGSM-RS": 1500.0}, "measured")}
-    assert rows["method, measured: 15 epochs of ImageNet on 1 GPU"].measured == pytest.approx(hours)
-    assert rows["method, measured: 15 epochs of ImageNet on 1 GPU"].reached == (hours <= 2)
-    fit = [rows[f"method, measured: epochs of ImageNet in 48 h on {gpus}"].measured for gpus in ("1 GPU", "8 GPUs")]
+    rates = {"method": 3000.0, "FGSM-RS": 1500.0}
+    rows = {row.question: row for row in module.plan_rows(plan, rates, "measured", judged=True)}
+    whole = rows["method, measured, predicted: 15 epochs of ImageNet on 1 GPU"]
+    assert whole.measured == pytest.approx(hours)
+    assert whole.reached == (hours <= 2)
+    inside = "100 GB/s inside a node, assumed"
+    fit = [
+        rows[f"method, measured, predicted: epochs of ImageNet in 48 h on {gpus}"].measured
+        for gpus in ("1 GPU", f"8 GPUs ({inside})")
+    ]
     assert fit[0] == int(48 * 15 / hours)
     assert 7 * fit[0] < fit[1] < 9 * fit[0]
-    assert "Fast: 12 hours" in rows["FGSM-RS, measured: 15 epochs of ImageNet on 4 GPUs"].to_reach
+    four = rows[f"FGSM-RS, measured, predicted: 15 epochs of ImageNet on 4 GPUs ({inside})"]
+    assert "Fast: 12 hours" in four.to_reach
+    assert main([*shlex.split(whole.detail["plan"])[1:], "--json"]) == 0
+    (asked,) = (row for row in json.loads(capsys.readouterr().out)["rows"] if row["asked_for"])
+    assert asked["processes"] == 1
+    assert asked["hours"] == pytest.approx(hours)
 
 
 def test_imagenette_is_trained_by_the_command_line_as_far_as_there_is_time(
@@ -308,6 +361,11 @@ def test_imagenette_is_trained_by_the_command_line_as_far_as_there_is_time(
     kind = "JPEGs of 1,024 pixels, not ImageNet's 180,000"
     assert rows[f"method by lightning-sq fit, test_resnet, batch 4, from {kind}"].detail["batches an epoch"] == 69
     assert rows["method by lightning-sq fit, test_resnet: against the bare step, eager, from memory"].measured == 0.5
+    speeds = []
+    monkeypatch.setattr(module, "plan_row", lambda *_, images_per_second, **__: speeds.append(images_per_second) or FAR)
+    module.imagenette_rows(record, options, {})
+    assert speeds == [10.0, 10.0, 5.0]  # FGSM-RS costs twice as much, where nobody has measured it
+    del record.skipped[2:]
     monkeypatch.setitem(sys.modules, "jsonargparse", None)
     module.imagenette_rows(record, options, {})
     assert record.skipped[2].endswith("(natural, method, FGSM-RS): jsonargparse is not installed")

@@ -15,9 +15,8 @@ from lightning_sq.commands.evaluate import VERDICTS
 from lightning_sq.evaluation.store import Kept, VerdictStore
 from tests.conftest import REPOSITORY
 
-HOME = "/home/me"
 JOB = {
-    "HOME": HOME,
+    "HOME": "/home/me",
     "SLURM_JOB_ID": "7",
     "SLURM_JOB_NUM_NODES": "2",
     "SLURM_NTASKS_PER_NODE": "4",
@@ -115,11 +114,20 @@ def test_an_image_of_enroot_is_started_by_srun_itself(scripts, mounts, seen):
 
 @pytest.mark.parametrize(("mounts", "seen"), [({}, SEEN), ({"MOUNTS": "/a:/b,/c:/d"}, "/a:/b,/c:/d")])
 def test_an_image_of_apptainer_is_started_by_apptainer_on_every_rank(scripts, mounts, seen):
-    image = "/images/lightning sq.sif"
-    assert scripts.run("slurm/imagenet.sh", APPTAINER_IMAGE=image, VENV="/nowhere", **mounts).returncode == 0
-    program = ["apptainer", "exec", "--nv", "--bind", seen, "--pwd", HERE]
-    program += ["--env", f"XDG_CACHE_HOME={HOME}/.cache", image, "lightning-sq"]
+    image, home = "/images/lightning sq.sif", scripts.folder / "home"
+    where = {"VENV": "/nowhere", "HOME": str(home)} | mounts
+    assert scripts.run("slurm/imagenet.sh", APPTAINER_IMAGE=image, **where).returncode == 0
+    program = ["apptainer", "exec", "--nv", "--bind", f"{seen},{home}/.cache:{home}/.cache", "--pwd", HERE]
+    program += ["--env", f"XDG_CACHE_HOME={home}/.cache", image, "lightning-sq"]
     assert scripts.started() == ["--kill-on-bad-exit=1", *program, *fit_words(scripts.output)]
+    assert (home / ".cache").is_dir()
+
+
+@pytest.mark.parametrize("recipe", ["imagenet", "imagenet_fgsm_rs"])
+def test_a_run_is_kept_by_its_recipes_name_where_nothing_else_is_said(scripts, recipe):
+    assert scripts.run("slurm/imagenet.sh", CONFIG=f"configs/{recipe}.yaml", OUTPUT="").returncode == 0
+    words = scripts.started()
+    assert words[words.index("--output") + 1] == f"runs/{recipe}"
 
 
 def test_without_an_environment_or_an_image_it_says_what_to_do_and_is_not_queued_again(scripts):
