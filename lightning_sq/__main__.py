@@ -12,10 +12,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
 
+from lightning_sq.errors import ERROR, MENDABLE, ProcessLostError, input_error_in
+
 COMMANDS = {
     "fit": ("lightning_sq.training.cli", "train a model by a recipe in configs/"),
     "validate": ("lightning_sq.training.cli", "clean and noisy accuracy of a checkpoint"),
-    "test": ("lightning_sq.training.cli", "the same on the test split's loader"),
+    "test": ("lightning_sq.training.cli", "the same as validate, into test.json"),
     "plan": ("lightning_sq.commands.plan", "how long a recipe takes on N nodes, and whether it fits the time"),
     "data": (
         "lightning_sq.commands.data",
@@ -66,13 +68,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     name = arguments[0]
     if name not in COMMANDS:
-        print(
-            f"lightning-sq: error: there is no subcommand {name!r}. Choose from: {', '.join(COMMANDS)}.",
-            file=sys.stderr,
-        )
+        print(f"{ERROR}there is no subcommand {name!r}. Choose from: {', '.join(COMMANDS)}.", file=sys.stderr)
         return 2
     from lightning_sq.children import handing_on
-    from lightning_sq.errors import MENDABLE, ProcessLostError, input_error_in
     from lightning_sq.stop_request import listening
 
     try:
@@ -83,17 +81,17 @@ def main(arguments: list[str] | None = None) -> int:
         print("lightning-sq: interrupted", file=sys.stderr)
         return 130
     except (FloatingPointError, ProcessLostError) as error:
-        print(f"lightning-sq: error: {error}", file=sys.stderr)
+        print(f"{ERROR}{error}", file=sys.stderr)
         return 1
     except Exception as error:
         if isinstance(error, OSError) and error.filename is not None and error.errno not in MENDABLE:
             told = f"{error.filename}: {error.strerror}. The disk or the network failed: start again when it is back"
-            print(f"lightning-sq: error: {told}.", file=sys.stderr)
+            print(f"{ERROR}{told}.", file=sys.stderr)
             return 1
         sentence = input_error_in(error)
         if sentence is None:
             raise
-        print(f"lightning-sq: error: {sentence}", file=sys.stderr)
+        print(f"{ERROR}{sentence}", file=sys.stderr)
         _note_refusal()
         return 2
     return 0

@@ -10,11 +10,14 @@ import os
 import signal
 import subprocess
 import sys
-import threading
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import Any
+
+from lightning_sq.errors import ERROR
+from lightning_sq.stop_request import handled
 
 _running: set[subprocess.Popen] = set()
 
@@ -22,14 +25,8 @@ _running: set[subprocess.Popen] = set()
 @contextmanager
 def handing_on() -> Iterator[None]:
     """End on SIGTERM by status 143, once every child has ended: a training saves where it is before it does."""
-    if threading.current_thread() is not threading.main_thread():  # Python allows it nowhere else
+    with handled(_hand_on, signal.SIGTERM):
         yield
-        return
-    before = signal.signal(signal.SIGTERM, _hand_on)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _hand_on(number: int, frame: FrameType | None) -> None:
@@ -43,14 +40,8 @@ def _hand_on(number: int, frame: FrameType | None) -> None:
 def _sigterm_held_back() -> Iterator[list[int]]:
     """The signals that came inside: a child that is only being started cannot be told of them."""
     came: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
+    with handled(lambda number, frame: came.append(number), signal.SIGTERM):
         yield came
-        return
-    before = signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
-    try:
-        yield came
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def run_command(words: Sequence[str], **options: Any) -> int:
@@ -64,3 +55,17 @@ def run_command(words: Sequence[str], **options: Any) -> int:
         status = child.wait()
         _running.discard(child)
     return status
+
+
+def refusal_of(words: Sequence[str]) -> str | None:
+    """The last that `lightning-sq` with `words` says where it fails; None where it does not. Nothing of it is shown."""
+    with tempfile.TemporaryFile("w+", errors="replace") as said:
+        failed = run_command(words, stdout=subprocess.DEVNULL, stderr=said)
+        said.seek(0)
+        return last_words(said.read()) if failed else None
+
+
+def last_words(said: str) -> str:
+    """The sentence that the output of a command ends with."""
+    lines = said.strip().splitlines() or ["It said nothing."]
+    return lines[-1].removeprefix(ERROR)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 
+ERROR = "lightning-sq: error: "
+"""Begins the line that the command line ends with where it fails."""
 MENDABLE = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP)
 """What a person has done to a file, and can undo. What else a disk or a network says passes, and is tried again."""
 

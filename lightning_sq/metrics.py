@@ -26,3 +26,13 @@ def input_gradient_l1(model: Callable[[Tensor], Tensor], images: Tensor, labels:
         loss = cross_entropy(model(x), labels.clone(), reduction="sum")
         (gradient,) = torch.autograd.grad(loss, x)
     return gradient.abs().flatten(1).sum(1)
+
+
+def one_of_every(count: int, indices: Tensor) -> Tensor:
+    """Which of `indices` are the chosen one of `count` that follow each other; which one that is looks random.
+
+    With the first of each, processes that take turns would leave all of them to one where their number divides `count`.
+    """
+    block = indices // count
+    chosen = (block * 2_654_435_761 % 2**32) * count // 2**32  # Knuth's multiplicative hash
+    return indices % count == chosen

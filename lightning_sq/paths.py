@@ -41,6 +41,23 @@ def write_whole(path: Path, text: str) -> None:
         temporary.write_text(text)
 
 
+def nearest_existing(path: Path) -> Path:
+    """`path`, or the folder above it that is there and in which it would be made."""
+    return next(there for there in (path, *path.absolute().parents) if there.exists())
+
+
+def replace_folder(new: Path, folder: Path, old: Path) -> None:
+    """Rename `new` to `folder`; what was there becomes `old`, or stays if that cannot be."""
+    if folder.exists():
+        folder.rename(old)
+    try:
+        new.rename(folder)
+    except OSError:
+        if old.exists():
+            old.rename(folder)
+        raise
+
+
 def sha256(path: Path) -> str:
     """Hexadecimal digest of a file."""
     with path.open("rb") as stream:

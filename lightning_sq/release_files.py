@@ -16,10 +16,13 @@ from pathlib import Path
 
 from lightning_sq.errors import InputError
 from lightning_sq.paths import sha256
+from lightning_sq.run_files import JSON_FILE
 
 WEIGHTS_FILE, CONFIG_FILE, CARD_FILE, SUMS_FILE = "model.safetensors", "config.json", "README.md", "SHA256SUMS"
-GOLDEN_FILE, RESULTS_FILE = "golden.safetensors", "results.json"
+GOLDEN_FILE, RESULTS_FILE = "golden.safetensors", JSON_FILE
 ONNX_FILE, TORCH_EXPORT_FILE = "model.onnx", "model.pt2"
+LIBRARY = "lightning_sq"
+"""By which timm, the Hub and we know what is ours."""
 NEEDED = (WEIGHTS_FILE, CONFIG_FILE)
 """What a model is loaded from; the other files are for people and for checks."""
 DOWNLOADED = (CARD_FILE, GOLDEN_FILE, RESULTS_FILE, CONFIG_FILE, WEIGHTS_FILE)

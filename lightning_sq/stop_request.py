@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -26,15 +26,22 @@ def listening() -> Iterator[None]:
     """Note `SIGNALS` instead of dying of them, from before torch is imported to the end of the command."""
     _received.clear()
     _began[0] = time.monotonic()
-    if threading.current_thread() is not threading.main_thread():  # Python allows it nowhere else
+    with handled(_note, *SIGNALS):
         yield
-        return
-    before = {number: signal.signal(number, _note) for number in SIGNALS}
+
+
+@contextmanager
+def handled(handler: Callable[[int, FrameType | None], object], *numbers: int) -> Iterator[None]:
+    """`handler` takes these signals inside. In another thread than the main one, where Python allows none, nothing is
+    changed.
+    """
+    in_main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, handler) for number in numbers} if in_main else {}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, old in before.items():
+            signal.signal(number, old)
 
 
 def _note(number: int, frame: FrameType | None) -> None:

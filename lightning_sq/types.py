@@ -7,7 +7,7 @@ Pixels are float32, NCHW, in [0, 1] from the loader to the normaliser: nothing e
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from lightning_sq.errors import InputError
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PIXEL_BOUNDS = (0.0, 1.0)
+Norm = Literal["linf", "l2"]
 
 PADDING_INDEX = -1
 """The index of a sample that only fills a batch up, so that every rank has as many batches as the others."""
@@ -39,15 +40,14 @@ class Batch(NamedTuple):
         return self.indices != PADDING_INDEX
 
 
-def parse_epsilon(value: float | str, *, name: str = "epsilon", largest: float = 1.0) -> float:
+def parse_epsilon(value: float | str, *, name: str = "epsilon", norm: Norm = "linf") -> float:
     """A perturbation budget in units of the full pixel range, from a number or a fraction such as `8/255`.
 
     Args:
         value: The number or fraction.
         name: How a message calls it.
-        largest: 1 for L-inf; an L2 budget has no bound, so infinity.
-    Returns: the budget as a float in [0, largest].
-    Raises: InputError if it is not a number, negative, or above `largest`.
+        norm: Of the budget: at most 1 for "linf", any finite number for "l2".
+    Raises: InputError if it is not a number, negative, or above what the norm allows.
     Example:
         >>> round(parse_epsilon("8/255"), 4)
         0.0314
@@ -58,14 +58,9 @@ def parse_epsilon(value: float | str, *, name: str = "epsilon", largest: float =
         epsilon = float(Fraction(value.replace(" ", ""))) if isinstance(value, str) else float(value)
     except (ValueError, TypeError, ZeroDivisionError, OverflowError):
         raise InputError(f"{name}={value} is not a number. Write 8/255 or 0.03.") from None
-    if not 0.0 <= epsilon <= largest or epsilon == float("inf"):
-        if largest > 1:
-            raise InputError(f"{name}={value} is not a number of at least 0. Write 0.5 or 128/255.")
+    if norm == "linf" and not 0.0 <= epsilon <= 1.0:
         hint = f"Write {epsilon:g}/255 if you mean 8-bit steps" if epsilon > 1 else "Write 8/255 or 0.03"
         raise InputError(f"{name}={value} is not in [0, 1], the full pixel range. {hint}.")
+    if not 0.0 <= epsilon < float("inf"):
+        raise InputError(f"{name}={value} is not a number of at least 0. Write 0.5 or 128/255.")
     return epsilon
-
-
-def budget_bound(norm: str) -> float:
-    """1 for "linf", where it is the whole pixel range; an L2 budget has no bound."""
-    return 1.0 if norm == "linf" else float("inf")

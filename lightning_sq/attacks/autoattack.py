@@ -24,9 +24,9 @@ from torch import Tensor
 
 from lightning_sq.attacks.broken_left_out import leave_broken_out
 from lightning_sq.attacks.frozen import frozen
-from lightning_sq.attacks.pgd import Norm
 from lightning_sq.errors import InputError
 from lightning_sq.ops.random_numbers import random_numbers_kept
+from lightning_sq.types import Norm
 
 Stage = Literal["apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square"]
 LOGGER = logging.getLogger(__name__)

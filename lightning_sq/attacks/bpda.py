@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from lightning_sq.attacks.front_end import Quantized, Quantizer
+from lightning_sq.attacks.rows import Attack
 from lightning_sq.layers.soft_quantization import Backward
 from lightning_sq.ops.replace_backward import replace_backward
-
-Attack = Callable[[Any, Tensor, Tensor, Sequence[int], float], Tensor]
-"""(model, images, labels, seeds, epsilon) -> adversarial images."""
 
 
 def bpda(model: Quantized, backward: Backward = "identity", surrogate_sharpness: float | None = None) -> Any:

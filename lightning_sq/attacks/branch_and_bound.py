@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_sq.attacks.front_end import Quantizer
+from lightning_sq.attacks.front_end import Quantizer, parts_of
 from lightning_sq.attacks.quantized_box import preimage
 from lightning_sq.attacks.settled import Settled
 from lightning_sq.errors import InputError
-from lightning_sq.layers.interval_network import interval_margins
 from lightning_sq.layers.soft_quantization import SoftQuantization
 from lightning_sq.ops.interval import Interval, quantized_box
+from lightning_sq.verification.interval_network import margin_bound
 
 FAR = 2.0
 """An image is given up if a bound is so many times what the cuts that are left take away from it, to first order."""
@@ -57,10 +57,9 @@ class BranchAndBound:
         """See `PGD.__call__`; nothing is random. Raises: InputError for a network without interval bounds.
 
         Args:
-            model: In eval mode: an nn.Module without a quantizer, or one that shows its `quantizer` and `network`.
+            model: In eval mode: an nn.Module without a quantizer, or what `take_apart` gives.
         """
-        quantizer = getattr(model, "quantizer", None)
-        network = model if quantizer is None else model.network
+        quantizer, network = parts_of(model)
         box = quantized_box(images, epsilon, quantizer)
         used = torch.zeros(len(images), dtype=torch.int64, device=images.device)
         found, broken, given_up = images.clone(), used > 0, used > 0
@@ -131,8 +130,7 @@ def _not_proven(network: nn.Module, boxes: _Boxes, labels: Tensor) -> tuple[_Box
         return boxes, boxes.lower.flatten(), boxes.lower[:, None]
     with torch.enable_grad():
         ends = Interval(*(end.detach().requires_grad_() for end in (boxes.lower, boxes.upper)))
-        y = labels[boxes.owners]
-        bounds = interval_margins(network, ends, y).scatter(1, y[:, None], float("-inf")).amax(1)
+        bounds = margin_bound(network, ends, labels[boxes.owners])
         of_lower, of_upper = torch.autograd.grad(bounds.sum(), ends)
     width, rows = boxes.upper - boxes.lower, ~(bounds < 0)
     gains = torch.stack([of_upper * width, -of_lower * width], 1).nan_to_num(0.0, 0.0, 0.0)

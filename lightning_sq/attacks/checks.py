@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lightning_sq.attacks.pgd import BALLS, Norm
+from lightning_sq.attacks.pgd import BALLS
 from lightning_sq.errors import InputError
-from lightning_sq.types import PIXEL_BOUNDS
+from lightning_sq.types import PIXEL_BOUNDS, Norm
 
 ROUNDING = 1e-6
 """What float32 may add to a distance, relative to 1 or to the budget if that is larger."""

@@ -22,8 +22,7 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
     Unlike cross-entropy it has a gradient where the model is very sure (Carlini and Wagner 2017, arXiv 1608.04644).
     """
     own = logits.gather(1, labels[:, None])
-    others = logits.scatter(1, labels[:, None], float("-inf"))
-    return others.amax(1) - own[:, 0]
+    return _without_the_label(logits, labels).amax(1) - own[:, 0]
 
 
 def dlr(logits: Tensor, labels: Tensor) -> Tensor:
@@ -49,5 +48,8 @@ def towards(targets: Tensor) -> Criterion:
 
 def likeliest_wrong_class(logits: Tensor, labels: Tensor, place: int) -> Tensor:
     """The class in `place` (0 the likeliest) among all but the label: (B,) int64. Counts on from the first again."""
-    others = logits.scatter(1, labels[:, None], float("-inf"))
-    return torch.argsort(others, dim=1, descending=True)[:, place % (logits.shape[1] - 1)]
+    return torch.argsort(_without_the_label(logits, labels), dim=1, descending=True)[:, place % (logits.shape[1] - 1)]
+
+
+def _without_the_label(logits: Tensor, labels: Tensor) -> Tensor:
+    return logits.scatter(1, labels[:, None], float("-inf"))

@@ -7,20 +7,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lightning_sq.attacks.bpda import Attack
 from lightning_sq.attacks.draws import OverDraws
-from lightning_sq.attacks.rows import Model
+from lightning_sq.attacks.rows import Attack, Model
 from lightning_sq.errors import InputError
-
-
-def expectation(model: Model, num_draws: int) -> Model:
-    """The mean of the logits over forward passes; `PGD` takes the mean of its criterion instead. See `OverDraws`."""
-    return OverDraws(model, num_draws)
 
 
 @dataclass(frozen=True)
 class Expectation:
-    """Another attack on the `expectation` of a model that is random (Athalye et al. 2018, arXiv 1707.07397).
+    """Another attack on a model that is random, over several draws of it (Athalye et al. 2018, arXiv 1707.07397).
 
     Args:
         attack: The attack: `PGD` follows the mean gradient of its criterion, any other that of the mean logits.
@@ -36,4 +30,4 @@ class Expectation:
 
     def __call__(self, model: Model, images: Tensor, labels: Tensor, seeds: Sequence[int], epsilon: float) -> Tensor:
         """See `PGD.__call__`."""
-        return self.attack(expectation(model, self.num_draws), images, labels, seeds, epsilon)
+        return self.attack(OverDraws(model, self.num_draws), images, labels, seeds, epsilon)

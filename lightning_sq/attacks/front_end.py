@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +22,9 @@ SAME_LOGITS = 1e-5
 """Relative to the largest: so far apart float32 may leave the logits of a model and of its parts."""
 
 
+@runtime_checkable
 class Quantized(Protocol):
-    """A model that shows its quantizer and what is behind it, as `PixelClassifier` and `TakenApart` do."""
+    """A model that shows its quantizer, if it has one, and what is behind it: a `PixelClassifier`, or `TakenApart`."""
 
     @property
     def quantizer(self) -> Quantizer | None: ...
@@ -39,10 +40,11 @@ class TakenApart(nn.Module):
 
     Args:
         quantizer: Elementwise and non-decreasing: a `SoftQuantization`, or any function with these two properties.
+            None where the network stands alone.
         network: From quantized pixels to logits.
     """
 
-    def __init__(self, quantizer: Quantizer, network: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, quantizer: Quantizer | None, network: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.quantizer = quantizer
         self.network = network
@@ -53,7 +55,12 @@ class TakenApart(nn.Module):
         return TakenApart(quantizer, self.network)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.network(self.quantizer(images))
+        return self.network(images if self.quantizer is None else self.quantizer(images))
+
+
+def parts_of(model: Any) -> tuple[Quantizer | None, Any]:
+    """(its quantizer, the network behind it) of a model that shows both; (None, itself) of any other."""
+    return (model.quantizer, model.network) if isinstance(model, Quantized) else (None, model)
 
 
 def take_apart(model: Any, images: Tensor, *, quantizer: Quantizer | None = None) -> Quantized | None:
@@ -72,8 +79,8 @@ def take_apart(model: Any, images: Tensor, *, quantizer: Quantizer | None = None
     if quantizer is not None:
         check_quantizer(quantizer, images)
         return TakenApart(quantizer, model)
-    for parts_of in (_shown_by, _found_inside):
-        apart = parts_of(model)
+    for look in (_shown_by, _found_inside):
+        apart = look(model)
         if apart is None:
             continue
         # what a foreign model calls its quantizer may be anything, of any signature

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from lightning_sq.layers.eval_mode import in_eval_mode
+
 
 @contextmanager
 def frozen(model: Any) -> Iterator[None]:
@@ -16,17 +18,15 @@ def frozen(model: Any) -> Iterator[None]:
     Args:
         model: An nn.Module; any other function from pixels to logits is left alone.
     """
-    modules = list(model.modules()) if isinstance(model, nn.Module) else []
-    modes = [module.training for module in modules]
-    weights = [weight for weight in model.parameters() if weight.requires_grad] if modules else []
-    try:
-        for module in modules:
-            module.training = False
-        for weight in weights:
-            weight.requires_grad_(False)
+    if not isinstance(model, nn.Module):
         yield
-    finally:
-        for module, mode in zip(modules, modes, strict=True):
-            module.training = mode
-        for weight in weights:
-            weight.requires_grad_(True)
+        return
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    with in_eval_mode(model):
+        try:
+            for weight in weights:
+                weight.requires_grad_(False)
+            yield
+        finally:
+            for weight in weights:
+                weight.requires_grad_(True)

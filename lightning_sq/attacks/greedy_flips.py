@@ -12,8 +12,8 @@ from lightning_sq.attacks.criteria import margin
 from lightning_sq.attacks.pgd import RESTART_STRIDE, input_gradient
 from lightning_sq.attacks.rows import Model, for_rows
 from lightning_sq.errors import InputError
+from lightning_sq.ops.interval import quantized_box
 from lightning_sq.ops.linf_ball import random_start
-from lightning_sq.types import PIXEL_BOUNDS
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class GreedyFlips:
         return best
 
     def _climb(self, model: Model, x: Tensor, images: Tensor, labels: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
-        lower, upper = ((images + side * epsilon).clamp(*PIXEL_BOUNDS) for side in (-1, 1))
+        lower, upper = quantized_box(images, epsilon)
         count = torch.full((len(x),), max(1, round(self.share * x[0].numel())), device=x.device)
         value, gradient = _margin_and_gradient(model, x, labels)
         for _ in range(self.num_rounds):

@@ -16,13 +16,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_sq.attacks.front_end import parts_of
 from lightning_sq.attacks.quantized_box import preimage
 from lightning_sq.attacks.settled import Settled
 from lightning_sq.errors import InputError
-from lightning_sq.layers.integer_program import Affine, IntegerProgram, TooLarge, in_double_precision, integer_program
 from lightning_sq.layers.soft_quantization import SoftQuantization
 from lightning_sq.ops.interval import Interval, quantized_box
 from lightning_sq.ops.linf_ball import project
+from lightning_sq.verification.integer_program import (
+    Affine,
+    IntegerProgram,
+    TooLarge,
+    in_double_precision,
+    integer_program,
+)
 
 SAFETY = 1e-4
 """A mistake is ruled out where no z_j - z_y comes so near to 0: the solver's rounding is far below."""
@@ -56,11 +63,10 @@ class MixedInteger:
         """See `PGD.__call__`; nothing is random, but how far it comes is a matter of the machine.
 
         Args:
-            model: In eval mode: an nn.Module without a quantizer, or one that shows its `quantizer` and `network`.
+            model: In eval mode: an nn.Module without a quantizer, or what `take_apart` gives.
         Raises: InputError for a network that is no chain of layers that are linear or ReLU, or without the solver.
         """
-        quantizer = getattr(model, "quantizer", None)
-        network = model if quantizer is None else model.network
+        quantizer, network = parts_of(model)
         hard = isinstance(quantizer, SoftQuantization) and quantizer.hard
         size = {"num_levels": quantizer.num_levels if hard else None, "max_variables": self.max_variables}
         layers, boxes = in_double_precision(network), quantized_box(images, epsilon, quantizer)

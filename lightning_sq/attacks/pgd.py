@@ -15,8 +15,8 @@ from lightning_sq.attacks.draws import logits_and_values
 from lightning_sq.attacks.rows import Model, for_rows
 from lightning_sq.errors import InputError
 from lightning_sq.ops import l2_ball, linf_ball
+from lightning_sq.types import Norm
 
-Norm = Literal["linf", "l2"]
 BALLS = {"linf": linf_ball, "l2": l2_ball}
 RESTART_STRIDE = 1009
 """Between the seeds of two restarts of an image."""

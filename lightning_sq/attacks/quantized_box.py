@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lightning_sq.attacks.bpda import Attack, bpda
+from lightning_sq.attacks.bpda import bpda
 from lightning_sq.attacks.front_end import Quantized, Quantizer, TakenApart
+from lightning_sq.attacks.rows import Attack
 from lightning_sq.layers.soft_quantization import SoftQuantization
 from lightning_sq.ops.interval import quantized_box
 from lightning_sq.types import PIXEL_BOUNDS

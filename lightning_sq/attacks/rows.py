@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
 
 Model = Callable[[Tensor], Tensor]
+"""Pixels (B, C, H, W) -> logits (B, classes)."""
+Attack = Callable[[Any, Tensor, Tensor, Sequence[int], float], Tensor]
+"""(model, images, labels, seeds, epsilon) -> adversarial images."""
 
 
 def for_rows(model: Any, rows: Tensor) -> Model:

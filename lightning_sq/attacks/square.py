@@ -16,8 +16,8 @@ from torch import Generator, Tensor
 from lightning_sq.attacks.criteria import margin
 from lightning_sq.attacks.rows import Model, for_rows
 from lightning_sq.errors import InputError
+from lightning_sq.ops.interval import quantized_box
 from lightning_sq.ops.noise import draw_for_each
-from lightning_sq.types import PIXEL_BOUNDS
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """After these many of 10,000 queries the squares have half the area that they had."""
@@ -44,7 +44,7 @@ class Square:
     @torch.no_grad()
     def __call__(self, model: Model, images: Tensor, labels: Tensor, seeds: Sequence[int], epsilon: float) -> Tensor:
         """Adversarial images, like `images`; see `PGD.__call__`."""
-        lower, upper = ((images + side * epsilon).clamp(*PIXEL_BOUNDS) for side in (-1, 1))
+        lower, upper = quantized_box(images, epsilon)
         stripes, signs, corners = _draw(images, seeds, self.num_queries)
         best = torch.where(stripes, upper, lower)
         best_margin = margin(model(best), labels)

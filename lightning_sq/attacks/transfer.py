@@ -8,8 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_sq.attacks.bpda import Attack
-from lightning_sq.attacks.rows import Model
+from lightning_sq.attacks.rows import Attack, Model
 
 
 @dataclass(frozen=True)

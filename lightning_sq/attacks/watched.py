@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_sq.attacks.bpda import Attack
 from lightning_sq.attacks.criteria import margin
-from lightning_sq.attacks.rows import Model, for_rows
+from lightning_sq.attacks.rows import Attack, Model, for_rows
 
 
 class Watched:

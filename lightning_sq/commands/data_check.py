@@ -43,7 +43,7 @@ def check_data(folder: Path, *, again: bool = False, report: Path | None = None)
     found, indexes, wrong = {}, [], {"unreadable image": 0, "empty class folder": 0, "damaged shard": 0}
     for split in splits:
         index = look_through(split, again=again)
-        damaged = _damaged(split, index) if isinstance(index, ShardIndex) else []
+        damaged = _damaged(split) if isinstance(index, ShardIndex) else []
         unreadable = [*index.unreadable, *_unreadable_in_shards(index)]
         found[split.name] = _describe(index, unreadable, damaged)
         _print_split(index, unreadable, damaged)
@@ -100,7 +100,7 @@ def _in_both(train: ImageIndex, val: ImageIndex) -> list[tuple[str, str]]:
     return [(a, b) for a, b in pairs if a is not None]
 
 
-def _damaged(split: Path, index: ShardIndex) -> list[str]:
+def _damaged(split: Path) -> list[str]:
     with progress_bar(f"comparing {split.name}", "shards") as advance:
         return damaged_shards(split, advance)
 

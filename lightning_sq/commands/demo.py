@@ -11,11 +11,12 @@ from lightning_sq.children import run_command
 from lightning_sq.commands.parser import Parser
 from lightning_sq.errors import InputError
 from lightning_sq.paths import write_whole
+from lightning_sq.run_files import CSV_FILE, FIGURE_FILE, JSON_FILE, LAST_CHECKPOINT, REPORT_FILE
 from lightning_sq.types import parse_epsilon
 
 MODELS = {"natural": "digits_natural.yaml", "soft_quantization": "digits.yaml"}
 METHOD = "soft_quantization"
-RESULTS = ("results.json", "results.csv", "examples.safetensors", "robustness.png", "report.html")
+RESULTS = (JSON_FILE, CSV_FILE, "examples.safetensors", FIGURE_FILE, REPORT_FILE)
 MADE = (*MODELS, "release", *RESULTS)
 """What the steps write into --output."""
 MARKER, MARKER_TEXT = "DEMO.txt", "Made by lightning-sq demo, which replaces it when it runs again.\n"
@@ -52,18 +53,18 @@ def main(arguments: list[str]) -> None:
             *_processes(),
             *epochs,
         )
+    trained = output / METHOD / LAST_CHECKPOINT
     _run(
         "evaluate",
-        f"natural={output / 'natural/checkpoints/last.ckpt'}",
-        f"{METHOD}={output / METHOD / 'checkpoints/last.ckpt'}",
+        f"natural={output / 'natural' / LAST_CHECKPOINT}",
+        f"{METHOD}={trained}",
         *("--data", options.data, "--epsilon", options.epsilon, "--attacks", "quick"),
         *("--num-images", options.num_images, "--output", output, "--overwrite"),
     )
-    trained = output / METHOD / "checkpoints/last.ckpt"
     _run("export", trained, output / "release", "--results", output, "--overwrite")
-    print(f"checkpoint to go on from: {output / METHOD / 'checkpoints/last.ckpt'}")
+    print(f"checkpoint to go on from: {trained}")
     print(f"released weights:         {output / 'release'}")
-    print(f"open this in a browser:   {output / 'report.html'}")
+    print(f"open this in a browser:   {output / REPORT_FILE}")
 
 
 def _check(options: Namespace) -> None:

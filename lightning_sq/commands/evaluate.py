@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from argparse import Namespace
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from lightning_sq.commands.evaluate_options import parse
 from lightning_sq.commands.evaluation_images import choose_images, read_images
 from lightning_sq.commands.launch import launch
 from lightning_sq.errors import InputError
+from lightning_sq.run_files import ALL_VERDICTS, CSV_FILE, FIGURE_FILE, JSON_FILE, REPORT_FILE, VERDICTS
 
 if TYPE_CHECKING:
     import torch
@@ -23,8 +25,6 @@ if TYPE_CHECKING:
 
 CURVE = (1 / 3, 2 / 3)
 """Further points of the curve, as parts of the largest --epsilon."""
-VERDICTS = "verdicts"
-"""Subfolder of the output that holds the verdicts of an evaluation that is not finished."""
 
 
 def main(arguments: list[str]) -> None:
@@ -33,15 +33,19 @@ def main(arguments: list[str]) -> None:
     _check_room(options.output, overwrite=options.overwrite)
     device = launch(options.device, options.devices)
     from lightning_sq.evaluation.processes import barrier, rank
+    from lightning_sq.training.cluster.lock import lock_output
 
     barrier()  # every process has looked at the folder before one changes it
-    if rank() == 0:
-        queued_again = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"  # then the verdicts are this job's own
-        _make_room(options.output / VERDICTS, overwrite=options.overwrite and not queued_again)
-    barrier()
-    found, shown = _evaluate_all(options.models, options.transfer_from, options, device)
-    if rank() == 0:
-        _write(options.output, found, shown)
+    with ExitStack() as held:
+        if rank() == 0:
+            lock_output(options.output, held)
+            _check_room(options.output, overwrite=options.overwrite)  # who held it before may have written results
+            queued_again = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"  # then the verdicts are this job's own
+            _make_room(options.output, overwrite=options.overwrite and not queued_again)
+        barrier()
+        found, shown = _evaluate_all(options.models, options.transfer_from, options, device)
+        if rank() == 0:
+            _write(options.output, found, shown)
 
 
 def _that_are_no_models(others: dict[str, str], models: dict[str, str]) -> dict[str, str]:
@@ -68,21 +72,22 @@ def _check_room(output: Path, *, overwrite: bool) -> None:
     """Raises: InputError if `output` is a file, or holds results that are not to be replaced."""
     if output.exists() and not output.is_dir():
         raise InputError(f"--output {output} is a file. Give a folder.")
-    if (output / "results.json").exists() and not overwrite:
+    if (output / JSON_FILE).exists() and not overwrite:
         raise InputError(f"{output} already holds results. Add --overwrite to replace them, or give another --output.")
 
 
-def _make_room(verdicts: Path, *, overwrite: bool) -> None:
+def _make_room(output: Path, *, overwrite: bool) -> None:
     if overwrite:
-        _drop(verdicts)
-    elif any(verdicts.glob("*/rank-*.sqlite")):
-        print(f"Going on with the verdicts in {verdicts}.", flush=True)
+        _drop_verdicts(output)
+    elif any(output.glob(ALL_VERDICTS)):
+        print(f"Going on with the verdicts in {output / VERDICTS}.", flush=True)
 
 
-def _drop(verdicts: Path) -> None:
+def _drop_verdicts(output: Path) -> None:
     """Remove what a store wrote, and the folders that are empty then."""
-    for path in verdicts.glob("*/rank-*.sqlite*"):
+    for path in output.glob(f"{ALL_VERDICTS}*"):  # and its journal
         path.unlink()
+    verdicts = output / VERDICTS
     for folder in (*verdicts.glob("*/"), verdicts):
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
@@ -126,7 +131,7 @@ def _evaluate_all(
             fingerprint=TrainedModel(model.config, model.state_dict()).fingerprint(),
         )
         rows.append(row)
-        adversarial = found[name].examples(images)
+        adversarial = found[name].examples()
         shown[name] = examples.show(
             model,
             images[chosen].to(device),
@@ -254,15 +259,15 @@ def _write(output: Path, found: dict[str, Any], shown: dict[str, Examples]) -> N
     from rich.console import Console
 
     from lightning_sq.evaluation import examples, results, robustbench
-    from lightning_sq.evaluation.report import FIGURE_FILE, REPORT_FILE, printed_table, write_report
+    from lightning_sq.evaluation.report import printed_table, write_report
 
     results.write_results(output, found)
     robustbench.write_model_infos(output, found)
     examples.save(output, shown)
     write_report(output)
-    _drop(output / VERDICTS)  # every verdict is in results.json now
+    _drop_verdicts(output)  # every verdict is in results.json now
     Console().print(printed_table(found))
     for model in found["models"]:
         print(model["verdict"])
-    for name in (results.JSON_FILE, results.CSV_FILE, FIGURE_FILE, REPORT_FILE):
+    for name in (JSON_FILE, CSV_FILE, FIGURE_FILE, REPORT_FILE):
         print(output / name)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from argparse import Action, ArgumentParser, Namespace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 from lightning_sq.commands.parser import Parser
 from lightning_sq.errors import InputError
-from lightning_sq.types import budget_bound, parse_epsilon
+from lightning_sq.run_files import CHECKPOINTS
+from lightning_sq.types import Norm, parse_epsilon
 
 
 def parse(arguments: list[str]) -> Namespace:
@@ -51,7 +52,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--epsilon", default="8/255", help="budget or budgets with commas, pixels in [0, 1]; default: 8/255"
     )
-    parser.add_argument("--norm", choices=("linf", "l2"), default="linf", help="of the budget; default: linf")
+    parser.add_argument("--norm", choices=get_args(Norm), default="linf", help="of the budget; default: linf")
     parser.add_argument(
         "--attacks",
         default="standard",
@@ -95,7 +96,7 @@ class _ListAttacks(Action):
 
 
 def _parse_budget(text: str, norm: str) -> float:
-    return parse_epsilon(text, name="--epsilon", largest=budget_bound(norm))
+    return parse_epsilon(text, name="--epsilon", norm=norm)
 
 
 def _named(texts: list[str]) -> dict[str, str]:
@@ -114,4 +115,4 @@ def _name_and_source(text: str) -> tuple[str, str]:
     if separator and name and "/" not in name:
         return name, source
     path = Path(text)
-    return (path.parent.parent.name if path.parent.name == "checkpoints" else path.stem) or text, text
+    return (path.parent.parent.name if path.parent.name == CHECKPOINTS else path.stem) or text, text

@@ -69,4 +69,4 @@ def read_images(
     with progress_bar("reading images", "batches") as advance:
         images, labels = read_all(loader, progress=advance if rank() == 0 else None)
     logit_numbers = torch.tensor([config.class_names.index(name) for name in files.class_names])
-    return images.cpu(), logit_numbers[labels.cpu()]
+    return images, logit_numbers[labels]

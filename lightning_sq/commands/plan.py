@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lightning_sq.children import refusal_of
 from lightning_sq.commands.parser import Parser
 from lightning_sq.errors import InputError
 
@@ -25,8 +25,10 @@ SHORT_RUN = 30
 def main(arguments: list[str]) -> None:
     options = _parse(arguments)
     recipe = _read(options.config)
+    if options.data is not None:
+        recipe["data"]["root"] = str(options.data)
     _check(options, recipe)
-    speed = options.images_per_second or _measure(options.config, recipe)
+    speed = options.images_per_second or _measure(options.config, options.data)
     plan = _plan(options, recipe, speed)
     if options.json:
         print(json.dumps(plan, indent=2))
@@ -37,10 +39,11 @@ def main(arguments: list[str]) -> None:
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = Parser("lightning-sq plan", description="Time, GPU hours, steps and learning rate of a recipe on N nodes.")
     parser.add_argument("--config", type=Path, required=True, help="the recipe")
+    parser.add_argument("--data", type=Path, help="folder of the images; default: the recipe's")
     parser.add_argument("--nodes", type=int, default=1, help="the table shows 1 to 64 beside it")
     parser.add_argument("--gpus-per-node", type=int, default=8)
     parser.add_argument("--images-per-second", type=float, help="of one GPU; measured by a short run if left out")
-    parser.add_argument("--num-images", type=int, help="training images; counted in the recipe's data if left out")
+    parser.add_argument("--num-images", type=int, help="training images; counted in the data if left out")
     parser.add_argument("--num-validation-images", type=int, help="the same for validation")
     parser.add_argument("--time-limit", help='such as "48:00:00"')
     parser.add_argument("--bandwidth", type=float, default=12.5, help="between nodes, in GB/s (default 12.5)")
@@ -97,29 +100,20 @@ def _split(recipe: dict[str, Any], split: str) -> Path:
     return Path(recipe["data"].get("root", "data/digits")) / split
 
 
-def _measure(config: Path, recipe: dict[str, Any]) -> float:
-    """Images a second of one process, by a short run of the recipe itself."""
-    import csv
+def _measure(config: Path, data: Path | None) -> float:
+    """Images a second of one process, by a short run of the recipe itself on `data`, or on its own."""
+    from lightning_sq.reproduction.runs import training_curve
 
     print(f"measuring: {SHORT_RUN} batches of {config}", file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder:
         words = ["fit", "--config", str(config), "--output", folder, "--trainer.max_epochs", "2"]
         words += ["--trainer.limit_train_batches", str(SHORT_RUN), "--trainer.limit_val_batches", "0"]
         words += ["--trainer.devices", "1", "--trainer.num_nodes", "1"]
-        done = subprocess.run(
-            [sys.executable, "-m", "lightning_sq", *words], capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            said = [line for line in done.stderr.splitlines() if line.startswith("lightning-sq: error:")] or [
-                "it failed"
-            ]
-            raise InputError(
-                f"The short run: {said[-1].removeprefix('lightning-sq: error: ')} Or give --images-per-second."
-            )
-        (file,) = Path(folder).glob("logs/*/metrics.csv")
-        with file.open(newline="") as stream:
-            rates = [row["train/images_per_second"] for row in csv.DictReader(stream)]
-    return float([rate for rate in rates if rate][-1])  # the second epoch's: the first one fills caches
+        words += [] if data is None else ["--data.root", str(data)]
+        if refusal := refusal_of(words):
+            raise InputError(f"The short run: {refusal} Or give --images-per-second.")
+        epochs = training_curve(Path(folder), {"train/images_per_second": "rate"})
+    return epochs[-1]["rate"]  # the second epoch's: the first one fills caches
 
 
 def _work(options: argparse.Namespace, recipe: dict[str, Any]) -> tuple[Work, int]:
@@ -172,7 +166,7 @@ def _plan(options: argparse.Namespace, recipe: dict[str, Any], speed: float) -> 
     rows = []
     for nodes in sorted({*NODES, options.nodes}):
         row = plan_row(work, nodes=nodes, per_node=options.gpus_per_node, images_per_second=speed, network=network)
-        row["learning_rate"] = optimization.base_learning_rate * row["global_batch_size"] / 256
+        row["learning_rate"] = optimization.learning_rate(row["global_batch_size"])
         row["warmup_steps"] = round(optimization.warmup_epochs * row["steps"] / work.epochs)
         row["fits"] = None if limit is None else row["hours"] * 3600 <= limit
         row["asked_for"] = nodes == options.nodes

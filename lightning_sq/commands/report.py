@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lightning_sq.commands.parser import Parser
+from lightning_sq.run_files import REPORT_FILE
 
 
 def main(arguments: list[str]) -> None:
@@ -25,4 +26,4 @@ def main(arguments: list[str]) -> None:
 
     write_report(options.folder)
     Console().print(printed_table(read_results(options.folder)))
-    print(f"{options.folder / 'report.html'}")
+    print(f"{options.folder / REPORT_FILE}")

@@ -13,8 +13,8 @@ from lightning_sq.errors import InputError
 if TYPE_CHECKING:
     from lightning_sq.reproduction.settings import Settings
 
-QUICK = {"num_images": 100, "attacks": "quick"}
-FULL = {"num_images": 1000, "attacks": "standard"}
+USUAL = {False: {"num_images": 1000, "attacks": "standard"}, True: {"num_images": 100, "attacks": "quick"}}
+"""Of the evaluation; True: of the quick form."""
 
 
 def _parser() -> Parser:
@@ -24,17 +24,23 @@ def _parser() -> Parser:
         "how long it will take; stopped and started again, it goes on where it was.",
     )
     parser.add_argument("study", choices=("mnist", "cifar10"))
-    parser.add_argument("--quick", action="store_true", help="few images, short schedules, one seed: minutes")
+    forms = parser.add_mutually_exclusive_group()
+    forms.add_argument("--quick", action="store_true", help="few images, short schedules, one seed: minutes")
+    forms.add_argument(
+        "--small", action="store_true", help="a small network under every row of CIFAR-10: hours on CPUs"
+    )
     parser.add_argument("--data-dir", type=Path, help="where the data set's own files are; default: download them")
     parser.add_argument("--data", type=Path, help="image folder, made if missing; default: data/STUDY")
-    parser.add_argument("--runs", type=Path, help="folder of the runs; default: runs/reproduce/STUDY or STUDY-quick")
+    parser.add_argument("--runs", type=Path, help="folder of the runs; default: runs/reproduce/STUDY, -quick, -small")
     parser.add_argument("--output", type=Path, help="folder of the page; default: results/STUDY, quick: as --runs")
     parser.add_argument("--configs", type=Path, default=Path("configs"), help="default: configs, of the clone")
     parser.add_argument("--rows", help="with commas; default: all, quick: those that are soon trained")
     parser.add_argument("--num-seeds", type=int, help="at most so many of each row; default: as the study says")
     parser.add_argument("--num-images", type=int, help="test images to attack; default: 1000, quick: 100")
     parser.add_argument("--attacks", help="as of evaluate; default: standard, quick: quick")
-    parser.add_argument("--max-epochs", type=int, help="of every row at most; default: as the recipes say")
+    parser.add_argument(
+        "--max-epochs", type=int, help="into which longer schedules are pressed; default: as the recipes say"
+    )
     parser.add_argument(
         "--no-tuning",
         action="store_true",
@@ -97,7 +103,9 @@ def _settings(options: Namespace) -> Settings:
     from lightning_sq.reproduction.settings import SHARES, Settings
     from lightning_sq.reproduction.studies import STUDIES
 
-    study, form = STUDIES[options.study], QUICK if options.quick else FULL
+    study, form = STUDIES[options.study], "quick" if options.quick else "small" if options.small else "full"
+    if options.small and not (options.configs / study.name / "small.yaml").is_file():
+        raise InputError(f"The rows of {study.name} have no smaller network than their recipes say. Leave --small out.")
     known = tuple(row.name for row in study.rows)
     usual = tuple(row.name for row in study.rows if row.in_quick or not options.quick)
     rows = usual if options.rows is None else tuple(name.strip() for name in options.rows.split(","))
@@ -112,15 +120,15 @@ def _settings(options: Namespace) -> Settings:
     return Settings(
         study=study,
         rows=rows,
-        quick=options.quick,
+        form=form,
         num_seeds=options.num_seeds,
         max_epochs=options.max_epochs,
         configs=options.configs,
         data=data,
         tuning_data=data.with_name(f"{data.name}-tuning") if tunes else None,
-        runs=options.runs or Path("runs/reproduce") / f"{study.name}{'-quick' * options.quick}",
-        attacks=options.attacks or form["attacks"],
-        num_images=options.num_images or form["num_images"],
+        runs=options.runs or Path("runs/reproduce") / (study.name if form == "full" else f"{study.name}-{form}"),
+        attacks=options.attacks or USUAL[options.quick]["attacks"],
+        num_images=options.num_images or USUAL[options.quick]["num_images"],
         jobs=jobs,
         num_threads=options.num_threads or max(1, cores // jobs),
         shares=() if options.quick or options.no_shorter else SHARES,

@@ -42,7 +42,12 @@ class _Part(NamedTuple):
 
 
 def write_mnist(
-    folder: Path, *, source: Path | None = None, tuning: bool = False, overwrite: bool = False, progress=None
+    folder: Path,
+    *,
+    source: Path | None = None,
+    tuning: bool = False,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> int:
     """MNIST (LeCun et al. 1998) as `folder/{train,val}/<digit>/<number>.png`, 28 x 28, grey; val is the test set.
 
@@ -59,7 +64,12 @@ def write_mnist(
 
 
 def write_cifar10(
-    folder: Path, *, source: Path | None = None, tuning: bool = False, overwrite: bool = False, progress=None
+    folder: Path,
+    *,
+    source: Path | None = None,
+    tuning: bool = False,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> int:
     """CIFAR-10 (Krizhevsky 2009) as `folder/{train,val}/<class>/<number>.png`, 32 x 32; arguments as `write_mnist`.
 

@@ -99,7 +99,7 @@ class DaliLoader(Loader):
         self._feed, self._running = self._read_ahead(epoch, rows), True
         for indices in rows:
             images = self._images(self._run()[0])
-            yield Batch(images, torch.from_numpy(self.dataset.labels(indices)), torch.from_numpy(indices.copy()))
+            yield self.dataset.batch(images, indices)
 
     def _drain(self) -> None:
         """Empty the pipeline of what an epoch, ended or abandoned, left in it: DALI can only be reset when empty."""

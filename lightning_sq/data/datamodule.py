@@ -28,7 +28,7 @@ Split = Literal["train", "val"]
 
 
 class ImageFolderData(LightningDataModule):
-    """Images in `root/train/<class>/` and `root/val/<class>/`, read by DALI or torchvision.
+    """Images in `root/train/<class>/` and `root/val/<class>/`, read by DALI or torchvision, or kept in memory.
 
     Training takes random resized crops and flips, in a new global order each epoch; validation resizes the shorter
     side, takes the centre, and counts every image exactly once whatever the world size and batch size.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning_sq.errors import InputError
+from lightning_sq.paths import replace_folder
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -59,22 +60,10 @@ def write_image_folder(
             new.mkdir()
             count = _write(new, images)
             (new / MARKER).write_text(content.marker)
-            _put(new, folder, Path(room) / "old")
+            replace_folder(new, folder, Path(room) / "old")
     except OSError as error:
         raise InputError(f"{folder} cannot be written ({error.strerror or error}). Give another folder.") from error
     return count
-
-
-def _put(new: Path, folder: Path, old: Path) -> None:
-    """Rename `new` to `folder`; what was there becomes `old`, or stays if that cannot be."""
-    if folder.exists():
-        folder.rename(old)
-    try:
-        new.rename(folder)
-    except OSError:
-        if old.exists():
-            old.rename(folder)
-        raise
 
 
 def check_replaceable(folder: Path, content: Content, *, overwrite: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -54,6 +55,13 @@ class ImageIndex:
         """The first files that were left out, with the reason, for people."""
         names = ", ".join(f"{bad.path} ({bad.reason})" for bad in self.unreadable[:5])
         return names + (", ..." if len(self.unreadable) > 5 else "")
+
+    def fingerprint(self) -> str:
+        """sha256 of the names, classes and sizes of all images, in their order, wherever they lie."""
+        digest = hashlib.sha256("\n".join((*self.class_names, *self.paths)).encode("utf-8", "surrogateescape"))
+        digest.update(self.labels.tobytes())
+        digest.update(self.sizes.tobytes())
+        return digest.hexdigest()
 
     def take(self, positions: np.ndarray) -> ImageIndex:
         """The images at `positions` only, in that order."""

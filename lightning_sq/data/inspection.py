@@ -36,6 +36,7 @@ SAFE_TIFF_TAGS = {
 MAX_PIXELS = 178_956_970
 """The largest image that is decoded, 512 MiB as RGB: what claims to be larger is taken for a decompression bomb."""
 
+GREY_MODES = {"1", "L", "LA"}
 DEEP_MODES = {"I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
 ORIENTATION = 0x0112  # the EXIF tag
 
@@ -73,11 +74,16 @@ def inspect_file(path: Path) -> Look:
     return inspect_bytes(encoded, path.suffix)
 
 
+def digest_of(encoded: bytes) -> bytes:
+    """16 bytes by which an image file is known: equal files are the same image."""
+    return hashlib.blake2b(encoded, digest_size=16).digest()
+
+
 def inspect_bytes(encoded: bytes, suffix: str) -> Look:
     """The same of a file's content; `suffix` is what its name promises."""
     from PIL import Image, UnidentifiedImageError
 
-    digest = hashlib.blake2b(encoded, digest_size=16).digest()
+    digest = digest_of(encoded)
     try:
         with Image.open(io.BytesIO(encoded)) as image:
             if image.width * image.height > MAX_PIXELS:
@@ -106,7 +112,7 @@ def _kinds(image: Image.Image, suffix: str) -> tuple[str, ...]:
 
     kind = "JPEG" if image.format == "MPO" else image.format
     promised = Image.registered_extensions().get(suffix.lower())
-    grey = image.mode in ("1", "L", "LA")
+    grey = image.mode in GREY_MODES
     alpha = image.mode in ("LA", "RGBA", "PA") or "transparency" in image.info
     found = {
         f"{kind} named {suffix}": promised != kind,

@@ -1,4 +1,4 @@
-"""What both backends share: the order, the crops, and a position that can be saved and put back."""
+"""What all backends share: the order, the crops, and a position that can be saved and put back."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from lightning_sq.data.crop import Crop, CropRule, RandomShift, generator_for
 from lightning_sq.data.image_index import ImageIndex
@@ -57,6 +59,10 @@ class Dataset:
             if error.errno not in MENDABLE:
                 raise OSError(error.errno, reason, where) from error
             raise InputError(f"{where} cannot be read any more ({reason}). Put it back, and resume.") from error
+
+    def batch(self, images: Tensor, indices: np.ndarray) -> Batch:
+        """The `images` of these positions, with their labels."""
+        return Batch(images, torch.from_numpy(self.labels(indices)), torch.from_numpy(indices.copy()))
 
     def where(self, index: int) -> str:
         """The file of an image, for people."""

@@ -46,7 +46,7 @@ class MemoryLoader(Loader):
         for indices in self.order.epoch(epoch)[first:]:
             chosen = np.maximum(indices, 0)  # padding shows the first image, and is masked out of everything
             images = self._cut(chosen, draws.top[chosen], draws.left[chosen], draws.flip[chosen])
-            yield Batch(images, torch.from_numpy(self.dataset.labels(indices)), torch.from_numpy(indices.copy()))
+            yield self.dataset.batch(images, indices)
 
     def _cut(self, chosen: np.ndarray, top: np.ndarray, left: np.ndarray, flip: np.ndarray) -> Tensor:
         if self.padded.shape[-1] == self.dataset.image_size and not flip.any():

@@ -1,7 +1,7 @@
 """Who reads what when: the images of every batch of every epoch on every rank, from one seed.
 
 The order is a function of (seed, epoch, position), not the state of a running reader. So a resumed run needs to know
-only how many batches it had taken, every rank's share can be computed anywhere, and both backends agree.
+only how many batches it had taken, every rank's share can be computed anywhere, and all backends agree.
 """
 
 from __future__ import annotations

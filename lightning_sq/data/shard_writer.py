@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from lightning_sq.data.image_index import ImageIndex
+from lightning_sq.data.inspection import GREY_MODES, digest_of
 from lightning_sq.data.shards import (
     FORMAT_VERSION,
     INDEX,
@@ -161,7 +162,7 @@ def _write_shard(
                 content = str(index.labels[i]).encode()
                 places = _add(tar, image, encoded), _add(tar, label, content)
                 lines.append(f"{suffix} {places[0]} {len(encoded)} {image} cls {places[1]} {len(content)} {label}")
-                digest = np.frombuffer(hashlib.blake2b(encoded, digest_size=16).digest(), np.uint64)
+                digest = np.frombuffer(digest_of(encoded), np.uint64)
                 rows.append([places[0], len(encoded), *size, *digest.tolist()])
                 if progress is not None:
                     progress(k)
@@ -187,7 +188,7 @@ def encode(index: ImageIndex, i: int, settings: ShardSettings) -> tuple[bytes, s
         return encoded, suffix, (height, width)
     with Image.open(io.BytesIO(encoded)) as file:
         is_jpeg = file.format == "JPEG"
-        picture = file.convert("L" if file.mode in ("1", "L", "LA") else "RGB")
+        picture = file.convert("L" if file.mode in GREY_MODES else "RGB")
     scale = settings.short_side / min(height, width)
     if scale < 1:
         smaller = max(1, round(width * scale)), max(1, round(height * scale))

@@ -6,15 +6,15 @@ import hashlib
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lightning_sq import __version__
-from lightning_sq.attacks import take_apart
+from lightning_sq.attacks import TakenApart, take_apart
 from lightning_sq.attacks.front_end import Quantizer
 from lightning_sq.attacks.frozen import frozen
-from lightning_sq.attacks.pgd import Norm
 from lightning_sq.attacks.rows import Model
 from lightning_sq.errors import InputError
 from lightning_sq.evaluation import inputs
@@ -26,6 +26,8 @@ from lightning_sq.evaluation.processes import barrier, first_alone, rank, world_
 from lightning_sq.evaluation.runner import Progress, StageRunner
 from lightning_sq.evaluation.store import LOGITS, VerdictStore
 from lightning_sq.evaluation.suites import SUITE_VERSION, Entry, transfer_entries
+from lightning_sq.ops.tensor_digest import add_tensors
+from lightning_sq.types import Norm
 
 
 def evaluate(
@@ -92,38 +94,27 @@ def evaluate(
         stack.enter_context(full_precision())
         few = images[:16].to(device).clone()  # what a caller's model does to it is no matter of the caller's images
         entries |= transfer_entries(sources, few, norm)
-        apart = take_apart(model, few, quantizer=quantizer)
+        apart = take_apart(model, few, quantizer=quantizer) or TakenApart(None, model)
         whole = apart if quantizer is not None else model
         logits = inputs.logits_of(whole, few)
         inputs.check_labels(labels, logits.shape[1])
-        inputs.check_sources(sources, few, logits.shape[1])
-        bounded = norm == "linf" and has_bounds(whole, apart, few)
+        of_sources = inputs.logits_of_sources(sources, few, logits.shape[1])
+        bounded = norm == "linf" and has_bounds(apart, few)
         known = {
-            "quantized": apart is not None,
+            "quantized": apart.quantizer is not None,
             "bounded": bounded,
-            "programmable": bounded and has_program(whole, apart),
+            "programmable": bounded and has_program(apart),
             "num_classes": logits.shape[1],
         }
         possible = {name: entry.why_not(**known) for name, entry in entries.items()}
         chosen = {name: entries[name] for name, why in possible.items() if why is None}
         if not chosen:
             raise InputError(f"No attack is left: {next(iter(possible.values()))}. Add pgd to the attacks.")
-        identity = {
-            "lightning_sq": __version__,
-            "suite_version": SUITE_VERSION,
-            "torch": torch.__version__,
-            "model": _digest(model),
-            "images": hashlib.sha256(images.cpu().numpy().tobytes()).hexdigest(),
-            "labels": hashlib.sha256(labels.cpu().numpy().tobytes()).hexdigest(),
+        identity = _identity(whole, images, labels, sources, {"the model": logits, **of_sources}) | {
             "epsilons": epsilons,
             "budgets": budgets,
             "norm": norm,
             "attacks": {name: entry.to_dict() for name, entry in chosen.items()},
-            "transfer_from": {name: _digest(other) for name, other in sources.items()},
-            LOGITS: {
-                "the model": logits[:4].tolist(),
-                **{name: inputs.logits_of(other, few[:4]).tolist() for name, other in sources.items()},
-            },
             "batch_size": batch_size,
             "seed": seed,
         }
@@ -133,7 +124,7 @@ def evaluate(
         stack.callback(verdicts.close)
         runner = StageRunner(
             whole,
-            whole if apart is None else apart,
+            apart,
             images,
             labels,
             verdicts,
@@ -205,11 +196,25 @@ def _device(model: Model, images: Tensor) -> torch.device:
     return images.device if weight is None else weight.device
 
 
+def _identity(
+    model: Model, images: Tensor, labels: Tensor, sources: dict[str, Model], logits: dict[str, Tensor]
+) -> dict[str, Any]:
+    """What a kept verdict is about, and by which code; `logits` are what each model says of a few images."""
+    return {
+        "lightning_sq": __version__,
+        "suite_version": SUITE_VERSION,
+        "torch": torch.__version__,
+        "model": _digest(model),
+        "images": hashlib.sha256(images.cpu().numpy().tobytes()).hexdigest(),
+        "labels": hashlib.sha256(labels.cpu().numpy().tobytes()).hexdigest(),
+        "transfer_from": {name: _digest(other) for name, other in sources.items()},
+        LOGITS: {name: few[:4].tolist() for name, few in logits.items()},
+    }
+
+
 def _digest(model: Model) -> str:
     """Of the weights, if the model has some."""
     digest = hashlib.sha256()
     if isinstance(model, nn.Module):
-        for name, value in sorted(model.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        add_tensors(digest, model.state_dict())
     return digest.hexdigest()

@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_sq.attacks.pgd import Norm
 from lightning_sq.errors import InputError
 from lightning_sq.evaluation.runner import Outcome
 from lightning_sq.evaluation.suites import Entry
+from lightning_sq.types import Norm
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class Evaluation:
     Args:
         epsilons: All radii, ascending, in units of the full pixel range (L2: its square root of a sum of squares).
         budgets: Those at which every attack was run; at the others only the attacks on everyone were.
+        norm: Of all of them.
         correct: (N,) bool: clean images that are classified as labelled.
         certified: For each epsilon (N,) bool, proven by interval bounds or by an attack that proves as well; None where
             there is no proof for this model.
@@ -48,6 +49,7 @@ class Evaluation:
         skipped: Why an attack of the suite was not.
         outcomes: What each attack did, by name and epsilon.
         diagnostics: What may be wrong with these numbers; None if that was not asked.
+        batch_size: Images at a time, at most.
         num_processes: That shared the work.
     """
 
@@ -131,7 +133,7 @@ class Evaluation:
         """Share of images that survive one attack at one epsilon, if it attacked everyone."""
         return share_of(self.correct & ~self.outcomes[attack][epsilon].broken)
 
-    def examples(self, images: Tensor) -> dict[int, Tensor]:
+    def examples(self) -> dict[int, Tensor]:
         """For each image that was to be shown: what broke it at the smallest epsilon, else the last attempt."""
         shown: dict[int, Tensor] = {}
         broken_at: dict[int, float] = {}

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from lightning_sq.attacks.autoattack import AutoAttackStage, load_package
-from lightning_sq.attacks.pgd import Norm
 from lightning_sq.errors import InputError
 from lightning_sq.evaluation.suites import Entry, attacks_by_name
 from lightning_sq.ops.pixels import check_pixels
 from lightning_sq.ops.random_numbers import random_numbers_kept
-from lightning_sq.types import PIXEL_BOUNDS, budget_bound, parse_epsilon
+from lightning_sq.types import PIXEL_BOUNDS, Norm, parse_epsilon
 
 
 def budgets_in(given: float | str | Sequence[float | str], norm: Norm) -> set[float]:
@@ -23,7 +22,7 @@ def budgets_in(given: float | str | Sequence[float | str], norm: Norm) -> set[fl
     if hasattr(given, "tolist"):  # of torch and of NumPy
         given = given.tolist()
     values = [given] if isinstance(given, (str, Real)) or given is None else list(given)
-    return {parse_epsilon(value, largest=budget_bound(norm)) for value in values}
+    return {parse_epsilon(value, norm=norm) for value in values}
 
 
 def images_in(images: Tensor) -> Tensor:
@@ -124,12 +123,15 @@ def check_labels(labels: Tensor, num_classes: int) -> None:
         )
 
 
-def check_sources(sources: dict[str, Callable[[Tensor], Tensor]], images: Tensor, num_classes: int) -> None:
-    """Raises: InputError for another model that has not the same number of classes."""
-    for name, source in sources.items():
-        others = logits_of(source, images, f"transfer_from {name!r}").shape[1]
-        if others != num_classes:
+def logits_of_sources(
+    sources: dict[str, Callable[[Tensor], Tensor]], images: Tensor, num_classes: int
+) -> dict[str, Tensor]:
+    """What each says of the images. Raises: InputError for one that has not the same number of classes."""
+    found = {name: logits_of(source, images, f"transfer_from {name!r}") for name, source in sources.items()}
+    for name, logits in found.items():
+        if logits.shape[1] != num_classes:
             raise InputError(
-                f"transfer_from {name!r} has {others} classes, and the model {num_classes}. Leave it out, or give one "
-                "over the same classes."
+                f"transfer_from {name!r} has {logits.shape[1]} classes, and the model {num_classes}. Leave it out, or "
+                "give one over the same classes."
             )
+    return found

@@ -18,7 +18,7 @@ LONGEST_WAIT = timedelta(days=30)
 
 
 def together() -> bool:
-    """Whether a process group of more than one process is there (Lightning, torchrun or srun made it)."""
+    """Whether there is a process group, of one process perhaps (Lightning, torchrun or srun made it)."""
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 

@@ -26,8 +26,7 @@ from lightning_sq.evaluation.results import (
     table_rows,
 )
 from lightning_sq.paths import write_whole
-
-REPORT_FILE, FIGURE_FILE = "report.html", "robustness.png"
+from lightning_sq.run_files import FIGURE_FILE, REPORT_FILE
 
 
 def write_report(folder: Path) -> None:

@@ -38,11 +38,11 @@ from torch import Tensor
 
 from lightning_sq.errors import InputError
 from lightning_sq.evaluation.found import Evaluation, share_of
-from lightning_sq.evaluation.suites import SUITE_VERSION
+from lightning_sq.evaluation.suites import SEARCHING, SUITE_VERSION
 from lightning_sq.paths import write_whole
+from lightning_sq.run_files import CSV_FILE, JSON_FILE
 
 SCHEMA_VERSION = 2
-JSON_FILE, CSV_FILE = "results.json", "results.csv"
 TELLING = 0.01
 """A difference between two accuracies above which a verdict mentions it, if it is more than one image."""
 OLDER = "By attacks and checks of before, which found less, so that numbers may be too good"
@@ -80,7 +80,7 @@ def model_row(
         "skipped": found.skipped,
         "verdicts": _verdicts(found),
     }
-    searched = not {"square", "own_square"}.isdisjoint(found.attacks)
+    searched = not SEARCHING.isdisjoint(found.attacks)
     return row | {"verdict": verdict(row, found.budgets[-1], thorough=searched)}
 
 

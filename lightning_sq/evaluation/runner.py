@@ -23,12 +23,12 @@ from torch import Tensor
 from lightning_sq.attacks import Attack, Settled, fools
 from lightning_sq.attacks.autoattack import LOGGER
 from lightning_sq.attacks.checks import classify
-from lightning_sq.attacks.pgd import Norm
 from lightning_sq.attacks.rows import Model
 from lightning_sq.errors import InputError
 from lightning_sq.evaluation.processes import gather, rank, world_size
 from lightning_sq.evaluation.store import Kept, VerdictStore
 from lightning_sq.ops.random_numbers import random_numbers_kept
+from lightning_sq.types import Norm
 
 SHARES = 4
 """A stage has so many batches at least,"""

@@ -107,11 +107,6 @@ class VerdictStore:
                 self._batches[stage][first].examples[image] = values
         connection.close()
 
-    @property
-    def num_verdicts(self) -> int:
-        """Over all stages."""
-        return sum(len(kept.broken) for batches in self._batches.values() for kept in batches.values())
-
     def find(self, stage: str, images: list[int]) -> Kept | None:
         """What is known of a batch; None if it was not finished."""
         kept = self._batches.get(stage, {}).get(images[0])

@@ -7,7 +7,7 @@ import marshal
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from torch import Tensor
 
@@ -27,9 +27,9 @@ from lightning_sq.attacks import (
     take_apart,
 )
 from lightning_sq.attacks.autoattack import FEWEST_CLASSES
-from lightning_sq.attacks.pgd import Norm
 from lightning_sq.errors import InputError
 from lightning_sq.evaluation.parameters import with_parameters
+from lightning_sq.types import Norm
 
 Family = Literal["plain", "adaptive", "black box"]
 SUITE_VERSION = 2
@@ -206,6 +206,8 @@ AUTOATTACK = ("apgd_ce", "apgd_t", "square", "fab_t")
 TRANSFER = "transfer_"
 """Begins the name of an attack whose images come from another model."""
 PROVING = ("branch_and_bound", "mixed_integer")
+SEARCHING = frozenset({"square", "own_square"})
+"""Attacks without a gradient: where none was run, a gradient that leads nowhere would not have been noticed."""
 RANDOM = ("eot_pgd", "eot_apgd_ce", "eot_apgd_dlr")
 SUITES: dict[str, tuple[str, ...]] = {
     "quick": ("pgd", "pgd_margin", "bpda", "quantized_box"),
@@ -223,7 +225,7 @@ def attacks_by_name(names: str | Sequence[str], norm: Norm = "linf") -> dict[str
     Raises: InputError for a name that is neither, for a parameter or its value that cannot be, and for a norm that is
         none.
     """
-    if norm not in ("linf", "l2"):
+    if norm not in get_args(Norm):
         raise InputError(f"norm={norm!r} is not one of linf, l2.")
     entries = catalogue(norm)
     asked = [names] if isinstance(names, str) else list(names)

@@ -46,6 +46,11 @@ class Entry:
         """timm's name of it."""
         return self.name.partition(".")[0]
 
+    @property
+    def tag(self) -> str:
+        """What timm calls the rest of it."""
+        return self.name.partition(".")[2]
+
     def as_toml(self) -> str:
         """As it stands in a registry."""
         return (

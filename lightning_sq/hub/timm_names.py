@@ -23,12 +23,12 @@ from lightning_sq.errors import InputError
 from lightning_sq.hub.cache import fetch_entry
 from lightning_sq.hub.registry import Entry
 from lightning_sq.layers import SoftQuantization
+from lightning_sq.models.backbone import forget_state_dict
+from lightning_sq.release_files import LIBRARY
 
 if TYPE_CHECKING:
     from lightning_sq.models import PixelClassifier, QuantizerConfig
 
-LIBRARY = "lightning_sq"
-"""What stands in the notes of each of our names, by which `models.backbone` knows them."""
 FRONT = "front_end"
 """Name of the module in the first convolution."""
 
@@ -53,7 +53,7 @@ def register(entry: Entry) -> None:
         hf_hub_id=None,
         hf_hub_filename=None,
         architecture=entry.architecture,
-        tag=entry.name.partition(".")[2],
+        tag=entry.tag,
         custom_load=False,
         num_classes=entry.num_classes,
         input_size=entry.input_size,
@@ -69,11 +69,10 @@ def register(entry: Entry) -> None:
 
 def _wrap(entry: Entry) -> None:
     original = timm.models.model_entrypoint(entry.architecture)
-    tag = entry.name.partition(".")[2]
 
     @wraps(original)
     def create(pretrained: bool = False, pretrained_cfg: Any = None, **options: Any) -> nn.Module:
-        if not pretrained or pretrained_cfg != tag:
+        if not pretrained or pretrained_cfg != entry.tag:
             return original(pretrained=pretrained, pretrained_cfg=pretrained_cfg, **options)
         return _released(entry, original, options)
 
@@ -91,11 +90,8 @@ def _released(entry: Entry, original: Callable[..., nn.Module], options: dict[st
         raise InputError(f"The release of {entry.name} is not what its entry in the registry says. Do not use it.")
     whole = trained.build()  # refuses weights that do not fit, which timm would pass over
     overlay = {"state_dict": OrderedDict(whole.backbone.state_dict())} | (options.pop("pretrained_cfg_overlay") or {})
-    model = original(
-        pretrained=True, pretrained_cfg=entry.name.partition(".")[2], pretrained_cfg_overlay=overlay, **options
-    )
-    for part in model.modules():
-        getattr(part, "pretrained_cfg", {}).pop("state_dict", None)
+    model = original(pretrained=True, pretrained_cfg=entry.tag, pretrained_cfg_overlay=overlay, **options)
+    forget_state_dict(model)
     _put_in_front(model, whole)
     return model
 

@@ -16,7 +16,8 @@ from lightning_sq.ops.checks import (
     check_staircase,
     check_thresholds,
 )
-from lightning_sq.ops.soft_quantize import hard_quantize, replace_backward, soft_quantize
+from lightning_sq.ops.replace_backward import replace_backward
+from lightning_sq.ops.soft_quantize import hard_quantize, soft_quantize
 from lightning_sq.ops.staircases import Staircase
 from lightning_sq.ops.thresholds import smallest_gap, uniform_thresholds
 

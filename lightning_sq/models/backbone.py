@@ -16,7 +16,9 @@ from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
 from lightning_sq.errors import InputError
+from lightning_sq.layers.eval_mode import in_eval_mode
 from lightning_sq.models import small_networks  # noqa: F401 - timm knows its names from here on
+from lightning_sq.release_files import LIBRARY
 
 IN_RELEASE = "backbone."
 """What the names of a backbone's tensors begin with in a release."""
@@ -54,7 +56,7 @@ def check_architecture(name: str) -> str:
     except RuntimeError:  # a tag, behind the dot, that timm lacks
         tags = ", ".join(timm.list_pretrained(f"{name.split('.')[0]}.*")[:5])
         raise InputError(f"timm has no weights named {name!r}. It has: {tags or 'none for this model'}.") from None
-    if known is not None and "lightning_sq" in (known.notes or ()):
+    if known is not None and LIBRARY in (known.notes or ()):
         raise InputError(
             f"{name} is a release with a front end of its own. To train on from it set --model.architecture "
             f"{name.split('.')[0]} and --model.checkpoint_path to its model.safetensors (lightning-sq download {name})."
@@ -96,17 +98,14 @@ def check_image_size(model: nn.Module, architecture: str, image_size: int, num_c
 
     Raises: InputError if `model` takes no images of `image_size` x `image_size` pixels or gives no logits.
     """
-    was_training = model.training
     try:
-        with torch.no_grad():
-            logits = model.eval()(torch.zeros(1, channels, image_size, image_size))
+        with torch.no_grad(), in_eval_mode(model):
+            logits = model(torch.zeros(1, channels, image_size, image_size))
     except Exception as error:  # each architecture refuses in its own way
         raise InputError(
             f"{architecture} takes no images of {image_size} x {image_size} pixels ({str(error).strip()[:120]}). "
             f"Set --data.image_size {evaluation_sizes(architecture)[0]}, or choose another --model.architecture."
         ) from error
-    finally:
-        model.train(was_training)
     if getattr(logits, "shape", None) != (1, num_classes):
         raise InputError(
             f"{architecture} does not give one logit for each of {num_classes} classes. "
@@ -150,9 +149,14 @@ def feature_maps(architecture: str, state: dict[str, Tensor], num_classes: int, 
             f"timm takes no feature maps from {architecture} ({type(error).__name__}). "
             "Leave out features=True, and use model.backbone or num_classes=0."
         ) from error
-    for part in features.modules():
-        getattr(part, "pretrained_cfg", {}).pop("state_dict", None)
+    forget_state_dict(features)
     return features.eval()
+
+
+def forget_state_dict(model: nn.Module) -> None:
+    """Take the weights that timm was lent by `pretrained_cfg_overlay` out of what it keeps of them."""
+    for part in model.modules():
+        getattr(part, "pretrained_cfg", {}).pop("state_dict", None)
 
 
 def pretrained_state(architecture: str, channels: int = 3) -> dict[str, Tensor]:

@@ -95,8 +95,8 @@ class PixelClassifier(nn.Sequential):
         """The soft-quantization layer, or None."""
         return getattr(self, "quantize", None)
 
-    def current_config(self) -> ModelConfig:
-        """`config` with the quantizer as it is now, after a schedule or after learning."""
+    def current_config(self) -> ModelConfig | None:
+        """`config`, if there is one, with the quantizer as it is now, after a schedule or after learning."""
         if self.config is None or self.quantizer is None:
             return self.config
         return replace(self.config, quantizer=QuantizerConfig(**self.quantizer.settings()))

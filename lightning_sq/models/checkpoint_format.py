@@ -21,11 +21,12 @@ from lightning_sq import __version__
 from lightning_sq.errors import InputError
 from lightning_sq.models.build import ModelConfig, PixelClassifier, build_model
 from lightning_sq.models.commit import commit
+from lightning_sq.ops.tensor_digest import add_tensors
 
 CHECKPOINT_KEY = "lightning_sq"
 FORMAT_VERSION = 1
 RESUME_KEYS = ("model_at_start", "settings", "random_streams")
-"""What a checkpoint's `resume` holds; see `training.saved_state` and `training.random_state`."""
+"""What a checkpoint's `resume` holds; see `training.resume`."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,7 @@ class TrainedModel:
     def fingerprint(self) -> str:
         """SHA-256 of the description and of each tensor's name, dtype, shape and bytes, in the order of the names."""
         digest = hashlib.sha256(json.dumps(self.config.to_dict(), sort_keys=True).encode())
-        for name, value in sorted(self.state.items()):
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        add_tensors(digest, self.state)
         return digest.hexdigest()
 
 

@@ -14,10 +14,11 @@ from safetensors.torch import load_file, save
 from lightning_sq.errors import InputError
 from lightning_sq.models.build import ModelConfig
 from lightning_sq.models.checkpoint_format import FORMAT_VERSION, TrainedModel, versions
-from lightning_sq.paths import sha256
+from lightning_sq.paths import replace_folder, sha256
 from lightning_sq.release_files import (
     CARD_FILE,
     CONFIG_FILE,
+    LIBRARY,
     NEEDED,
     RELEASE_FILES,
     SUMS_FILE,
@@ -25,8 +26,6 @@ from lightning_sq.release_files import (
     check_file,
     read_sums,
 )
-
-LIBRARY = "lightning_sq"
 
 
 def write_release(
@@ -62,9 +61,7 @@ def write_release(
         _write_sums(new)
         if check is not None:
             check(new)
-        if folder.exists():
-            folder.rename(Path(temporary) / "old")  # removed with the temporary folder
-        new.rename(folder)
+        replace_folder(new, folder, Path(temporary) / "old")
 
 
 def _write_files(folder: Path, trained: TrainedModel, card: str, more: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """The small networks of the field's MNIST and CIFAR-10 experiments, under names that `timm.create_model` knows.
 
-They take 28 x 28 pixels (those of CIFAR 32 x 32); their layers have interval rules (`layers/interval_network`).
+They take 28 x 28 pixels (those of CIFAR 32 x 32); their layers have interval rules (`verification/interval_network`).
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from lightning_sq.errors import InputError
 from lightning_sq.layers import PixelNoise
 from lightning_sq.layers.soft_quantization import Backward
 from lightning_sq.objectives.base import Objective
-from lightning_sq.ops.soft_quantize import check_sharpness
+from lightning_sq.ops.checks import check_sharpness
 from lightning_sq.types import parse_epsilon
 
 
@@ -103,16 +103,9 @@ class SteppingObjective(AttackedObjective):
         self.num_steps = num_steps
         self.criterion = criterion
 
-    def seed(self, seed: int, rank: int) -> None:
-        self.start.seed(seed, rank)
-
     @property
-    def random_state(self) -> Tensor | None:
-        return self.start.generator_state
-
-    @random_state.setter
-    def random_state(self, state: Tensor | None) -> None:
-        self.start.generator_state = state
+    def stream(self) -> PixelNoise:
+        return self.start
 
     def gradient(self, model: Callable[[Tensor], Tensor], x: Tensor, labels: Tensor) -> Tensor:
         """Of the summed criterion with respect to x."""

@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_sq.errors import InputError
+from lightning_sq.layers import PixelNoise
 
 
 class Objective(nn.Module):
@@ -35,17 +36,25 @@ class Objective(nn.Module):
             raise InputError(f"label_smoothing={label_smoothing} is not in [0, 1). 0.1 is usual.")
         self.label_smoothing = label_smoothing
 
+    @property
+    def stream(self) -> PixelNoise | None:
+        """What all random numbers of the objective are drawn from; None for one that draws none."""
+        return None
+
     def seed(self, seed: int, rank: int) -> None:
-        """Start the objective's own random streams; an objective without randomness has none."""
+        """Start the stream."""
+        if self.stream is not None:
+            self.stream.seed(seed, rank)
 
     @property
     def random_state(self) -> Tensor | None:
-        """This rank's random state, saved in the checkpoint; None where there is none."""
-        return None
+        """Of this rank's stream, saved in the checkpoint; None where there is none."""
+        return None if self.stream is None else self.stream.generator_state
 
     @random_state.setter
     def random_state(self, state: Tensor | None) -> None:
-        """Put back what `random_state` gave."""
+        if self.stream is not None:
+            self.stream.generator_state = state
 
     def perturb(self, images: Tensor) -> Tensor:
         """The images as the model is trained on them: (B, C, H, W) in [0, 1], the same out."""

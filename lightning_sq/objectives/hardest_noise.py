@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from lightning_sq.attacks.criteria import margin
+from lightning_sq.attacks.front_end import parts_of
 from lightning_sq.layers import PixelNoise
 from lightning_sq.objectives.base import running_statistics_kept
 from lightning_sq.objectives.margin_model import MarginModel
@@ -49,8 +50,7 @@ class HardestNoise:
     @torch.no_grad()
     def __call__(self, model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> Tensor:
         """(B, C, H, W), (B,) -> the noisy images (B, C, H, W); the model's running statistics stay as they are."""
-        quantizer = getattr(model, "quantizer", None)
-        network = model if quantizer is None else model.network
+        quantizer, network = parts_of(model)
         margins = MarginModel()
         draws = self._draws(images, margins)
         found, left, done = images.clone(), _Hardest.of(images, labels), 0

@@ -7,19 +7,19 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lightning_sq.errors import InputError
-from lightning_sq.layers.interval_network import interval_margins
 from lightning_sq.objectives.base import Objective, running_statistics_kept
 from lightning_sq.ops.interval import quantized_box
 from lightning_sq.types import parse_epsilon
+from lightning_sq.verification.interval_network import interval_margins
 
 
 class IntervalBound(Objective):
     r"""kappa CE(f(x), y) + (1 - kappa) max CE(z, y), z in the interval bounds of f over the ball of radius epsilon.
 
-    From Gowal et al. 2018 (arXiv 1810.12715), for a network of the operations in `layers/interval_network`. Natural
-    samples alone, no gradient with respect to the input; a step costs about three natural ones, or two
-    where the bound alone counts. During `warmup_steps` epsilon is 0 and kappa is `first_kappa`; over the `ramp_steps`
-    after them both move linearly to their values.
+    From Gowal et al. 2018 (arXiv 1810.12715), for a network of the operations in `verification/interval_network`.
+    Natural samples alone, no gradient with respect to the input; a step costs about three natural ones, or two where
+    the bound alone counts. During `warmup_steps` epsilon is 0 and kappa is `first_kappa`; over the `ramp_steps` after
+    them both move linearly to their values.
 
     In the bound dropout is off, and batch norm goes by the mean and variance of the boxes' centres over the batch,
     which its running statistics follow (after Shi et al. 2021, arXiv 2103.17268). Meant for networks of few layers

@@ -76,16 +76,9 @@ class NoisyNatural(Objective):
         self.select = select
         self.hardest = HardestNoise(self.noise, num_draws, num_others, num_refined, tuple(halve_after))
 
-    def seed(self, seed: int, rank: int) -> None:
-        self.noise.seed(seed, rank)
-
     @property
-    def random_state(self) -> Tensor | None:
-        return self.noise.generator_state
-
-    @random_state.setter
-    def random_state(self, state: Tensor | None) -> None:
-        self.noise.generator_state = state
+    def stream(self) -> PixelNoise:
+        return self.noise
 
     def perturb(self, images: Tensor) -> Tensor:
         return self.noise(images)

@@ -10,20 +10,8 @@ import torch
 from torch import Tensor
 
 from lightning_sq.ops.checks import check_floats, check_num_levels, check_sharpness, check_staircase
-from lightning_sq.ops.replace_backward import replace_backward
-from lightning_sq.ops.staircases import STAIRCASES, TAIL_BOUND, Staircase, num_terms_within
+from lightning_sq.ops.staircases import STAIRCASES, Staircase
 from lightning_sq.ops.thresholds import check_channels, count_up_to
-
-__all__ = [
-    "TAIL_BOUND",
-    "Staircase",
-    "check_num_levels",
-    "check_sharpness",
-    "hard_quantize",
-    "num_terms_within",
-    "replace_backward",
-    "soft_quantize",
-]
 
 
 def soft_quantize(

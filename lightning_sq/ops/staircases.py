@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
 from lightning_sq.ops.replace_backward import replace_backward
-from lightning_sq.ops.thresholds import column, count_up_to, pick
+from lightning_sq.ops.thresholds import column, nearest, pick
 
 Staircase = Literal["sigmoid", "tanh"]
 
@@ -105,8 +105,7 @@ def _sum_given(y: Tensor, sharpness: float | Tensor, thresholds: Tensor, terms: 
     count = thresholds.shape[-1]
     if terms == count:
         return sum(logsigmoid(sharpness * (y - column(thresholds, k))).exp() for k in range(count)) / count
-    nearest = count_up_to(y, (thresholds[..., 1:] + thresholds[..., :-1]) / 2)
-    first = (nearest - (terms - 1) // 2).clamp(0, count - terms)
+    first = (nearest(y, thresholds) - (terms - 1) // 2).clamp(0, count - terms)
     total = first.to(y.dtype)
     for i in range(terms):
         total = total + logsigmoid(sharpness * (y - pick(thresholds, first + i))).exp()
@@ -168,7 +167,7 @@ def tanh_staircase(
     else:
         below, above = thresholds[..., :1], 1 - thresholds[..., -1:]
         between = thresholds.diff() / 2
-        index = count_up_to(y, (thresholds[..., 1:] + thresholds[..., :-1]) / 2)
+        index = nearest(y, thresholds)
         away = y - pick(thresholds, index)
         down, up = torch.cat([below, between], -1), torch.cat([between, above], -1)
         width = torch.where(away < 0, pick(down, index), pick(up, index)).clamp_min(NARROWEST)

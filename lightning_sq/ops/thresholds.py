@@ -40,6 +40,11 @@ def count_up_to(x: Tensor, table: Tensor) -> Tensor:
     return torch.stack([torch.bucketize(plane.contiguous(), row, right=True) for plane, row in channels], -3)
 
 
+def nearest(x: Tensor, table: Tensor) -> Tensor:
+    """The place in its increasing `table` of the number that is nearest to each pixel: int64, like `x`."""
+    return count_up_to(x, (table[..., 1:] + table[..., :-1]) / 2)
+
+
 def column(table: Tensor, k: int) -> Tensor:
     """Entry `k` of every table, in a shape that images broadcast with."""
     return table[k] if table.ndim == 1 else table[:, k, None, None]

@@ -10,6 +10,7 @@ import yaml
 from lightning_sq.evaluation.results import format_epsilon, largest_budget, percent
 from lightning_sq.models import QuantizerConfig
 from lightning_sq.models.checkpoint_format import TrainedModel
+from lightning_sq.release_files import LIBRARY
 from lightning_sq.releasing.evidence import why_not_robust
 
 FLOATING = "| --- |" + " ---: |"
@@ -61,7 +62,7 @@ def _front_matter(trained: TrainedModel, results: dict[str, Any] | None, license
     tags += [] if trained.config.quantizer is None else ["soft-quantization"]
     tags += [] if why_not_robust(results) else ["adversarial-robustness"]
     license_line = {} if license_name is None else {"license": license_name}
-    values = license_line | {"library_name": "lightning_sq", "pipeline_tag": "image-classification", "tags": tags}
+    values = license_line | {"library_name": LIBRARY, "pipeline_tag": "image-classification", "tags": tags}
     if results is None:
         return values
     row, data = results["models"][0], results["data"]

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from lightning_sq.errors import InputError
-from lightning_sq.evaluation.results import JSON_FILE, is_older, read_results
+from lightning_sq.evaluation.results import is_older, read_results
+from lightning_sq.evaluation.suites import SEARCHING
 from lightning_sq.models.checkpoint_format import TrainedModel
-
-SEARCHES = frozenset({"square", "own_square"})
-"""Attacks without a gradient: where none was run, a gradient that leads nowhere would not have been noticed."""
+from lightning_sq.run_files import JSON_FILE
 
 
 def evidence_for(trained: TrainedModel, folder: Path) -> dict[str, Any]:
@@ -44,7 +43,7 @@ def why_not_robust(results: dict[str, Any] | None) -> str | None:
     row = results["models"][0]
     if row["flags"]:
         return f"checks of its evaluation fired ({', '.join(flag.replace('_', ' ') for flag in row['flags'])})"
-    if SEARCHES.isdisjoint(attack["attack"] for attack in row["attacks"]):
+    if SEARCHING.isdisjoint(attack["attack"] for attack in row["attacks"]):
         return "no attack without a gradient was run (--attacks standard has one)"
     if row["robust_accuracy"] * len(row["model"]["class_names"]) <= 1:
         return "its worst case is no better than guessing"

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from lightning_sq.children import refusal_of
 from lightning_sq.errors import InputError
 from lightning_sq.models.checkpoint_format import TrainedModel, read_checkpoint
 from lightning_sq.models.release_format import check_room, write_release
@@ -27,11 +26,8 @@ PRIVATE_KEYS = frozenset(
 
 def verify_in_a_fresh_process(folder: Path) -> None:
     """Raises: InputError if a new process cannot load `folder`, or finds other logits than the golden ones."""
-    command = [sys.executable, "-m", "lightning_sq", "verify", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["it said nothing"]
-        raise InputError(f"The release does not load in a new process, so none was written: {lines[-1]}")
+    if refusal := refusal_of(["verify", str(folder)]):
+        raise InputError(f"No release was written, since a new process cannot load it: {refusal}")
 
 
 def export(

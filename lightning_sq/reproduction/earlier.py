@@ -32,10 +32,10 @@ class Earlier:
         Raises: InputError if they are others.
         """
         for key, ours in conditions.items():
-            if content[key] != ours:
+            if (theirs := content.get(key)) != ours:
                 raise InputError(
-                    f"The page there says {key} {content[key]}, and this run {ours}: their rows cannot stand side by "
-                    "side. Give the options of that page, or leave --add out."
+                    f"The page there says {key} {theirs}, and this run {ours}: their rows cannot stand side by side. "
+                    "Give the options of that page, or leave --add out."
                 )
         return cls(content["rows"], content["choice"])
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from statistics import fmean
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
+from lightning_sq.evaluation.figures import NORMS
 from lightning_sq.reproduction.claims import by_length
 from lightning_sq.reproduction.studies import STUDIES, Study
 
@@ -38,17 +40,17 @@ def curves_figure(content: dict[str, Any]) -> Figure:
     panel = dict(zip(sorted(both), panels[0], strict=True))
     for name, style in styles.items():
         row, seeds, axes = rows[name], rows[name]["seeds"], panel[study.row(name).attacks]
-        points = [(0.0, _mean(seed["clean"] for seed in seeds))]
+        points = [(0.0, fmean(seed["clean"] for seed in seeds))]
         for k, (epsilon, _) in enumerate(seeds[0]["over_epsilon"]):
-            points.append((epsilon, _mean(seed["over_epsilon"][k][1] for seed in seeds)))
+            points.append((epsilon, fmean(seed["over_epsilon"][k][1] for seed in seeds)))
         x, y = zip(*((epsilon, 100 * accuracy) for epsilon, accuracy in points), strict=True)
         axes.plot(x, y, label=row["title"], **style)
         axes.plot(x[1:-1], y[1:-1], style["marker"], color=style["color"], ms=style["ms"], mfc="white", zorder=3)
         proven = [seed["certified"] for seed in seeds if seed["certified"] is not None]
-        if proven and _mean(proven) >= TELLING:
-            axes.plot([points[-1][0]], [100 * _mean(proven)], "^", color=style["color"], ms=8, mfc="white")
+        if proven and fmean(proven) >= TELLING:
+            axes.plot([points[-1][0]], [100 * fmean(proven)], "^", color=style["color"], ms=8, mfc="white")
     for attacks, axes in panel.items():
-        axes.set(xlabel=r"perturbation budget $\epsilon$ (L$_\infty$, full pixel range = 1)", xlim=(0, None))
+        axes.set(xlabel=rf"perturbation budget $\epsilon$ ({NORMS['linf']})", xlim=(0, None))
         axes.set_title(f"{content['title']}, {content['num_images']} test images, {PANELS[attacks]}", fontsize=10)
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, fontsize=8, handlelength=3.5,
                     frameon=False)  # fmt: skip
@@ -102,7 +104,7 @@ def _styles(study: Study, rows: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
     def robustness(name: str) -> float:
         key = "certified" if study.row(name).by_proof else "worst_case"
-        return _mean(seed[key] or 0.0 for seed in rows[name]["seeds"])
+        return fmean(seed[key] or 0.0 for seed in rows[name]["seeds"])
 
     return {name: styles[name] for name in sorted(rows, key=robustness, reverse=True)}
 
@@ -122,8 +124,3 @@ def _scaled(panels: list[plt.Axes]) -> None:
         axes.grid(alpha=0.3)
     if highest > NEAR_ALL:
         panels[0].set_ylabel(f"{panels[0].get_ylabel()} (log scale of the error)")
-
-
-def _mean(values: Any) -> float:
-    values = list(values)
-    return sum(values) / len(values)

@@ -1,7 +1,7 @@
 """The page of a study: one JSON with every number, and the table, figures and verdicts that are made from it alone.
 
     schema_version   5
-    study, title, epsilon, form ("quick" or "full"), created, versions
+    study, title, epsilon, form ("full", "small" or "quick"), max_epochs, created, versions
     data             {train, val (images in each), whole (whether that is the data set as published)}
     attacks, num_images   of the worst case
     rows             {name: {title, network, options (of its recipe), learning_rate, tuning: [{
@@ -114,14 +114,19 @@ def markdown(content: dict[str, Any]) -> str:
     error = 100 * standard_error(0.9, content["num_images"])
     form = {
         "quick": "The quick form: few images and short schedules, to see the order.",
+        "small": "The small form: a network for CPUs in the place of the recipes'.",
         "full": "By the schedules of the recipes.",
     }
-    options = f"{'--quick ' * (content['form'] == 'quick')}--num-images {content['num_images']}"
+    epochs = content.get("max_epochs")
+    pressed = [] if epochs is None else [f"Schedules of more than {epochs} epochs are pressed into {epochs}."]
+    options = [] if content["form"] == "full" else [f"--{content['form']}"]
+    options += [] if epochs is None else [f"--max-epochs {epochs}"]
+    options += [f"--num-images {content['num_images']}"]
     lines = [
         f"# {content['title']}: the paper's claims, reproduced and judged",
         "",
-        f"{form[content['form']]} Written by",
-        f"`lightning-sq reproduce {content['study']} {options}`; every number is in",
+        " ".join([form[content["form"]], *pressed, "Written by"]),
+        f"`lightning-sq reproduce {content['study']} {' '.join(options)}`; every number is in",
         f"[{JSON_FILE}]({JSON_FILE}). L-inf, epsilon {epsilon}; attacks on {content['num_images']} test images",
         f"({', '.join(content['attacks'])}), proofs on all {data['val']:,}.",
         f"On so many images an accuracy of 90 % has a standard error of {error:.1f} points.",

@@ -18,13 +18,14 @@ from lightning_sq.data.index import load_index
 from lightning_sq.data.loader import Dataset
 from lightning_sq.data.memory import decode_once
 from lightning_sq.errors import InputError
+from lightning_sq.evaluation.found import share_of
 from lightning_sq.evaluation.precision import full_precision
-from lightning_sq.layers.interval_network import certified
 from lightning_sq.models import PixelClassifier
 from lightning_sq.paths import write_whole
 from lightning_sq.release import load
 from lightning_sq.reproduction.runs import TRAINED, Run
 from lightning_sq.types import parse_epsilon
+from lightning_sq.verification.interval_network import certified
 
 PROVEN = "proven.json"
 PROVER_VERSION = 2
@@ -114,9 +115,9 @@ def _prove(
         with torch.no_grad():
             wrong_as_they_are.append(model(pixels).argmax(1) != y)
     proven, wrong = torch.cat(by_bounds), torch.cat(wrong_as_they_are)
-    bounds = _share(proven)
+    bounds = share_of(proven)
     if not max_boxes or bounds < HOPE:
-        return Proof(bounds, bounds, _share(wrong), 0)
+        return Proof(bounds, bounds, share_of(wrong), 0)
 
     def settle(attack: Attack, title: str, batch_size: int) -> None:
         todo = torch.nonzero(~proven & ~wrong)[:, 0]
@@ -129,18 +130,14 @@ def _prove(
             wrong[rows] = (settled.images != pixels).flatten(1).any(1)
 
     settle(BranchAndBound(max_boxes), "branch and bound", BATCH_SIZE)
-    by_boxes = _share(proven), _share(wrong)
+    by_boxes = share_of(proven), share_of(wrong)
     if 1 - sum(by_boxes) > MOST_LEFT:
         return Proof(bounds, *by_boxes, max_boxes)
     try:
         settle(SOLVER, "integer programs", FEW)
     except InputError:
         return Proof(bounds, *by_boxes, max_boxes)
-    return Proof(bounds, _share(proven), _share(wrong), max_boxes, *by_boxes)
-
-
-def _share(of: Tensor) -> float:
-    return of.double().mean().item()
+    return Proof(bounds, share_of(proven), share_of(wrong), max_boxes, *by_boxes)
 
 
 @cache

@@ -53,6 +53,7 @@ def networks(rows: dict[str, Any]) -> str:
 
 
 def tuning(rows: dict[str, Any]) -> str:
+    """The sentence on where the learning rates are from."""
     tuned = [bool(row["tuning"]) for row in rows.values()]
     if all(tuned):
         return "The learning rate of each row is the best of three on held-out training images."

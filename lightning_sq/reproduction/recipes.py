@@ -98,15 +98,15 @@ class Recipe:
 
 
 def recipe_of(
-    study: Study, row: Row, *, configs: Path, seed: int, changes: dict[str, Any], quick: bool = False
+    study: Study, row: Row, *, configs: Path, seed: int, changes: dict[str, Any], small: bool = False
 ) -> Recipe:
-    """The recipe of `row`, in the quick form over the study's `quick.yaml`, where it has one.
+    """The recipe of `row`; where it is to be small, over the study's `small.yaml`, if it has one.
 
     Raises: InputError if its files are not in `configs`.
     """
     files = [configs / f"{study.name}.yaml"]
-    if quick and (form := configs / study.name / "quick.yaml").is_file():
-        files.append(form)
+    if small and (network := configs / study.name / "small.yaml").is_file():
+        files.append(network)
     if row.name != study.method:
         files.append(configs / study.name / f"{row.name}.yaml")
     for file in files:

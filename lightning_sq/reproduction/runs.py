@@ -7,12 +7,12 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning_sq.children import run_command
+from lightning_sq.children import last_words, run_command
 from lightning_sq.errors import InputError
 from lightning_sq.evaluation.results import is_older
 from lightning_sq.evaluation.store import kept_identity
@@ -20,13 +20,13 @@ from lightning_sq.evaluation.suites import SUITE_VERSION
 from lightning_sq.paths import write_whole
 from lightning_sq.reproduction.recipes import Recipe
 from lightning_sq.reproduction.studies import Row
+from lightning_sq.run_files import ALL_METRICS, ALL_VERDICTS, JSON_FILE, LAST_CHECKPOINT
 
 TRAINED, EVALUATED, EVALUATION, LOG = "trained.json", "evaluated.json", "evaluation", "log.txt"
-CHECKPOINT = "checkpoints/last.ckpt"
-VERDICTS = "verdicts/*/rank-*.sqlite"
-"""Below `EVALUATION`: what is left of one that was stopped."""
 CURVE = {"train/seconds": "seconds", "val/clean_top1": "clean", "val/robust_top1": "robust"}
 """What the curve of a study's run is made of, from the columns of its log; robust is that of a quick attack."""
+LOOK_SECONDS = 5.0
+"""Between two looks at the steps that are under way."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Run:
     @property
     def checkpoint(self) -> Path:
         """Of the last epoch."""
-        return self.folder / CHECKPOINT
+        return self.folder / LAST_CHECKPOINT
 
     @property
     def title(self) -> str:
@@ -130,9 +130,9 @@ def evaluation_step(run: Run, options: Sequence[str], sources: Sequence[str], es
     words = ["evaluate", f"{run.row.name}={run.checkpoint}", *options, "--output", str(output)]
     words += [word for source in sources for word in ("--transfer-from", source)]
     checkpoints = [run.checkpoint, *(Path(source.partition("=")[2]) for source in sources)]
-    outdated = 0 < _newest(output.glob(VERDICTS)) < _newest(checkpoints)
-    outdated |= any(is_older(kept_identity(file)) for file in output.glob(VERDICTS))
-    words += ["--overwrite"] if outdated or (output / "results.json").exists() else []
+    outdated = 0 < _newest(output.glob(ALL_VERDICTS)) < _newest(checkpoints)
+    outdated |= any(is_older(kept_identity(file)) for file in output.glob(ALL_VERDICTS))
+    words += ["--overwrite"] if outdated or (output / JSON_FILE).exists() else []
     key = " ".join([run.recipe.fingerprint(), *options])
     marker, log = run.folder / EVALUATED, run.folder / LOG
     return Step(f"attacking {run.title}", words, marker, key, estimate, log, dict, version=SUITE_VERSION)
@@ -162,7 +162,7 @@ def training_curve(folder: Path, columns: Mapping[str, str] = CURVE) -> list[dic
     An epoch that lacks one of them is left out.
     """
     epochs: dict[int, dict[str, float]] = {}
-    for file in sorted(folder.glob("logs/*/metrics.csv"), key=lambda path: path.stat().st_mtime):
+    for file in sorted(folder.glob(ALL_METRICS), key=lambda path: path.stat().st_mtime):
         for line in csv.DictReader(file.read_text().splitlines()):
             found = {ours: float(line[name]) for name, ours in columns.items() if line.get(name)}
             if found and line.get("epoch"):
@@ -176,7 +176,7 @@ def run_all(steps: Sequence[Step], *, jobs: int, advance: Callable[[int, int, st
     Args:
         steps: In any order; none needs another.
         jobs: Commands side by side.
-        advance: Called with (seconds of estimated work done, in all, what ended last).
+        advance: Called with (seconds of estimated work done, in all, what is under way, or ended last).
         num_threads: CPU threads of each command.
     Raises: InputError if one fails, when those that run beside it have ended.
     """
@@ -184,15 +184,29 @@ def run_all(steps: Sequence[Step], *, jobs: int, advance: Callable[[int, int, st
     total, done = round(sum(step.estimate for step in todo)), 0.0
     with ThreadPoolExecutor(jobs) as pool:
         futures = {pool.submit(_run, step, num_threads, jobs): step for step in todo}
+        left, began, note = set(futures), {}, ""
         try:
-            for future in as_completed(futures):
-                future.result()
-                done += futures[future].estimate
-                advance(round(done), total, futures[future].title)
+            while left:
+                ended, left = wait(left, LOOK_SECONDS, FIRST_COMPLETED)
+                for future in ended:
+                    future.result()
+                    done += futures[future].estimate
+                    note = futures[future].title
+                now, running = time.monotonic(), [future for future in futures if future.running()]
+                note = "; ".join(under_way(futures[future]) for future in running) or note
+                parts = (min(now - began.setdefault(one, now), 0.99 * futures[one].estimate) for one in running)
+                advance(round(done + sum(parts)), total, note)
         except BaseException:
             for future in futures:
                 future.cancel()
             raise
+
+
+def under_way(step: Step) -> str:
+    """Its title, and what its command has last said of how far it is."""
+    lines = step.log.read_text().rpartition("$ lightning-sq ")[2].splitlines() if step.log.exists() else []
+    said = next((line for line in reversed(lines) if " so far" in line), None)
+    return step.title if said is None else f"{step.title}: {said}"
 
 
 def _run(step: Step, num_threads: int, jobs: int) -> None:
@@ -204,8 +218,7 @@ def _run(step: Step, num_threads: int, jobs: int) -> None:
         log.flush()
         status = run_command(step.words, stdout=log, stderr=log, env=environment)
     if status:
-        last = step.log.read_text().strip().splitlines()[-1]
-        raise InputError(f"{step.title} failed: {last.removeprefix('lightning-sq: error: ')} (see {step.log})")
+        raise InputError(f"{step.title} failed: {last_words(step.log.read_text())} (see {step.log})")
     seconds = time.perf_counter() - began
     content = {"key": step.key, "version": step.version, "seconds_in_all": seconds}
     content |= {"num_threads": num_threads, "jobs": jobs}

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightning_sq.data.index import load_index
 from lightning_sq.evaluation.results import is_older
 from lightning_sq.evaluation.suites import attacks_by_name
 from lightning_sq.reproduction.earlier import NOTHING, Earlier
 from lightning_sq.reproduction.recipes import Recipe, recipe_of
-from lightning_sq.reproduction.runs import CHECKPOINT, TRAINED, Run, trained_at_hand
+from lightning_sq.reproduction.runs import TRAINED, Run, trained_at_hand
 from lightning_sq.reproduction.studies import Row, Study
+from lightning_sq.run_files import LAST_CHECKPOINT
 
+Form = Literal["full", "small", "quick"]
 RATE = "model.optimization.base_learning_rate"
 SHARES = (1 / 8, 1 / 4, 1 / 2)
 """Of the epochs of a row whose accuracy is held against the time of its training, for its shorter schedules."""
@@ -27,9 +29,10 @@ class Settings:
     Args:
         study: Which.
         rows: Names of its rows.
-        quick: The quick form: short schedules, one seed.
+        form: "full", by the recipes; "small", the same schedules with the network of the study's `small.yaml`; or
+            "quick", with that network, short schedules and one seed.
         num_seeds: At most so many of each row; None for the study's own.
-        max_epochs: At most so many of each row; None for the recipes' own.
+        max_epochs: A longer schedule is pressed into so many; None for the recipes' own.
         configs: Folder of the recipes.
         data: Image folder to train and test on.
         tuning_data: Image folder whose val are training images; None leaves the learning rates as the recipes say.
@@ -44,7 +47,7 @@ class Settings:
 
     study: Study
     rows: tuple[str, ...]
-    quick: bool
+    form: Form
     num_seeds: int | None
     max_epochs: int | None
     configs: Path
@@ -59,9 +62,9 @@ class Settings:
     earlier: Earlier = NOTHING
 
     @property
-    def form(self) -> str:
-        """As the page calls it."""
-        return "quick" if self.quick else "full"
+    def quick(self) -> bool:
+        """Whether it is the quick form."""
+        return self.form == "quick"
 
     def conditions(self) -> dict[str, Any]:
         """What all numbers of a page have in common, as the page says it."""
@@ -70,6 +73,7 @@ class Settings:
             "study": self.study.name,
             "epsilon": self.study.epsilon,
             "form": self.form,
+            "max_epochs": self.max_epochs,
             "data": {"train": train, "val": val, "whole": (train, val) == self.study.num_images},
             "attacks": list(attacks_by_name(self.attacks)),
             "num_images": self.num_images,
@@ -77,12 +81,11 @@ class Settings:
 
     def recipe(self, row: Row, seed: int, changes: dict[str, Any]) -> Recipe:
         """The recipe of a row in this form, with `changes` besides."""
-        place = {"configs": self.configs, "seed": seed, "quick": self.quick}
-        form = dict(row.quick) if self.quick else {}
-        epochs = recipe_of(self.study, row, changes=form, **place).num_epochs
-        if self.max_epochs is not None:
-            form["trainer.max_epochs"] = min(epochs, self.max_epochs)
-        return recipe_of(self.study, row, changes=form | changes, **place)
+        form = row.quick if self.quick else {}
+        recipe = recipe_of(self.study, row, configs=self.configs, seed=seed, changes=form, small=self.form != "full")
+        if self.max_epochs is not None and self.max_epochs < recipe.num_epochs:
+            recipe = recipe.shorter(self.max_epochs / recipe.num_epochs)
+        return replace(recipe, changes=recipe.changes | changes)
 
     def planned(self, rates: Mapping[str, float]) -> list[Run]:
         """Every row with every seed, and the first seed of those whose time is told by every shorter schedule.
@@ -125,7 +128,7 @@ class Settings:
             folders = [run.folder for run in runs if run.row.name == name and not run.is_shorter]
             folders += [folder for folder in [self.runs / name / "seed0"] if (folder / TRAINED).exists()]
             if folders:
-                found[name] = folders[0] / CHECKPOINT
+                found[name] = folders[0] / LAST_CHECKPOINT
         return found
 
     def attack_options(self) -> list[str]:

@@ -100,6 +100,7 @@ def rates_section(rows: dict[str, Any]) -> list[str]:
 
 
 def choice_section(tried: list[dict[str, Any]]) -> list[str]:
+    """The lines on what was tried of the method, the best in bold."""
     best = max(entry["accuracy"] for entry in tried)
     return [
         "",

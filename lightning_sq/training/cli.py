@@ -20,6 +20,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning_sq.data.datamodule import ImageFolderData
 from lightning_sq.errors import InputError
 from lightning_sq.paths import write_whole
+from lightning_sq.run_files import CHECKPOINTS, CONFIG_FILE
 from lightning_sq.training.build import build_module
 from lightning_sq.training.callbacks import ProgressLines, Throughput
 from lightning_sq.training.cluster.keep_time import KeepTime
@@ -36,8 +37,6 @@ from lightning_sq.training.resume.logs import LogsGoOn, make_loggers
 from lightning_sq.training.resume.owed_validation import OwedValidation
 from lightning_sq.training.resume.saved_state import OnMismatch, SavedRun, settings
 from lightning_sq.training.resume.start import (
-    CHECKPOINTS,
-    CONFIG_FILE,
     LAST,
     check_output,
     choose_start,

@@ -16,17 +16,17 @@ from torch.nn.functional import cross_entropy
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightning_sq.metrics import input_gradient_l1
+from lightning_sq.metrics import input_gradient_l1, one_of_every
 from lightning_sq.models import ModelConfig, PixelClassifier
-from lightning_sq.models.checkpoint_format import checkpoint_entry
+from lightning_sq.models.checkpoint_format import CHECKPOINT_KEY, checkpoint_entry
 from lightning_sq.objectives import Objective
 from lightning_sq.ops.pixels import check_pixels
 from lightning_sq.stop_request import seconds_since_start, stop_requested
-from lightning_sq.training.cluster.agreement import largest_of_all
+from lightning_sq.training.cluster.agreement import from_every_rank, largest_of_all
 from lightning_sq.training.cluster.time_limit import LARGEST, TimePlan
 from lightning_sq.training.optim import Optimization, make_optimizer, make_schedule
 from lightning_sq.training.resume.begin_epoch_again import begin_epoch_again
-from lightning_sq.training.resume.random_state import from_every_rank, put_back_torch, random_streams
+from lightning_sq.training.resume.random_state import put_back_torch, random_streams
 from lightning_sq.training.resume.saved_state import settings
 from lightning_sq.types import Batch
 
@@ -128,7 +128,7 @@ class ClassifierModule(LightningModule):
         if "noisy_top1" in self.val_metrics:
             noisy = self.objective.perturb_repeatably(images, indices)
             self.val_metrics["noisy_top1"].update(self(noisy), labels)
-        probe = indices % max(1, len(self.trainer.datamodule.index("val")) // GRADIENT_IMAGES) == 0
+        probe = one_of_every(max(1, len(self.trainer.datamodule.index("val")) // GRADIENT_IMAGES), indices)
         if probe.any():
             self.val_metrics["input_gradient_l1"].update(input_gradient_l1(self, images[probe], labels[probe]))
 
@@ -210,7 +210,7 @@ class ClassifierModule(LightningModule):
         self._stop_unless_finite("weights", *self.model.parameters())
         streams = random_streams(self.objective.random_state, self.device)
         streams["train_top1"] = {name: getattr(self.train_top1, name).cpu() for name in self.train_top1._defaults}
-        checkpoint["lightning_sq"] = checkpoint_entry(
+        checkpoint[CHECKPOINT_KEY] = checkpoint_entry(
             self.model.current_config(),
             self.recipe,
             epochs_trained=self._epochs_trained(),
@@ -229,7 +229,7 @@ class ClassifierModule(LightningModule):
         return epochs + (self.global_step - steps) / self._count_steps()[0]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        entry = checkpoint["lightning_sq"]
+        entry = checkpoint[CHECKPOINT_KEY]
         saved = ModelConfig.from_dict(entry["model"]).quantizer
         if saved is not None and self.model.quantizer is not None:  # a schedule moves it, and no tensor holds it
             self.model.quantizer.sharpness = saved.sharpness

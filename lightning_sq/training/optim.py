@@ -50,6 +50,10 @@ class Optimization:
         if self.decay not in get_args(Decay):
             raise InputError(f"decay={self.decay!r} is not one of {', '.join(get_args(Decay))}.")
 
+    def learning_rate(self, global_batch_size: int) -> float:
+        """The peak for so many images a step."""
+        return self.base_learning_rate * global_batch_size / 256
+
 
 def make_optimizer(model: nn.Module, optimization: Optimization, *, global_batch_size: int) -> torch.optim.Optimizer:
     """Over two groups: weights, which decay, and what does not: norms, biases, and what a quantizer learns."""
@@ -60,7 +64,7 @@ def make_optimizer(model: nn.Module, optimization: Optimization, *, global_batch
         {"params": decaying, "weight_decay": optimization.weight_decay},
         {"params": free, "weight_decay": 0.0},
     ]
-    rate = optimization.base_learning_rate * global_batch_size / 256
+    rate = optimization.learning_rate(global_batch_size)
     if optimization.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=rate, betas=(optimization.momentum, 0.999))
     return torch.optim.SGD(groups, lr=rate, momentum=optimization.momentum, nesterov=optimization.momentum > 0)

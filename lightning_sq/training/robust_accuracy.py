@@ -11,6 +11,7 @@ from torch import Tensor
 from lightning_sq.attacks import PGD, QuantizedBox
 from lightning_sq.attacks.checks import classify, fools
 from lightning_sq.errors import InputError
+from lightning_sq.metrics import one_of_every
 from lightning_sq.types import Batch, parse_epsilon
 
 
@@ -72,13 +73,3 @@ class RobustAccuracy(Callback):
                 still_right += int((~wrong).sum())
         self._taken = []
         return still_right, len(labels)
-
-
-def one_of_every(count: int, indices: Tensor) -> Tensor:
-    """Which of `indices` are the chosen one of `count` that follow each other; which one that is looks random.
-
-    With the first of each, processes that take turns would leave all of them to one where their number divides `count`.
-    """
-    block = indices // count
-    chosen = (block * 2_654_435_761 % 2**32) * count // 2**32  # Knuth's multiplicative hash
-    return indices % count == chosen

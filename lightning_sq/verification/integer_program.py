@@ -15,9 +15,9 @@ from torch.nn.functional import pad
 
 from lightning_sq.errors import InputError
 from lightning_sq.layers.normalize import Normalize
-from lightning_sq.layers.tracing import chain_of_modules, kind_of
 from lightning_sq.layers.unit_clamp import UnitClamp
 from lightning_sq.ops.interval import Interval
+from lightning_sq.verification.tracing import chain_of_modules, kind_of
 
 AFFINE = (
     *(nn.Linear, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d),

@@ -19,7 +19,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lightning_sq.errors import InputError
 from lightning_sq.layers.normalize import Normalize
 from lightning_sq.layers.soft_quantization import SoftQuantization
-from lightning_sq.layers.tracing import graph_of, has_hooks, kind_of
 from lightning_sq.layers.unit_clamp import UnitClamp
 from lightning_sq.ops.interval import (
     Interval,
@@ -32,6 +31,7 @@ from lightning_sq.ops.interval import (
     quantized_box,
     worst_case_logits,
 )
+from lightning_sq.verification.tracing import graph_of, has_hooks, kind_of
 
 
 def interval_forward(network: nn.Module, box: Interval) -> Interval:
@@ -68,6 +68,11 @@ def interval_margins(network: nn.Module, box: Interval, labels: Tensor, *, by_ba
     return worst - worst.gather(1, labels[:, None])
 
 
+def margin_bound(network: nn.Module, box: Interval, labels: Tensor) -> Tensor:
+    """(B,): the largest over j != y of the upper bounds of z_j - z_y; below 0 it proves the label of the whole box."""
+    return interval_margins(network, box, labels).scatter(1, labels[:, None], float("-inf")).amax(1)
+
+
 @torch.no_grad()
 def certified(model: nn.Module, images: Tensor, labels: Tensor, epsilon: float) -> Tensor:
     """(B,) bool: interval bounds prove that every image within `epsilon` is given its label, up to float32 rounding.
@@ -80,8 +85,7 @@ def certified(model: nn.Module, images: Tensor, labels: Tensor, epsilon: float) 
         labels: (B,) int64.
         epsilon: Radius in units of the full pixel range.
     """
-    margins = interval_margins(model, quantized_box(images, epsilon), labels)
-    return margins.scatter(1, labels[:, None], float("-inf")).amax(1) < 0
+    return margin_bound(model, quantized_box(images, epsilon), labels) < 0
 
 
 def _interpret(
@@ -90,10 +94,6 @@ def _interpret(
     fresh = Interval(box.lower.clone(), box.upper.clone())  # an in-place ReLU may come first
     with torch.autocast(box.lower.device.type, enabled=False):
         return _Interpreter(network, labels, by_batch_statistics).run(fresh)
-
-
-def _both_ends(module: nn.Module, box: Interval) -> Interval:
-    return non_decreasing(module, box)
 
 
 def _same(module: nn.Module, box: Interval) -> Interval:
@@ -148,9 +148,9 @@ MODULES: dict[type[nn.Module], Rule] = {
     nn.Linear: _linear,
     nn.Conv2d: _conv2d,
     **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm), _batch_norm),
-    **dict.fromkeys((nn.ReLU, nn.ReLU6, nn.Tanh, nn.Sigmoid, nn.Hardtanh), _both_ends),
-    **dict.fromkeys((SoftQuantization, Normalize, UnitClamp), _both_ends),
-    **dict.fromkeys((nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Flatten), _both_ends),
+    **dict.fromkeys((nn.ReLU, nn.ReLU6, nn.Tanh, nn.Sigmoid, nn.Hardtanh, nn.Flatten), non_decreasing),
+    **dict.fromkeys((SoftQuantization, Normalize, UnitClamp), non_decreasing),
+    **dict.fromkeys((nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d), non_decreasing),
     **dict.fromkeys((nn.Identity, nn.Dropout, nn.Dropout2d), _same),
 }
 """What is known of each module; subclasses count where they inherit the forward method."""

@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 from torch import fx, nn
 
 from lightning_sq.errors import InputError
+from lightning_sq.layers.eval_mode import in_eval_mode
 from lightning_sq.layers.normalize import Normalize
 from lightning_sq.layers.soft_quantization import SoftQuantization
 from lightning_sq.layers.unit_clamp import UnitClamp
@@ -28,11 +29,9 @@ def graph_of(network: nn.Module) -> fx.Graph:
     key = tuple((name, type(module), has_hooks(module)) for name, module in network.named_modules())
     known_key, graph = _GRAPHS.get(network, (None, None))
     if graph is None or key != known_key:
-        modes = {module: module.training for module in network.modules()}
         try:
-            for module in modes:
-                module.training = False
-            graph = _Tracer().trace(nn.Sequential(network))
+            with in_eval_mode(network):
+                graph = _Tracer().trace(nn.Sequential(network))
             if any(node.op == "get_attr" and node.target.startswith("_tensor_constant") for node in graph.nodes):
                 raise ValueError("it makes tensors itself, perhaps at random")  # and would be bounded with these
         except Exception as error:  # a forward method that is run on symbols can fail in any way
@@ -41,9 +40,6 @@ def graph_of(network: nn.Module) -> fx.Graph:
                 f"({type(error).__name__}). Use a network whose forward method does not branch on its input, such as a "
                 "ResNet."
             ) from error
-        finally:
-            for module, training in modes.items():
-                module.training = training
         _GRAPHS[network] = key, graph
     return graph
 

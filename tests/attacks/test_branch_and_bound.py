@@ -14,9 +14,9 @@ from lightning_sq.attacks.branch_and_bound import _not_proven as not_proven
 from lightning_sq.errors import InputError
 from lightning_sq.evaluation import evaluate
 from lightning_sq.layers import SoftQuantization
-from lightning_sq.layers.interval_network import certified
 from lightning_sq.models import PixelClassifier
 from lightning_sq.ops.interval import quantized_box
+from lightning_sq.verification.interval_network import certified
 
 IMAGES = torch.rand(60, 1, 2, 3, generator=torch.Generator().manual_seed(3))
 EPSILON = 0.2

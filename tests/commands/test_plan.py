@@ -87,13 +87,21 @@ def test_what_cannot_be_planned_is_refused_in_one_sentence(plan, words, parts, m
         assert part in text
 
 
+def test_images_are_counted_where_the_data_are_said_to_lie(plan, few_digits, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # the recipe's own folder is not there
+    status, text, _ = plan("--data", str(few_digits), "--images-per-second", "5", "--json")
+    assert status == 0
+    assert json.loads(text)["work"]["num_images"] == 90
+
+
 @pytest.mark.end_to_end
 def test_the_speed_is_measured_by_a_short_run_where_it_is_not_given(few_digits, tmp_path, capsys):
     recipe = yaml.safe_load((REPOSITORY / "configs/digits_natural.yaml").read_text())
-    recipe["data"]["root"], recipe["model"]["architecture"] = str(few_digits), "test_resnet"
+    recipe["data"]["root"], recipe["model"]["architecture"] = "nowhere", "test_resnet"
     recipe["trainer"]["accelerator"] = "cpu"
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    assert main(["plan", "--config", str(tmp_path / "recipe.yaml"), "--gpus-per-node", "1", "--json"]) == 0
+    words = ["--config", str(tmp_path / "recipe.yaml"), "--data", str(few_digits), "--gpus-per-node", "1", "--json"]
+    assert main(["plan", *words]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["images_per_second"] > 0
     assert found["work"]["num_images"] == 90

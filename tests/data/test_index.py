@@ -6,6 +6,7 @@ import shutil
 import threading
 import zlib
 from array import array
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -248,3 +249,20 @@ def test_many_threads_list_a_folder_whose_answers_are_waited_for_and_one_lists_a
     others, rest = here[: listing.CLASSES_AT_ONCE], here[listing.CLASSES_AT_ONCE :]
     assert not any(others)
     assert set(rest) == {share_computing > 0.5}
+
+
+def test_the_fingerprint_sees_a_file_that_is_missing_and_one_of_another_size(few_digits, tmp_path):
+    index = load_index(few_digits / "train", cache=tmp_path)
+    found = index.fingerprint()
+    assert index.fingerprint() == found
+    assert index.take(np.arange(len(index) - 1)).fingerprint() != found
+    index.sizes[5] += 1
+    assert index.fingerprint() != found
+
+
+def test_the_fingerprint_takes_a_name_that_is_not_utf_8_by_its_bytes(few_digits, tmp_path):
+    index = load_index(few_digits / "train", cache=tmp_path)
+    odd = [
+        replace(index, paths=(os.fsdecode(b"0/caf" + end + b".jpg"), *index.paths[1:])) for end in (b"\xe9", b"\xe8")
+    ]
+    assert len({each.fingerprint() for each in (index, *odd)}) == 3

@@ -10,6 +10,7 @@ from torch import fx, nn
 from torch.autograd import grad
 
 import lightning_sq
+from lightning_sq.attacks import TakenApart
 from lightning_sq.evaluation import derivatives_inside
 from lightning_sq.evaluation.derivatives_inside import uses_derivatives
 from lightning_sq.evaluation.diagnostics import Situation
@@ -138,7 +139,7 @@ def situation(model, norm="linf", epsilon=EPSILON) -> Situation:
     idle = {"idle": Entry("does nothing", lambda model, images, *rest: images, "plain")}
     found = lightning_sq.evaluate(model, IMAGES, labels, epsilon=epsilon, attacks=idle, norm=norm, checks=False)
     runner = StageRunner(model, model, IMAGES, labels, VerdictStore(None, {}), device=IMAGES.device, norm=norm)
-    return Situation(runner, None, found)
+    return Situation(runner, TakenApart(None, model), found)
 
 
 LIMITS = {
@@ -200,7 +201,7 @@ def test_the_longer_search_starts_where_no_attack_of_the_suite_did(monkeypatch):
     found = lightning_sq.evaluate(model, IMAGES, labels, epsilon=0.01, attacks=attacks, checks=False)
     checking, alive = True, found.survived()
     runner = StageRunner(model, model, IMAGES, labels, VerdictStore(None, {}), device=IMAGES.device)
-    more_steps_break_more(Situation(runner, None, found))
+    more_steps_break_more(Situation(runner, TakenApart(None, model), found))
     assert len(starts["check"]) == alive.sum() > 0
     assert starts["suite"].isdisjoint(starts["check"])
 

@@ -35,8 +35,12 @@ def test_a_process_that_loses_another_says_so_and_ends_by_a_status_that_is_tried
         subprocess.Popen([*words, "0"], stderr=subprocess.PIPE, text=True) as first,
         subprocess.Popen([*words, "1"]) as second,
     ):
-        _, told = first.communicate(timeout=120)
-        assert (first.returncode, second.wait(120)) == (1, 9)
+        try:
+            _, told = first.communicate(timeout=120)
+            assert (first.returncode, second.wait(120)) == (1, 9)
+        finally:  # or `with` waits for them for ever
+            first.kill()
+            second.kill()
     said = [line for line in told.splitlines() if line.startswith("lightning-sq: error: ")]
     assert len(said) == 1
     assert "Process 0 of 2 has lost another one: it was killed, or its error stands above." in said[0]

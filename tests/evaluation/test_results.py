@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import lightning_sq
+from lightning_sq.__main__ import main
 from lightning_sq.errors import InputError
 from lightning_sq.evaluation import examples, results, robustbench, suites
 from lightning_sq.evaluation.figures import examples_figure
@@ -46,7 +47,7 @@ def evaluated(tmp_path_factory):
     )
     results.write_results(folder, everything)
     robustbench.write_model_infos(folder, everything)
-    adversarial = torch.stack([found.examples(IMAGES).get(i, IMAGES[i]) for i in chosen])
+    adversarial = torch.stack([found.examples().get(i, IMAGES[i]) for i in chosen])
     shown = examples.show(
         model, IMAGES[chosen], adversarial, model.quantizer, epsilon=0.1, class_names=("cat", "dog_$1$")
     )
@@ -185,6 +186,23 @@ def test_a_report_says_that_its_attacks_have_been_made_stronger_since(evaluated,
     results.write_results(tmp_path / "older", {k: v for k, v in everything.items() if k != "suite_version"})
     write_report(tmp_path / "older")
     assert results.OLDER in (tmp_path / "older/report.html").read_text()
+
+
+def test_the_command_draws_the_report_again_or_prints_its_table(evaluated, tmp_path, capsys):
+    folder = tmp_path / "again"
+    shutil.copytree(evaluated[0], folder)
+    drawn = [folder / "report.html", folder / "robustness.png"]
+    for file in drawn:
+        file.unlink()
+    assert main(["report", str(folder), "--markdown"]) == 0
+    assert capsys.readouterr().out == results.markdown_table(evaluated[1]) + "\n"
+    assert not any(file.exists() for file in drawn)
+    assert main(["report", str(folder)]) == 0
+    assert drawn[0].read_text() == (evaluated[0] / "report.html").read_text()
+    assert drawn[1].is_file()
+    said = capsys.readouterr().out
+    assert NAME in said
+    assert said.endswith(f"{drawn[0]}\n")
 
 
 def test_robustbench_rows_say_unreliable_where_a_check_fired(evaluated):

@@ -10,10 +10,10 @@ from torch.nn.functional import cross_entropy
 
 from lightning_sq.errors import InputError
 from lightning_sq.layers import SoftQuantization
-from lightning_sq.layers.interval_network import certified, interval_margins
 from lightning_sq.models import PixelClassifier
 from lightning_sq.objectives.interval_bound import IntervalBound
 from lightning_sq.ops.interval import quantized_box
+from lightning_sq.verification.interval_network import certified, interval_margins
 
 EPSILON = 0.15
 

@@ -120,7 +120,7 @@ def test_a_program_for_another_runtime_takes_any_number_of_images(checkpoint, tm
 
 def test_a_release_that_a_fresh_process_cannot_load_is_not_made(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "write_golden", lambda folder, model: save_file({}, folder / "golden.safetensors"))
-    with pytest.raises(InputError, match=r"does not load in a new process, so none was written: lightning-sq: error"):
+    with pytest.raises(InputError, match=r"^No release was written, .* cannot load it: .*golden"):
         export(checkpoint, tmp_path / "release")
     assert list(tmp_path.iterdir()) == []
 

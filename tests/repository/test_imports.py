@@ -19,23 +19,24 @@ PACKAGE = REPOSITORY / "lightning_sq"
 MAY_IMPORT = {
     "ops": set(),
     "layers": {"ops"},
+    "verification": {"layers", "ops"},
     "models": {"layers", "ops"},
     "data": {"ops"},
-    "objectives": {"layers", "ops", "attacks"},
+    "objectives": {"attacks", "layers", "ops", "verification"},
     "metrics": {"ops"},
-    "attacks": {"layers", "ops"},
-    "evaluation": {"attacks", "layers", "ops"},
+    "attacks": {"layers", "ops", "verification"},
+    "evaluation": {"attacks", "layers", "ops", "verification"},
     "hub": {"layers", "models"},
     "release": {"hub", "models"},
     "releasing": {"evaluation", "models"},
     "training": {"attacks", "data", "metrics", "models", "objectives", "layers", "ops"},
-    "reproduction": {"attacks", "data", "evaluation", "layers", "models", "release"},
+    "reproduction": {"attacks", "data", "evaluation", "layers", "models", "release", "verification"},
     "commands": {
         *("attacks", "data", "evaluation", "hub", "metrics", "models", "release", "releasing", "reproduction"),
         "training",
     },
 }
-EVERYBODYS = {"children", "errors", "paths", "progress", "release_files", "stop_request", "types"}
+EVERYBODYS = {"children", "errors", "paths", "progress", "release_files", "run_files", "stop_request", "types"}
 DOORS = {
     "timm": {"models/backbone.py", "models/small_networks.py", "hub/timm_names.py"},
     "huggingface_hub": {"hub/huggingface.py"},
@@ -45,6 +46,7 @@ DOORS = {
 WITHOUT_LIGHTNING = (
     "ops",
     "layers",
+    "verification",
     "models",
     "objectives",
     "attacks",

@@ -153,7 +153,12 @@ def test_the_page_names_rows_that_were_judged_by_weaker_attacks_or_never_saw_tho
 
 
 @pytest.mark.parametrize(
-    ("form", "command"), [("full", "mnist --num-images 500"), ("quick", "mnist --quick --num-images 500")]
+    ("form", "command"),
+    [
+        ("full", "mnist --num-images 500"),
+        ("quick", "mnist --quick --num-images 500"),
+        ("small", "mnist --small --num-images 500"),
+    ],
 )
 def test_the_page_says_the_command_that_makes_it(content, form, command):
     assert f"`lightning-sq reproduce {command}`" in page.markdown(content | {"form": form})

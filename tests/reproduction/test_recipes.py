@@ -73,7 +73,7 @@ def test_no_two_variants_of_a_study_are_the_same_and_none_is_the_recipe():
 def test_every_recipe_of_a_study_is_a_row_of_it():
     for study in STUDIES.values():
         files = {path.stem for path in (CONFIGS / study.name).glob("*.yaml")}
-        assert files - {"quick"} | {study.method} == {row.name for row in study.rows}
+        assert files - {"small"} | {study.method} == {row.name for row in study.rows}
         assert {study.natural, study.certified, *study.timed} - {study.method} <= files
 
 
@@ -85,15 +85,15 @@ def test_an_objective_is_replaced_and_not_mixed_with_the_one_below():
     assert "select" not in recipe(MNIST, "pgd").values()["model"]["objective"]["init_args"]
 
 
-def test_the_quick_form_of_cifar10_has_a_small_network_under_every_row_without_one_of_its_own():
+def test_the_smaller_forms_of_cifar10_have_a_small_network_under_every_row_without_one_of_its_own():
     for row in CIFAR10.rows:
-        full, quick = (recipe_of(CIFAR10, row, configs=CONFIGS, seed=0, changes={}, quick=q) for q in (False, True))
+        full, small = (recipe_of(CIFAR10, row, configs=CONFIGS, seed=0, changes={}, small=s) for s in (False, True))
         own = full.values()["model"]["architecture"] != "resnet18_cifar"
         architecture = full.values()["model"]["architecture"] if own else "small_cnn_cifar"
-        assert quick.values()["model"]["architecture"] == architecture
-        assert quick.values()["model"]["objective"] == full.values()["model"]["objective"]
-        assert quick.model(10)(torch.rand(2, 3, 32, 32)).shape == (2, 10)
-    assert recipe_of(MNIST, MNIST.rows[0], configs=CONFIGS, seed=0, changes={}, quick=True) == recipe(MNIST, "natural")
+        assert small.values()["model"]["architecture"] == architecture
+        assert small.values()["model"]["objective"] == full.values()["model"]["objective"]
+        assert small.model(10)(torch.rand(2, 3, 32, 32)).shape == (2, 10)
+    assert recipe_of(MNIST, MNIST.rows[0], configs=CONFIGS, seed=0, changes={}, small=True) == recipe(MNIST, "natural")
 
 
 def test_another_recipe_has_another_fingerprint(tmp_path):

@@ -14,11 +14,20 @@ from lightning_sq.commands.evaluate import VERDICTS
 from lightning_sq.errors import InputError
 from lightning_sq.evaluation.store import VerdictStore
 from lightning_sq.evaluation.suites import SUITE_VERSION
+from lightning_sq.reproduction import runs
 from lightning_sq.reproduction.figures import COLORS
 from lightning_sq.reproduction.plan import Estimate, plan_in_words, time_in_words
-from lightning_sq.reproduction.runs import EVALUATION, TRAINED, Step, evaluation_step, run_all, training_curve
+from lightning_sq.reproduction.runs import (
+    EVALUATION,
+    TRAINED,
+    Step,
+    evaluation_step,
+    run_all,
+    training_curve,
+    under_way,
+)
 from lightning_sq.reproduction.settings import RATE, Settings
-from lightning_sq.reproduction.studies import MNIST, STUDIES
+from lightning_sq.reproduction.studies import CIFAR10, MNIST, STUDIES
 from lightning_sq.reproduction.trials import (
     TRIAL_IMAGES,
     TRIAL_SHARE,
@@ -47,6 +56,28 @@ def test_a_step_that_is_done_is_not_done_again(tmp_path):
     assert (marker["key"], marker["more"], marker["num_threads"]) == ("k", 1, 1)
     assert good.log.read_text().startswith("$ lightning-sq --version\n0.")
     assert ran([good]) == []
+
+
+def test_while_steps_are_under_way_their_own_progress_is_shown(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "LOOK_SECONDS", 0.01)
+    both = [replace(step(tmp_path, name, ["--version"]), estimate=1000.0) for name in ("a", "b")]
+    seen = ran(both, jobs=1)
+    done, totals, notes = zip(*seen, strict=True)
+    assert list(done) == sorted(done)
+    assert set(totals) == {2000}
+    assert {"a", "b"} <= set(notes)
+    assert seen[-1] == (2000, 2000, "b")
+
+
+def test_how_far_a_step_is_is_what_its_command_has_said_since_it_was_started(tmp_path):
+    one = step(tmp_path, "one", [])
+    assert under_way(one) == "one"
+    one.log.parent.mkdir(exist_ok=True)
+    one.log.write_text("$ lightning-sq fit\nepoch 9/9, 0:00:09 so far, 0:00:00 left\n$ lightning-sq fit\na warning\n")
+    assert under_way(one) == "one"
+    with one.log.open("a") as log:
+        log.write("epoch 1/9, 0:00:01 so far, 0:00:08 left\na warning\n")
+    assert under_way(one) == "one: epoch 1/9, 0:00:01 so far, 0:00:08 left"
 
 
 def test_what_an_earlier_version_did_counts_and_is_done_again(tmp_path):
@@ -115,11 +146,13 @@ def written(file, minutes_ago):
 def test_the_curve_goes_over_all_starts_of_a_run(tmp_path):
     head = "epoch,step,train/seconds,val/clean_top1,val/robust_top1\n"
     for version, text in {
-        0: "0,9,,0.5,0.1\n0,9,10.0,,\n1,19,,0.6,0.2\n",  # stopped before the end of the second epoch
-        1: "1,19,,0.7,0.3\n1,19,21.5,,\n",
+        9: "0,9,,0.5,0.1\n0,9,10.0,,\n1,19,,0.6,0.2\n",  # stopped before the end of the second epoch
+        10: "1,19,,0.7,0.3\n1,19,21.5,,\n",
     }.items():
-        (tmp_path / f"logs/version_{version}").mkdir(parents=True)
-        (tmp_path / f"logs/version_{version}/metrics.csv").write_text(head + text)
+        file = tmp_path / f"logs/version_{version}/metrics.csv"
+        file.parent.mkdir(parents=True)
+        file.write_text(head + text)
+        os.utime(file, (version, version))
     assert training_curve(tmp_path) == [
         {"seconds": 10.0, "clean": 0.5, "robust": 0.1},
         {"seconds": 21.5, "clean": 0.7, "robust": 0.3},
@@ -130,7 +163,7 @@ def settings(tmp_path, **changes):
     given = {
         "study": MNIST,
         "rows": ("natural", "pgd"),
-        "quick": False,
+        "form": "full",
         "num_seeds": None,
         "max_epochs": None,
         "configs": REPOSITORY / "configs",
@@ -186,13 +219,33 @@ def test_variants_of_the_method_are_trained_alike_and_shown_if_the_recipe_is_sti
 
 
 def test_the_forms_differ_in_epochs_seeds_and_batches(tmp_path):
-    full, quick = settings(tmp_path).planned({}), settings(tmp_path, quick=True).planned({})
+    full, quick = settings(tmp_path).planned({}), settings(tmp_path, form="quick").planned({})
     assert [run.seed for run in full] == [0, 0, 1, 2]
     assert [run.seed for run in quick] == [0, 0]
     assert [run.recipe.values()["trainer"]["max_epochs"] for run in quick] == [1, 1]
     assert "limit_train_batches" not in full[0].recipe.values()["trainer"]
     assert len(settings(tmp_path, num_seeds=1).planned({})) == 2
-    assert settings(tmp_path, max_epochs=2).planned({})[0].recipe.values()["trainer"]["max_epochs"] == 2
+
+
+def test_a_schedule_that_is_too_long_is_pressed_into_the_epochs_that_there_are_and_no_other_is_changed(tmp_path):
+    row = MNIST.row("interval_bound")
+    whole, pressed, same = (settings(tmp_path, max_epochs=n).recipe(row, 0, {RATE: 1.0}) for n in (None, 12, 24))
+    assert (whole.num_epochs, pressed.num_epochs) == (24, 12)
+    assert whole == same
+    ramps = [one.values()["model"]["objective"]["init_args"]["ramp_steps"] for one in (whole, pressed)]
+    assert ramps[0] == 2 * ramps[1] > 0
+    assert pressed.changes[RATE] == 1.0
+
+
+def test_the_small_form_has_the_schedules_and_seeds_of_the_full_one_with_another_network(tmp_path):
+    full, small, quick = (settings(tmp_path, study=CIFAR10, form=f).planned({}) for f in ("full", "small", "quick"))
+    assert [run.seed for run in small] == [run.seed for run in full]
+    for one, other in zip(full, small, strict=True):
+        ours, theirs = one.recipe.values(), other.recipe.values()
+        assert ours["trainer"] == theirs["trainer"]
+        assert ours["model"]["objective"] == theirs["model"]["objective"]
+        assert (ours["model"]["architecture"], theirs["model"]["architecture"]) == ("resnet18_cifar", "small_cnn_cifar")
+    assert quick[0].recipe.values()["model"]["architecture"] == "small_cnn_cifar"
 
 
 def test_the_quick_form_has_rows_that_are_soon_trained_and_a_figure_has_a_style_for_every_row():

@@ -11,8 +11,9 @@ from torch import nn
 
 from lightning_sq.errors import InputError
 from lightning_sq.layers import SoftQuantization
+from lightning_sq.metrics import one_of_every
 from lightning_sq.models import PixelClassifier
-from lightning_sq.training.robust_accuracy import RobustAccuracy, one_of_every
+from lightning_sq.training.robust_accuracy import RobustAccuracy
 from lightning_sq.types import PADDING_INDEX, Batch
 
 # Two pixels; class 1 where the first is the brighter. The margin of each image says which epsilon breaks it.
@@ -76,18 +77,6 @@ def test_one_image_of_every_n_is_attacked_and_processes_are_counted_together():
     margins = torch.where(chosen, 0.05, 0.35)  # those that are attacked all break
     callback = RobustAccuracy(0.1, num_images=4)
     assert measured(callback, linear_model(), [batch_of(margins, list(range(8)))], 8, 2) == {"val/robust_top1": 0.0}
-
-
-@pytest.mark.parametrize("every", [1, 2, 3, 39, 100, 195])
-def test_the_chosen_ones_are_one_of_each_block_and_spread_over_processes_that_take_turns(every):
-    blocks = 400
-    indices = torch.arange(every * blocks)
-    chosen = one_of_every(every, indices)
-    assert (chosen.view(blocks, every).sum(1) == 1).all()
-    for world_size in (2, 4, 7, 8):
-        of_each = torch.bincount(indices[chosen] % world_size, minlength=world_size)
-        assert of_each.min() > 0.5 * blocks / world_size
-        assert of_each.max() < 1.5 * blocks / world_size
 
 
 def test_bad_input_is_one_sentence():

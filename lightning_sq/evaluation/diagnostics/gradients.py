@@ -19,11 +19,10 @@ from lightning_sq.ops.interval import quantized_box
 def zero_gradients(s: Situation) -> Diagnostic:
     """Pixels that an attacker can move and whose gradient is exactly 0, or not a number."""
     epsilon = s.budget if s.found.norm == "linf" else 1 / 255
-    quantizer = None if s.apart is None else s.apart.quantizer
 
     def counts(images: Tensor, labels: Tensor, numbers: list[int]) -> Tensor:
         with torch.no_grad():
-            movable = quantized_box(images, epsilon, quantizer)
+            movable = quantized_box(images, epsilon, s.apart.quantizer)
             can_move = movable.upper - movable.lower > 0.01 * epsilon
         with torch.enable_grad():
             x = images.clone().requires_grad_()
@@ -45,7 +44,7 @@ def zero_gradients(s: Situation) -> Diagnostic:
 
 def quantizer_widens_the_ball(s: Situation) -> Diagnostic | None:
     """The mean width of the quantized box against that of the ball of pixels."""
-    if s.apart is None or s.found.norm != "linf":
+    if s.apart.quantizer is None or s.found.norm != "linf":
         return None
     images, _ = s.batch(MANY)
     with torch.no_grad():
@@ -85,14 +84,13 @@ def small_steps_jump(s: Situation) -> Diagnostic:
 def successes_get_lost(s: Situation) -> Diagnostic:
     """What an attack saw and did not give back, and what fools the network in its box but not the model."""
     some = s.some(s.found.correct, FEW)
-    attacked = s.runner.model if s.apart is None else s.apart
     makes: list[Callable[[Attack], Attack]] = [lambda attack: attack]
-    if s.apart is not None:
+    if s.apart.quantizer is not None:
         makes.append(s.behind)
 
     def lost(images: Tensor, labels: Tensor, numbers: list[int], make: Callable[[Attack], Attack]) -> Tensor:
         watched = Watched(s.pgd(criterion="margin"))
-        found = make(watched)(attacked, images, labels, numbers, s.budget)
+        found = make(watched)(s.apart, images, labels, numbers, s.budget)
         with torch.no_grad():
             return watched.seen & ~(margin(s.runner.model(found), labels) > 0)
 

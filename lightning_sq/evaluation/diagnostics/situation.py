@@ -40,12 +40,12 @@ class Situation:
 
     Args:
         runner: The model, the images, and stages of further attacks.
-        apart: The model's parts, if it has a quantizer.
+        apart: The model's parts.
         found: The evaluation, with all attacks done.
     """
 
     runner: StageRunner
-    apart: Quantized | None
+    apart: Quantized
     found: Evaluation
 
     @property
@@ -75,7 +75,7 @@ class Situation:
 
     def behind(self, search: Attack) -> Attack:
         """`search` where nothing can hide from it: in the quantized box, if there is one."""
-        return QuantizedBox(search) if self.apart is not None and self.found.norm == "linf" else search
+        return QuantizedBox(search) if self.apart.quantizer is not None and self.found.norm == "linf" else search
 
     def pgd(self, **options: Any) -> PGD:
         """In the norm of this evaluation, or inside the box, which is L-inf's."""

@@ -11,7 +11,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_sq.errors import InputError
-from lightning_sq.training.resume.start import STEP_FILE, open_of_run
+from lightning_sq.run_files import STEP_FILE
+from lightning_sq.training.resume.start import open_of_run
 
 
 class LastWords(Callback):

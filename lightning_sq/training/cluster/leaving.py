@@ -13,8 +13,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_sq.stop_request import STOPPED, stop_requested
-from lightning_sq.training.cluster.agreement import largest_of_all
+from lightning_sq.stop_request import SIGNALS, STOPPED, stop_requested
+from lightning_sq.training.cluster.agreement import in_process_group, largest_of_all
 from lightning_sq.training.resume.checkpointing import ends_step, validates_behind
 
 SHORT_VALIDATION = 5.0
@@ -76,11 +76,11 @@ class LeaveWhenAsked(Callback):
         self._validation_is_long = bool(is_long)
 
     def _leave(self, trainer: Trainer, what: str) -> NoReturn:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if in_process_group():
             torch.distributed.barrier()  # nobody ends the job before everybody is here
             # NCCL's is collective, and Lightning would let the first process do it alone at its exit
             torch.distributed.destroy_process_group()
-        for number in (signal.SIGTERM, signal.SIGUSR1):
+        for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)  # the goal is reached
         if trainer.global_rank:  # one status is enough; two could be taken for a crash of each by the other
             sys.stdout.flush()

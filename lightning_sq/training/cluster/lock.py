@@ -12,7 +12,8 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_sq.errors import InputError
-from lightning_sq.training.resume.start import STEP_FILE, open_of_run
+from lightning_sq.run_files import STEP_FILE
+from lightning_sq.training.resume.start import JOB, open_of_run
 
 LOCK_FILE = ".lock"
 PATIENCE = 180.0
@@ -29,7 +30,7 @@ def lock_output(output: Path, held: ExitStack) -> None:
     """
     output.mkdir(parents=True, exist_ok=True)
     path = output / LOCK_FILE
-    job = f" of job {os.environ['SLURM_JOB_ID']}" if "SLURM_JOB_ID" in os.environ else ""
+    job = f" of job {os.environ[JOB]}" if JOB in os.environ else ""
     patient_until = time.monotonic() + PATIENCE
     while True:
         number = open_of_run(path, os.O_RDWR)

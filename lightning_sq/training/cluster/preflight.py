@@ -15,11 +15,11 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_sq.data.index import ImageIndex
 from lightning_sq.errors import InputError
 from lightning_sq.models.checkpoint_format import versions
-from lightning_sq.training.resume.random_state import from_every_rank
-from lightning_sq.training.resume.start import CHECKPOINTS
+from lightning_sq.paths import nearest_existing
+from lightning_sq.run_files import CHECKPOINTS
+from lightning_sq.training.cluster.agreement import from_every_rank
 
 REDUCED_BYTES = 1 << 26
 """64 MB, of the size of a ResNet's gradients: what is reduced to see the bandwidth."""
@@ -63,7 +63,7 @@ def about_this_process(trainer: Trainer, module: LightningModule, output: Path) 
     """
     data = hashlib.sha256()
     for split in ("train", "val"):
-        data.update(fingerprint(trainer.datamodule.index(split)).encode())
+        data.update(trainer.datamodule.index(split).fingerprint().encode())
     return {
         "host": socket.gethostname(),
         "rank": trainer.global_rank,
@@ -72,14 +72,6 @@ def about_this_process(trainer: Trainer, module: LightningModule, output: Path) 
         "versions": json.dumps(versions(), sort_keys=True),
         "free": free_bytes(output) + sum(path.stat().st_size for path in output.glob(f"{CHECKPOINTS}/*.ckpt")),
     }
-
-
-def fingerprint(index: ImageIndex) -> str:
-    """sha256 of the names, classes and sizes of all images, in their order."""
-    digest = hashlib.sha256("\n".join((*index.class_names, *index.paths)).encode("utf-8", "surrogateescape"))
-    digest.update(index.labels.tobytes())
-    digest.update(index.sizes.tobytes())
-    return digest.hexdigest()
 
 
 REMEDIES = {
@@ -102,8 +94,7 @@ def check_alike(everybody: list[dict[str, Any]]) -> None:
 
 def free_bytes(output: Path) -> int:
     """Of the disk that holds `output`, or will."""
-    there = next(path for path in (output, *output.absolute().parents) if path.exists())
-    return shutil.disk_usage(there).free
+    return shutil.disk_usage(nearest_existing(output)).free
 
 
 def check_room(everybody: list[dict[str, Any]], output: Path, module: LightningModule) -> None:
@@ -120,12 +111,12 @@ def check_room(everybody: list[dict[str, Any]], output: Path, module: LightningM
 
 def _joined(trainer: Trainer, device: torch.device) -> str:
     """The bandwidth of an all-reduce, in words."""
-    seconds = all_reduce_seconds(device)
+    seconds = measured_all_reduce_seconds(device)
     moved = 2 * (trainer.world_size - 1) / trainer.world_size * REDUCED_BYTES
     return f"an all-reduce of {REDUCED_BYTES / 1e6:.0f} MB moves {moved / seconds / 1e9:.2f} GB/s"
 
 
-def all_reduce_seconds(device: torch.device, num_bytes: int = REDUCED_BYTES) -> float:
+def measured_all_reduce_seconds(device: torch.device, num_bytes: int = REDUCED_BYTES) -> float:
     """Of one all-reduce, the second of two."""
     values = torch.zeros(num_bytes // 4, device=device)
     for _ in range(2):

@@ -47,6 +47,10 @@ class TimePlan:
         limit: Seconds of all starts together; None for no limit.
         total_steps: Optimizer steps of the whole schedule.
         steps_per_epoch: A validation comes behind so many.
+        position: How far the run is in the schedule, in its steps.
+        step_seconds: The average of a step, 0 before the first.
+        validation_seconds: Of the last one; a guess before it, and 0 before that.
+        checkpoint_seconds: Of the last one, 0 before the first.
     """
 
     limit: float | None

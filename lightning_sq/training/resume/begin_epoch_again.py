@@ -5,6 +5,8 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
+from lightning_sq.models.checkpoint_format import CHECKPOINT_KEY
+
 MAY_DIFFER = ("batch_size_per_device", "num_processes", "accumulate_grad_batches")
 """Settings whose product is the global batch: a run can go on with others, though not in the middle of an epoch."""
 
@@ -21,7 +23,7 @@ def begin_epoch_again(checkpoint: dict[str, Any], here: dict[str, Any], *, steps
         steps_per_epoch: Optimizer steps of an epoch of this run.
         limited: The run has a time limit, so that its schedule may be ahead of its epochs.
     """
-    resume, loops = checkpoint["lightning_sq"]["resume"], checkpoint["loops"]["fit_loop"]
+    resume, loops = checkpoint[CHECKPOINT_KEY]["resume"], checkpoint["loops"]["fit_loop"]
     epoch = loops["epoch_progress"]["current"]["processed"]
     for counts in loops["epoch_progress"].values():
         counts.update(dict.fromkeys(counts, epoch))

@@ -12,7 +12,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_sq.training.resume.start import BEST, BEST_ROBUST, CHECKPOINTS, LAST
+from lightning_sq.run_files import CHECKPOINTS
+from lightning_sq.training.resume.start import BEST, BEST_ROBUST, LAST
 from lightning_sq.training.resume.whole_checkpoint import keep_before, write_checkpoint
 from lightning_sq.training.robust_accuracy import RobustAccuracy
 

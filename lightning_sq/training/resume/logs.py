@@ -13,7 +13,7 @@ from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from lightning_sq.paths import whole_file
-from lightning_sq.training.resume.start import LOGS
+from lightning_sq.run_files import LOGS, METRICS_FILE
 
 VERSION = 0
 STATE_KEY = "LogsGoOn"
@@ -29,7 +29,7 @@ class LogsGoOn(Callback):
     state_key = STATE_KEY
 
     def __init__(self, output: Path) -> None:
-        self.metrics_file = output / LOGS / f"version_{VERSION}" / "metrics.csv"
+        self.metrics_file = output / LOGS / f"version_{VERSION}" / METRICS_FILE
         self._not_logged: Literal["step", "epoch"] | None = None
 
     def on_train_batch_end(self, *_: Any) -> None:
@@ -123,7 +123,7 @@ def make_loggers(output: Path, resumed: dict[str, Any] | None) -> list[Logger]:
         return [metrics, TensorBoardLogger(output, LOGS, version=VERSION)]
     last_step = max(0, resumed["global_step"] - 1)
     curves = TensorBoardLogger(output, LOGS, version=VERSION, purge_step=last_step)
-    rows = _kept_rows(Path(metrics.log_dir) / "metrics.csv", resumed)
+    rows = _kept_rows(Path(metrics.log_dir) / METRICS_FILE, resumed)
     _begin(metrics, rows)
     _log_again(curves, rows, last_step)
     return [metrics, curves]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -16,15 +14,6 @@ def random_streams(objective_state: Tensor | None, device: torch.device) -> dict
         "cpu": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state(device) if on_gpu else None,
     }
-
-
-def from_every_rank(value: Any, world_size: int) -> list[Any]:
-    """`value` of each rank, in order. All ranks have to come here."""
-    if world_size == 1:
-        return [value]
-    values = [None] * world_size
-    torch.distributed.all_gather_object(values, value)
-    return values
 
 
 def put_back_torch(streams: dict[str, Tensor | None], device: torch.device) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -12,7 +11,6 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_sq.data.datamodule import ImageFolderData
-from lightning_sq.data.image_index import ImageIndex
 from lightning_sq.errors import InputError
 from lightning_sq.models import ModelConfig, PixelClassifier
 from lightning_sq.models.checkpoint_format import (
@@ -58,7 +56,7 @@ def settings(trainer: Trainer, data: ImageFolderData, optimization: Optimization
     """
     return {
         "num_images": len(data.index("train")),
-        "images": _which(data.index("train")),
+        "images": data.index("train").fingerprint()[:12],  # one image for another shifts all behind it
         "batch_size_per_device": data.batch_size_per_device,
         "num_processes": trainer.num_devices * trainer.num_nodes,
         "batch_repeats": data.batch_repeats,
@@ -68,13 +66,6 @@ def settings(trainer: Trainer, data: ImageFolderData, optimization: Optimization
         **{name: getattr(data, name) for name in AUGMENTATION},
         **asdict(optimization),
     }
-
-
-def _which(index: ImageIndex) -> str:
-    """A digest of the images and labels in their order, wherever they lie: one for another shifts all behind it."""
-    digest = hashlib.sha256("\n".join((*index.class_names, *index.paths)).encode("utf-8", "surrogateescape"))
-    digest.update(index.labels.tobytes())
-    return digest.hexdigest()[:12]
 
 
 @dataclass(frozen=True)

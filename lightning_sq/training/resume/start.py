@@ -9,9 +9,10 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from lightning_sq.errors import InputError
+from lightning_sq.paths import nearest_existing
+from lightning_sq.run_files import CHECKPOINTS, CONFIG_FILE, LOGS, STEP_FILE
 from lightning_sq.training.resume.whole_checkpoint import is_whole
 
-CONFIG_FILE, CHECKPOINTS, LOGS, STEP_FILE = "config.yaml", "checkpoints", "logs", ".step"
 LAST, BEST, BEST_ROBUST = "last", "best", "best_robust"
 TO_BE_REPLACED = ".overwrite"
 """In the folder of a run that a cluster's job was told to replace, until that is gone, with the job's number: queued
@@ -23,7 +24,7 @@ LIGHTNINGS_OWN = "hpc_ckpt_*.ckpt"
 
 def check_output(output: Path) -> None:
     """Raises: InputError if `output` cannot be made or written into."""
-    there = next(path for path in (output, *output.absolute().parents) if path.exists())
+    there = nearest_existing(output)
     if not there.is_dir():
         raise InputError(f"--output {output} cannot be a folder: {there} is a file. Give another --output.")
     if not os.access(there, os.W_OK | os.X_OK):

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import replace
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 
-from lightning_sq.data.index import load_index
 from lightning_sq.errors import InputError
-from lightning_sq.training.cluster.preflight import Preflight, check_alike, check_room, fingerprint, free_bytes
+from lightning_sq.training.cluster.preflight import Preflight, check_alike, check_room, free_bytes
 
 SAME = {"data": "d" * 64, "recipe": "r" * 64, "versions": "v", "free": 10**12, "clock": 1000.0}
 
@@ -29,23 +25,6 @@ def test_the_host_that_differs_is_named(what, remedy):
     check_alike(everybody())
     with pytest.raises(InputError, match=rf"^node1 \(process 2\) has .*{remedy}"):
         check_alike(everybody(**{what: "other"}))
-
-
-def test_the_fingerprint_sees_a_file_that_is_missing_and_one_of_another_size(few_digits, tmp_path):
-    index = load_index(few_digits / "train", cache=tmp_path)
-    found = fingerprint(index)
-    assert fingerprint(index) == found
-    assert fingerprint(index.take(np.arange(len(index) - 1))) != found
-    index.sizes[5] += 1
-    assert fingerprint(index) != found
-
-
-def test_the_fingerprint_takes_a_name_that_is_not_utf_8_by_its_bytes(few_digits, tmp_path):
-    index = load_index(few_digits / "train", cache=tmp_path)
-    odd = [
-        replace(index, paths=(os.fsdecode(b"0/caf" + end + b".jpg"), *index.paths[1:])) for end in (b"\xe9", b"\xe8")
-    ]
-    assert len({fingerprint(each) for each in (index, *odd)}) == 3
 
 
 def test_a_disk_without_room_for_the_checkpoints_is_refused_with_the_host_that_writes_them(tmp_path, monkeypatch):
@@ -68,7 +47,7 @@ def printed(monkeypatch, caplog, tmp_path):
     name = "lightning_sq.training.cluster.preflight"
     order = []
     monkeypatch.setattr(f"{name}.about_this_process", lambda *_: order.append("look") or dict(SAME))
-    monkeypatch.setattr(f"{name}.all_reduce_seconds", lambda device: 0.5)
+    monkeypatch.setattr(f"{name}.measured_all_reduce_seconds", lambda device: 0.5)
     monkeypatch.setattr(f"{name}.time", SimpleNamespace(time=lambda: order.append("clock") or 5000.0))
 
     def gather(found):

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from lightning_sq.layers import PixelNoise
-from lightning_sq.training.resume.random_state import from_every_rank, put_back_torch, random_streams
+from lightning_sq.training.cluster.agreement import from_every_rank
+from lightning_sq.training.resume.random_state import put_back_torch, random_streams
 
 GREY = torch.full((1, 3, 4, 4), 0.5)
 CPU = torch.device("cpu")

@@ -1,0 +1,46 @@
+"""Files and folders are there whole, or as they were."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lightning_sq.paths import nearest_existing, replace_folder, write_whole
+
+
+def test_a_folder_that_cannot_be_put_in_its_place_leaves_the_one_that_was_there(tmp_path, monkeypatch):
+    new, folder, old = (tmp_path / name for name in ("new", "folder", "old"))
+    write_whole(new / "file", "new")
+    write_whole(folder / "file", "old")
+    rename = Path.rename
+
+    def fail(path: Path, target: Path) -> Path:
+        if path == new:
+            raise OSError("a quota, perhaps")
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", fail)
+        with pytest.raises(OSError, match="quota"):
+            replace_folder(new, folder, old)
+    assert (folder / "file").read_text() == "old"
+    assert not old.exists()
+    replace_folder(new, folder, old)
+    assert (folder / "file").read_text() == "new"
+    assert (old / "file").read_text() == "old"
+
+
+def test_a_text_file_that_cannot_be_written_leaves_the_one_that_was_there(tmp_path):
+    write_whole(tmp_path / "a/file", "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_whole(tmp_path / "a/file", "new \ud800")
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["file"]
+    assert (tmp_path / "a/file").read_text() == "old"
+
+
+def test_the_folder_in_which_another_would_be_made_is_found(tmp_path, monkeypatch):
+    assert nearest_existing(tmp_path) == tmp_path
+    assert nearest_existing(tmp_path / "a/b/c") == tmp_path
+    monkeypatch.chdir(tmp_path)
+    assert nearest_existing(Path("a/b")) == tmp_path
