@@ -156,6 +156,21 @@ class Spoil(Callback):
             batch.images.fill_(float("nan"))
 
 
+class SpoilWeights(Callback):
+    """Makes weights infinite behind an optimizer step, as an overflow that no loss has shown yet would.
+
+    Args:
+        step: Optimizer steps taken by then.
+    """
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        if trainer.global_step == self.step:
+            next(pl_module.parameters()).data.fill_(float("inf"))
+
+
 class Disaster(Callback):
     """Sends a signal to the process itself, as a cluster or a failing machine would.
 

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import lightning.pytorch  # noqa: F401 (before any test captures standard error: its log handler keeps that stream)
 import pytest
+from hypothesis import settings
+from hypothesis.configuration import set_hypothesis_home_dir
 
 from lightning_sq.data.digits import write_digits
 
 REPOSITORY = Path(__file__).parent.parent
 NUM_TRAIN, NUM_VAL = 9, 4  # images a class that the small data set keeps
+
+settings.register_profile("same", settings.get_profile("ci"))  # the same examples each time, however long they take
+settings.load_profile("same")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    folder = tempfile.TemporaryDirectory()  # before any fixture: Hypothesis writes as soon as tests are collected
+    config.add_cleanup(folder.cleanup)
+    set_hypothesis_home_dir(folder.name)
 
 
 @pytest.fixture(scope="session", autouse=True)

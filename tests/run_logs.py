@@ -1,9 +1,11 @@
-"""What a run wrote down on its way, for tests that compare two runs."""
+"""What a run leaves and what it wrote down on its way, for tests that compare two runs."""
 
 from __future__ import annotations
 
 import csv
 from pathlib import Path
+
+import torch
 
 BY_THE_CLOCK = {"images_per_second", "seconds", "waiting_share", "reader_seconds", "decoder_seconds"}
 """Columns below train/ that no two runs share."""
@@ -15,6 +17,17 @@ def logged_rows(output: Path) -> list[dict[str, str]]:
     clock = {f"train/{name}" for name in BY_THE_CLOCK}
     with file.open(newline="") as stream:
         return [{k: v for k, v in row.items() if v and k not in clock} for row in csv.DictReader(stream)]
+
+
+def weights(output: Path) -> dict[str, torch.Tensor]:
+    """Of its last checkpoint."""
+    return torch.load(output / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+
+
+def assert_same_weights(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    """To the last bit."""
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
 
 
 def step_of(output: Path) -> int:

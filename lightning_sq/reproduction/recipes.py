@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,9 @@ from lightning_sq.reproduction.studies import Row, Study
 
 FEW_IMAGES, SLOW_STEP = 16, 2.0
 """To time a step: so many images tell enough where the whole batch would take longer than this, in seconds."""
+_WARMUP = "model.optimization.warmup_epochs"
 _IN_THE_SCHEDULE = (
-    "model.optimization.warmup_epochs",
+    _WARMUP,
     "model.objective.init_args.ramp_steps",
     "model.objective.init_args.warmup_steps",
     "data.shift_epochs",
@@ -73,8 +74,15 @@ class Recipe:
         for name in _IN_THE_SCHEDULE:
             if ends := _value(values, name):
                 sooner = ends * fewer / epochs
-                changes[name] = sooner if name.endswith("warmup_epochs") else round(sooner)
+                changes[name] = sooner if name == _WARMUP else round(sooner)
         return Recipe(self.files, self.changes | changes)
+
+    def pressed_into(self, epochs: int) -> Recipe:
+        """The same schedule in fewer epochs. The learning rate grows as long as ever, for half of them at most: a small
+        network without norms that it grew too fast for did not learn against PGD.
+        """
+        pressed, warmup = self.shorter(epochs / self.num_epochs), _value(self.values(), _WARMUP) or 0.0
+        return replace(pressed, changes=pressed.changes | {_WARMUP: min(warmup, epochs / 2)})
 
     def fingerprint(self) -> str:
         """Another recipe has another."""

@@ -84,7 +84,7 @@ class Settings:
         form = row.quick if self.quick else {}
         recipe = recipe_of(self.study, row, configs=self.configs, seed=seed, changes=form, small=self.form != "full")
         if self.max_epochs is not None and self.max_epochs < recipe.num_epochs:
-            recipe = recipe.shorter(self.max_epochs / recipe.num_epochs)
+            recipe = recipe.pressed_into(self.max_epochs)
         return replace(recipe, changes=recipe.changes | changes)
 
     def planned(self, rates: Mapping[str, float]) -> list[Run]:

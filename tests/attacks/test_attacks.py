@@ -49,15 +49,15 @@ def test_pgd_never_leaves_the_ball_or_the_box(epsilon):
     assert found.max() <= 1
 
 
-def test_more_restarts_fool_at_least_as_many_images():
-    model = small_net(3)
+def test_more_restarts_fool_more_images():
+    model = small_net(0)
     labels = model(IMAGES).argmax(1)
     counts = [
-        (margin(model(PGD(num_steps=2, num_restarts=n)(model, IMAGES, labels, SEEDS, 0.06)), labels) > 0).sum().item()
+        (margin(model(PGD(num_steps=1, num_restarts=n)(model, IMAGES, labels, SEEDS, 0.05)), labels) > 0).sum().item()
         for n in (1, 2, 8)
     ]
     assert counts == sorted(counts)
-    assert counts[-1] > 0
+    assert counts[-1] > counts[0] > 0  # 15 and 14
 
 
 def test_an_images_attack_does_not_depend_on_its_batch():

@@ -14,10 +14,10 @@ from lightning_sq.attacks import (
     AutoAttackStage,
     Expectation,
     GreedyFlips,
+    OverDraws,
     QuantizedBox,
     Square,
     Transfer,
-    expectation,
     fools,
     take_apart,
 )
@@ -82,15 +82,15 @@ def test_targets_find_what_the_likeliest_class_alone_does_not():
     one, all_classes = (
         fools(
             model,
-            PGD(20, targeted=True, num_restarts=n)(model, IMAGES, labels, SEEDS, 0.04),
+            PGD(20, targeted=True, num_restarts=n)(model, IMAGES, labels, SEEDS, 0.06),
             IMAGES,
             labels,
-            epsilon=0.04,
+            epsilon=0.06,
         )
         for n in (1, 4)
     )
     assert (all_classes | ~one).all()
-    assert all_classes.sum() > 0
+    assert all_classes.sum() > one.sum() > 0  # 21 and 19; four starts towards the likeliest class find 19 too
 
 
 def test_the_difference_of_logits_ratio_is_the_margin_over_the_gap_to_the_third_class():
@@ -161,26 +161,26 @@ def test_an_attack_that_goes_on_ends_with_a_larger_margin():
 
 
 def test_expectation_attacks_through_the_noise_of_a_model():
-    model = linear()
+    model = small_net(2)
     generator = torch.Generator().manual_seed(0)
 
     def noisy(x):
-        return model(x + 0.3 * torch.randn(x.shape, generator=generator))
+        return model(x + torch.randn(x.shape, generator=generator))
 
     labels = model(IMAGES).argmax(1)
-    best = best_linear_attack(model, IMAGES, labels, 0.1)
+    plain = PGD(5, stop_when_fooled=False)
     one, many = (
-        margin(model(attack(noisy, IMAGES, labels, SEEDS, 0.1)), labels).mean()
-        for attack in (PGD(1, 1.0, stop_when_fooled=False), Expectation(PGD(1, 1.0, stop_when_fooled=False), 30))
+        margin(model(attack(noisy, IMAGES, labels, SEEDS, 0.1)), labels).mean().item()
+        for attack in (plain, Expectation(plain, 30))
     )
-    assert one <= many + 1e-6 <= margin(model(best), labels).mean() + 1e-5
+    assert many > one + 0.03  # 0.14 and 0.09
 
 
 def test_the_criterion_of_an_expectation_is_its_mean_over_the_draws_and_so_is_the_gradient():
     draws = torch.tensor([[0.9, 0.1], [0.1, 0.9]]).log()
     answers = itertools.cycle(draws)
     images, label = torch.zeros(1, 1), torch.tensor([0])
-    model = expectation(lambda x: next(answers)[None] * (1 + x), 2)
+    model = OverDraws(lambda x: next(answers)[None] * (1 + x), 2)
     of_draws = cross_entropy(draws, torch.tensor([0, 0])).mean().item()
     assert of_draws == pytest.approx(1.204, abs=1e-3)
     assert cross_entropy(model(images), label).item() == pytest.approx(0.693, abs=1e-3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -154,6 +155,24 @@ def test_a_checkpoint_holds_the_weights_so_nothing_is_downloaded(command, checkp
 def test_a_model_without_weights_is_not_scored(command, tmp_path, name):
     assert_one_sentence(command(name), "no weights", "--ckpt_path", "--model.pretrained")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_model_is_scored_on_its_validation_images(command, checkpoint, tmp_path):
+    assert command("test", "--ckpt_path", str(checkpoint))[0] == 0
+    tested = json.loads((tmp_path / "run/test.json").read_text())
+    assert command("validate", "--ckpt_path", str(checkpoint))[0] == 0
+    assert tested == json.loads((tmp_path / "run/validate.json").read_text())
+    assert 0 <= tested["val/clean_top1"] <= 1
+
+
+def test_weights_that_are_not_finite_are_not_saved(command, tmp_path):
+    spoilt = ["--trainer.callbacks+=tests.callbacks.SpoilWeights", "--trainer.callbacks.step", "2"]
+    status, text = command("fit", *spoilt, "--checkpoint_minutes", "0")
+    assert status == 1
+    assert "The weights stopped being finite in epoch 1, at step 2, batch 2." in text
+    content = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
+    assert content["global_step"] == 1
+    assert all(value.isfinite().all() for value in content["state_dict"].values())
 
 
 def test_a_training_that_diverges_says_where_and_leaves_the_checkpoint_before(command, tmp_path):

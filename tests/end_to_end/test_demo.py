@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ import torch
 
 import lightning_sq
 from tests.conftest import REPOSITORY
+from tests.ports import port_that_stays_free
 
 
 @pytest.mark.end_to_end
@@ -25,6 +27,7 @@ def test_the_demo_makes_everything_that_the_readme_names(few_digits, tmp_path):
         capture_output=True,
         text=True,
         check=False,
+        env=os.environ | {"MASTER_PORT": str(port_that_stays_free())},
     )
     assert done.returncode == 0, done.stdout + done.stderr
     for name in (

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -18,7 +21,9 @@ from lightning_sq.errors import InputError
 from lightning_sq.models import ModelConfig, QuantizerConfig, build_model
 from lightning_sq.models.checkpoint_format import TrainedModel
 from lightning_sq.models.release_format import write_release
+from lightning_sq.training.cluster.lock import lock_output
 from tests.conftest import REPOSITORY
+from tests.ports import port_that_stays_free
 
 TIMES = ("created", "seconds", "num_processes", "device")  # a process of two has half the threads
 
@@ -47,7 +52,9 @@ def words(releases, data, output, *options) -> list[str]:
 
 
 def command(*arguments: str, **options) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-m", "lightning_sq", *arguments], cwd=REPOSITORY, **options)
+    environment = os.environ | {"MASTER_PORT": str(port_that_stays_free())}
+    words = [sys.executable, "-m", "lightning_sq", *arguments]
+    return subprocess.Popen(words, cwd=REPOSITORY, env=environment, **options)
 
 
 def found(output: Path) -> dict:
@@ -67,13 +74,13 @@ def test_killed_and_resumed_and_in_two_processes_it_finds_the_same(releases, few
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # another number of threads rounds otherwise
     assert command(*words(releases, few_digits, tmp_path / "whole")).wait() == 0
 
-    killed = command(*words(releases, few_digits, tmp_path / "killed", "--devices", "2"))
+    killed = command(*words(releases, few_digits, tmp_path / "killed", "--devices", "2"), start_new_session=True)
     store = tmp_path / "killed/verdicts/quantized/rank-0.sqlite"
     while not store.exists() and killed.poll() is None:
         time.sleep(0.05)
-    time.sleep(1.0)
+    time.sleep(0.2)
     assert killed.poll() is None, "it was too fast to be killed"
-    subprocess.run(["pkill", "-KILL", "-f", str(tmp_path / "killed")], check=False)
+    os.killpg(killed.pid, signal.SIGKILL)
     assert killed.wait() == -signal.SIGKILL
     assert not (tmp_path / "killed/results.json").exists()
     resumed = command(*words(releases, few_digits, tmp_path / "killed", "--devices", "2"), stdout=subprocess.PIPE)
@@ -142,6 +149,30 @@ def test_a_mistake_has_one_sentence_and_leaves_nothing(releases, few_digits, tmp
     assert sentence in said
     assert "Traceback" not in said
     assert not output.exists()
+
+
+def test_images_of_a_class_that_the_model_does_not_know_are_refused(releases, few_digits, tmp_path, capsys):
+    data = tmp_path / "data"
+    for ours, theirs in (("2", "2"), ("7", "7b")):
+        shutil.copytree(few_digits / "val" / ours, data / theirs)
+    assert main(["evaluate", str(releases / "plain"), "--data", str(data), "--output", str(tmp_path / "out")]) == 2
+    assert f"The model knows no class '7b' of {data}. Give data with the classes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("names", [("a=", "a="), ("", "plain=")])
+def test_two_models_of_one_name_are_refused(releases, few_digits, tmp_path, capsys, names):
+    models = [f"{name}{releases / 'plain'}" for name in names]
+    assert main(["evaluate", *models, "--data", str(few_digits), "--output", str(tmp_path / "out")]) == 2
+    assert "Two models have the same name. Write NAME=MODEL for each." in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_another_evaluation_is_writing_into_is_left_to_it(releases, few_digits, tmp_path, capsys):
+    with ExitStack() as held:
+        lock_output(tmp_path / "out", held)
+        assert main(words(releases, few_digits, tmp_path / "out", "--overwrite")) == 2
+    assert re.search(r"out is in use by process \d+ on .* Wait for it or end it", capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
 
 
 def test_results_are_replaced_only_when_asked(releases, few_digits, tmp_path, capsys):

@@ -20,7 +20,8 @@ from lightning_sq.objectives import NoisyNatural
 from lightning_sq.training.optim import warmup_decay
 from tests.callbacks import Recorder
 from tests.conftest import REPOSITORY
-from tests.run_logs import logged_rows
+from tests.ports import port_that_stays_free
+from tests.run_logs import assert_same_weights, logged_rows, weights
 
 POWER_CUT = ["--checkpoint_minutes", "0", "--trainer.callbacks+=tests.callbacks.PowerCut"]
 CONFIG = str(REPOSITORY / "configs" / "digits.yaml")
@@ -50,10 +51,6 @@ def fit(few_digits, tmp_path, monkeypatch):
     return run
 
 
-def final_weights(output: Path) -> dict[str, torch.Tensor]:
-    return torch.load(output / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
-
-
 WHERE = {  # 90 images, 6 batches an epoch
     "in the middle of an epoch": ["--trainer.callbacks.step", "9"],
     "behind the last batch of an epoch": [
@@ -74,12 +71,12 @@ def assert_resumed_like_whole(fit, whole_runs, options: list[str], cut: list[str
     key = tuple(options)
     if key not in whole_runs:
         output = fit("whole", *options)
-        whole_runs[key] = final_weights(output), logged_rows(output)
+        whole_runs[key] = weights(output), logged_rows(output)
     with pytest.raises(SystemExit, match="power cut"):
         fit("cut", *options, *POWER_CUT, *cut)
     resumed = fit("cut", *options, "--resume", "--checkpoint_minutes", "0")
-    weights, rows = whole_runs[key]
-    assert_same_weights(final_weights(resumed), weights)
+    expected, rows = whole_runs[key]
+    assert_same_weights(weights(resumed), expected)
     assert logged_rows(resumed) == rows
 
 
@@ -91,7 +88,7 @@ def test_interrupted_and_resumed_gives_the_weights_and_logs_of_the_run_that_was_
 def test_dropout_goes_on_where_it_was(fit, whole_runs):
     options = ["--trainer.callbacks+=tests.callbacks.Dropout"]
     assert_resumed_like_whole(fit, whole_runs, options, WHERE["in the middle of an epoch"])
-    assert_other_weights(whole_runs[tuple(options)][0], final_weights(fit("without")))
+    assert_other_weights(whole_runs[tuple(options)][0], weights(fit("without")))
 
 
 def test_a_run_that_is_stopped_while_it_gathers_gradients_goes_on_from_the_step_before(fit, whole_runs):
@@ -105,7 +102,7 @@ def test_a_run_that_was_stopped_between_its_best_and_its_last_checkpoint_goes_on
     with pytest.raises(SystemExit, match="power cut"):
         fit("cut", *POWER_CUT, *WHERE["behind an epoch"])
     (whole.parent / "cut/checkpoints/last.ckpt").unlink()
-    assert_same_weights(final_weights(fit("cut", "--resume")), final_weights(whole))
+    assert_same_weights(weights(fit("cut", "--resume")), weights(whole))
 
 
 def test_a_run_that_was_stopped_before_its_first_checkpoint_starts_anew(fit, caplog):
@@ -143,7 +140,7 @@ def test_the_recipe_of_a_resumed_run_is_the_one_it_began_with_and_can_be_run(fit
     assert (second / "config.yaml").read_text() == recipe
     assert not yaml.safe_load(recipe).keys() & {"resume", "overwrite", "ckpt_path"}
     again = fit("again", "--config", str(first / "config.yaml"), "--output", str(first.parent / "again"))
-    assert_same_weights(final_weights(again), final_weights(first))
+    assert_same_weights(weights(again), weights(first))
 
 
 def test_every_epoch_of_a_fit_has_an_order_and_crops_of_its_own(fit):
@@ -199,18 +196,18 @@ def test_released_weights_give_identical_logits(fit, tmp_path):
     assert "2 levels" in card
 
 
-def assert_same_weights(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
-    assert ours.keys() == theirs.keys()
-    assert [key for key in ours if not torch.equal(ours[key], theirs[key])] == []
-
-
 def assert_other_weights(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
     assert any(not torch.equal(ours[key], theirs[key]) for key in ours)
 
 
 def command(*words: str, succeeds: bool = True) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "lightning_sq", *words], capture_output=True, text=True, check=False, cwd=REPOSITORY
+        [sys.executable, "-m", "lightning_sq", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=REPOSITORY,
+        env=os.environ | {"MASTER_PORT": str(port_that_stays_free())},
     )
     assert (done.returncode == 0) == succeeds, done.stdout + done.stderr
     return done.stdout + done.stderr
@@ -268,7 +265,7 @@ def test_two_processes_resume_exactly_or_as_one_and_validate_like_one(few_digits
     for rank in (0, 1):  # each takes what it would have taken, to the last bit of each pixel
         whole, resumed = (read_diary(tmp_path / name, "train", rank) for name in ("whole-diary", "cut-diary"))
         assert resumed == [row for row in whole if row["step"] >= 10]
-    assert_same_weights(final_weights(tmp_path / "cut"), final_weights(tmp_path / "whole"))
+    assert_same_weights(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
 
     odd = tmp_path / "odd"
     shutil.copytree(few_digits, odd)

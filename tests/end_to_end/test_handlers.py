@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import os
-import random
 import signal
-import socket
 import sys
 import time
 from multiprocessing.context import ForkServerProcess
@@ -20,9 +17,10 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader, TensorDataset
 
+from lightning_sq.run_files import STEP_FILE
 from lightning_sq.stop_request import STOPPED
-from lightning_sq.training.resume.start import STEP_FILE
 from tests.conftest import REPOSITORY
+from tests.ports import port_that_stays_free
 from tests.run_logs import step_of
 
 WORDS = [
@@ -32,7 +30,9 @@ WORDS = [
     *("--trainer.callbacks.rank", "1", "--trainer.callbacks.seconds", "0.5"),
 ]
 HELD_UP = 4.0
-"""Seconds that the slower process works while the other waits for its gradients; the signal comes in the first."""
+"""Seconds that the slower process works on behind the signal, while the other waits for its gradients."""
+ASKED = "asked"
+"""The file in a run's folder that says that the signal was sent."""
 
 
 class OneSlower(LightningModule):
@@ -46,6 +46,8 @@ class OneSlower(LightningModule):
         if self.global_step == 2:
             (self.folder / f"rank-{self.global_rank}").mkdir()
             (self.folder / f"rank-{self.global_rank}" / STEP_FILE).write_text("2")
+            while self.global_rank and not (self.folder / ASKED).exists():
+                time.sleep(0.05)
             time.sleep(HELD_UP * self.global_rank)
         return self.layer(batch[0]).sum()
 
@@ -109,14 +111,6 @@ def two_processes():
         process.join()
 
 
-def port_that_stays_free() -> int:
-    """A port below those that Linux gives to whoever connects, so that nobody gets it before it is listened at."""
-    for port in random.sample(range(20_000, 30_000), 100):
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
-    raise AssertionError("100 ports, and none is free")
-
-
 def wait_for_step(pair: list[ForkServerProcess], output: Path, step: int) -> None:
     deadline = time.monotonic() + 180
     while step_of(output) < step:
@@ -145,6 +139,7 @@ def test_lightnings_handlers_leave_two_processes_waiting_for_each_other_and_ours
     time.sleep(1)  # the first has come to the all-reduce, the second works on
     for number, pair in stuck.items():
         ask(pair, number)
+        (tmp_path / number.name / ASKED).touch()
     asked = time.monotonic()
 
     for number in stuck:

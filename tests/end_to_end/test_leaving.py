@@ -13,7 +13,7 @@ import torch
 from lightning_sq.__main__ import main
 from lightning_sq.stop_request import STOPPED
 from tests.conftest import REPOSITORY
-from tests.run_logs import logged_rows
+from tests.run_logs import assert_same_weights, logged_rows, weights
 
 SMALL = [
     *("--config", str(REPOSITORY / "configs/digits.yaml"), "--model.architecture", "test_resnet"),
@@ -50,8 +50,7 @@ def test_a_signal_is_answered_behind_the_step_with_a_checkpoint_and_status_75(fi
     assert last(tmp_path / "run")["global_step"] == 4
     assert signal.getsignal(signal.SIGTERM) is before
     if number == "SIGTERM":
-        whole, resumed = last(fit("whole")), last(fit("run", "--resume"))
-        assert all(torch.equal(whole["state_dict"][name], resumed["state_dict"][name]) for name in whole["state_dict"])
+        assert_same_weights(weights(fit("run", "--resume")), weights(fit("whole")))
 
 
 def test_a_run_that_is_asked_to_stop_and_cannot_be_saved_says_so_and_fails(fit, caplog, monkeypatch):
@@ -112,8 +111,7 @@ def test_the_rate_goes_by_all_images_of_a_step(fit):
 
 
 def test_a_limit_with_time_enough_changes_nothing(fit):
-    limited, free = last(fit("limited", "--time_limit", "10:00:00")), last(fit("free"))
-    assert all(torch.equal(limited["state_dict"][name], free["state_dict"][name]) for name in free["state_dict"])
+    assert_same_weights(weights(fit("limited", "--time_limit", "10:00:00")), weights(fit("free")))
 
 
 def test_the_best_by_the_worst_case_is_kept_beside_the_best_by_clean_accuracy(fit):

@@ -23,6 +23,12 @@ GENERATOR = torch.Generator().manual_seed(0)
 ROUNDING = 1e-12  # of float64, in which all of this is computed
 
 
+@pytest.fixture(autouse=True)
+def _same_numbers():
+    """Whatever other tests have drawn."""
+    GENERATOR.manual_seed(0)
+
+
 def random(*shape: int) -> torch.Tensor:
     return torch.randn(shape, dtype=torch.float64, generator=GENERATOR)
 

@@ -4,20 +4,18 @@ import math
 
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lightning_sq.errors import InputError
 from lightning_sq.ops.checks import check_thresholds
 from lightning_sq.ops.pixels import check_pixels
+from lightning_sq.ops.replace_backward import replace_backward
 from lightning_sq.ops.soft_quantize import (
-    TAIL_BOUND,
     hard_quantize,
-    num_terms_within,
-    replace_backward,
     soft_quantize,
 )
-from lightning_sq.ops.staircases import FEW_LEVELS
+from lightning_sq.ops.staircases import FEW_LEVELS, TAIL_BOUND, num_terms_within
 from lightning_sq.ops.thresholds import smallest_gap, uniform_thresholds
 
 GRID = torch.linspace(0, 1, 1001, dtype=torch.float64)
@@ -58,7 +56,6 @@ def test_what_is_summed_is_within_the_stated_bound_of_the_full_sum(num_levels, r
         assert (value - expected).abs().max() <= TAIL_BOUND
 
 
-@settings(deadline=None)
 @given(st.integers(2, 300), st.floats(0.01, 1e5))
 @example(FEW_LEVELS, FEW_LEVELS - 1.0)
 @example(FEW_LEVELS + 1, 23.999999)
@@ -67,7 +64,6 @@ def test_the_bound_holds_for_every_sharpness(num_levels, sharpness):
     assert (value - full_sum(GRID, uniform_thresholds(num_levels), sharpness)).abs().max() <= TAIL_BOUND
 
 
-@settings(deadline=None)
 @given(irregular_thresholds(), st.floats(0.01, 1e5))
 @example(torch.tensor([0.1, 0.2, 0.3, 0.8, 0.81, 0.9], dtype=torch.float64), 2000.0)
 def test_the_bound_holds_for_irregular_thresholds_because_their_smallest_gap_sets_the_window(thresholds, sharpness):
@@ -116,7 +112,6 @@ def test_hard_quantize_rounds_to_equally_spaced_levels():
     assert hard_quantize(x, num_levels=4).tolist() == pytest.approx([0, 0, 1 / 3, 1 / 3, 2 / 3, 1])
 
 
-@settings(deadline=None)
 @given(irregular_thresholds(), st.floats(0.5, 1e4), st.floats(0.01, 0.2))
 @example(torch.tensor([0.071], dtype=torch.float64), 3345.0, 0.010000000000000002)  # rounding of 1 is seen
 def test_soft_tends_to_hard_away_from_given_thresholds(thresholds, sharpness, distance):
@@ -128,7 +123,6 @@ def test_soft_tends_to_hard_away_from_given_thresholds(thresholds, sharpness, di
     assert ((soft - hard).abs()[away] <= math.exp(-sharpness * distance) * (1 + 1e-9) + rounding).all()
 
 
-@settings(deadline=None)
 @given(irregular_thresholds(), st.floats(0.5, 1e5), st.lists(st.floats(0, 1), min_size=2, max_size=30), st.booleans())
 @pytest.mark.parametrize("staircase", STAIRCASES)
 def test_soft_quantize_is_monotone_and_in_range(staircase, thresholds, sharpness, values, uniform):
@@ -141,7 +135,6 @@ def test_soft_quantize_is_monotone_and_in_range(staircase, thresholds, sharpness
 
 
 @given(st.integers(2, 300), st.floats(0.1, 1e5), st.sampled_from([torch.float32, torch.float64]))
-@settings(deadline=None)
 def test_the_tanh_staircase_meets_every_level_exactly_and_half_levels_on_the_thresholds(num_levels, sharpness, dtype):
     levels = torch.arange(num_levels, dtype=torch.float64) / (num_levels - 1)
     for x in (levels, uniform_thresholds(num_levels)):

@@ -137,8 +137,17 @@ def test_a_slurm_script_is_valid_and_names_a_recipe_that_exists(script):
     assert options["ntasks-per-node"] == options["gpus-per-node"]
     said = set(re.findall(r"^#   ([A-Z_]+) ", text, re.MULTILINE)) | {"VENV"}
     assert set(re.findall(r"^([A-Z_]+)=\$\{\1:-", text, re.MULTILINE)) <= said
-    if shellcheck := shutil.which("shellcheck") or shutil.which("shellcheck", path=Path(sys.executable).parent):
-        subprocess.run([shellcheck, "-x", script], check=True, cwd=REPOSITORY)
+
+
+SCRIPTS = [*sorted(REPOSITORY.glob("slurm/*.sh")), *sorted(REPOSITORY.glob("docker/*.sh")), REPOSITORY / ".ci/run"]
+SHELLCHECK = shutil.which("shellcheck") or shutil.which("shellcheck", path=Path(sys.executable).parent)
+
+
+@pytest.mark.skipif(SHELLCHECK is None, reason="no shellcheck here")
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_shellcheck_finds_nothing_in_a_script(script):
+    done = subprocess.run([SHELLCHECK, "-x", script], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_batch_script_starts_a_recipe_that_exists():
@@ -149,7 +158,7 @@ def test_the_batch_script_starts_a_recipe_that_exists():
 
 READMES = [
     REPOSITORY / "README.md",
-    *sorted(REPOSITORY.glob("*/README.md")),
+    *sorted(path for path in REPOSITORY.glob("*/README.md") if not path.parent.name.startswith(".")),
     *sorted(REPOSITORY.glob("results/*/README.md")),
 ]
 

@@ -234,6 +234,10 @@ def test_a_schedule_that_is_too_long_is_pressed_into_the_epochs_that_there_are_a
     assert whole == same
     ramps = [one.values()["model"]["objective"]["init_args"]["ramp_steps"] for one in (whole, pressed)]
     assert ramps[0] == 2 * ramps[1] > 0
+    warmups = [one.values()["model"]["optimization"]["warmup_epochs"] for one in (whole, pressed)]
+    assert warmups[0] == warmups[1] > 0
+    short = settings(tmp_path, max_epochs=1).recipe(row, 0, {})
+    assert short.values()["model"]["optimization"]["warmup_epochs"] == 0.5
     assert pressed.changes[RATE] == 1.0
 
 

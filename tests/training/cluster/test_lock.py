@@ -28,11 +28,15 @@ def test_the_second_of_two_runs_is_refused_and_told_who_holds_the_folder(tmp_pat
 def test_a_run_that_is_killed_leaves_no_lock(tmp_path):
     reader, writer = os.pipe()
     if (child := os.fork()) == 0:
-        with ExitStack() as held:
-            lock_output(tmp_path, held)
-            os.write(writer, b"x")
-            signal.pause()
-    os.read(reader, 1)
+        try:
+            with ExitStack() as held:
+                lock_output(tmp_path, held)
+                os.write(writer, b"x")
+                signal.pause()
+        finally:
+            os._exit(1)  # and not back into pytest
+    os.close(writer)
+    assert os.read(reader, 1) == b"x"
     with ExitStack() as ours, pytest.raises(InputError, match=f"process {child} "):
         lock_output(tmp_path, ours)
     os.kill(child, signal.SIGKILL)
@@ -60,6 +64,17 @@ def test_a_job_that_is_queued_again_waits_for_its_earlier_start_to_let_go_and_an
         with ExitStack() as third, pytest.raises(InputError, match=r"is in use by process .* of job 7\."):
             lock_output(tmp_path, third)
     assert waited == [1]
+
+
+def test_where_the_file_system_cannot_lock_that_is_said_and_the_run_goes_on(tmp_path, monkeypatch, caplog):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with ExitStack() as held, caplog.at_level("INFO"):
+        lock_output(tmp_path / "run", held)
+        assert (tmp_path / "run").is_dir()
+    assert f"{tmp_path / 'run'} cannot be locked (No locks available): see to it that" in caplog.text
 
 
 def test_a_folder_that_was_made_for_a_run_that_was_refused_is_not_left(tmp_path):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import random
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from lightning_sq.errors import InputError
+from lightning_sq.training import module
 from lightning_sq.training.cluster.time_limit import TimePlan, parse_time_limit
 
 LIMIT, TOTAL, PER_EPOCH = 48 * 60.0, 12000, 500
@@ -43,9 +46,14 @@ def test_validations_and_the_last_checkpoint_have_their_time():
     assert plan.steps_that_fit(0.0) == pytest.approx((995 - 5 - 3) / 1.5)
 
 
-def test_the_slowest_process_decides_for_all():
-    plan = TimePlan(None, 100, 10)
-    plan.take(min(50, 20))
+def test_the_slowest_process_decides_for_all(monkeypatch):
+    plan = TimePlan(51.0, 100, 10, step_seconds=1.0)
+    assert plan.propose(0.0) == 50
+    others = torch.tensor([0, 0, 0, -20])  # has no broken loss, is not to stop or to save, sees time for 20 steps
+    monkeypatch.setattr(module, "largest_of_all", lambda own: own.maximum(others).tolist())
+    ours = SimpleNamespace(global_rank=0, save_is_due=False, elapsed=0.0, plan=plan)
+    module.ClassifierModule._agree(ours, torch.tensor(1.0), None)
+    plan.take(ours._possible_steps)
     assert plan.position == 5
 
 

@@ -33,38 +33,55 @@ def test_a_process_whose_training_is_over_keeps_nobody_waiting():
 
 @pytest.mark.parametrize(("inside", "ends"), [(True, True), (False, False)])
 def test_between_two_batches_only_a_beat_that_has_stopped_ends_the_run(inside, ends, monkeypatch):
-    assert ended(monkeypatch, inside=inside, other_beats=True) == ends
-    assert ended(monkeypatch, inside=inside, other_beats=False)
+    beats = ended(monkeypatch, Store(other_beats=True), inside=inside, at_most=60 if ends else 3)
+    assert bool(beats) == ends
+    assert ended(monkeypatch, Store(other_beats=False), inside=inside, at_most=60)
 
 
-def ended(monkeypatch, *, inside: bool, other_beats: bool) -> bool:
-    """Whether a watchdog ends process 0 when it has come no further for longer than it may."""
+def test_a_first_process_that_does_not_answer_ends_the_run(monkeypatch):
+    class Gone(Store):
+        def set(self, key, value):
+            raise torch.distributed.DistNetworkError("Connection reset by peer")
+
+    absent = ended(monkeypatch, Gone(other_beats=True), inside=True, at_most=60)
+    assert absent == ["process 0 does not answer (DistNetworkError)"]
+
+
+class Store:
+    """Where process 0 beats, and process 1 too or no longer."""
+
+    def __init__(self, *, other_beats: bool) -> None:
+        self.other_beats, self.values, self.looks = other_beats, {}, []
+
+    def set(self, key, value):
+        self.values[key] = value.encode()
+
+    def check(self, keys):
+        return True
+
+    def get(self, key):
+        self.looks.append(key)
+        return self.values.get(key, f"{len(self.looks) if self.other_beats else 7} 1 node2".encode())
+
+
+def ended(monkeypatch, store: Store, *, inside: bool, at_most: float) -> list[str]:
+    """Whom a watchdog names that ends process 0, which has come no further for longer than it may; in `at_most` s."""
     dog = Watchdog(1)
     dog._comes_on(inside=inside)
-    store, looks, found = {}, [], []
-
-    class Store:
-        def set(self, key, value):
-            store[key] = value.encode()
-
-        def check(self, keys):
-            return True
-
-        def get(self, key):
-            looks.append(key)
-            return store.get(key, f"{len(looks) if other_beats else 7} 1 node2".encode())
-
+    found = []
     c10d = torch.distributed.distributed_c10d
-    monkeypatch.setattr(c10d, "_get_default_store", Store)
+    monkeypatch.setattr(c10d, "_get_default_store", lambda: store)
 
     def end(trainer, absent):
         found.extend(absent)
         dog._over.set()
 
     monkeypatch.setattr(dog, "_end", end)
-    threading.Timer(3, dog._over.set).start()
+    enough = threading.Timer(at_most, dog._over.set)
+    enough.start()
     dog._watch(SimpleNamespace(global_rank=0, world_size=2, global_step=3))
-    return bool(found)
+    enough.cancel()
+    return found
 
 
 def test_no_time_at_all_is_refused():

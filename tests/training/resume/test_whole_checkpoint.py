@@ -105,8 +105,11 @@ def test_a_writer_that_is_killed_leaves_the_checkpoint_before(tmp_path, monkeypa
     write_checkpoint(CONTENT, path)
     before = path.read_bytes()
     if (child := os.fork()) == 0:  # dies when half is on the disk
-        monkeypatch.setattr("lightning_sq.training.resume.whole_checkpoint.os.fsync", lambda number: os._exit(9))
-        write_checkpoint(CONTENT | {"global_step": 4}, path)
+        try:
+            monkeypatch.setattr("lightning_sq.training.resume.whole_checkpoint.os.fsync", lambda number: os._exit(9))
+            write_checkpoint(CONTENT | {"global_step": 4}, path)
+        finally:
+            os._exit(1)  # and not back into pytest
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
     assert path.read_bytes() == before
     assert is_whole(path)

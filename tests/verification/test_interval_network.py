@@ -16,14 +16,20 @@ from lightning_sq.attacks import PGD, bpda, fools
 from lightning_sq.attacks.criteria import margin
 from lightning_sq.errors import InputError
 from lightning_sq.layers import Normalize, SoftQuantization
-from lightning_sq.layers.interval_network import certified, interval_forward, interval_margins
-from lightning_sq.layers.tracing import graph_of
 from lightning_sq.models import PixelClassifier
 from lightning_sq.ops.interval import Interval, quantized_box, worst_case_logits
+from lightning_sq.verification.interval_network import certified, interval_forward, interval_margins
+from lightning_sq.verification.tracing import graph_of
 
 GENERATOR = torch.Generator().manual_seed(0)
 IMAGES = torch.rand(4, 3, 32, 32, generator=GENERATOR)
 EPSILON = 4 / 255
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers():
+    """Whatever other tests have drawn."""
+    GENERATOR.manual_seed(0)
 
 
 def small_cnn() -> nn.Sequential:
