@@ -201,7 +201,7 @@ MNIST = Study(
     published_proofs=((0.9195, BOUNDS), (0.932, DISTANCE_NETS)),
     rows=_rows(
         Row("method_madry", "the method, Madry's network", num_seeds=3, in_quick=False),
-        Row("pgd_madry", "PGD-40, Madry's network and schedule", in_quick=False, published=MADRY, attacks=True),
+        Row("pgd_madry", "PGD-40, Madry's network and steps", in_quick=False, published=MADRY, attacks=True),
         Row("method_resnet18", "the method, ResNet-18", in_quick=False),
         Row("quantizer_pgd", "soft quantization + PGD-4 in its box", num_seeds=3, in_quick=False, attacks=True),
         Row("quantizer_pgd_2", "soft quantization + PGD-2 in its box", num_seeds=3, in_quick=False, attacks=True),
