@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -133,13 +134,23 @@ def test_a_row_that_another_command_added_meanwhile_stays(elsewhere, tmp_path, m
     ("extra", "sentence"),
     [
         (["--num-images", "1"], f"The page there says num_images {NUM_TEST}, and this run 1"),
-        (["--max-epochs", "2"], "has the row interval_bound by another recipe than configs has now. Add it to --rows."),
+        (["--max-epochs", "2"], "The page there says max_epochs 1, and this run 2"),
         (["--output", "nowhere"], "There is no nowhere/study.json."),
     ],
 )
 def test_nothing_is_added_to_a_page_that_was_made_otherwise(elsewhere, extra, sentence, tmp_path, capsys):
     assert main([*elsewhere, "--rows", "natural", "--page", *extra]) == 2
     assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_nothing_is_added_to_a_page_that_holds_a_row_by_a_recipe_that_has_changed(elsewhere, tmp_path, capsys):
+    configs = tmp_path / "configs"
+    shutil.copytree(REPOSITORY / "configs", configs)
+    recipe = configs / "mnist/interval_bound.yaml"
+    recipe.write_text(recipe.read_text().replace("kappa: 0.0", "kappa: 0.25"))
+    assert main([*elsewhere, "--rows", "natural", "--page", "--configs", str(configs)]) == 2
+    assert "has the row interval_bound by another recipe than" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 
 
