@@ -11,7 +11,8 @@ from lightning_sq.commands.parser import Parser
 from lightning_sq.errors import InputError
 
 if TYPE_CHECKING:
-    from lightning_sq.reproduction.settings import Settings
+    from lightning_sq.reproduction.settings import Form, Settings
+    from lightning_sq.reproduction.studies import Study
 
 USUAL = {False: {"num_images": 1000, "attacks": "standard"}, True: {"num_images": 100, "attacks": "quick"}}
 """Of the evaluation; True: of the quick form."""
@@ -32,7 +33,9 @@ def _parser() -> Parser:
     parser.add_argument("--data-dir", type=Path, help="where the data set's own files are; default: download them")
     parser.add_argument("--data", type=Path, help="image folder, made if missing; default: data/STUDY")
     parser.add_argument("--runs", type=Path, help="folder of the runs; default: runs/reproduce/STUDY, -quick, -small")
-    parser.add_argument("--output", type=Path, help="folder of the page; default: results/STUDY, quick: as --runs")
+    parser.add_argument(
+        "--output", type=Path, help="folder of the page; default: results/STUDY or -small, or --runs if quick"
+    )
     parser.add_argument("--configs", type=Path, default=Path("configs"), help="default: configs, of the clone")
     parser.add_argument("--rows", help="with commas; default: all, quick: those that are soon trained")
     parser.add_argument("--num-seeds", type=int, help="at most so many of each row; default: as the study says")
@@ -126,7 +129,7 @@ def _settings(options: Namespace) -> Settings:
         configs=options.configs,
         data=data,
         tuning_data=data.with_name(f"{data.name}-tuning") if tunes else None,
-        runs=options.runs or Path("runs/reproduce") / (study.name if form == "full" else f"{study.name}-{form}"),
+        runs=options.runs or Path("runs/reproduce") / _name(study, form),
         attacks=options.attacks or USUAL[options.quick]["attacks"],
         num_images=options.num_images or USUAL[options.quick]["num_images"],
         jobs=jobs,
@@ -136,7 +139,13 @@ def _settings(options: Namespace) -> Settings:
 
 
 def _output(options: Namespace, settings: Settings) -> Path:
-    return options.output or (settings.runs if settings.quick else Path("results") / settings.study.name)
+    usual = settings.runs if settings.quick else Path("results") / _name(settings.study, settings.form)
+    return options.output or usual
+
+
+def _name(study: Study, form: Form) -> str:
+    """Of the folders of a form, so that none takes another's place."""
+    return study.name if form == "full" else f"{study.name}-{form}"
 
 
 def _with_earlier(options: Namespace, settings: Settings) -> Settings:

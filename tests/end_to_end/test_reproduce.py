@@ -164,3 +164,11 @@ def test_overwrite_does_a_row_again_and_touches_nothing_of_others(words, page):
     assert "--overwrite" in log.read_text()
     assert foreign.read_text() == "mine"
     assert (page / "interval_bound/seed0/trained.json").read_text() == other
+
+
+@pytest.mark.parametrize(("form", "folder"), [("--small", "cifar10-small"), ("--num-seeds=1", "cifar10")])
+def test_the_page_of_one_form_does_not_take_the_place_of_another(form, folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["reproduce", "cifar10", form, "--add", "--page", "--configs", str(REPOSITORY / "configs")]
+    assert main(words) == 2
+    assert f"There is no results/{folder}/study.json." in capsys.readouterr().err
