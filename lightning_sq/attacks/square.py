@@ -1,7 +1,7 @@
 """Square: random search without a gradient (Andriushchenko et al. 2020, arXiv 1912.00049), in the L-inf ball.
 
-Every image has squares of its own, drawn from its own seed, so that its verdict does not depend on the images beside it
-(in the authors' code one square moves for the whole batch).
+Every image has squares of its own, as in the authors' code, and drawn from its own seed, so that its verdict does not
+depend on the images beside it (in AutoAttack's code one square moves for the whole batch).
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from lightning_sq.ops.interval import quantized_box
 from lightning_sq.ops.noise import draw_for_each
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
-"""After these many of 10,000 queries the squares have half the area that they had."""
+"""After each of these numbers of queries the area of a square is halved: the authors' schedule for 10,000 queries, as
+it is for any other number, like in AutoAttack's standard version.
+"""
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Square:
 
     Args:
         num_queries: Forward passes an image.
-        first_area: Of a square, as a share of the image; it shrinks as in the paper.
+        first_area: Of a square, as a share of the image; it shrinks by `HALVINGS`.
     """
 
     num_queries: int = 5000

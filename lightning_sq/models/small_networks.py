@@ -124,7 +124,7 @@ def small_cnn(pretrained: bool = False, **kwargs: Any) -> ConvNet:
 
 @register_model
 def small_cnn_cifar(pretrained: bool = False, **kwargs: Any) -> ConvNet:
-    """`small_cnn` for 32 x 32 pixels in three channels, as in Wong and Kolter's experiments on CIFAR-10."""
+    """`small_cnn` for 32 x 32 pixels in three channels, as on CIFAR-10 in Wong et al. 2018 (arXiv 1805.12514)."""
     shape = {"convolutions": ((16, 4, 2, 1), (32, 4, 2, 1)), "hidden": (100,), "num_features": 32 * 8 * 8}
     kwargs = {"in_chans": 3} | kwargs
     return build_model_with_cfg(ConvNet, "small_cnn_cifar", pretrained, **shape, **kwargs)

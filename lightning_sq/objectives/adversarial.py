@@ -74,9 +74,9 @@ class FGSMRS(Adversarial):
     About twice the price of natural training. The model can learn to resist this one step and nothing else, from one
     epoch to the next (the paper's "catastrophic overfitting"): watch it with an attack of more steps.
 
-    The random start is not clipped to [0, 1] before the step, as in the authors' code for MNIST: clipped, every black
-    pixel that goes up would end at epsilon itself, whatever the start, and the start would be none. (On MNIST at 0.3
-    the model then learns to resist that one step within two epochs.)
+    The random start is not clipped to [0, 1] before the step, as in the authors' code for MNIST (theirs for CIFAR-10
+    and ImageNet clips it): clipped, every black pixel that goes up would end at epsilon itself, whatever the start, and
+    the start would be none. (On MNIST at 0.3 the model then learns to resist that one step within two epochs.)
 
     Args:
         epsilon: See `AttackedObjective`.

@@ -22,8 +22,8 @@ class IntervalBound(Objective):
     them both move linearly to their values.
 
     In the bound dropout is off, and batch norm goes by the mean and variance of the boxes' centres over the batch,
-    which its running statistics follow (after Shi et al. 2021, arXiv 2103.17268). Meant for networks of few layers
-    (`box_cnn`): in deep ones the bounds grow with every layer and soon say nothing.
+    which its running statistics follow (Shi et al. 2021, arXiv 2103.17268, take those of the natural images). Meant
+    for networks of few layers (`box_cnn`): in deep ones the bounds grow with every layer and soon say nothing.
 
     Args:
         epsilon: Radius of the L-inf ball in units of the full pixel range, such as 8/255.

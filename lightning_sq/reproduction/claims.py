@@ -1,4 +1,4 @@
-"""Each sentence of the paper's abstract held against what was measured, by its own attacks and by the strongest."""
+"""What the paper's abstract claims of its method, and the same asked of other rows, held against what was measured."""
 
 from __future__ import annotations
 
