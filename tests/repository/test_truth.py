@@ -15,7 +15,7 @@ import yaml
 from lightning_sq.__main__ import COMMANDS, main
 from lightning_sq.evaluation.results import markdown_table, read_results
 from lightning_sq.objectives import Natural, NoisyNatural
-from lightning_sq.reproduction.claims import judge
+from lightning_sq.reproduction.claims import judge, spread_of
 from lightning_sq.reproduction.page import PAGE_FILE, markdown, read_study
 from lightning_sq.reproduction.studies import STUDIES as STUDIES_BY_NAME
 from tests.conftest import REPOSITORY
@@ -160,6 +160,7 @@ READMES = [
     REPOSITORY / "README.md",
     *sorted(path for path in REPOSITORY.glob("*/README.md") if not path.parent.name.startswith(".")),
     *sorted(REPOSITORY.glob("results/*/README.md")),
+    *sorted(REPOSITORY.glob("docs/*.md")),
 ]
 
 
@@ -211,6 +212,27 @@ def test_every_table_of_results_in_a_readme_is_the_one_that_its_results_give():
             assert table.rstrip("\n") == markdown_table(read_results(REPOSITORY / folder))
             found.append(folder)
     assert found == ["results/demo", "results/imagenette", "results/imagenette"]
+
+
+def test_the_outcome_in_the_readme_is_that_of_the_pages():
+    mnist, cifar10 = (read_study(REPOSITORY / "results" / name) for name in ("mnist", "cifar10-small"))
+
+    def worst(study, row, key="worst_case"):
+        return spread_of(study["rows"], row, key)
+
+    models = read_results(REPOSITORY / "results/imagenette")["models"]
+    photographs = {model["name"]: f"{100 * model['robust_accuracy']:.1f}" for model in models}
+    (faster,) = (c["verdict"] for c in mnist["claims"] if "noisy natural samples: 24 times" in c["claim"])
+    text = " ".join((REPOSITORY / "README.md").read_text().split())
+    for sentence in (
+        f"| MNIST, 0.3 | {worst(mnist, 'natural')} | {worst(mnist, 'method')} | {worst(mnist, 'pgd')} (PGD-40) |",
+        f"network | {worst(cifar10, 'natural')} | {worst(cifar10, 'method')} | {worst(cifar10, 'pgd')} (PGD-10) |",
+        f"4/255 | {photographs['natural']} | {photographs['method']} | {photographs['fgsm_rs']} (FGSM-RS behind",
+        f"independent noise keeps {worst(mnist, 'independent_noise')})",
+        f"the method is {re.search('[0-9.]+ times', faster)[0]} as fast as PGD training, not 24",
+        f"prove {worst(mnist, 'interval_bound', 'certified')} of all MNIST test images",
+    ):
+        assert sentence in text, sentence
 
 
 @pytest.mark.parametrize(
