@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -23,6 +24,8 @@ from torchvision.transforms import v2
 
 import lightning_sq
 from lightning_sq.data.digits import write_digits
+from lightning_sq.errors import InputError
+from lightning_sq.evaluation import attacks_by_name
 from lightning_sq.models import PixelClassifier
 from lightning_sq.models.checkpoint_format import versions
 from lightning_sq.paths import write_whole
@@ -146,6 +149,7 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     options = parse()
     parse_epsilon(options.epsilon)  # refused now, and not behind the training
+    attacks_by_name(options.attacks)
     with TemporaryDirectory() as temporary:
         folder = options.data
         if folder is None:
@@ -179,4 +183,7 @@ natural images alone, so robustness can only come from the backbone and its fron
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"transfer.py: error: {error}")

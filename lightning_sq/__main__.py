@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import select
@@ -84,11 +85,14 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{ERROR}{error}", file=sys.stderr)
         return 1
     except Exception as error:
-        if isinstance(error, OSError) and error.filename is not None and error.errno not in MENDABLE:
-            told = f"{error.filename}: {error.strerror}. The disk or the network failed: start again when it is back"
-            print(f"{ERROR}{told}.", file=sys.stderr)
-            return 1
-        sentence = input_error_in(error)
+        sentence: object = input_error_in(error)
+        if sentence is None and isinstance(error, OSError) and error.filename is not None:
+            told = f"{error.filename}: {error.strerror}."
+            if error.errno not in MENDABLE:
+                print(f"{ERROR}{told} The disk or the network failed: start again when it is back.", file=sys.stderr)
+                return 1
+            if error.errno != errno.ENOENT:  # where a file is missing that no person has named, a traceback says more
+                sentence = f"{told} Give another path, or mend what is there, its owner or its rights."
         if sentence is None:
             raise
         print(f"{ERROR}{sentence}", file=sys.stderr)

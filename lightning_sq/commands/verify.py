@@ -17,5 +17,5 @@ def main(arguments: list[str]) -> None:
     parity = verify(options.folder)
     print(
         f"the logits of {parity.num_images} images differ by at most {parity.largest_difference:.2g} "
-        f"(the largest is {parity.largest_logit:.3g}) from those of SHA256SUMS"
+        f"(the largest is {parity.largest_logit:.3g}) from the golden ones"
     )

@@ -79,8 +79,8 @@ def _text_of(index: str) -> str:
         return Path(index).expanduser().read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
-            f"${INDEX_VARIABLE} names {index}, which cannot be read ({type(error).__name__}). "
-            "Set it to a file or an address, or unset it."
+            f"The list of releases {index} cannot be read ({type(error).__name__}). "
+            f"Give --index, or set ${INDEX_VARIABLE} to, a file or an address."
         ) from error
 
 

@@ -27,6 +27,8 @@ CHECKPOINT_KEY = "lightning_sq"
 FORMAT_VERSION = 1
 RESUME_KEYS = ("model_at_start", "settings", "random_streams")
 """What a checkpoint's `resume` holds; see `training.resume`."""
+YOUR_OWN = "A network of your own is judged in Python: lightning_sq.evaluate(model, images, labels, epsilon=...)."
+"""For somebody whose file is not of this project."""
 
 
 @dataclass(frozen=True)
@@ -149,11 +151,11 @@ def open_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # a damaged zip or pickle makes torch raise whatever it stumbles over
         raise InputError(
             f"{path} is truncated, altered, or no checkpoint ({type(error).__name__}). "
-            "Take the one before it, or train again."
+            f"Take the one before it, or train again. {YOUR_OWN}"
         ) from error
     entry = content.get(CHECKPOINT_KEY) if isinstance(content, dict) else None
     if not isinstance(entry, dict) or not isinstance(content.get("state_dict"), dict):
-        raise InputError(f"{path} is not a checkpoint of lightning_sq. Give one that `lightning-sq fit` wrote.")
+        raise InputError(f"{path} is not a checkpoint that `lightning-sq fit` wrote. {YOUR_OWN}")
     if entry.get("format_version") != FORMAT_VERSION:
         raise InputError(
             f"{path} has format {entry.get('format_version')}, this version reads {FORMAT_VERSION}. "

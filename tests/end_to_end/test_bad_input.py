@@ -87,6 +87,22 @@ def test_an_output_that_is_a_file(fit, tmp_path):
     assert (tmp_path / "run").read_text() == "mine"
 
 
+COMMANDS_THAT_WRITE = {
+    "evaluate": ["evaluate", "timm:test_resnet", "--data", "DATA", "--epsilon", "0.1", "--output", "FILE/run"],
+    "check": ["data", "check", "DATA", "--report", "FILE/report.json"],
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS_THAT_WRITE)
+def test_an_output_below_a_file(few_digits, tmp_path, capsys, name):
+    (tmp_path / "file").write_text("mine")
+    paths = {"DATA": str(few_digits), "FILE": str(tmp_path / "file")}
+    words = [paths.get(word, word.replace("FILE", paths["FILE"])) for word in COMMANDS_THAT_WRITE[name]]
+    status = main(words)
+    assert_one_sentence((status, capsys.readouterr().err), paths["FILE"], "Give another path")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_a_config_key_that_does_not_exist(fit, tmp_path):
     config = tmp_path / "typo.yaml"
     config.write_text("model:\n  architektur: resnet18\n")
