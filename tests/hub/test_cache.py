@@ -191,7 +191,7 @@ def test_the_command_takes_a_list_from_a_server_with_addresses_beside_it(server,
         ([], "What is to be downloaded"),
         (["test_resnet.sq_pet"], f"Did you mean {NAME}?"),
         (["some/where"], "Give a release folder"),
-        ([NAME, "--index", "nowhere.toml"], "nowhere.toml, which cannot be read"),
+        ([NAME, "--index", "nowhere.toml"], "nowhere.toml cannot be read"),
     ],
 )
 def test_a_name_that_is_none_gets_one_sentence(index, words, sentence, capsys):
