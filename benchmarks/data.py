@@ -22,12 +22,12 @@ import torch
 from common.harness import Row, report, seconds_of, usual_device
 from data_parts.cuts import dataset_of, order_of
 from data_parts.loaders import DaliLoader, bare_decode, loaders, ours
+from data_parts.pixels import pixels_row, validation_images
 from data_parts.start import seconds_to_first_batch
 from data_parts.training import training_rows
 from safetensors.torch import load_file
 from timm.data import ImageNetInfo
 
-from lightning_sq.data.backends import make_loader, read_all
 from lightning_sq.data.image_index import ImageIndex
 from lightning_sq.data.index import load_index
 from lightning_sq.data.shard_writer import ShardSettings, write_shards
@@ -113,9 +113,8 @@ def accuracy_rows(index: ImageIndex, shards: ImageIndex, options: argparse.Names
         ("DALI, original files", index, "dali"),
         ("DALI, shards", shards, "dali"),
     ):
-        order = order_of(len(files), options.batch_size, train=False)
-        dataset = dataset_of(files, train=False)
-        images[name], found = read_all(make_loader(dataset, order, backend=backend, num_threads=options.threads))
+        sizes = {"batch_size": options.batch_size, "threads": options.threads}
+        images[name], found = validation_images(files, backend, **sizes)
         with torch.inference_mode():
             logits = torch.cat([model(part) for part in images[name].split(options.batch_size)])
         top1[name] = 100 * (logits.argmax(1) == labels[found]).double().mean().item()
@@ -124,9 +123,8 @@ def accuracy_rows(index: ImageIndex, shards: ImageIndex, options: argparse.Names
     gap = abs(top1[dali] - top1[theirs])
     rows.append(Row("top-1, DALI against torchvision", gap, "points", "<= 0.3", gap <= 0.3))
     rows.append(Row("top-1, shards against original files, DALI", top1[sharded] - top1[dali], "points"))
-    apart = 255 * (images[theirs] - images[dali]).abs().mean().item()
-    rows.append(Row("validation pixels, DALI against torchvision", apart, "/255", "<= 2", apart <= 2))
-    return rows
+    question = "validation pixels, DALI against torchvision"
+    return [*rows, pixels_row(question, index, images[dali], images[theirs])]
 
 
 def gpu_rows(index: ImageIndex, options: argparse.Namespace) -> list[Row]:

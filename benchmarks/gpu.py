@@ -7,7 +7,8 @@ ImageNet: epochs in 48 hours, hours of the fine-tune.
 
     --data FOLDER             real JPEGs, FOLDER/<class>/*.JPEG: natural and method from files as well, by DALI, and not
                               compiled, as `lightning-sq fit` trains: by these rows alone ImageNet's speed and hours are
-                              judged. Give photographs of original size: rows of smaller ones say so, and judge nothing
+                              judged. Give photographs of original size: rows of smaller ones say so, and judge nothing.
+                              Of some of them the pixels that DALI gives are held against PIL's
     --imagenette DIR          DIR/{train,val}/<class>/*.JPEG: ResNet-50 by `lightning-sq fit`, and, with --weights
                               resnet18.safetensors, imagenette's recipes at ImageNet's epochs and image size; its
                               train/ is --data as well, where that is not given
@@ -148,7 +149,8 @@ def train(record: Record, options: argparse.Namespace, training: Training) -> tu
         plan = Plan(training.batch_size, network.parameters)
         record.add(*plan_rows(plan, rates, f"{MODES[planned]}, from memory"))
         if files is not None:
-            record.add(*plan_rows(plan, files.rates, f"eager, from {files.kind}", judged=files.judged))
+            source = f"eager, from {files.kind} by {files.decoder}"
+            record.add(*plan_rows(plan, files.rates, source, judged=files.judged))
         if len(at) == len(SCHEDULE):
             record.add(resizing_row(plan, at, f"{MODES[planned]}, from memory"))
         elif "sizes" in wanted:

@@ -1,6 +1,6 @@
 """A request to stop, sent as a signal: only noted here, and acted upon where all processes can leave together.
 
-SLURM sends SIGUSR1 before the time limit (`--signal=USR1@60`) and SIGTERM before it takes the nodes away; Docker and
+SLURM sends SIGUSR1 before the time limit (`--signal=USR1@300`) and SIGTERM before it takes the nodes away; Docker and
 torchrun send SIGTERM. To do anything inside the handler is to do it in the middle of an all-reduce.
 """
 

@@ -5,6 +5,7 @@
 #   MODELS="ours=runs/imagenet/checkpoints/last.ckpt natural=runs/imagenet_natural/checkpoints/last.ckpt" \
 #     sbatch --array=0-1 slurm/evaluate.sh
 #
+# Your cluster may want more, as sbatch options:  --account=A --partition=P --mem=0
 # Set by the environment:
 #   MODEL         what `lightning-sq evaluate` takes      default runs/imagenet/checkpoints/last.ckpt
 #   MODELS        one for each task of a job array, in the place of MODEL
@@ -24,14 +25,17 @@
 #SBATCH --gpus-per-node=8
 #SBATCH --cpus-per-task=8
 #SBATCH --time=24:00:00
-#SBATCH --signal=USR1@60
+#SBATCH --signal=USR1@300
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --output=slurm-%x-%j.log
 set -uo pipefail
 cd "${SLURM_SUBMIT_DIR:-.}" || exit 2
 # shellcheck source=slurm/start.sh
-source slurm/start.sh || exit 2
+source slurm/start.sh || {
+  echo "Submit this from the clone's folder: cd CLONE && sbatch slurm/evaluate.sh" >&2
+  exit 2
+}
 
 MODEL=${MODEL:-runs/imagenet/checkpoints/last.ckpt}
 DATA=${DATA:-data/imagenet}

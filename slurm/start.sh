@@ -4,14 +4,17 @@
 #   VENV             virtual environment of make setup            default .venv
 #   CONTAINER_IMAGE  image for enroot/pyxis (srun --container-image), such as dockerd://lightning-sq or /images/lsq.sqsh
 #   APPTAINER_IMAGE  image for apptainer, such as /images/lightning-sq.sif
-#   MOUNTS           folders to see inside the container, as SOURCE:TARGET,...   default this folder and DATA, by their own names
+#   MOUNTS           folders to see inside the container, as SOURCE:TARGET,...   default this folder, DATA, OUTPUT, by their own names
 #   XDG_CACHE_HOME   where downloads are kept, in a container too                default ~/.cache
 
 # on_every_rank ARGUMENTS...: `lightning-sq ARGUMENTS` as one task a GPU; --kill-on-bad-exit ends all when one dies
 on_every_rank() {
-  local start=(srun --kill-on-bad-exit=1) program=("${VENV:-.venv}/bin/lightning-sq") mounts
+  # srun goes by sbatch's --export, which may lack what is set here
+  local start=(srun --export=ALL --kill-on-bad-exit=1) program=("${VENV:-.venv}/bin/lightning-sq") mounts folder
   local cache=${XDG_CACHE_HOME:-$HOME/.cache} # not the image's own, in /runs, which is only there in Docker
-  mounts=${MOUNTS:-$PWD:$PWD,$(realpath -m "$DATA"):$(realpath -m "$DATA")}
+  mounts=$PWD:$PWD
+  for folder in "$(realpath -m "$DATA")" "$(realpath -m "$OUTPUT")"; do mounts+=,$folder:$folder; done
+  mounts=${MOUNTS:-$mounts}
   # every process of a node shares its cores; without this each would start a thread for all of them
   export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}
   # since SLURM 22.05 srun does not take --cpus-per-task over from sbatch
@@ -20,7 +23,7 @@ on_every_rank() {
   export LIGHTNING_SQ_REFUSED=$PWD/.refused-$SLURM_JOB_ID
   rm -f "$LIGHTNING_SQ_REFUSED"
   if [[ -n ${CONTAINER_IMAGE:-}${APPTAINER_IMAGE:-} ]]; then
-    mkdir -p "$cache" # or it could not be mounted; pyxis mounts no home by itself, and apptainer not everywhere
+    mkdir -p "$cache" "$OUTPUT" # or they could not be mounted; pyxis mounts no home by itself, nor apptainer always
     mounts+=,$cache:$cache
   fi
   if [[ -n ${CONTAINER_IMAGE:-} ]]; then
@@ -37,15 +40,34 @@ on_every_rank() {
   "${start[@]}" "${program[@]}" "$@"
 }
 
+# restarted NOTES: whether this is not the first start of the job, whose failures are counted in NOTES
+restarted() { ((${SLURM_RESTART_COUNT:-0} > 0)) || [[ -e $1 ]]; }
+
+# ask_scontrol WORDS...: what scontrol answers. For some seconds its controller may be too busy, or be started again.
+ask_scontrol() {
+  local try
+  for try in 1 2 3 4 5; do
+    if scontrol "$@"; then return; fi
+    if ((try < 5)); then sleep 5; fi
+  done
+  echo "SLURM does not answer, or refuses (see above): the job is not queued again. Submit it once more by hand," \
+    "a training with --resume behind the script's name." >&2 # what is written to the other is scontrol's answer
+  return 1
+}
+
 # again_if_it_helps STATUS NOTES PLACE: queue this job again, unless it is done, cancelled, or would end the same way.
 # PLACE says in words how far it came; who ends at the same place twice would do so for ever.
 again_if_it_helps() {
-  local status=$1 notes=$2 place=$3 failures=0 ended_at=none job=$SLURM_JOB_ID
+  local status=$1 notes=$2 place=$3 failures=0 ended_at=none job=$SLURM_JOB_ID shown
   # the last task of an array has the number of the whole array, and scontrol would queue all of them again
   if [[ -n ${SLURM_ARRAY_JOB_ID:-} ]]; then job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID; fi
   if [[ -e ${LIGHTNING_SQ_REFUSED:-} ]]; then
     rm -f "$LIGHTNING_SQ_REFUSED"
     status=2
+  fi
+  if ((status == 2)) && restarted "$notes"; then # the node has lost a disk or a GPU, or a disk is full
+    echo "It was refused, though the same words ran before: that counts as a failure."
+    status=1
   fi
   case $status in
     0 | 2) return "$status" ;; # done; or what was typed is wrong
@@ -72,10 +94,11 @@ again_if_it_helps() {
       fi
       ;;
   esac
-  if [[ $(scontrol show job "$job" --oneliner) != *" JobState=RUNNING "* ]]; then
+  shown=$(ask_scontrol show job "$job" --oneliner) || return "$status"
+  if [[ $shown != *" JobState=RUNNING "* ]]; then
     echo "The job was cancelled or is queued again already."
     return "$status"
   fi
-  echo "Queued again."
-  scontrol requeue "$job"
+  echo "Queued again." # before it is: SLURM ends this script then
+  ask_scontrol requeue "$job" || return "$status"
 }

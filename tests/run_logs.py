@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import torch
+
+from lightning_sq.metrics_file import read_rows
+from lightning_sq.run_files import ALL_METRICS
 
 BY_THE_CLOCK = {"images_per_second", "seconds", "waiting_share", "reader_seconds", "decoder_seconds"}
 """Columns below train/ that no two runs share."""
@@ -13,10 +15,9 @@ BY_THE_CLOCK = {"images_per_second", "seconds", "waiting_share", "reader_seconds
 
 def logged_rows(output: Path) -> list[dict[str, str]]:
     """The rows of metrics.csv, without empty cells and without what depends on the clock."""
-    (file,) = (output / "logs").glob("*/metrics.csv")
+    (file,) = output.glob(ALL_METRICS)
     clock = {f"train/{name}" for name in BY_THE_CLOCK}
-    with file.open(newline="") as stream:
-        return [{k: v for k, v in row.items() if v and k not in clock} for row in csv.DictReader(stream)]
+    return [{name: cell for name, cell in row.items() if name not in clock} for row in read_rows(file)]
 
 
 def weights(output: Path) -> dict[str, torch.Tensor]:

@@ -39,20 +39,23 @@ def rate(batches: Iterable[Batch], step: Step | None, device: torch.device) -> f
     """Images/s of reading `batches` and training on them; without a step of reading alone.
 
     The clock starts behind the first batch: a loader's pipeline is filled by then, which takes as long in an epoch of
-    30 batches as in one of 5,000.
+    30 batches as in one of 5,000. Where processes make a whole batch each, it starts behind as many batches: behind the
+    first one the others are nearly done, and would be counted without their time.
 
-    Raises: InputError where there is no second batch.
+    Raises: InputError where there are not twice as many.
     """
-    began, count = 0.0, 0
-    for number, batch in enumerate(batches):
+    filling = max(1, getattr(batches, "num_workers", 1))
+    began, count, number = 0.0, 0, 0
+    for number, batch in enumerate(batches, start=1):
         if step is not None:
             step(batch.images.to(device, non_blocking=True), batch.labels.to(device, non_blocking=True))
-        if number == 0:
+        if number == filling:
             synchronize()
             began = time.perf_counter()
-        else:
+        elif number > filling:
             count += len(batch.labels)
-    if not count:
-        raise InputError("An epoch of one batch has no speed: the first one only fills the pipeline. Give two or more.")
+    if number < 2 * filling:
+        least = f"the first {filling} only fill the pipeline. Give {2 * filling} or more"
+        raise InputError(f"An epoch of {number} batches has no speed: {least}.")
     synchronize()
     return count / (time.perf_counter() - began)

@@ -10,8 +10,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import torch
 from common.budget import Record
 from common.harness import Row, device_name
+from data_parts.pixels import pixels_row, validation_images
 from data_parts.training import end_to_end, held_against_memory, training_loader
 from gpu_parts.network import Network
 from gpu_parts.training import FIRST_GUESS, Rates
@@ -25,18 +27,23 @@ H100_CLASS = ("H100", "H200", "B200")
 RESNET50 = ("resnet50", 224)
 """Architecture and image size that these numbers, and ImageNet's hours, are of."""
 JPEGS = "JPEGs"
+MOST_COMPARED = 256
+"""Images of which the pixels are looked at, over all classes."""
+COMPARISON_GUESS = 15.0
+"""Seconds that PIL takes for them in this process."""
 IMAGENET_PIXELS = 180_000
 """Of a training image of ILSVRC 2012 on average, about 470 x 390: what a decoder's time goes by."""
 
 
 @dataclass
 class FromFiles:
-    """What was measured from files: images/s of the steps, what the files are called, and whether rows may judge by it.
+    """Images/s of the steps from files, what these and their decoder are called, and whether rows may judge by them.
 
     They may where it is DALI that decodes, the files are of ImageNet's size, and the network is `RESNET50`.
     """
 
     kind: str
+    decoder: str
     judged: bool
     rates: Rates = field(default_factory=dict)
 
@@ -76,8 +83,25 @@ def decoder(record: Record, gpu: bool) -> tuple[str, str]:
     return "torchvision", "torchvision (PIL) in processes"
 
 
+def compare_pixels(record: Record, options: argparse.Namespace, samples: ImageIndex, device: torch.device) -> None:
+    """How far the validation images that DALI decodes, on the GPU where there is one, are from PIL's."""
+    question = "validation pixels, DALI against PIL"
+    if not record.allows(question, COMPARISON_GUESS):
+        return
+    spread = np.linspace(0, len(samples) - 1, min(MOST_COMPARED, len(samples))).round().astype(np.int64)
+    some, sizes = samples.take(spread), {"batch_size": options.batch_size, "size": options.image_size}
+    with record.section(question):
+        # PIL in this process: one that is forked has the GPU's driver and nothing of its threads
+        pil, _ = validation_images(some, "torchvision", threads=0, **sizes)
+        gpu = 0 if device.type == "cuda" else None
+        dali, _ = validation_images(some, "dali", threads=options.threads, device_id=gpu, **sizes)
+        record.add(pixels_row(question, some, dali, pil))
+
+
 def file_rows(record: Record, options: argparse.Namespace, network: Network, batch_size: int) -> FromFiles | None:
     """Images/s of natural and method from files, not compiled, as `lightning-sq fit` trains. Returns: None without any.
+
+    Before them come DALI's pixels against PIL's: a speed is of no use where the images are others.
 
     Args:
         record: Takes the rows.
@@ -94,10 +118,13 @@ def file_rows(record: Record, options: argparse.Namespace, network: Network, bat
     alone, guess = 0.0, FIRST_GUESS
     with tempfile.TemporaryDirectory() as cache:
         samples = load_index(options.data, cache=Path(cache))
-        index = samples.take(np.resize(np.arange(len(samples)), options.batches * batch_size))
+        if backend == "dali":
+            compare_pixels(record, options, samples, network.device)
+        batches = options.batches if backend == "dali" else max(options.batches, 2 * options.threads)  # `rate` asks it
+        index = samples.take(np.resize(np.arange(len(samples)), batches * batch_size))
         kind = kind_of(samples)
         resnet50 = (options.architecture, options.image_size) == RESNET50
-        result = FromFiles(kind, judged=backend == "dali" and kind == JPEGS and resnet50)
+        result = FromFiles(kind, called, judged=backend == "dali" and kind == JPEGS and resnet50)
         for name in ("natural", "method"):
             what = f"{name}, eager, from {kind} by {called}"
             if not record.allows(what, guess):
@@ -114,7 +141,7 @@ def file_rows(record: Record, options: argparse.Namespace, network: Network, bat
             where = f"{options.architecture}, batch {batch_size} at {options.image_size} px"
             to_reach = goal(found["files"]) if result.judged else ("reported", None)
             record.add(Row(f"{what}, {where}", found["files"], "images/s", *to_reach))
-            reached = share >= 0.95 if kind == JPEGS else None
+            reached = share >= 0.95 if backend == "dali" and kind == JPEGS else None
             record.add(Row(f"{what}, against one batch in memory", share, "times", ">= 0.95", reached, detail))
     if result.rates:
         record.add(Row(f"the loader alone, {kind} by {called}, {options.threads} threads", alone, "images/s"))

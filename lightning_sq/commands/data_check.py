@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from lightning_sq.commands.data_shard import splits_of
 from lightning_sq.data.image_index import ImageIndex, UnreadableImage
 from lightning_sq.data.in_parts import map_in_parts
 from lightning_sq.data.index import class_names_of, look_through
 from lightning_sq.data.index_file import index_path
 from lightning_sq.data.inspection import MAX_PIXELS, inspect_bytes
+from lightning_sq.data.listing import splits_of
 from lightning_sq.data.shards import ShardIndex, damaged_shards
 from lightning_sq.errors import InputError
 from lightning_sq.paths import write_whole

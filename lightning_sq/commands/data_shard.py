@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from lightning_sq.data.index import look_through_readable
+from lightning_sq.data.listing import splits_of
 from lightning_sq.data.shard_writer import ShardSettings, write_shards
 from lightning_sq.data.shards import is_sharded
 from lightning_sq.errors import InputError
+from lightning_sq.output_lock import lock_output
 from lightning_sq.progress import progress_bar
-
-
-def splits_of(folder: Path) -> list[Path]:
-    """train/ and val/ below `folder`, as far as they are there; else `folder` itself."""
-    return [folder / name for name in ("train", "val") if (folder / name).is_dir()] or [folder]
 
 
 def shard_data(options: Namespace) -> None:
@@ -27,7 +26,18 @@ def shard_data(options: Namespace) -> None:
     for split, index in indexes:
         target = options.output if split == options.folder else options.output / split.name
         before = sum((split / path).stat().st_size for path in index.paths)
-        with progress_bar(f"writing {target}", "images") as advance:
+        with _alone_in(target), progress_bar(f"writing {target}", "images") as advance:
             after = write_shards(index, target, settings, advance)
         print(f"{target}: {len(index):,} images, {before / 1e6:,.0f} MB as files, {after / 1e6:,.0f} MB as shards")
     print(f"lightning-sq data check {options.output} compares them with their SHA-256 and decodes every image")
+
+
+@contextmanager
+def _alone_in(target: Path) -> Iterator[None]:
+    """Two writers at once would take each other's shards for their own, and what is half written for a killed one's."""
+    with ExitStack() as held:
+        try:
+            lock_output(target, held)
+        except OSError as error:
+            raise InputError(f"{target} cannot be used ({error}). Give another folder.") from error
+        yield

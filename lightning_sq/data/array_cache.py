@@ -10,12 +10,17 @@ import numpy as np
 
 from lightning_sq.paths import whole_file
 
+LONGEST_PART = 20
+"""Letters of a folder's name in its file's, each of up to 4 bytes: with the other one's, the rest and what `whole_file`
+puts around it, a name may have 255."""
+
 
 def kept_at(room: Path, folder: Path, *details: object) -> Path:
     """The file in `room` for what is known of `folder` (with `details`); a hash keeps two of one name apart."""
     folder = folder.resolve()
     key = hashlib.sha256(" ".join(map(str, (folder, *details))).encode("utf-8", "surrogateescape")).hexdigest()[:12]
-    return room / f"{folder.parent.name}-{folder.name}-{key}.npz"
+    name = "-".join([*(part[:LONGEST_PART] for part in (folder.parent.name, folder.name)), key])
+    return room / f"{name}.npz"
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:

@@ -74,15 +74,18 @@ class DaliLoader(Loader):
         self._ahead: deque[list[_Sample]] = deque()  # the batches in the pipeline
         self._running = False
         self._num_threads = num_threads
-        # weak, so that the pipeline goes with the loader at once: the garbage collector might come to it in a forked
-        # worker of another loader, where its threads are not, and wait for them for ever
-        next_feed = WeakMethod(self._next_feed)
-        self._pipeline = self._build(lambda: next_feed()(), batch_size=order.batch_size, prefetch=PREFETCH)
+        self._pipeline = self._new_pipeline()
 
     @property
     def _finishes(self) -> bool:
         """Whether the pipeline gives finished images, or windows that are still to be cut."""
         return self.device_id is not None
+
+    def _new_pipeline(self) -> Any:
+        # weak, so that the pipeline goes with the loader at once: the garbage collector might come to it in a forked
+        # worker of another loader, where its threads are not, and wait for them for ever
+        next_feed = WeakMethod(self._next_feed)
+        return self._build(lambda: next_feed()(), batch_size=self.order.batch_size, prefetch=PREFETCH)
 
     def _build(self, source: Callable[[], _Columns], *, batch_size: int, prefetch: int) -> Any:
         options = {"source": source, "decoding": self._decoding, "batch_size": batch_size}
@@ -116,7 +119,7 @@ class DaliLoader(Loader):
         try:
             return self._pipeline.run()
         except RuntimeError as error:
-            self._running = False
+            self._running, self._pipeline = False, self._new_pipeline()  # the failed one still holds batches
             raise self._name_the_bad_file(error) from error
 
     def _name_the_bad_file(self, error: RuntimeError) -> InputError:

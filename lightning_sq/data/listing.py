@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lightning_sq.data.index_file import Columns
+from lightning_sq.data.shards import is_sharded
 from lightning_sq.errors import MENDABLE, InputError
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -32,6 +33,20 @@ class Listed(NamedTuple):
     mtimes: array[int]
 
 
+def splits_of(folder: Path) -> list[Path]:
+    """train/ and val/ below `folder`, as far as they are there; else `folder` itself.
+
+    Among other folders, and with no classes in them, they are classes: CIFAR-100 has one that is called train.
+
+    Raises: InputError if one of them cannot be listed.
+    """
+    splits = [folder / name for name in ("train", "val") if (folder / name).is_dir()]
+    if not splits:
+        return [folder]
+    have_classes = any(is_sharded(split) or _folders_in(split) for split in splits)
+    return splits if have_classes or len(_folders_in(folder)) == len(splits) else [folder]
+
+
 def class_folders(folder: Path) -> tuple[str, ...]:
     """The names of the class subfolders, sorted.
 
@@ -41,10 +56,14 @@ def class_folders(folder: Path) -> tuple[str, ...]:
         raise InputError(
             f"There is no data folder {folder}. Give one with train/<class>/ and val/<class>/ (fit: by --data.root)."
         )
-    names = tuple(e.name for e in _entries(folder) if _is_folder(e) and not e.name.startswith("."))
+    names = _folders_in(folder)
     if not names:
         raise InputError(f"{folder} has no class folders. Images are expected as {folder}/<class>/*.jpg.")
     return names
+
+
+def _folders_in(folder: Path) -> tuple[str, ...]:
+    return tuple(e.name for e in _entries(folder) if _is_folder(e) and not e.name.startswith("."))
 
 
 def list_files(folder: Path, class_names: Sequence[str]) -> tuple[Columns, np.ndarray]:

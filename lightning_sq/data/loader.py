@@ -119,7 +119,7 @@ class Loader(ABC):
     def set_epoch(self, epoch: int) -> None:
         """Go to `epoch`; a loader that was put back inside that very epoch still goes on where it was."""
         if epoch != self.epoch:
-            self.epoch, self._resume_at = epoch, 0
+            self.epoch, self._resume_at, self._taken = epoch, 0, 0
 
     def __len__(self) -> int:
         return self.order.num_batches
@@ -146,6 +146,7 @@ class Loader(ABC):
         """Go on where `state` was taken; with other images, batch size or world size, start its epoch again."""
         self.epoch = int(state["epoch"])
         self._resume_at = int(state["batches_taken"]) if state["order"] == self._fingerprint() else 0
+        self._taken = self._resume_at  # a run may be saved again before its first batch, behind an owed validation
 
     def _fingerprint(self) -> dict[str, int]:
         order = self.order

@@ -32,8 +32,8 @@ from lightning_sq.errors import InputError
 from lightning_sq.paths import sha256, whole_file, write_whole
 
 PART = "part"
-OURS = rf"\..*\.tmp|shard-[0-9]{{6}}\.(tar|idx|{PART})|{re.escape(INDEX)}|{re.escape(MANIFEST)}|SHA256SUMS"
-"""The names of what this writes."""
+OURS = rf"\.lock|\..*\.tmp|shard-[0-9]{{6}}\.(tar|idx|{PART})|{re.escape(INDEX)}|{re.escape(MANIFEST)}|SHA256SUMS"
+"""The names of what this writes, and of what keeps a second writer out."""
 Progress = Callable[[int, int], None]
 
 
@@ -64,6 +64,8 @@ class ShardSettings:
 
 def write_shards(index: ImageIndex, folder: Path, settings: ShardSettings, progress: Progress | None = None) -> int:
     """Write the images of `index` into `folder`, and go on where an earlier call was stopped.
+
+    Whoever calls sees to it that nobody else writes there: the other's shards would be taken for this one's.
 
     Args:
         index: What to read; a position in it is a position in the shards' index.

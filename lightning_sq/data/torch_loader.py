@@ -41,6 +41,7 @@ class TorchvisionLoader(Loader):
             batch_sampler=self.order.epoch(epoch)[first:].tolist(),
             collate_fn=self._collate,
             num_workers=self.num_workers,
+            multiprocessing_context="fork" if self.num_workers else None,  # no crop rule can be pickled
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # else it would take from the stream that dropout draws from
             worker_init_fn=_leave_what_was_there,

@@ -15,10 +15,11 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins.io import CheckpointIO
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from lightning_sq.data.datamodule import ImageFolderData
 from lightning_sq.errors import InputError
+from lightning_sq.output_lock import lock_output
 from lightning_sq.paths import write_whole
 from lightning_sq.run_files import CHECKPOINTS, CONFIG_FILE
 from lightning_sq.training.build import build_module
@@ -26,12 +27,12 @@ from lightning_sq.training.callbacks import ProgressLines, Throughput
 from lightning_sq.training.cluster.keep_time import KeepTime
 from lightning_sq.training.cluster.last_words import LastWords, seconds_noted
 from lightning_sq.training.cluster.leaving import LeaveWhenAsked, switch_off_own_handlers
-from lightning_sq.training.cluster.lock import lock_output
 from lightning_sq.training.cluster.preflight import Preflight
 from lightning_sq.training.cluster.time_limit import parse_time_limit
 from lightning_sq.training.cluster.watchdog import Watchdog, check_hang_seconds
 from lightning_sq.training.parser import Parser, check_seed, quiet_lightning
 from lightning_sq.training.prepare import prepare_data_once
+from lightning_sq.training.result import result_line
 from lightning_sq.training.resume.checkpointing import WholeFileIO, checkpointing, measures_robustness
 from lightning_sq.training.resume.logs import LogsGoOn, make_loggers
 from lightning_sq.training.resume.owed_validation import OwedValidation
@@ -54,11 +55,16 @@ HOW_IT_WAS_STARTED = ("resume", "overwrite", "on_mismatch", "ckpt_path")
 class CommandLine(LightningCLI):
     """Everything a run writes lies below `--output`: config.yaml, checkpoints/{last,best}.ckpt, logs/.
 
-    `held` lets go of what is held for the run, when the command ends.
+    `held` lets go of what is held for the run, when the command ends. `recipe` is the configuration without the options
+    of one start, `saved` the checkpoint to start from, and `time_limit` is in seconds.
     """
 
     def __init__(self, *args: Any, held: ExitStack, **kwargs: Any) -> None:
         self.held = held
+        self.recipe: dict[str, Any] = {}
+        self.saved: SavedRun | None = None
+        self.time_limit: float | None = None
+        self._makes_loggers = False
         super().__init__(*args, **kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -138,30 +144,12 @@ class CommandLine(LightningCLI):
         output = Path(config["output"])
         trainer["default_root_dir"] = str(output)
         trainer["use_distributed_sampler"] = False  # the loaders know their rank themselves
-        if (
-            trainer["precision"] is None
-            and trainer["accelerator"] in ("auto", "gpu", "cuda")
-            and torch.cuda.is_available()
-            and torch.cuda.is_bf16_supported(including_emulation=False)
-        ):
-            trainer["precision"] = "bf16-mixed"
+        trainer["precision"] = trainer["precision"] or _default_precision(trainer["accelerator"])
         trainer["plugins"] = _with_our_io(trainer["plugins"], config["keep_last"])
         callbacks: list[Callback] = list(trainer["callbacks"] or [])
         callbacks.sort(key=lambda one: not isinstance(one, RobustAccuracy))  # before an average takes its weights back
         if self.subcommand == "fit" and not trainer["fast_dev_run"]:
-            callbacks += [
-                Throughput(),
-                WaitingForData(),
-                LearningRateMonitor("step"),
-                LogsGoOn(output),
-                Preflight(output),
-                LastWords(output),
-                KeepTime(),
-                OwedValidation(),
-                Watchdog(config["hang_seconds"]),
-                LeaveWhenAsked(output / CHECKPOINTS / f"{LAST}.ckpt"),
-                *checkpointing(output, config["checkpoint_minutes"], robust=measures_robustness(callbacks)),
-            ]
+            callbacks += self._callbacks(output, robust=measures_robustness(callbacks))
             if not sys.stdout.isatty():  # a log file: lines instead of a bar
                 trainer["enable_progress_bar"] = False
                 callbacks.append(ProgressLines())
@@ -176,6 +164,23 @@ class CommandLine(LightningCLI):
         switch_off_own_handlers(made)
         made.fit_loop._iteration_based_training = lambda: False  # with max_steps a resumed epoch would count twice
         return made
+
+    def _callbacks(self, output: Path, *, robust: bool) -> list[Callback]:
+        """What every fit does beside training, in the order in which it is done."""
+        config = self.config_init["fit"]
+        return [
+            Throughput(),
+            WaitingForData(),
+            LearningRateMonitor("step"),
+            LogsGoOn(output),
+            Preflight(output, _in_words(self.saved)),
+            LastWords(output),
+            KeepTime(),
+            OwedValidation(),
+            Watchdog(config["hang_seconds"]),
+            LeaveWhenAsked(output / CHECKPOINTS / f"{LAST}.ckpt"),
+            *checkpointing(output, config["checkpoint_minutes"], robust=robust),
+        ]
 
     def before_fit(self) -> None:
         config = self.config_init["fit"]
@@ -201,6 +206,9 @@ class CommandLine(LightningCLI):
         io = self.trainer.strategy.checkpoint_io
         if isinstance(io, WholeFileIO) and io.failure:
             raise InputError(f"{io.failure} Make room, and add --resume.")
+        config = self.config_init["fit"]
+        if not config["trainer"]["fast_dev_run"]:
+            rank_zero_info(result_line(self.trainer, Path(config["output"])))
 
     def before_validate(self) -> None:
         if self.saved is not None:
@@ -219,6 +227,17 @@ class CommandLine(LightningCLI):
         write_on_rank_zero(
             Path(self.config_init[name]["output"]) / f"{name}.json", json.dumps(metrics, indent=2) + "\n"
         )
+
+
+def _default_precision(accelerator: Any) -> str | None:
+    """bfloat16 where a GPU computes in it; Lightning's own default elsewhere."""
+    on_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else None
+
+
+def _in_words(saved: SavedRun | None) -> str:
+    """Which checkpoint a process goes on from, for the others to compare."""
+    return "none" if saved is None else f"{saved.path} of step {saved.logged['global_step']}"
 
 
 def _with_our_io(plugins: Any, keep_last: int) -> list[Any]:

@@ -21,6 +21,7 @@ from lightning_sq.models import ModelConfig, PixelClassifier
 from lightning_sq.models.checkpoint_format import CHECKPOINT_KEY, checkpoint_entry
 from lightning_sq.objectives import Objective
 from lightning_sq.ops.pixels import check_pixels
+from lightning_sq.ops.random_numbers import SEED_STRIDE
 from lightning_sq.stop_request import seconds_since_start, stop_requested
 from lightning_sq.training.cluster.agreement import from_every_rank, largest_of_all
 from lightning_sq.training.cluster.time_limit import LARGEST, TimePlan
@@ -88,6 +89,8 @@ class ClassifierModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         self.objective.seed(self.seed, self.global_rank)
+        if stage == "fit" and self.global_rank:  # all ranks have the same: they would draw the same dropout
+            torch.manual_seed((self.seed + 1) * SEED_STRIDE - self.global_rank)  # from above: none of the objective's
 
     def forward(self, images: Tensor) -> Tensor:
         return self.model(images.contiguous(memory_format=torch.channels_last))
@@ -264,9 +267,15 @@ class ClassifierModule(LightningModule):
         schedule = self.lr_schedulers()
         for group, factor in zip(schedule.optimizer.param_groups, schedule.lr_lambdas, strict=True):
             group["lr"] = group["initial_lr"] * factor(schedule.last_epoch)
-        if self._streams is not None:  # only now: what is set up before draws from them
-            put_back_torch(self._streams, self.device)
-            for name, value in self._streams.get("train_top1", {}).items():  # counted so far in this epoch
-                setattr(self.train_top1, name, value.to(self.device))
-                self.train_top1._update_count += int(value.any())
-            self._streams = None
+        self.put_back_streams()
+
+    def put_back_streams(self) -> None:
+        """What the checkpoint holds of this process, once: when all is set up, which draws from torch's stream, and
+        before the first batch or the validation that is owed, behind which the run is saved with them."""
+        if self._streams is None:
+            return
+        put_back_torch(self._streams, self.device)
+        for name, value in self._streams.get("train_top1", {}).items():  # counted so far in this epoch
+            setattr(self.train_top1, name, value.to(self.device))
+            self.train_top1._update_count += int(value.any())
+        self._streams = None

@@ -37,10 +37,15 @@ def _is_no_tip(record: logging.LogRecord) -> bool:
     return "Tip: " not in record.getMessage()
 
 
+def _is_not_about_pickles(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("`weights_only` was not set")  # at each first save; nobody can set it
+
+
 def quiet_lightning(*, trains: bool = True) -> None:
     """Keep advertisements, deprecations inside Lightning itself and wrong alarms out of what people read."""
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_tip)
+    logging.getLogger("lightning.pytorch.trainer.connectors.checkpoint_connector").addFilter(_is_not_about_pickles)
     for message in (
         r".*LeafSpec.* is deprecated",
         r"Checkpoint directory .* exists and is not empty",  # so --resume wants it

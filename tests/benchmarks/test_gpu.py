@@ -117,7 +117,7 @@ def test_a_gpus_front_end_is_held_against_its_copy(benchmark, tmp_path):
 def test_a_gpu_trains_from_files_by_dali_or_says_that_it_is_missing(benchmark, tmp_path, few_digits, monkeypatch, dali):
     if not dali:
         monkeypatch.setitem(sys.modules, "nvidia.dali", None)
-    record, options, network = gpu_training(data=few_digits / "train", batches=2, threads=1)
+    record, options, network = gpu_training(data=few_digits / "train", batches=2, threads=1 if dali else 2)
     importlib.import_module("gpu_parts.files").file_rows(record, options, network, batch_size=4)
     called = "DALI on the CPU" if dali else "torchvision (PIL) in processes"
     questions = [row.question for row in record.rows if row.unit == "images/s"]
@@ -125,11 +125,21 @@ def test_a_gpu_trains_from_files_by_dali_or_says_that_it_is_missing(benchmark, t
     kind = "JPEGs of 1,024 pixels, not ImageNet's 180,000"
     assert questions == [
         *(f"{name}, eager, from {kind} by {called}, {end}" for name in ("natural", "method")),
-        f"the loader alone, {kind} by {called}, 1 threads",
+        f"the loader alone, {kind} by {called}, {options.threads} threads",
     ]
-    assert all(row.reached is None for row in record.rows)
+    pixels = [row for row in record.rows if row.question == "validation pixels, DALI against PIL"]
+    assert len(pixels) == dali
+    assert all(row.reached is None for row in record.rows if row not in pixels)
     missing = "natural and method from JPEGs with DALI: nvidia.dali is not installed; torchvision decodes instead"
     assert record.skipped == ([] if dali else [missing])
+
+
+def test_a_plan_by_files_says_by_what_they_were_decoded(benchmark, tmp_path, few_digits):
+    rows, skipped = gpu_smoke(benchmark, tmp_path, "--sections", "files", "--data", str(few_digits / "train"))
+    source = "eager, from JPEGs of 1,024 pixels, not ImageNet's 180,000 by DALI on the CPU"
+    assert f"method, {source}, predicted: 15 epochs of ImageNet on 1 GPU" in rows
+    assert rows["validation pixels, DALI against PIL"]["measured"] <= 2
+    assert not any("pixels" in reason for reason in skipped)
 
 
 def test_only_files_of_imagenets_size_say_something_about_imagenet(benchmark, monkeypatch):
@@ -142,6 +152,46 @@ def test_only_files_of_imagenets_size_say_something_about_imagenet(benchmark, mo
     assert kinds == {375: "JPEGs", 224: "JPEGs of 50,176 pixels, not ImageNet's 180,000"}
     rows = plan.plan_rows(plan.Plan(256, 25_557_032), {"method": 9000.0}, f"from {kinds[224]}")
     assert all("not ImageNet's" in row.question and row.reached is None for row in rows)
+
+
+@pytest.mark.parametrize("off", [0, 40], ids=["the same", "another colour"])
+def test_the_images_that_dali_decodes_are_held_against_pils_and_the_worst_is_named(
+    benchmark, few_digits, monkeypatch, off
+):
+    pixels = importlib.import_module("data_parts.pixels")
+    read_all = pixels.read_all
+
+    def spoilt(loader):
+        images, labels = read_all(loader)
+        images[5:8] += off * (type(loader).__name__ == "DaliLoader") / 255
+        images[6] += (type(loader).__name__ == "DaliLoader") / 255
+        return images, labels
+
+    monkeypatch.setattr(pixels, "read_all", spoilt)
+    files = importlib.import_module("gpu_parts.files")
+    monkeypatch.setattr(files, "MOST_COMPARED", 20)
+    record, options, network = gpu_training(threads=1)
+    samples = files.load_index(few_digits / "train")
+    files.compare_pixels(record, options, samples, network.device)
+    (row,) = record.rows
+    assert row.detail["images"] == 20
+    assert row.detail["worst image"] == samples.paths[round(6 * 89 / 19)]
+    assert row.detail["apart in it, of 255"] == pytest.approx(off + 1, abs=1)
+    assert row.measured == pytest.approx((3 * off + 1) / 20, abs=1)
+    assert row.reached == (off == 0)
+
+
+def test_torchvisions_speed_is_no_verdict_on_a_training_that_dali_feeds(benchmark, few_digits, monkeypatch):
+    module = importlib.import_module("gpu_parts.files")
+    monkeypatch.setattr(module, "kind_of", lambda index: module.JPEGS)
+    verdicts = {}
+    for installed in (True, False):
+        monkeypatch.setattr(module, "is_installed", lambda library, installed=installed: installed)
+        record, options, network = gpu_training(data=few_digits / "train", batches=2, threads=1)
+        files = module.file_rows(record, options, network, batch_size=4)
+        shares = [row for row in record.rows if row.question.endswith("against one batch in memory")]
+        verdicts[files.decoder] = {row.reached is None for row in shares}
+    assert verdicts == {"DALI on the CPU": {False}, "torchvision (PIL) in processes": {True}}
 
 
 @pytest.mark.parametrize(("judged", "network"), [(False, ("resnet50", 224)), (True, ("test_resnet", 32))])
@@ -257,8 +307,28 @@ def test_the_rate_of_a_loader_is_that_of_a_pipeline_that_is_filled(benchmark, mo
             yield Batch(torch.zeros(4, 3, 8, 8), torch.zeros(4), torch.arange(4))
 
     assert steps.rate(batches(11), None, torch.device("cpu")) == pytest.approx(4.0)
-    with pytest.raises(InputError, match="An epoch of one batch has no speed"):
+    with pytest.raises(InputError, match=r"An epoch of 1 batches has no speed: .* Give 2 or more"):
         steps.rate(batches(1), None, torch.device("cpu"))
+
+
+def test_the_rate_of_processes_that_make_a_batch_each_is_that_of_whole_rounds(benchmark, monkeypatch):
+    steps = importlib.import_module("common.steps")
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(steps, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+
+    class Workers(list):
+        num_workers = 4
+
+        def __iter__(self):
+            for number, batch in enumerate(super().__iter__()):
+                clock.now += 0.0 if number % self.num_workers else 8.0  # all four are ready at once
+                yield batch
+
+    batch = Batch(torch.zeros(6, 3, 8, 8), torch.zeros(6), torch.arange(6))
+    for rounds in (2, 5):
+        assert steps.rate(Workers([batch] * 4 * rounds), None, torch.device("cpu")) == pytest.approx(4 * 6 / 8)
+    with pytest.raises(InputError, match=r"An epoch of 7 batches has no speed: .* Give 8 or more"):
+        steps.rate(Workers([batch] * 7), None, torch.device("cpu"))
 
 
 def test_parts_are_timed_by_the_gpus_own_events(benchmark, monkeypatch):

@@ -17,7 +17,7 @@ from PIL import Image
 
 from lightning_sq.__main__ import main
 from lightning_sq.data import index as index_module
-from lightning_sq.data.index import load_index
+from lightning_sq.data.index import class_names_of, load_index
 from lightning_sq.data.inspection import MAX_PIXELS, inspect_bytes, inspect_file
 
 
@@ -131,6 +131,25 @@ def test_the_report_counts_classes_and_names_odd_files_and_the_same_file_in_both
     printed = capsys.readouterr().out
     assert "  PNG named .JPEG: 1 (5/png.JPEG)\n" in printed
     assert f"  the same file in train and val: 1 ({original} = 4/copied.jpg)\n" in printed
+
+
+def test_a_class_may_be_called_like_a_split(data, capsys):
+    for split in ("train", "val"):
+        (data / split / "0").rename(data / split / "train")
+    assert [found["classes"]["train"] for found in check(data)["splits"].values()] == [9, 4]
+    assert check(data / "val")["splits"]["val"]["images"] == 41
+    assert main(["data", "shard", str(data / "val"), str(data / "shards")]) == 0
+    assert class_names_of(data / "shards") == (*"123456789", "train")
+
+
+def test_splits_without_classes_are_not_taken_for_classes(data, capsys):
+    for split in ("train", "val"):
+        for image in sorted((data / split).glob("*/*")):
+            image.rename(data / split / f"{image.parent.name}-{image.name}")
+        for label in sorted((data / split).glob("*/")):
+            label.rmdir()
+    assert main(["data", "check", str(data)]) == 2
+    assert f"{data}/train has no class folders" in capsys.readouterr().err
 
 
 def test_damage_that_leaves_size_and_time_is_found_by_looking_again_and_then_left_out(data):

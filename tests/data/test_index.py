@@ -220,6 +220,16 @@ def test_two_folders_of_one_name_do_not_share_an_index(folder, tmp_path):
     assert index_path(folder, tmp_path) != index_path(other, tmp_path)
 
 
+@pytest.mark.parametrize("letter", ["a", "\N{ANT}", os.fsdecode(b"\xff")], ids=["1 byte", "4 bytes", "no text"])
+def test_a_folder_with_the_longest_name_that_there_can_be_has_an_index_and_a_report(folder, tmp_path, letter):
+    name = letter * (255 // len(os.fsencode(letter)))
+    longest = tmp_path / name / name
+    shutil.copytree(folder, longest)
+    assert main(["data", "check", str(longest)]) == 0
+    assert index_path(longest).is_file()
+    assert index_path(longest) != index_path(longest.parent / f"{name[:-1]}b")
+
+
 def test_a_cache_that_cannot_be_written_costs_time_and_nothing_else(folder, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.warns(UserWarning, match="LIGHTNING_SQ_CACHE"):

@@ -7,6 +7,8 @@ import gc
 import inspect
 import os
 import shutil
+import subprocess
+import sys
 import weakref
 from pathlib import Path
 
@@ -48,6 +50,10 @@ def photographs(tmp_path_factory):
         path.parent.mkdir(exist_ok=True)
         (image.convert("L") if i == 3 else image).save(path, quality=92, exif=exif)
     return folder
+
+
+def fail(number: int):
+    raise OSError(number, os.strerror(number))
 
 
 def loader(
@@ -135,6 +141,17 @@ def test_a_loader_goes_on_at_the_batch_that_would_have_come(photographs, tmp_pat
     assert len(list(second)) == 3
 
 
+def test_a_position_that_was_put_back_can_be_saved_again_before_its_first_batch(photographs, tmp_path_factory):
+    first = loader(photographs, tmp_path_factory, "torchvision", train=True)
+    next(iter(first))
+    state = first.state_dict()
+    second = loader(photographs, tmp_path_factory, "torchvision", train=True)
+    second.load_state_dict(state)
+    assert second.state_dict() == state
+    second.set_epoch(1)
+    assert second.state_dict() == state | {"epoch": 1, "batches_taken": 0}
+
+
 def test_a_position_among_other_batches_starts_its_epoch_again(photographs, tmp_path_factory):
     first = loader(photographs, tmp_path_factory, "torchvision", train=True)
     next(iter(first))
@@ -182,6 +199,30 @@ def test_a_file_that_goes_bad_later_is_named(photographs, tmp_path_factory, tmp_
 
 
 @pytest.mark.parametrize("backend", ["dali", "torchvision"])
+@pytest.mark.parametrize("number", [None, errno.ENOENT, errno.EIO], ids=["damaged", "gone", "disk"])
+def test_behind_a_file_that_went_bad_the_next_epoch_is_whole(
+    photographs, tmp_path_factory, tmp_path, monkeypatch, backend, number
+):
+    shutil.copytree(photographs, tmp_path / "copy")
+    spoilt = loader(tmp_path / "copy", tmp_path_factory, backend, train=False, batch_size=4)
+    expected, path, read = list(spoilt), tmp_path / "copy/bee/17.jpg", type(spoilt.dataset.index).read
+    content = path.read_bytes()
+    with monkeypatch.context() as patch:
+        if number is None:
+            path.write_bytes(b"no longer an image")
+        else:
+            patch.setattr(
+                type(spoilt.dataset.index), "read", lambda index, i: fail(number) if i == 17 else read(index, i)
+            )
+        with pytest.raises((InputError, OSError), match=r"bee/17\.jpg"):
+            list(spoilt)
+    path.write_bytes(content)
+    for ours, theirs in zip(spoilt, expected, strict=True):
+        assert torch.equal(ours.indices, theirs.indices)
+        assert torch.equal(ours.images, theirs.images)
+
+
+@pytest.mark.parametrize("backend", ["dali", "torchvision"])
 @pytest.mark.parametrize(
     ("number", "raised"),
     [(errno.ENOENT, InputError), (errno.EACCES, InputError), (errno.EIO, OSError), (errno.ESTALE, OSError)],
@@ -190,11 +231,8 @@ def test_a_file_that_goes_bad_later_is_named(photographs, tmp_path_factory, tmp_
 def test_a_disk_that_fails_is_no_mistake_of_whoever_started_the_run(
     photographs, tmp_path_factory, monkeypatch, backend, number, raised
 ):
-    def failing(index, i):
-        raise OSError(number, os.strerror(number))
-
     made = loader(photographs, tmp_path_factory, backend, train=False)
-    monkeypatch.setattr(type(made.dataset.index), "read", failing)
+    monkeypatch.setattr(type(made.dataset.index), "read", lambda index, i: fail(number))
     with pytest.raises(raised, match=r"ant/00\.jpg") as found:
         next(iter(made))
     assert os.strerror(number) in str(found.value)
@@ -209,6 +247,27 @@ def test_workers_name_a_bad_file_in_one_sentence(photographs, tmp_path):
     with pytest.raises(InputError, match=r"bee/17\.jpg cannot be decoded") as caught:
         list(spoilt)
     assert "\n" not in str(caught.value)
+
+
+READS_WITH_A_WORKER = """
+import multiprocessing, sys
+from pathlib import Path
+from lightning_sq.data.backends import make_loader
+from lightning_sq.data.crop import random_resized_crop
+from lightning_sq.data.index import load_index
+from lightning_sq.data.loader import Dataset
+from lightning_sq.data.order import EpochOrder
+multiprocessing.set_start_method(sys.argv[1])
+index = load_index(Path(sys.argv[2]))
+dataset = Dataset(index, random_resized_crop(16), 16)
+print(len(list(make_loader(dataset, EpochOrder(len(index), 8), backend="torchvision", num_threads=1))))
+"""
+
+
+def test_workers_are_forked_where_python_would_start_them_otherwise(photographs):
+    words = [sys.executable, "-c", READS_WITH_A_WORKER, "forkserver", str(photographs)]  # Python 3.14's way
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.stdout == "3\n", done.stderr
 
 
 @pytest.mark.parametrize("backend", ["dali", "torchvision"])

@@ -7,6 +7,7 @@ import io
 import shutil
 import subprocess
 import tarfile
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from lightning_sq.data.order import EpochOrder
 from lightning_sq.data.shard_writer import ShardSettings, write_shards
 from lightning_sq.data.shards import ShardIndex, damaged_shards, load_shards
 from lightning_sq.errors import InputError
+from lightning_sq.output_lock import lock_output
 from tests.conftest import REPOSITORY
 
 SIZE = 32
@@ -246,6 +248,27 @@ def test_unreadable_images_are_left_out_only_if_that_is_allowed(few_digits, tmp_
     assert not (tmp_path / "shards").exists()
     assert main([*words, "--allow-unreadable"]) == 0
     assert len(load_shards(tmp_path / "shards")) == 40
+
+
+def test_a_second_writer_in_the_same_folder_is_refused_and_leaves_the_first_ones_files(few_digits, tmp_path, capsys):
+    words = ["data", "shard", str(few_digits / "val"), str(tmp_path / "shards")]
+    with ExitStack() as first:
+        lock_output(tmp_path / "shards", first)
+        half_written = tmp_path / "shards/.shard-000000.tar.0123.tmp"
+        half_written.touch()
+        assert main(words) == 2
+        assert f"{tmp_path}/shards is in use by process" in capsys.readouterr().err
+        assert half_written.exists()
+    assert main(words) == 0  # it was killed
+    assert sorted(path.name for path in (tmp_path / "shards").iterdir()) == sorted(
+        ["SHA256SUMS", "index.npz", "shard-000000.idx", "shard-000000.tar", "shards.json"]
+    )
+
+
+def test_shards_are_not_written_into_a_file(few_digits, tmp_path, capsys):
+    (tmp_path / "shards").touch()
+    assert main(["data", "shard", str(few_digits / "val"), str(tmp_path / "shards")]) == 2
+    assert "shards cannot be used" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", [("--short-side", "0"), ("--quality", "99"), ("--images-per-shard", "0")])

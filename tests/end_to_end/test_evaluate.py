@@ -18,10 +18,11 @@ import torch
 
 from lightning_sq.__main__ import main
 from lightning_sq.errors import InputError
+from lightning_sq.evaluation.runner import StageRunner
 from lightning_sq.models import ModelConfig, QuantizerConfig, build_model
 from lightning_sq.models.checkpoint_format import TrainedModel
 from lightning_sq.models.release_format import write_release
-from lightning_sq.training.cluster.lock import lock_output
+from lightning_sq.output_lock import lock_output
 from tests.conftest import REPOSITORY
 from tests.ports import port_that_stays_free
 
@@ -192,20 +193,46 @@ def test_results_are_replaced_only_when_asked(releases, few_digits, tmp_path, ca
     assert main([*once, "--overwrite"]) == 0
 
 
-@pytest.mark.parametrize(("restarts", "kept"), [("0", False), ("1", True)])
-def test_a_job_that_is_queued_again_overwrites_no_verdicts_of_its_own(
-    releases, few_digits, tmp_path, monkeypatch, restarts, kept
-):
-    def enough(*_):
-        raise InputError("Far enough.")
+@pytest.fixture
+def killed(monkeypatch):
+    """Runs a command that is killed in the attack by the quantized box; tells how often FGSM was made."""
 
-    monkeypatch.setattr("lightning_sq.commands.evaluate._evaluate_all", enough)
-    monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
-    verdicts = tmp_path / "verdicts/plain/rank-0.sqlite"
-    verdicts.parent.mkdir(parents=True)
-    verdicts.touch()
-    assert main([*words(releases, few_digits, tmp_path), "--overwrite"]) == 2
-    assert verdicts.exists() == kept
+    def run(words) -> int:
+        made, whole = [], StageRunner._attack
+
+        def until_then(self, stage, *rest):
+            if stage.startswith("quantized_box"):
+                raise InputError("Killed.")
+            made.append(stage)
+            return whole(self, stage, *rest)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(StageRunner, "_attack", until_then)
+            assert main(words) == 2
+        return sum(stage.startswith("fgsm") for stage in made)
+
+    return run
+
+
+def test_started_again_with_overwrite_it_goes_on_where_it_was(releases, few_digits, tmp_path, killed):
+    """Beside the results that it is to replace, and whether a cluster or a person starts it again."""
+    words_ = [*words(releases, few_digits, tmp_path), "--overwrite"]
+    (tmp_path / "results.json").write_text("{}")
+    assert killed(words_) > 0
+    assert killed(words_) == 0
+    assert (tmp_path / "results.json").read_text() == "{}"
+
+
+def test_overwrite_drops_verdicts_of_another_evaluation_and_nothing_else_does(
+    releases, few_digits, tmp_path, killed, capsys
+):
+    before, after = (words(releases, few_digits, tmp_path, "--seed", seed) for seed in "12")
+    first = killed(before)
+    assert killed(after) == 0
+    assert "holds verdicts of another evaluation (images, labels, seed differ)" in capsys.readouterr().err
+    assert killed([*after, "--overwrite"]) == first
+    (tmp_path / "verdicts/plain/rank-0.sqlite").write_bytes(b"no database" * 100)
+    assert 0 < killed([*after, "--overwrite"]) < first  # of the other model there are some still
 
 
 def transfers(output: Path) -> tuple[set[str], list[set[str]]]:

@@ -105,6 +105,17 @@ def test_a_run_that_was_stopped_between_its_best_and_its_last_checkpoint_goes_on
     assert_same_weights(weights(fit("cut", "--resume")), weights(whole))
 
 
+def test_a_run_that_is_stopped_again_behind_the_validation_that_it_owed_takes_no_image_twice(fit, whole_runs, caplog):
+    options = ["--trainer.val_check_interval", "0.5", "--trainer.callbacks+=tests.callbacks.Dropout"]
+    cut = ["--trainer.callbacks.step", "3"]  # of 6 in an epoch: a validation belongs behind it
+    with pytest.raises(SystemExit, match="power cut"):
+        fit("cut", *options, *POWER_CUT, *cut, "--trainer.callbacks.hook", "on_validation_start")
+    with caplog.at_level("INFO"):
+        assert_resumed_like_whole(fit, whole_runs, options, [*cut, "--resume"])
+    starts = [line.rpartition("/")[2] for line in caplog.messages if line.startswith("Going on from")]
+    assert starts == ["last.ckpt", "best.ckpt"]  # which was saved behind the validation, before the next batch
+
+
 def test_a_run_that_was_stopped_before_its_first_checkpoint_starts_anew(fit, caplog):
     with pytest.raises(SystemExit, match="power cut"):
         fit("cut", "--trainer.callbacks+=tests.callbacks.PowerCut", "--trainer.callbacks.step", "2")
@@ -315,3 +326,20 @@ def test_the_input_gradient_is_looked_at_over_all_classes(fit, monkeypatch):
     monkeypatch.setattr(module, "input_gradient_l1", note)
     fit("run", "--trainer.max_epochs", "1", "--trainer.num_sanity_val_steps", "0")
     assert sorted(seen) == list(range(10))
+
+
+def test_a_fit_ends_with_its_accuracies_and_the_command_that_attacks_the_model(fit, few_digits, caplog):
+    robust = ["--trainer.callbacks+=lightning_sq.training.robust_accuracy.RobustAccuracy"]
+    robust += ["--trainer.callbacks.epsilon", "0.1", "--trainer.callbacks.num_images", "4"]
+    with caplog.at_level("INFO"):
+        output = fit("run", "--trainer.max_epochs", "1", *robust)
+    clean, attacked = (
+        next(float(row[f"val/{name}_top1"]) for row in logged_rows(output) if f"val/{name}_top1" in row)
+        for name in ("clean", "robust")
+    )
+    checkpoint = output / "checkpoints/last.ckpt"
+    command = f"lightning-sq evaluate {checkpoint} --data {few_digits} --epsilon 0.1 --output {output}/robustness"
+    assert caplog.messages[-1] == (
+        f"{checkpoint} has clean top-1 {clean:.3f}, robust top-1 {attacked:.3f}. To attack it: {command}"
+    )
+    assert "weights_only" not in caplog.text  # Lightning's remark at the first save, which nobody can do anything about

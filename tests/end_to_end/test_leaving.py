@@ -123,7 +123,7 @@ def test_the_best_by_the_worst_case_is_kept_beside_the_best_by_clean_accuracy(fi
 def test_a_second_run_in_the_same_output_is_refused_while_the_first_runs(fit, tmp_path, capsys, few_digits):
     from contextlib import ExitStack
 
-    from lightning_sq.training.cluster.lock import lock_output
+    from lightning_sq.output_lock import lock_output
 
     with ExitStack() as held:
         lock_output(tmp_path / "run", held)

@@ -36,7 +36,18 @@ MAY_IMPORT = {
         "training",
     },
 }
-EVERYBODYS = {"children", "errors", "paths", "progress", "release_files", "run_files", "stop_request", "types"}
+EVERYBODYS = {
+    "children",
+    "errors",
+    "metrics_file",
+    "output_lock",
+    "paths",
+    "progress",
+    "release_files",
+    "run_files",
+    "stop_request",
+    "types",
+}
 DOORS = {
     "timm": {"models/backbone.py", "models/small_networks.py", "hub/timm_names.py"},
     "huggingface_hub": {"hub/huggingface.py"},

@@ -23,11 +23,22 @@ JOB = {
     "SLURM_CPUS_PER_TASK": "3",
 }
 NOTES_WORDS = 'printf "%s\\n" "$@" > "$STUBS/$(basename "$0").words"\n'
-SCONTROL = 'echo "$*" >> "$STUBS/asked"; if [[ $1 == show ]]; then echo "JobId=7 JobState=$STATE Restarts=0"; fi\n'
+SCONTROL = """
+echo "$*" >> "$STUBS/asked"
+if [[ $1 == "${DEAF:-}" ]] || (($(wc -l < "$STUBS/asked") <= ${SILENT:-0})); then
+  echo "Unable to contact slurm controller" >&2
+  exit 1
+fi
+if [[ $1 == show ]]; then echo "JobId=7 JobState=$STATE Restarts=0"; fi
+"""
+SRUN = ("--export=ALL", "--kill-on-bad-exit=1")
 
 
 class Scripts:
-    """Runs lines of bash in the repository, with `srun` and `scontrol` that only note what they are told."""
+    """Runs lines of bash in the repository, with `srun`, `scontrol` and `sleep` that only note what they are told.
+
+    The first $SILENT questions to `scontrol` are not answered, and none that begins with $DEAF.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.stubs = folder, folder / "stubs"
@@ -35,6 +46,7 @@ class Scripts:
         self.place = "step unknown"
         self.srun()
         self._program(self.stubs / "scontrol", SCONTROL)
+        self._program(self.stubs / "sleep", 'echo "sleep $*" >> "$STUBS/slept"\n')
         self.program = self._program(folder / "venv/bin/lightning-sq", NOTES_WORDS)
 
     @staticmethod
@@ -69,7 +81,7 @@ class Scripts:
         """(status, words) of `again_if_it_helps` after a command that ended with `status`."""
         call = 'set -uo pipefail; source slurm/start.sh; again_if_it_helps "$@"'
         done = self.run("-c", call, "_", str(status), str(self.output / ".failures-7"), self.place, **environment)
-        return done.returncode, done.stdout
+        return done.returncode, done.stderr + done.stdout
 
     def at_step(self, step: int) -> None:
         self.place = f"step {step}"
@@ -91,13 +103,13 @@ def fit_words(output: Path, *words: str) -> list[str]:
 
 
 HERE = str(REPOSITORY)
-SEEN = f"{HERE}:{HERE},/data/few:/data/few"
+SEEN = f"{HERE}:{HERE},/data/few:/data/few,{{output}}:{{output}}"
 
 
 def test_a_virtual_environment_is_started_by_its_path(scripts):
     assert scripts.run("slurm/imagenet.sh", "--trainer.max_epochs", "3").returncode == 0
     expected = fit_words(scripts.output, "--trainer.max_epochs", "3")
-    assert scripts.started() == ["--kill-on-bad-exit=1", scripts.program, *expected]
+    assert scripts.started() == [*SRUN, scripts.program, *expected]
     assert (scripts.stubs / "threads").read_text() == "3 3\n"
 
 
@@ -106,10 +118,11 @@ def test_an_image_of_enroot_is_started_by_srun_itself(scripts, mounts, seen):
     image, cache = "/images/lightning sq.sqsh", str(scripts.folder / "cache")
     where = {"VENV": "/nowhere", "XDG_CACHE_HOME": cache} | mounts
     assert scripts.run("slurm/imagenet.sh", CONTAINER_IMAGE=image, **where).returncode == 0
-    options = [f"--container-image={image}", f"--container-mounts={seen},{cache}:{cache}"]
+    options = [f"--container-image={image}", f"--container-mounts={seen.format(output=scripts.output)},{cache}:{cache}"]
     options += [f"--container-workdir={HERE}", "env", f"XDG_CACHE_HOME={cache}", "lightning-sq"]
-    assert scripts.started() == ["--kill-on-bad-exit=1", *options, *fit_words(scripts.output)]
-    assert Path(cache).is_dir()  # or it could not be mounted
+    assert scripts.started() == [*SRUN, *options, *fit_words(scripts.output)]
+    assert Path(cache).is_dir()  # or they could not be mounted
+    assert scripts.output.is_dir()
 
 
 @pytest.mark.parametrize(("mounts", "seen"), [({}, SEEN), ({"MOUNTS": "/a:/b,/c:/d"}, "/a:/b,/c:/d")])
@@ -117,9 +130,10 @@ def test_an_image_of_apptainer_is_started_by_apptainer_on_every_rank(scripts, mo
     image, home = "/images/lightning sq.sif", scripts.folder / "home"
     where = {"VENV": "/nowhere", "HOME": str(home)} | mounts
     assert scripts.run("slurm/imagenet.sh", APPTAINER_IMAGE=image, **where).returncode == 0
-    program = ["apptainer", "exec", "--nv", "--bind", f"{seen},{home}/.cache:{home}/.cache", "--pwd", HERE]
+    bound = f"{seen.format(output=scripts.output)},{home}/.cache:{home}/.cache"
+    program = ["apptainer", "exec", "--nv", "--bind", bound, "--pwd", HERE]
     program += ["--env", f"XDG_CACHE_HOME={home}/.cache", image, "lightning-sq"]
-    assert scripts.started() == ["--kill-on-bad-exit=1", *program, *fit_words(scripts.output)]
+    assert scripts.started() == [*SRUN, *program, *fit_words(scripts.output)]
     assert (home / ".cache").is_dir()
 
 
@@ -157,7 +171,7 @@ def test_a_task_of_an_array_attacks_its_own_model_into_its_own_folder(scripts):
         assert done.returncode == 0, done.stderr
         words = ["evaluate", model, "--data", "/data/few", "--epsilon", "4/255", "--output", f"{scripts.output}-{task}"]
         words += ["--device", "cuda"]
-        assert scripts.started() == ["--kill-on-bad-exit=1", scripts.program, *words, "--batch-size", "4"]
+        assert scripts.started() == [*SRUN, scripts.program, *words, "--batch-size", "4"]
         assert Path(f"{scripts.output}-{task}").is_dir()
     done = scripts.run("slurm/evaluate.sh", MODELS=models, SLURM_ARRAY_TASK_ID="2")
     assert done.returncode != 0
@@ -206,6 +220,49 @@ def test_a_job_that_is_done_or_was_typed_wrongly_is_over(scripts, status):
     assert scripts.asked() == []
 
 
+def test_a_refusal_of_words_that_ran_before_is_a_failure_like_any_other(scripts):
+    again = {"SLURM_RESTART_COUNT": "1"}
+    scripts.at_step(5)
+    status, text = scripts.again(2, **again)
+    assert (status, text.splitlines()[-1]) == (0, "Queued again.")
+    assert "It was refused, though the same words ran before" in text
+    scripts.at_step(6)
+    assert "Queued again." in scripts.again(2)[1]  # a SLURM that counts no restarts: the failure before is noted
+    status, text = scripts.again(2, **again)
+    assert status == 1
+    assert text.splitlines()[-1].startswith("It has ended twice at step 6, so it is not started again.")
+    assert scripts.asked().count("requeue 7") == 2
+
+
+def test_a_controller_that_does_not_answer_for_some_seconds_is_asked_again(scripts):
+    for silent in (1, 4):
+        (scripts.stubs / "asked").unlink(missing_ok=True)
+        status, text = scripts.again(75, SILENT=str(silent))
+        assert (status, text.splitlines()[-1]) == (0, "Queued again.")
+        assert scripts.asked() == ["show job 7 --oneliner"] * (silent + 1) + ["requeue 7"]
+    assert (scripts.stubs / "slept").read_text().splitlines() == ["sleep 5"] * 5
+
+
+@pytest.mark.parametrize(("deaf", "asked"), [("show", ["show"] * 5), ("requeue", ["show", *["requeue"] * 5])])
+@pytest.mark.parametrize("status", [1, 75])
+def test_a_job_whose_controller_does_not_come_back_is_to_be_submitted_by_hand(scripts, status, deaf, asked):
+    ended, text = scripts.again(status, DEAF=deaf)
+    assert ended == status
+    assert "was cancelled" not in text
+    said = "SLURM does not answer, or refuses (see above): the job is not queued again. Submit it once more by hand,"
+    assert f"{said} a training with --resume behind the script's name." in text.splitlines()
+    assert [words.split()[0] for words in scripts.asked()] == asked
+
+
+@pytest.mark.parametrize("script", ["imagenet", "evaluate"])
+def test_a_script_that_is_submitted_from_elsewhere_says_from_where_to_submit_it(scripts, tmp_path, script):
+    done = scripts.run(f"slurm/{script}.sh", SLURM_SUBMIT_DIR=str(tmp_path))
+    assert done.returncode == 2
+    said = f"Submit this from the clone's folder: cd CLONE && sbatch slurm/{script}.sh"
+    assert done.stderr.splitlines()[-1] == said
+    assert not (scripts.stubs / "srun.words").exists()
+
+
 def test_a_job_that_was_asked_to_stop_is_queued_again_however_often(scripts):
     scripts.at_step(5)
     for _ in range(3):
@@ -228,19 +285,39 @@ def test_a_job_that_fails_at_other_steps_is_queued_again_as_often_as_it_may_be(s
     assert scripts.asked().count("requeue 7") == 2
 
 
+STEPS = 'mkdir -p "$OUTPUT"; printf "%12d %12.1f\\n" "$STEP" 3.5 > "$OUTPUT/.step"\n'
+"""What the ranks of a training do that comes to step $STEP."""
+
+
 @pytest.mark.parametrize("step", [5, None])
 def test_a_training_that_fails_at_the_same_step_twice_is_over(scripts, step):
     if step is not None:
-        scripts.at_step(step)
-    where = step or "unknown"
+        scripts.srun(STEPS.replace("$STEP", str(step)))
+    where = "the start" if step is None else f"step {step}"
     assert "Queued again." in scripts.run("slurm/imagenet.sh", STATUS="1").stdout
     asked = scripts.run("slurm/imagenet.sh", STATUS="75")  # being asked to stop in between is no failure
     assert "Queued again." in asked.stdout
     done = scripts.run("slurm/imagenet.sh", STATUS="1")
     assert done.returncode == 1
-    said = f"It has ended twice at step {where}, so it is not started again. The cause stands above."
+    said = f"It has ended twice at {where}, so it is not started again. The cause stands above."
     assert done.stdout.splitlines()[-1] == said
     assert scripts.asked().count("requeue 7") == 2
+
+
+def test_a_start_that_takes_no_step_does_not_count_as_a_failure_at_the_step_before(scripts):
+    scripts.srun(STEPS.replace("$STEP", "5"))
+    assert "failed with status 1 at step 5: failure 1" in scripts.run("slurm/imagenet.sh", STATUS="1").stdout
+    scripts.srun()  # a node without the disk, say
+    done = scripts.run("slurm/imagenet.sh", STATUS="1")
+    assert "failed with status 1 at the start behind step 5: failure 2" in done.stdout
+    assert done.stdout.splitlines()[-1] == "Queued again."
+    scripts.srun(STEPS.replace("$STEP", "5"))  # the same step once more, in as many seconds
+    assert "failed with status 1 at step 5: failure 3" in scripts.run("slurm/imagenet.sh", STATUS="1").stdout
+    scripts.srun()
+    done = scripts.run("slurm/imagenet.sh", STATUS="1", MAX_RESTARTS="9")
+    assert done.stdout.splitlines()[-1] == "Queued again."
+    done = scripts.run("slurm/imagenet.sh", STATUS="1", MAX_RESTARTS="9")
+    assert done.stdout.splitlines()[-1].startswith("It has ended twice at the start behind step 5, so it is not")
 
 
 def keep_verdicts(output: Path, first: int) -> None:

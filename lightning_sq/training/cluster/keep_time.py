@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_sq.training.resume.checkpointing import ends_step
+from lightning_sq.training.loop import ends_step
 
 FIRST_GUESS = 0.5
 """Of a step's time: a batch of the first validation, which nobody has timed yet."""

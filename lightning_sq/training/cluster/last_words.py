@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_sq.errors import InputError
+from lightning_sq.output_lock import open_of_run
 from lightning_sq.run_files import STEP_FILE
-from lightning_sq.training.resume.start import open_of_run
 
 
 class LastWords(Callback):
@@ -35,7 +36,9 @@ class LastWords(Callback):
             self._number = open_of_run(self.file, os.O_WRONLY)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if self._number is not None:
+        if self._number is None:
+            return
+        with suppress(OSError):  # a quota that is used up, a file server away for a moment: the run goes on without
             os.pwrite(self._number, f"{trainer.global_step:>12} {pl_module.elapsed:>12.1f}\n".encode(), 0)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

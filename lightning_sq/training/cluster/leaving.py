@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_sq.stop_request import SIGNALS, STOPPED, stop_requested
 from lightning_sq.training.cluster.agreement import in_process_group, largest_of_all
-from lightning_sq.training.resume.checkpointing import ends_step, validates_behind
+from lightning_sq.training.loop import ends_step, validates_behind
 
 SHORT_VALIDATION = 5.0
 """Seconds. A validation that takes no longer is waited for; before a longer one the run is saved."""

@@ -34,13 +34,14 @@ class Preflight(Callback):
 
     Args:
         output: Folder of the run, where checkpoints need room.
+        start: The checkpoint that this process goes on from, in words; the same in all of them.
     """
 
-    def __init__(self, output: Path) -> None:
-        self.output = output
+    def __init__(self, output: Path, start: str = "none") -> None:
+        self.output, self.start = output, start
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        own = about_this_process(trainer, pl_module, self.output)
+        own = about_this_process(trainer, pl_module, self.output) | {"checkpoint": self.start}
         trainer.strategy.barrier()  # a process that came late is not one whose clock is ahead
         everybody = from_every_rank(own | {"clock": time.time()}, trainer.world_size)
         check_alike(everybody)
@@ -52,6 +53,8 @@ class Preflight(Callback):
                 f"{trainer.world_size} processes on {len(hosts)} hosts see the same data ({own['data'][:12]}), recipe "
                 f"({own['recipe'][:12]}) and versions; {_joined(trainer, pl_module.device)}."
             )
+        if commits := different_commits(everybody):
+            rank_zero_info(commits)
         if skew > CLOCK_SKEW:
             slow, fast = (pick(everybody, key=lambda item: item["clock"])["host"] for pick in (min, max))
             rank_zero_info(f"The clock of {fast} is {skew:.0f} s ahead of that of {slow}.")
@@ -61,7 +64,7 @@ def about_this_process(trainer: Trainer, module: LightningModule, output: Path) 
     """What has to be the same everywhere, with the host's name and the bytes that are free for `output` there, or hold
     checkpoints that will be replaced.
     """
-    data = hashlib.sha256()
+    data, installed = hashlib.sha256(), versions()
     for split in ("train", "val"):
         data.update(trainer.datamodule.index(split).fingerprint().encode())
     return {
@@ -69,7 +72,8 @@ def about_this_process(trainer: Trainer, module: LightningModule, output: Path) 
         "rank": trainer.global_rank,
         "data": data.hexdigest(),
         "recipe": hashlib.sha256(json.dumps(module.recipe, sort_keys=True, default=str).encode()).hexdigest(),
-        "versions": json.dumps(versions(), sort_keys=True),
+        "commit": installed.pop("commit"),
+        "versions": json.dumps(installed, sort_keys=True),
         "free": free_bytes(output) + sum(path.stat().st_size for path in output.glob(f"{CHECKPOINTS}/*.ckpt")),
     }
 
@@ -78,7 +82,10 @@ REMEDIES = {
     "data": "other images (the fingerprint of names, classes and sizes differs). Give every host the same files",
     "recipe": "another recipe. Start every process by the same command",
     "versions": "other versions. Install the same requirements.lock everywhere",
+    "checkpoint": "another checkpoint to go on from. Have --output on a disk that all hosts share",
 }
+SHOWN = ("versions", "checkpoint")
+"""What is named as it differs; a fingerprint says nothing."""
 
 
 def check_alike(everybody: list[dict[str, Any]]) -> None:
@@ -88,8 +95,21 @@ def check_alike(everybody: list[dict[str, Any]]) -> None:
         odd = [item for item in everybody if item[name] != usual]
         if odd:
             hosts = ", ".join(dict.fromkeys(f"{item['host']} (process {item['rank']})" for item in odd[:5]))
-            detail = f": {odd[0][name]} in the place of {usual}" if name == "versions" else ""
+            detail = f": {odd[0][name]} in the place of {usual}" if name in SHOWN else ""
             raise InputError(f"{hosts} has {remedy}{detail}.")
+
+
+def different_commits(everybody: list[dict[str, Any]]) -> str | None:
+    """A line if the hosts' code is of different commits, as far as they know theirs: one without git knows none. It is
+    no reason to refuse, as a change may be of a page.
+    """
+    known: dict[str, str] = {}  # commit -> the first host that has it
+    for item in everybody:
+        if item["commit"] != "unknown":
+            known.setdefault(item["commit"], item["host"])
+    if len(known) < 2:
+        return None
+    return f"The code is of different commits: {', '.join(f'{one} on {host}' for one, host in known.items())}."
 
 
 def free_bytes(output: Path) -> int:

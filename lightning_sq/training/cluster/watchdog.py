@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_sq.errors import InputError
+from lightning_sq.training.cluster.agreement import in_process_group
 
 HUNG = 70
 """Exit status, EX_SOFTWARE of sysexits.h."""
@@ -111,10 +112,17 @@ class Watchdog(Callback):
                 if not self._held_up:
                     continue
                 earlier = _beats(store, trainer.world_size)
-                self._over.wait((2 if self._inside else 4) * interval)  # the others go on beating
+                for _ in range(2 if self._inside else 4):  # the others go on beating, and so does who looks at them:
+                    if self._over.wait(interval):  # of two that are held up each would take the other for dead
+                        return
+                    number += 1
+                    self._beat(trainer, number)
                 own, later = trainer.global_rank, _beats(store, trainer.world_size)
                 absent = missing(earlier, later, own=own) if self._inside else silent(earlier, later, own=own)
-            except Exception as error:  # the store is in the first process: it is the one that is gone
+            except Exception as error:
+                if not in_process_group():
+                    return  # this process has left it itself, see `leaving`
+                # the store is in the first process: it is the one that is gone
                 absent = [f"process 0 does not answer ({type(error).__name__})"]
             if self._held_up and absent and not self._over.is_set():
                 self._end(trainer, absent)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import csv
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+from lightning.fabric.loggers.logger import _DummyExperiment
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
+from lightning_sq.metrics_file import read_rows
 from lightning_sq.paths import whole_file
 from lightning_sq.run_files import LOGS, METRICS_FILE
 
@@ -110,6 +114,37 @@ class _MetricsFile(ExperimentWriter):
             writer.writerows(rows)
 
 
+class _Curves(TensorBoardLogger):
+    """TensorBoard's curves, which end where the disk is full, while the run goes on and metrics.csv keeps its rows.
+
+    The thread that writes them dies of it, and whoever logs the next value is told by a ValueError.
+    """
+
+    def log_metrics(self, *args: Any, **options: Any) -> None:
+        with self._as_far_as_the_disk_goes():
+            super().log_metrics(*args, **options)
+
+    def save(self) -> None:
+        with self._as_far_as_the_disk_goes():
+            super().save()
+
+    def finalize(self, status: str) -> None:
+        with self._as_far_as_the_disk_goes():
+            super().finalize(status)
+
+    @contextmanager
+    def _as_far_as_the_disk_goes(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            cause = error if isinstance(error, OSError) else error.__cause__
+            if not isinstance(cause, OSError):
+                raise
+            if not isinstance(self._experiment, _DummyExperiment):
+                rank_zero_info(f"The curves in {self.log_dir} end here: {cause.strerror or cause}. The run goes on.")
+            self._experiment = _DummyExperiment()  # takes the rest
+
+
 def make_loggers(output: Path, resumed: dict[str, Any] | None) -> list[Logger]:
     """A CSV and a TensorBoard logger below `output`, behind what the run had logged when it was saved.
 
@@ -120,9 +155,9 @@ def make_loggers(output: Path, resumed: dict[str, Any] | None) -> list[Logger]:
     metrics = CSVLogger(output, LOGS, version=VERSION)
     if resumed is None:
         _begin(metrics, [])
-        return [metrics, TensorBoardLogger(output, LOGS, version=VERSION)]
+        return [metrics, _Curves(output, LOGS, version=VERSION)]
     last_step = max(0, resumed["global_step"] - 1)
-    curves = TensorBoardLogger(output, LOGS, version=VERSION, purge_step=last_step)
+    curves = _Curves(output, LOGS, version=VERSION, purge_step=last_step)
     rows = _kept_rows(Path(metrics.log_dir) / METRICS_FILE, resumed)
     _begin(metrics, rows)
     _log_again(curves, rows, last_step)
@@ -132,14 +167,6 @@ def make_loggers(output: Path, resumed: dict[str, Any] | None) -> list[Logger]:
 @rank_zero_only
 def _begin(metrics: CSVLogger, rows: list[dict[str, Any]]) -> None:
     metrics._experiment = _MetricsFile(metrics.log_dir, rows)
-
-
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a metrics.csv, each without the columns that are empty in it."""
-    if not path.is_file():
-        return []
-    with path.open(newline="") as stream:
-        return [{key: value for key, value in row.items() if value} for row in csv.DictReader(stream)]
 
 
 def _kept_rows(path: Path, resumed: dict[str, Any]) -> list[dict[str, Any]]:

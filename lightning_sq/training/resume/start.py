@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from pathlib import Path
 
+import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from lightning_sq.errors import InputError
+from lightning_sq.models.checkpoint_format import CHECKPOINT_KEY
+from lightning_sq.output_lock import JOB
 from lightning_sq.paths import nearest_existing
 from lightning_sq.run_files import CHECKPOINTS, CONFIG_FILE, LOGS, STEP_FILE
 from lightning_sq.training.resume.whole_checkpoint import is_whole
@@ -17,7 +21,6 @@ LAST, BEST, BEST_ROBUST = "last", "best", "best_robust"
 TO_BE_REPLACED = ".overwrite"
 """In the folder of a run that a cluster's job was told to replace, until that is gone, with the job's number: queued
 again meanwhile, it is not to go on with it."""
-JOB = "SLURM_JOB_ID"
 LIGHTNINGS_OWN = "hpc_ckpt_*.ckpt"
 """What Lightning's requeueing leaves in the output, and would take up by itself in any later job."""
 
@@ -31,19 +34,6 @@ def check_output(output: Path) -> None:
         raise InputError(f"--output {output} cannot be written: {there} is not yours. Give another --output.")
 
 
-def open_of_run(path: Path, flags: int) -> int:
-    """The descriptor of a small file of the run, which is made if it is not there.
-
-    Raises: InputError if another user began the run and alone may write the file.
-    """
-    try:
-        return os.open(path, flags | os.O_CREAT, 0o644)
-    except PermissionError:
-        raise InputError(
-            f"{path} cannot be written: it is not yours. Have its owner allow it (chmod g+w), or give another --output."
-        ) from None
-
-
 def remove_half_written(output: Path) -> None:
     """What a run that was killed while it wrote a checkpoint has left; whoever calls holds the lock on `output`."""
     for path in (output / CHECKPOINTS).glob(".*.tmp"):
@@ -53,16 +43,16 @@ def remove_half_written(output: Path) -> None:
 def choose_start(output: Path, ckpt_path: Path | None, *, resume: bool, overwrite: bool) -> Path | None:
     """The checkpoint that a fit starts from; None for a new run.
 
-    With `resume` it is the newest one in `output` that is whole; a run that was killed before its first checkpoint
+    With `resume` it is the last one in `output` that is whole; a run that was killed before its first checkpoint
     starts anew.
 
     Raises: InputError if `output` holds a run that the fit would neither go on with nor was told to replace.
     """
     if resume and not (overwrite and _is_to_be_replaced(output)):
-        newest = _newest_whole(output)
-        if newest is not None:
-            rank_zero_info(f"Going on from {newest}")
-            return newest
+        last = _last_whole(output)
+        if last is not None:
+            rank_zero_info(f"Going on from {last}")
+            return last
         rank_zero_info(f"There is no checkpoint in {output} to go on from: a new run starts.")
     if not overwrite and not (ckpt_path and is_of_run(ckpt_path, output)):
         _refuse_other_run(output, allow_without_checkpoint=resume)
@@ -71,16 +61,32 @@ def choose_start(output: Path, ckpt_path: Path | None, *, resume: bool, overwrit
     return ckpt_path
 
 
-def _newest_whole(output: Path) -> Path | None:
+def _last_whole(output: Path) -> Path | None:
     """Of all checkpoints that runs write, the last written one that is what was written."""
     folder = output / CHECKPOINTS
     patterns = [f"{LAST}.ckpt", f"{LAST}-*.ckpt", f"{BEST}.ckpt", f"{BEST_ROBUST}.ckpt"]
     found = [path for pattern in patterns for path in folder.glob(pattern)] + list(output.glob(LIGHTNINGS_OWN))
-    for path in sorted(found, key=lambda path: -path.stat().st_mtime_ns):  # of the same time, the first in this list
+    for path in sorted(found, key=_written, reverse=True):  # of equal ones, the first in this list
         if is_whole(path):
             return path
         rank_zero_info(f"{path} is damaged and passed over for the one before it.")
     return None
+
+
+def _written(path: Path) -> tuple[float, float, int]:
+    """When: by the run's own clock, the seconds of all its starts; then by its steps; then by the file's time.
+
+    Two nodes' clocks may differ, and `cp -r` gives files the times at which it copied them. By steps alone a run that
+    went back to an earlier checkpoint would seem to be behind what it left. No tensor is read. A file that cannot be
+    read, or lacks that, counts as the last: it is looked at, and what is wrong with it said, before another is taken.
+    """
+    changed = path.stat().st_mtime_ns
+    try:
+        content = torch.load(path, weights_only=True, mmap=True, map_location="meta")
+        plan = content[CHECKPOINT_KEY]["resume"].get("plan") or {}
+        return plan.get("elapsed", 0.0), content.get("global_step", 0), changed
+    except Exception:  # torch raises whatever it stumbles over
+        return math.inf, math.inf, changed
 
 
 def is_of_run(checkpoint: Path, output: Path) -> bool:

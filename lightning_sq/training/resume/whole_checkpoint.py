@@ -6,6 +6,7 @@ file, and one rename puts both in place. torch reads the file as it reads any ot
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Callable
@@ -75,10 +76,14 @@ def _save(content: dict[str, Any], stream: _Hashing) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """The rename itself has to reach the disk."""
+    """The rename itself has to reach the disk. Some file systems, of Windows or over a network, know that of no folder
+    and say EINVAL: the file is written and in its place."""
     number = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(number)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
     finally:
         os.close(number)
 

@@ -8,9 +8,17 @@ import pytest
 import torch
 
 from lightning_sq.errors import InputError
-from lightning_sq.training.cluster.preflight import Preflight, check_alike, check_room, free_bytes
+from lightning_sq.training.cluster.preflight import (
+    Preflight,
+    about_this_process,
+    check_alike,
+    check_room,
+    different_commits,
+    free_bytes,
+)
 
-SAME = {"data": "d" * 64, "recipe": "r" * 64, "versions": "v", "free": 10**12, "clock": 1000.0}
+SAME = {"data": "d" * 64, "recipe": "r" * 64, "versions": "v", "commit": "c", "checkpoint": "last.ckpt of step 9"}
+SAME |= {"free": 10**12, "clock": 1000.0}
 
 
 def everybody(**odd):
@@ -20,11 +28,36 @@ def everybody(**odd):
     return found
 
 
-@pytest.mark.parametrize(("what", "remedy"), [("data", "same files"), ("recipe", "same command"), ("versions", "lock")])
+@pytest.mark.parametrize(
+    ("what", "remedy"),
+    [("data", "same files"), ("recipe", "same command"), ("versions", "lock"), ("checkpoint", "a disk that all")],
+)
 def test_the_host_that_differs_is_named(what, remedy):
     check_alike(everybody())
     with pytest.raises(InputError, match=rf"^node1 \(process 2\) has .*{remedy}"):
         check_alike(everybody(**{what: "other"}))
+
+
+def test_the_checkpoint_that_one_host_alone_goes_on_from_is_named(tmp_path):
+    with pytest.raises(
+        InputError, match=r"all hosts share: last-1\.ckpt of step 5 in the place of last\.ckpt of step 9"
+    ):
+        check_alike(everybody(checkpoint="last-1.ckpt of step 5"))
+
+
+@pytest.mark.parametrize("commit", ["unknown", "d, with changes"])
+def test_a_host_whose_code_is_of_another_commit_or_knows_none_is_not_refused(tmp_path, monkeypatch, commit):
+    def seen(commit: str) -> dict:
+        monkeypatch.setattr("lightning_sq.models.checkpoint_format.commit", lambda: commit)
+        return about_this_process(trainer, SimpleNamespace(recipe={}), tmp_path)
+
+    index = SimpleNamespace(fingerprint=lambda: "f")
+    trainer = SimpleNamespace(global_rank=0, datamodule=SimpleNamespace(index=lambda split: index))
+    usual, odd = seen("c") | {"checkpoint": "none"}, seen(commit) | {"checkpoint": "none", "host": "node1"}
+    check_alike([usual, usual, odd])
+    said = f"The code is of different commits: c on {usual['host']}, {commit} on node1."
+    assert different_commits([usual, usual, odd]) == (None if commit == "unknown" else said)
+    assert different_commits([usual, usual]) is None
 
 
 def test_a_disk_without_room_for_the_checkpoints_is_refused_with_the_host_that_writes_them(tmp_path, monkeypatch):
@@ -74,6 +107,11 @@ def test_a_clock_that_is_ahead_is_named_with_its_host_and_seconds(printed):
     assert len(printed(everybody(clock=1005.0))) == 1
     assert printed(everybody(clock=1007.4))[1] == "The clock of node1 is 7 s ahead of that of node0."
     assert printed(everybody(clock=990.0))[1] == "The clock of node0 is 10 s ahead of that of node1."
+
+
+def test_different_commits_are_said_and_do_not_end_the_run(printed):
+    assert printed(everybody(commit="d"))[1] == "The code is of different commits: c on node0, d on node1."
+    assert len(printed(everybody(commit="unknown"))) == 1
 
 
 def test_the_line_says_how_many_processes_see_the_same_and_how_fast_they_are_joined(printed):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from lightning_sq.errors import InputError
+from lightning_sq.training.cluster import watchdog
 from lightning_sq.training.cluster.watchdog import OVER, Watchdog, check_hang_seconds, missing, silent
 
 
@@ -45,6 +47,41 @@ def test_a_first_process_that_does_not_answer_ends_the_run(monkeypatch):
 
     absent = ended(monkeypatch, Gone(other_beats=True), inside=True, at_most=60)
     assert absent == ["process 0 does not answer (DistNetworkError)"]
+    assert ended(monkeypatch, Gone(other_beats=True), inside=True, at_most=60, member=False) == []  # it has left
+
+
+class Board(dict):
+    """A store of processes in one."""
+
+    def set(self, key, value):
+        self[key] = value.encode()
+
+    def check(self, keys):
+        return all(key in self for key in keys)
+
+    def get(self, key):
+        return self[key]
+
+
+def test_processes_that_are_held_up_at_once_do_not_take_each_other_for_dead(monkeypatch):
+    board, found = Board(), []  # a checkpoint that takes long, data that do not come: both wait, and both are well
+    monkeypatch.setattr(torch.distributed.distributed_c10d, "_get_default_store", lambda: board)
+    monkeypatch.setattr(watchdog, "in_process_group", lambda: True)
+    dogs = [Watchdog(2), Watchdog(2)]
+    for dog in dogs:
+        monkeypatch.setattr(dog, "_end", lambda trainer, absent: found.extend(absent))
+    trainers = [SimpleNamespace(global_rank=rank, world_size=2, global_step=3) for rank in (0, 1)]
+    threads = [
+        threading.Thread(target=dog._watch, args=(trainer,)) for dog, trainer in zip(dogs, trainers, strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    time.sleep(6)
+    for dog in dogs:
+        dog._over.set()
+    for thread in threads:
+        thread.join()
+    assert found == []
 
 
 class Store:
@@ -64,9 +101,13 @@ class Store:
         return self.values.get(key, f"{len(self.looks) if self.other_beats else 7} 1 node2".encode())
 
 
-def ended(monkeypatch, store: Store, *, inside: bool, at_most: float) -> list[str]:
-    """Whom a watchdog names that ends process 0, which has come no further for longer than it may; in `at_most` s."""
+def ended(monkeypatch, store: Store, *, inside: bool, at_most: float, member: bool = True) -> list[str]:
+    """Whom a watchdog names that ends process 0, which has come no further for longer than it may; in `at_most` s.
+
+    `member`: the process is still in its group.
+    """
     dog = Watchdog(1)
+    monkeypatch.setattr(watchdog, "in_process_group", lambda: member)
     dog._comes_on(inside=inside)
     found = []
     c10d = torch.distributed.distributed_c10d

@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import errno
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
-from lightning_sq.training.resume.logs import make_loggers, read_rows
+from lightning_sq.metrics_file import read_rows
+from lightning_sq.training.resume.logs import make_loggers
 
 
 class Killed(BaseException):
@@ -85,3 +87,34 @@ def test_a_run_that_is_killed_at_a_new_column_has_lost_no_row(logged, tmp_path, 
 def test_a_new_run_begins_with_an_empty_file(logged, tmp_path):
     make_loggers(tmp_path, None)
     assert read_rows(logged) == []
+
+
+def test_on_a_full_disk_the_curves_end_and_the_run_goes_on(tmp_path, monkeypatch, caplog):
+    others = threading.enumerate()
+    metrics, curves = make_loggers(tmp_path, None)
+    curves.log_metrics({"loss": 1.0}, step=0)
+    curves.save()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("tensorboard.summary.writer.record_writer.RecordWriter.write", full)
+    monkeypatch.setattr("threading.excepthook", lambda arguments: None)  # TensorBoard's own thread dies of it
+    with caplog.at_level("INFO"):
+        for step in range(1, 5):
+            for logger in (metrics, curves):
+                logger.log_metrics({"loss": 1.0 - step}, step=step)
+            curves.save()
+        curves.finalize("success")
+    said = f"The curves in {tmp_path}/logs/version_0 end here: No space left on device. The run goes on."
+    assert caplog.messages == [said]
+    for thread in set(threading.enumerate()).difference(others):
+        thread.join(20)
+    metrics.save()
+    assert [row["step"] for row in read_rows(tmp_path / "logs/version_0/metrics.csv")] == ["1", "2", "3", "4"]
+
+
+def test_a_value_that_is_no_number_is_refused_as_before(tmp_path):
+    _, curves = make_loggers(tmp_path, None)
+    with pytest.raises(ValueError, match="not supported"):
+        curves.log_metrics({"loss": object()}, step=0)

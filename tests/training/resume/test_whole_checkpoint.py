@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import subprocess
 
 import pytest
 import torch
 
+from lightning_sq.models.checkpoint_format import CHECKPOINT_KEY
 from lightning_sq.training.resume.checkpointing import WholeFileIO
 from lightning_sq.training.resume.start import choose_start
 from lightning_sq.training.resume.whole_checkpoint import is_whole, write_checkpoint
@@ -62,7 +65,7 @@ def test_as_many_as_asked_for_are_kept(tmp_path):
     assert found == {"last.ckpt": 4, "last-1.ckpt": 3, "last-2.ckpt": 2, "best.ckpt": 4}
 
 
-def test_resuming_takes_the_newest_whole_checkpoint_lightnings_or_ours(tmp_path, caplog):
+def test_resuming_takes_of_checkpoints_of_the_same_step_the_newest_whole_one_lightnings_or_ours(tmp_path):
     folder = tmp_path / "checkpoints"
     folder.mkdir()
     paths = [folder / "best.ckpt", folder / "last-1.ckpt", tmp_path / "hpc_ckpt_2.ckpt", folder / "last.ckpt"]
@@ -74,6 +77,55 @@ def test_resuming_takes_the_newest_whole_checkpoint_lightnings_or_ours(tmp_path,
         stat = newest.stat()
         newest.write_bytes(newest.read_bytes()[:-300])
         os.utime(newest, ns=(stat.st_mtime_ns, stat.st_mtime_ns))
+
+
+def content(step: int, seconds: float | None) -> dict:
+    """Of a checkpoint, `seconds` after its run began; None for one of before that was saved."""
+    plan = {} if seconds is None else {"plan": {"elapsed": seconds}}
+    return {"global_step": step, CHECKPOINT_KEY: {"resume": plan}}
+
+
+@pytest.mark.parametrize("saved", [[(1000, 70.5), (2000, 140.5)], [(1000, None), (2000, None)]])
+def test_resuming_takes_the_last_checkpoint_whatever_its_file_says_of_its_time(tmp_path, caplog, saved):
+    last, before = tmp_path / "checkpoints/last.ckpt", tmp_path / "checkpoints/last-1.ckpt"
+    io = WholeFileIO(keep_last=2)
+    for step, seconds in saved:
+        io.save_checkpoint(content(step, seconds) | {"weights": torch.zeros(5000)}, last)
+    os.utime(last, (1.7e9, 1.7e9))  # by a node whose clock is behind, or copied before the other one
+    assert choose_start(tmp_path, None, resume=True, overwrite=False) == last
+    size = last.stat().st_size
+    for kept in (size - 10, size // 2, 0):
+        os.truncate(last, kept)
+        with caplog.at_level("INFO"):
+            assert choose_start(tmp_path, None, resume=True, overwrite=False) == before
+        assert f"{last} is damaged and passed over for the one before it." in caplog.messages
+        caplog.clear()
+
+
+def test_a_run_that_went_back_to_an_earlier_checkpoint_goes_on_from_there_and_not_from_what_it_left(tmp_path):
+    last, best = tmp_path / "checkpoints/last.ckpt", tmp_path / "checkpoints/best.ckpt"
+    io = WholeFileIO(keep_last=2)
+    io.save_checkpoint(content(5000, 500.0), best)
+    io.save_checkpoint(content(9000, 900.0), last)  # whose loss has grown, say
+    io.save_checkpoint(content(5500, 960.0), last)  # from the best one on
+    os.utime(last, (1.7e9, 1.7e9))
+    assert choose_start(tmp_path, None, resume=True, overwrite=False) == last
+    io.save_checkpoint(content(5500, 961.0), best)  # behind the validation that belongs there
+    assert choose_start(tmp_path, None, resume=True, overwrite=False) == best
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EIO])
+def test_a_file_system_that_cannot_write_a_folder_through_is_not_a_failure_to_save(tmp_path, monkeypatch, number):
+    def fsync(descriptor, really=os.fsync):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        really(descriptor)
+
+    monkeypatch.setattr("lightning_sq.training.resume.whole_checkpoint.os.fsync", fsync)
+    io = WholeFileIO(keep_last=1)
+    io.save_checkpoint(CONTENT, tmp_path / "last.ckpt")
+    assert is_whole(tmp_path / "last.ckpt")
+    assert (io.failure is None) == (number == errno.EINVAL)
 
 
 def test_a_full_disk_leaves_the_checkpoint_before_as_it_was_and_is_reported(tmp_path, caplog):

@@ -5,16 +5,15 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import sys
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from lightning.pytorch.utilities import rank_zero_info
-
 from lightning_sq.errors import InputError
 from lightning_sq.run_files import STEP_FILE
-from lightning_sq.training.resume.start import JOB, open_of_run
 
+JOB = "SLURM_JOB_ID"
 LOCK_FILE = ".lock"
 PATIENCE = 180.0
 """Seconds to wait for an earlier start of the same job: a file server keeps a lost node's locks, NFS's for 90 s."""
@@ -43,11 +42,12 @@ def lock_output(output: Path, held: ExitStack) -> None:
                 time.sleep(1)
                 continue
             raise InputError(
-                f"{output} is in use by {holder}. Wait for it or end it, or give another --output."
+                f"{output} is in use by {holder}. Wait for it or end it, or write to another folder."
             ) from None
         except OSError as error:
             os.close(number)
-            rank_zero_info(f"{output} cannot be locked ({error.strerror}): see to it that only one run writes there.")
+            why = f"{output} cannot be locked ({error.strerror})"
+            print(f"{why}: see to it that only one run writes there.", file=sys.stderr, flush=True)
             return
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(number), path.stat()):
@@ -57,6 +57,19 @@ def lock_output(output: Path, held: ExitStack) -> None:
     held.callback(_let_go, output, number)
     os.ftruncate(number, 0)
     os.pwrite(number, f"process {os.getpid()} on {socket.gethostname()}{job}\n".encode(), 0)
+
+
+def open_of_run(path: Path, flags: int) -> int:
+    """The descriptor of a small file of the run, which is made if it is not there.
+
+    Raises: InputError if another user began the run and alone may write the file.
+    """
+    try:
+        return os.open(path, flags | os.O_CREAT, 0o644)
+    except PermissionError:
+        raise InputError(
+            f"{path} cannot be written: it is not yours. Have its owner allow it (chmod g+w), or give another --output."
+        ) from None
 
 
 def _let_go(output: Path, number: int) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import subprocess
+import sys
 from contextlib import ExitStack
 from types import SimpleNamespace
 
 import pytest
 
 from lightning_sq.errors import InputError
+from lightning_sq.output_lock import lock_output
 from lightning_sq.training.cluster.last_words import LastWords
-from lightning_sq.training.cluster.lock import lock_output
+from tests.conftest import REPOSITORY
 
 
 def test_the_second_of_two_runs_is_refused_and_told_who_holds_the_folder(tmp_path):
@@ -60,21 +63,21 @@ def test_a_job_that_is_queued_again_waits_for_its_earlier_start_to_let_go_and_an
         with ExitStack() as third, pytest.raises(InputError, match=r"is in use by process .* of job 7\."):
             lock_output(tmp_path, third)
         monkeypatch.setenv("SLURM_JOB_ID", "7")
-        monkeypatch.setattr("lightning_sq.training.cluster.lock.PATIENCE", 0)
+        monkeypatch.setattr("lightning_sq.output_lock.PATIENCE", 0)
         with ExitStack() as third, pytest.raises(InputError, match=r"is in use by process .* of job 7\."):
             lock_output(tmp_path, third)
     assert waited == [1]
 
 
-def test_where_the_file_system_cannot_lock_that_is_said_and_the_run_goes_on(tmp_path, monkeypatch, caplog):
+def test_where_the_file_system_cannot_lock_that_is_said_and_the_run_goes_on(tmp_path, monkeypatch, capsys):
     def no_locks(*_):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr("fcntl.flock", no_locks)
-    with ExitStack() as held, caplog.at_level("INFO"):
+    with ExitStack() as held:
         lock_output(tmp_path / "run", held)
         assert (tmp_path / "run").is_dir()
-    assert f"{tmp_path / 'run'} cannot be locked (No locks available): see to it that" in caplog.text
+    assert f"{tmp_path / 'run'} cannot be locked (No locks available): see to it that" in capsys.readouterr().err
 
 
 def test_a_folder_that_was_made_for_a_run_that_was_refused_is_not_left(tmp_path):
@@ -97,3 +100,8 @@ def test_what_another_user_left_in_a_folder_of_a_group_is_refused_in_a_sentence(
         lock_output(tmp_path / "run", held)
     with pytest.raises(InputError, match=r"run/\.step cannot be written: it is not yours\."):
         LastWords(tmp_path / "run").on_train_start(SimpleNamespace(is_global_zero=True), None)
+
+
+def test_a_command_that_locks_a_folder_imports_neither_lightning_nor_torch():
+    code = "import sys, lightning_sq.output_lock; sys.exit(bool({'lightning', 'torch'} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=REPOSITORY).returncode == 0

@@ -1,0 +1,43 @@
+"""What the LightningModule sees to itself."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from lightning_sq.models import ModelConfig, build_model
+from lightning_sq.objectives import NoisyNatural
+from lightning_sq.training.module import ClassifierModule
+from lightning_sq.training.optim import Optimization
+
+
+def drawn_after_setup(rank: int, seed: int = 0, stage: str = "fit") -> tuple[torch.Tensor, torch.Tensor]:
+    """What torch draws next, for dropout say, and the noise that the objective draws next."""
+    config = ModelConfig("test_resnet", ("a", "b"), (0.0,) * 3, (1.0,) * 3, 32, 32, None)
+    module = ClassifierModule(build_model(config), NoisyNatural("uniform", 0.5), Optimization(), seed)
+    module._trainer = SimpleNamespace(global_rank=rank)
+    torch.manual_seed(seed)
+    module.setup(stage)
+    noise = module.objective.perturb(torch.full((1, 3, 32, 32), 0.5)) - 0.5
+    return torch.rand(3 * 32 * 32), noise.flatten()
+
+
+def test_each_rank_draws_dropout_of_its_own_and_the_first_what_it_draws_alone():
+    torch.manual_seed(5)
+    alone = torch.rand(3 * 32 * 32)
+    draws = [drawn_after_setup(rank, seed=5)[0] for rank in range(3)]
+    assert torch.equal(draws[0], alone)
+    assert not torch.equal(draws[1], draws[0])
+    assert not torch.equal(draws[1], draws[2])
+    assert torch.equal(draws[1], drawn_after_setup(1, seed=5)[0])
+    assert not torch.equal(draws[1], drawn_after_setup(1, seed=6)[0])
+    assert torch.equal(drawn_after_setup(1, seed=5, stage="validate")[0], alone)
+
+
+@pytest.mark.parametrize("rank", [1, 2])
+def test_dropout_has_nothing_to_do_with_the_noise(rank):
+    dropout, noise = drawn_after_setup(rank)
+    together = torch.corrcoef(torch.stack([dropout, noise]))[0, 1]
+    assert together.abs() < 0.1  # 3,072 numbers each: six standard deviations
