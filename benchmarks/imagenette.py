@@ -20,9 +20,10 @@ import matplotlib.pyplot as plt
 from common.harness import CONFIGS, command_typed, write_page, written_by
 
 from lightning_sq.children import handing_on, run_command
-from lightning_sq.evaluation.results import OLDER, format_epsilon, is_older, markdown_table, read_results
+from lightning_sq.evaluation.results import OLDER, is_older, read_results
+from lightning_sq.evaluation.tables import format_epsilon, markdown_table
+from lightning_sq.metrics_file import training_curve
 from lightning_sq.paths import write_whole
-from lightning_sq.reproduction.runs import training_curve
 from lightning_sq.run_files import JSON_FILE, LAST_CHECKPOINT
 
 RECIPES = {"natural": "imagenette_natural", "method": "imagenette", "fgsm_rs": "imagenette_fgsm_rs"}

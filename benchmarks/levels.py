@@ -24,7 +24,7 @@ from torch import Tensor
 
 from lightning_sq.commands.evaluation_images import choose_images, read_images
 from lightning_sq.evaluation import evaluate
-from lightning_sq.evaluation.results import format_epsilon, percent
+from lightning_sq.evaluation.tables import format_epsilon, percent
 from lightning_sq.models import PixelClassifier, QuantizerConfig, build_model
 from lightning_sq.paths import write_whole
 from lightning_sq.progress import progress_bar

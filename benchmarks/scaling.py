@@ -9,7 +9,6 @@ the same recipe on the same images, in turns. On CPUs nothing hides an all-reduc
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import re
 import subprocess
@@ -19,16 +18,16 @@ from pathlib import Path
 from statistics import median
 
 import matplotlib as mpl
-from common.harness import Row, report
+from common.harness import CONFIGS, REPOSITORY, Row, report
 
 from lightning_sq.data.digits import write_digits
+from lightning_sq.metrics_file import training_curve
 from lightning_sq.models.backbone import create_backbone
 from lightning_sq.training.cluster.scaling import Network, Work, plan_row
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-REPOSITORY = Path(__file__).parent.parent
 CHART = REPOSITORY / "slurm/scaling.png"
 ALL_REDUCE = re.compile(r"an all-reduce of \d+ MB moves ([\d.]+) GB/s")
 
@@ -36,7 +35,7 @@ ALL_REDUCE = re.compile(r"an all-reduce of \d+ MB moves ([\d.]+) GB/s")
 def measure(options: argparse.Namespace, data: Path, devices: int) -> tuple[float, float | None]:
     """(images a second of all processes in the last epoch, GB/s of an all-reduce) of one run."""
     with tempfile.TemporaryDirectory() as folder:
-        words = ["fit", "--config", str(REPOSITORY / "configs/digits_natural.yaml"), "--data.root", str(data)]
+        words = ["fit", "--config", str(CONFIGS / "digits_natural.yaml"), "--data.root", str(data)]
         words += ["--model.architecture", options.architecture, "--trainer.accelerator", "cpu", "--output", folder]
         words += ["--data.batch_size_per_device", str(options.batch_size), "--trainer.max_epochs", "2"]
         words += ["--data.image_size", str(options.image_size), "--data.resize_size", str(options.image_size)]
@@ -49,11 +48,9 @@ def measure(options: argparse.Namespace, data: Path, devices: int) -> tuple[floa
             check=True,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
         )
-        (file,) = Path(folder).glob("logs/*/metrics.csv")
-        with file.open(newline="") as stream:
-            rates = [row["train/images_per_second"] for row in csv.DictReader(stream)]
+        epochs = training_curve(Path(folder), {"train/images_per_second": "rate"})
         bandwidth = ALL_REDUCE.search(done.stdout + done.stderr)
-        return float([rate for rate in rates if rate][-1]), bandwidth and float(bandwidth[1])
+        return epochs[-1]["rate"], bandwidth and float(bandwidth[1])
 
 
 def draw(rows: list[dict[str, float]], measured: dict[int, float]) -> None:

@@ -22,7 +22,7 @@ from common.harness import provenance, write_page
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from lightning_sq.attacks import PGD, QuantizedBox, bpda
+from lightning_sq.attacks import PGD, QuantizedBox, with_bpda
 from lightning_sq.data.backends import make_loader, read_all
 from lightning_sq.data.crop import resize_and_center_crop
 from lightning_sq.data.digits import write_digits
@@ -98,9 +98,8 @@ def attacked_losses(model: PixelClassifier, images: Tensor, labels: Tensor, epsi
         pgd = PGD(num_steps=40, criterion=criterion, stop_when_fooled=False)  # the largest loss is asked for
         tries["plain"].append(pgd(model, images, labels, seeds, epsilon))
         if model.quantizer is not None:
-            tries["other"] += [
-                pgd(each, images, labels, seeds, epsilon) for each in (bpda(model), bpda(model, "surrogate", 10.0))
-            ]
+            through = with_bpda(model), with_bpda(model, "surrogate", 10.0)
+            tries["other"] += [pgd(each, images, labels, seeds, epsilon) for each in through]
             tries["other"].append(QuantizedBox(pgd)(model, images, labels, seeds, epsilon))
     everything = torch.stack(tries["plain"] + tries["other"])
     with torch.no_grad():

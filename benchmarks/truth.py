@@ -23,8 +23,8 @@ from torch import Tensor
 
 from lightning_sq.commands.evaluation_images import choose_images, read_images
 from lightning_sq.evaluation import evaluate
-from lightning_sq.evaluation.results import format_epsilon, percent
 from lightning_sq.evaluation.suites import PROVING, attacks_by_name
+from lightning_sq.evaluation.tables import format_epsilon, percent
 from lightning_sq.models import PixelClassifier
 from lightning_sq.progress import progress_bar
 from lightning_sq.release import load

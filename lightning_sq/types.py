@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 PIXEL_BOUNDS = (0.0, 1.0)
 Norm = Literal["linf", "l2"]
+NORM_ELSEWHERE: dict[Norm, str] = {"linf": "Linf", "l2": "L2"}
+"""How AutoAttack and RobustBench write it."""
 
 PADDING_INDEX = -1
 """The index of a sample that only fills a batch up, so that every rank has as many batches as the others."""

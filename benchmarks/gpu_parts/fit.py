@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import signal
 import subprocess
@@ -15,6 +14,10 @@ from pathlib import Path
 
 from common.harness import CONFIGS
 from gpu_parts.files import is_installed
+
+from lightning_sq.children import last_words
+from lightning_sq.metrics_file import read_rows
+from lightning_sq.run_files import ALL_METRICS
 
 NEEDED = ("lightning", "torchmetrics", "jsonargparse")
 """Libraries that the command line needs, and that a machine for trials may lack."""
@@ -50,8 +53,7 @@ def fit(words: list[str], limit: float) -> Fit:
         if not ended:
             failure = f"it did not end within {limit:.0f} s"
         elif process.returncode:
-            said = log.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
-            failure = f"it failed: {said[-1].removeprefix('lightning-sq: error: ')[:300]}"
+            failure = f"it failed: {last_words(log.read_text(errors='replace'))[:300]}"
         return Fit(seconds, _last_values(Path(folder) / "run"), failure)
 
 
@@ -74,10 +76,9 @@ def _wait(process: subprocess.Popen, limit: float) -> bool:
 
 def _last_values(run: Path) -> dict[str, float]:
     values: dict[str, float] = {}
-    for file in run.glob("logs/*/metrics.csv"):
-        with file.open(newline="") as stream:
-            for row in csv.DictReader(stream):
-                values |= {name: float(value) for name, value in row.items() if value}
+    for file in run.glob(ALL_METRICS):
+        for row in read_rows(file):
+            values |= {name: float(cell) for name, cell in row.items()}
     return values
 
 

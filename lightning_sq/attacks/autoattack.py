@@ -26,7 +26,7 @@ from lightning_sq.attacks.broken_left_out import leave_broken_out
 from lightning_sq.attacks.frozen import frozen
 from lightning_sq.errors import InputError
 from lightning_sq.ops.random_numbers import random_numbers_kept
-from lightning_sq.types import Norm
+from lightning_sq.types import NORM_ELSEWHERE, Norm
 
 Stage = Literal["apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square"]
 LOGGER = logging.getLogger(__name__)
@@ -72,6 +72,14 @@ class AutoAttackStage:
                 return ("num_queries", "num_draws")
         return ("num_queries",)
 
+    def why_not(self, num_classes: int, height: int, width: int) -> str | None:
+        """Why the package cannot run this stage on so many classes, or on images of this size; or None."""
+        if num_classes < (fewest := FEWEST_CLASSES.get(self.stage, 2)):
+            return f"it needs {fewest} classes, the model has {num_classes}"
+        if self.stage == "square" and self.norm == "l2" and not _can_be_tiled(height, width):
+            return f"AutoAttack's Square begins in L2 with tiles, which do not fit into {height} x {width} pixels"
+        return None
+
     def __call__(
         self,
         model: Callable[[Tensor], Tensor],
@@ -82,16 +90,15 @@ class AutoAttackStage:
     ) -> Tensor:
         """Adversarial images, like `images`; see `PGD.__call__`. The first seed is that of the whole batch.
 
-        Raises: InputError if pyautoattack is not installed, or the model has too few classes for the stage.
+        Raises: InputError if pyautoattack is not installed, or for what `why_not` says.
         """
         with _as_the_package_expects(model, images.device) as float32_model:
-            x, y = images.detach().clone(), labels.clone()  # no inference-mode tensors
+            # no tensors of inference mode, and such as can be viewed
+            x, y = images.detach().clone(memory_format=torch.contiguous_format), labels.clone()
             with torch.no_grad():
                 num_classes = float32_model(x[:1]).shape[1]
-            if num_classes < FEWEST_CLASSES.get(self.stage, 2):
-                raise InputError(
-                    f"{self.stage} needs {FEWEST_CLASSES[self.stage]} classes, the model has {num_classes}."
-                )
+            if why := self.why_not(num_classes, *x.shape[2:]):
+                raise InputError(f"{self.stage} cannot be run: {why}.")
             attack = self._attack(float32_model, epsilon, seeds[0], num_classes, images.device)
             if self.stage.startswith("apgd") and self.num_draws == 1:
                 leave_broken_out(attack)
@@ -100,7 +107,7 @@ class AutoAttackStage:
     def _attack(self, model: Any, epsilon: float, seed: int, num_classes: int, device: torch.device) -> Any:
         package = load_package()
         common = {
-            "norm": {"linf": "Linf", "l2": "L2"}[self.norm],
+            "norm": NORM_ELSEWHERE[self.norm],
             "eps": epsilon,
             "seed": seed % 2**63,
             "n_restarts": self.num_restarts,
@@ -118,6 +125,16 @@ class AutoAttackStage:
             case "square":
                 return package["square"](model, n_queries=self.num_queries, p_init=0.8, resc_schedule=False, **common)
         return package["apgd"](model, loss=self.stage.removeprefix("apgd-"), **apgd, **common)
+
+
+def _can_be_tiled(height: int, width: int) -> bool:
+    """Whether the tiles that the package's L2 Square starts from lie inside the image, as it lays them.
+
+    Their side is a fifth of the height, and they begin where five of them are centred in it, also along the width.
+    """
+    side = height // 5
+    begin = (height - 5 * side) // 2
+    return side == 1 or (side > 1 and all(begin + length // side * side <= length for length in (height, width)))
 
 
 def load_package() -> dict[str, Any]:

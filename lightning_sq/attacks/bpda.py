@@ -9,48 +9,68 @@ from typing import Any
 from torch import Tensor
 
 from lightning_sq.attacks.front_end import Quantized, Quantizer
-from lightning_sq.attacks.rows import Attack
-from lightning_sq.layers.soft_quantization import Backward
+from lightning_sq.attacks.interface import Attack
+from lightning_sq.layers.soft_quantization import SURROGATE_SHARPNESS, Backward
 from lightning_sq.ops.replace_backward import replace_backward
+from lightning_sq.types import PIXEL_BOUNDS
+
+SMALLEST = 1e-12
+"""A distance that is divided by is at least this."""
 
 
-def bpda(model: Quantized, backward: Backward = "identity", surrogate_sharpness: float | None = None) -> Any:
+def with_bpda(model: Quantized, backward: Backward = "identity", surrogate_sharpness: float | None = None) -> Any:
     """The same model with another derivative of its quantizer; a model without a quantizer is given back as it is.
 
     Args:
         model: Anything that shows its quantizer.
-        backward: "identity" or "surrogate" (the slope of a softer staircase); see `SoftQuantization`. For a quantizer
-            that is not ours the softer slope at x is that of Q averaged over x -+ 1 / sharpness.
-        surrogate_sharpness: Of the softer staircase.
+        backward: See `quantizer_with_backward`.
+        surrogate_sharpness: See `quantizer_with_backward`.
     """
-    quantizer = model.quantizer
-    if quantizer is None:
+    if model.quantizer is None:
         return model
+    return model.with_quantizer(quantizer_with_backward(model.quantizer, backward, surrogate_sharpness))
+
+
+def quantizer_with_backward(
+    quantizer: Quantizer, backward: Backward = "identity", surrogate_sharpness: float | None = None
+) -> Quantizer:
+    """The same function with another derivative.
+
+    Args:
+        quantizer: Ours, or any that is elementwise and non-decreasing.
+        backward: "exact", "identity" or "surrogate" (the slope of a softer staircase); see `SoftQuantization`. For a
+            quantizer that is not ours the softer slope at x is the mean one over x -+ 1 / sharpness, cut to [0, 1].
+        surrogate_sharpness: Of the softer staircase; None is that of our quantizer, or `SURROGATE_SHARPNESS`.
+    """
     if hasattr(quantizer, "with_backward"):
-        return model.with_quantizer(quantizer.with_backward(backward, surrogate_sharpness))
-    return model.with_quantizer(_with_backward(quantizer, backward, surrogate_sharpness or 10.0))
+        return quantizer.with_backward(backward, surrogate_sharpness)
 
-
-def _with_backward(quantizer: Quantizer, backward: Backward, sharpness: float) -> Quantizer:
     def quantize(x: Tensor) -> Tensor:
-        if backward == "exact":
-            return quantizer(x)
-        slope = 1.0
-        if backward == "surrogate":
-            slope = (quantizer(x.detach() + 1 / sharpness) - quantizer(x.detach() - 1 / sharpness)) * sharpness / 2
-        return replace_backward(quantizer(x), x * slope)
+        match backward:
+            case "identity":
+                return replace_backward(quantizer(x), x)
+            case "surrogate":
+                slope = _mean_slope(quantizer, x.detach(), 1 / (surrogate_sharpness or SURROGATE_SHARPNESS))
+                return replace_backward(quantizer(x), x * slope)
+        return quantizer(x)
 
     return quantize
 
 
+def _mean_slope(quantizer: Quantizer, x: Tensor, distance: float) -> Tensor:
+    """Over x -+ distance, where there are pixels: a table, say, knows none beyond black and white."""
+    low, high = (end.clamp(*PIXEL_BOUNDS) for end in (x - distance, x + distance))
+    return (quantizer(high) - quantizer(low)) / (high - low).clamp(min=SMALLEST)
+
+
 @dataclass(frozen=True)
 class BPDA:
-    """Another attack on the model that `bpda` makes.
+    """Another attack on the model that `with_bpda` makes.
 
     Args:
         attack: The attack.
-        backward: See `bpda`.
-        surrogate_sharpness: See `bpda`.
+        backward: See `quantizer_with_backward`.
+        surrogate_sharpness: See `quantizer_with_backward`.
     """
 
     attack: Attack
@@ -59,4 +79,4 @@ class BPDA:
 
     def __call__(self, model: Any, images: Tensor, labels: Tensor, seeds: Sequence[int], epsilon: float) -> Tensor:
         """See `PGD.__call__`; the model shows its quantizer."""
-        return self.attack(bpda(model, self.backward, self.surrogate_sharpness), images, labels, seeds, epsilon)
+        return self.attack(with_bpda(model, self.backward, self.surrogate_sharpness), images, labels, seeds, epsilon)

@@ -13,6 +13,8 @@ from lightning_sq.types import PIXEL_BOUNDS, Norm
 
 ROUNDING = 1e-6
 """What float32 may add to a distance, relative to 1 or to the budget if that is larger."""
+PIXEL_ROUNDING = 2**-24
+"""What float32 may add to each pixel: in L2 a distance of as much times the square root of their number."""
 
 
 def fools(
@@ -33,8 +35,13 @@ def fools(
     assert torch.isfinite(adversarial).all(), "an adversarial image is not a number"
     assert ((adversarial >= low) & (adversarial <= high)).all(), "an adversarial image is outside [0, 1]"
     distance = BALLS[norm].distance(adversarial, images).max()
-    assert distance <= epsilon + ROUNDING * max(1.0, epsilon), "an adversarial image is outside the ball"
+    assert distance <= epsilon + _rounding(images, epsilon, norm), "an adversarial image is outside the ball"
     return classify(model, adversarial) != labels
+
+
+def _rounding(images: Tensor, epsilon: float, norm: Norm) -> float:
+    of_pixels = 0.0 if norm == "linf" else PIXEL_ROUNDING * images[0].numel() ** 0.5
+    return ROUNDING * max(1.0, epsilon) + of_pixels
 
 
 def classify(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lightning_sq.errors import InputError
+
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -25,11 +27,23 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
     return _without_the_label(logits, labels).amax(1) - own[:, 0]
 
 
+def fooled(margins: Tensor) -> Tensor:
+    """Which images are misclassified, by their margins. One that is no number counts: `checks` is to see that image."""
+    return ~(margins <= 0)
+
+
+def rises(new: Tensor, old: Tensor) -> Tensor:
+    """Which margins are better for an attack than `old`. No number is better than one that is none: see `fooled`."""
+    return ~(new <= old) & ~old.isnan()
+
+
 def dlr(logits: Tensor, labels: Tensor) -> Tensor:
     """margin / (z_(1) - z_(3)), z_(i) the i-th largest logit: the same however the logits are scaled.
 
-    Difference of logits ratio, Croce and Hein 2020 (arXiv 2003.01690). Needs at least 3 classes.
+    Difference of logits ratio, Croce and Hein 2020 (arXiv 2003.01690). Raises: InputError for less than 3 classes.
     """
+    if logits.shape[1] < 3:
+        raise InputError(f"criterion=dlr needs 3 classes, the model has {logits.shape[1]}. Take margin.")
     ordered = logits.topk(3, dim=1).values
     return margin(logits, labels) / (ordered[:, 0] - ordered[:, 2] + 1e-12)
 

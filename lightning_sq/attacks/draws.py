@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_sq.attacks.criteria import Criterion
-from lightning_sq.attacks.rows import for_rows
+from lightning_sq.attacks.interface import for_rows
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class OverDraws:
         return self.draws(images).mean(0)
 
     def for_rows(self, rows: Tensor) -> OverDraws:
-        """For some of the images; see `attacks.rows`."""
+        """For some of the images; see `attacks.interface`."""
         return replace(self, model=for_rows(self.model, rows))
 
 

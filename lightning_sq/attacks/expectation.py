@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from lightning_sq.attacks.draws import OverDraws
-from lightning_sq.attacks.rows import Attack, Model
+from lightning_sq.attacks.interface import Attack, Model
 from lightning_sq.errors import InputError
 
 

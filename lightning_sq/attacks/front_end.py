@@ -122,7 +122,7 @@ def _is_non_decreasing(quantizer: Quantizer, images: Tensor) -> bool:
 def _shown_by(model: Any) -> Quantized | None:
     if not (callable(getattr(model, "quantizer", None)) and callable(getattr(model, "network", None))):
         return None
-    return model if hasattr(model, "with_quantizer") else TakenApart(model.quantizer, model.network)
+    return TakenApart(model.quantizer, model.network)  # its network once, whose graph is kept: a model may make it anew
 
 
 def _found_inside(model: Any) -> TakenApart | None:
@@ -130,10 +130,22 @@ def _found_inside(model: Any) -> TakenApart | None:
     names = [name for name, module in modules if isinstance(module, SoftQuantization)]
     if len(names) != 1 or not names[0]:
         return None
-    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    network = copy.deepcopy(model, shared)  # new modules around the same weights
+    network = _same_weights(model)
     network.set_submodule(names[0], nn.Identity())
     return TakenApart(model.get_submodule(names[0]), network)
+
+
+def _same_weights(model: nn.Module) -> nn.Module:
+    """New modules around the tensors of `model`. Raises: InputError if it cannot be copied."""
+    plain = [value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor)]
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers(), *plain)}
+    try:
+        return copy.deepcopy(model, shared)
+    except (RuntimeError, TypeError) as error:  # of a list of tensors with a graph, of a lock
+        raise InputError(
+            f"The model has a quantizer inside, and cannot be copied to take it out ({str(error).splitlines()[0]}). "
+            "Give the quantizer as quantizer=, and as the model what is behind it."
+        ) from error
 
 
 @torch.no_grad()

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_sq.attacks.criteria import margin
-from lightning_sq.attacks.pgd import RESTART_STRIDE, input_gradient
-from lightning_sq.attacks.rows import Model, for_rows
+from lightning_sq.attacks.criteria import margin, rises
+from lightning_sq.attacks.interface import Model, for_rows
+from lightning_sq.attacks.pgd import input_gradient, restart_seeds
 from lightning_sq.errors import InputError
 from lightning_sq.ops.interval import quantized_box
 from lightning_sq.ops.linf_ball import random_start
@@ -51,9 +51,9 @@ class GreedyFlips:
                 break
             starts = images[active]
             if restart:
-                starts = random_start(starts, epsilon, [seeds[i] * RESTART_STRIDE + restart for i in active.tolist()])
+                starts = random_start(starts, epsilon, restart_seeds(seeds, active, restart))
             found, value = self._climb(for_rows(model, active), starts, images[active], labels[active], epsilon)
-            better = value > best_margin[active]
+            better = rises(value, best_margin[active])
             best[active[better]], best_margin[active[better]] = found[better], value[better]
         return best
 
@@ -64,7 +64,7 @@ class GreedyFlips:
         for _ in range(self.num_rounds):
             proposal = _move(x, gradient, lower, upper, count)
             new_value, new_gradient = _margin_and_gradient(model, proposal, labels)
-            better = new_value > value
+            better = rises(new_value, value)
             keep = better.view(-1, *[1] * (x.dim() - 1))
             x, gradient = torch.where(keep, proposal, x), torch.where(keep, new_gradient, gradient)
             value = torch.where(better, new_value, value)

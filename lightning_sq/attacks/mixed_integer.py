@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from lightning_sq.attacks.front_end import parts_of
+from lightning_sq.attacks.interface import Settled
 from lightning_sq.attacks.quantized_box import preimage
-from lightning_sq.attacks.settled import Settled
 from lightning_sq.errors import InputError
 from lightning_sq.layers.soft_quantization import SoftQuantization
 from lightning_sq.ops.interval import Interval, quantized_box

@@ -10,9 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lightning_sq.attacks.criteria import CRITERIA, Criterion, likeliest_wrong_class, margin, towards
+from lightning_sq.attacks.criteria import CRITERIA, fooled, likeliest_wrong_class, margin, towards
 from lightning_sq.attacks.draws import logits_and_values
-from lightning_sq.attacks.rows import Model, for_rows
+from lightning_sq.attacks.interface import Model, for_rows
 from lightning_sq.errors import InputError
 from lightning_sq.ops import l2_ball, linf_ball
 from lightning_sq.types import Norm
@@ -84,10 +84,8 @@ class PGD:
             active = worst.unfinished(self.stop_when_fooled)
             if len(active) == 0:
                 break
-            criterion = CRITERIA[self.criterion]
             targets = None if first_guess is None else likeliest_wrong_class(first_guess, labels, restart)
-            start_seeds = [seeds[i] * RESTART_STRIDE + restart for i in active.tolist()]
-            self._descend(model, images, labels, start_seeds, epsilon, worst, active, criterion, targets)
+            self._descend(model, images, labels, restart_seeds(seeds, active, restart), epsilon, worst, active, targets)
         return worst.images
 
     def _descend(
@@ -99,7 +97,6 @@ class PGD:
         epsilon: float,
         worst: _Worst,
         active: Tensor,
-        criterion: Criterion,
         targets: Tensor | None,
     ) -> None:
         ball = BALLS[self.norm]
@@ -107,7 +104,7 @@ class PGD:
         velocity = torch.zeros_like(x)
         part = for_rows(model, active)
         for step in range(self.num_steps + 1):
-            rule = criterion if targets is None else towards(targets[active])
+            rule = CRITERIA[self.criterion] if targets is None else towards(targets[active])
             last = step == self.num_steps
             with torch.set_grad_enabled(not last):
                 x.requires_grad_(not last)
@@ -129,7 +126,17 @@ class PGD:
 
     def _step(self, step: int) -> float:
         share = 1.0 if self.schedule == "constant" else 1 + math.cos(math.pi * step / self.num_steps)  # 1 on average
-        return share * (2.5 / self.num_steps if self.step_size is None else self.step_size)
+        return share * (usual_step_size(self.num_steps) if self.step_size is None else self.step_size)
+
+
+def usual_step_size(num_steps: int, radius: float = 1.0) -> float:
+    """Of a ball of this radius: so many steps can cross it, and a quarter more (Madry et al. 2018)."""
+    return 2.5 * radius / num_steps
+
+
+def restart_seeds(seeds: Sequence[int], active: Tensor, restart: int) -> list[int]:
+    """For the random starts of the images `active`, (n,) int64, in one of an attack's restarts."""
+    return [seeds[i] * RESTART_STRIDE + restart for i in active.tolist()]
 
 
 def input_gradient(values: Tensor, x: Tensor) -> Tensor:
@@ -167,8 +174,8 @@ class _Worst:
         return torch.nonzero(todo)[:, 0]
 
     def update(self, active: Tensor, x: Tensor, logits: Tensor, labels: Tensor, values: Tensor) -> None:
-        fooled = margin(logits, labels) > 0
-        better = (fooled & ~self.fooled[active]) | ((fooled == self.fooled[active]) & (values > self._values[active]))
+        now, before = fooled(margin(logits, labels)), self.fooled[active]
+        better = (now & ~before) | ((now == before) & (values > self._values[active]))
         index = active[better]
-        self.images[index], self.fooled[index] = x[better], fooled[better]
+        self.images[index], self.fooled[index] = x[better], now[better]
         self._values[index] = values[better].to(self._values.dtype)

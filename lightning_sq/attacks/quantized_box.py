@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lightning_sq.attacks.bpda import bpda
-from lightning_sq.attacks.front_end import Quantized, Quantizer, TakenApart
-from lightning_sq.attacks.rows import Attack
+from lightning_sq.attacks.front_end import Quantized, Quantizer
+from lightning_sq.attacks.interface import Attack
+from lightning_sq.attacks.levels import to_reachable
 from lightning_sq.layers.soft_quantization import SoftQuantization
 from lightning_sq.ops.interval import quantized_box
 from lightning_sq.types import PIXEL_BOUNDS
@@ -29,7 +29,7 @@ class QuantizedBox:
     """Another attack, over t in [0, 1]^n with the network's input Q_low + t (Q_high - Q_low), in a ball of radius 1.
 
     Args:
-        attack: An L-inf attack on pixels in [0, 1] that knows `attacks.rows`: `PGD`, `GreedyFlips`, `Square`.
+        attack: An L-inf attack on pixels in [0, 1] that knows `attacks.interface`: `PGD`, `GreedyFlips`, `Square`.
     """
 
     attack: Attack
@@ -86,7 +86,7 @@ class InsideBox:
         return self.network(self.values(t))
 
     def for_rows(self, rows: Tensor) -> InsideBox:
-        """The boxes of some of the images; see `attacks.rows`."""
+        """The boxes of some of the images; see `attacks.interface`."""
         return replace(self, lower=self.lower[rows], width=self.width[rows])
 
 
@@ -96,10 +96,7 @@ def _nearest_reachable(quantizer: Quantizer, images: Tensor) -> Quantizer:
         if not quantizer.hard:
             return torch.nn.Identity()
         return SoftQuantization(quantizer.num_levels, hard=True, backward="identity")  # wherever its thresholds are
-    with torch.no_grad():
-        values = quantizer(images)
-        rounds = torch.equal(quantizer(values), values)
-    return bpda(TakenApart(quantizer, quantizer)).quantizer if rounds else torch.nn.Identity()
+    return to_reachable(quantizer, images) or torch.nn.Identity()
 
 
 def preimage(quantizer: Callable[[Tensor], Tensor], values: Tensor, images: Tensor, epsilon: float) -> Tensor:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from lightning_sq.attacks.criteria import margin
-from lightning_sq.attacks.rows import Model, for_rows
+from lightning_sq.attacks.criteria import margin, rises
+from lightning_sq.attacks.interface import Model, for_rows
 from lightning_sq.errors import InputError
 from lightning_sq.ops.interval import quantized_box
 from lightning_sq.ops.noise import draw_for_each
@@ -23,6 +23,8 @@ HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """After each of these numbers of queries the area of a square is halved: the authors' schedule for 10,000 queries, as
 it is for any other number, like in AutoAttack's standard version.
 """
+LEFT_OUT = 0.2
+"""Of the images that are asked about: when so many are broken, the rest become a batch of their own."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Square:
             alive = best_margin[rows] <= 0
             if not alive.any():
                 break
-            if query == 1 or alive.float().mean() < 0.8:
+            if query == 1 or alive.float().mean() < 1 - LEFT_OUT:
                 rows = rows[alive]
                 part, here = for_rows(model, rows), labels[rows]
             side = self._side(query, *images.shape[2:])
@@ -63,7 +65,7 @@ class Square:
             ends = torch.where(signs[rows, query, :, None, None], upper[rows], lower[rows])
             proposal = torch.where(inside, ends, best[rows])
             value = margin(part(proposal), here)
-            better = (value > best_margin[rows]) & (best_margin[rows] <= 0)
+            better = rises(value, best_margin[rows]) & (best_margin[rows] <= 0)
             best[rows[better]], best_margin[rows[better]] = proposal[better], value[better]
         return best
 

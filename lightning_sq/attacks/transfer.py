@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_sq.attacks.rows import Attack, Model
+from lightning_sq.attacks.interface import Attack, Model
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_sq.attacks.criteria import margin
-from lightning_sq.attacks.rows import Attack, Model, for_rows
+from lightning_sq.attacks.interface import Attack, Model, for_rows
 
 
 class Watched:

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from lightning_sq.children import run_command
-from lightning_sq.commands.parser import Parser
+from lightning_sq.commands.parser import Parser, check_at_least_one
 from lightning_sq.errors import InputError
 from lightning_sq.paths import write_whole
 from lightning_sq.run_files import CSV_FILE, FIGURE_FILE, JSON_FILE, LAST_CHECKPOINT, REPORT_FILE
@@ -70,9 +70,7 @@ def main(arguments: list[str]) -> None:
 def _check(options: Namespace) -> None:
     """Raises: InputError for whatever a step would refuse, before the first one has cost its minutes."""
     parse_epsilon(options.epsilon, name="--epsilon")
-    for name, value in {"--num-images": options.num_images, "--max-epochs": options.max_epochs}.items():
-        if value is not None and value < 1:
-            raise InputError(f"{name} {value} is not at least 1.")
+    check_at_least_one(options, "num_images", "max_epochs")
     for name in MODELS.values():
         if not (options.configs / name).is_file():
             raise InputError(

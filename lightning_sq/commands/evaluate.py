@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import time
 from argparse import Namespace
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_sq.commands.evaluate_options import parse
 from lightning_sq.commands.evaluation_images import choose_images, read_images
+from lightning_sq.commands.evaluation_subject import Subject
 from lightning_sq.commands.launch import launch
 from lightning_sq.errors import InputError
-from lightning_sq.run_files import ALL_VERDICTS, CSV_FILE, FIGURE_FILE, JSON_FILE, REPORT_FILE, VERDICTS
+from lightning_sq.run_files import ALL_VERDICTS, CSV_FILE, FIGURE_FILE, JSON_FILE, REPORT_FILE, VERDICT_FILES, VERDICTS
 
 if TYPE_CHECKING:
     import torch
@@ -33,17 +34,17 @@ def main(arguments: list[str]) -> None:
     _check_room(options.output, overwrite=options.overwrite)
     device = launch(options.device, options.devices)
     from lightning_sq.evaluation.processes import barrier, rank
-    from lightning_sq.training.cluster.lock import lock_output
+    from lightning_sq.output_lock import lock_output
 
     barrier()  # every process has looked at the folder before one changes it
     with ExitStack() as held:
         if rank() == 0:
             lock_output(options.output, held)
             _check_room(options.output, overwrite=options.overwrite)  # who held it before may have written results
-            queued_again = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"  # then the verdicts are this job's own
-            _make_room(options.output, overwrite=options.overwrite and not queued_again)
+            if any(options.output.glob(ALL_VERDICTS)):
+                print(f"Going on with the verdicts in {options.output / VERDICTS}.", flush=True)
         barrier()
-        found, shown = _evaluate_all(options.models, options.transfer_from, options, device)
+        found, shown = _evaluate_all(options, device)
         if rank() == 0:
             _write(options.output, found, shown)
 
@@ -76,75 +77,40 @@ def _check_room(output: Path, *, overwrite: bool) -> None:
         raise InputError(f"{output} already holds results. Add --overwrite to replace them, or give another --output.")
 
 
-def _make_room(output: Path, *, overwrite: bool) -> None:
-    if overwrite:
-        _drop_verdicts(output)
-    elif any(output.glob(ALL_VERDICTS)):
-        print(f"Going on with the verdicts in {output / VERDICTS}.", flush=True)
-
-
-def _drop_verdicts(output: Path) -> None:
-    """Remove what a store wrote, and the folders that are empty then."""
-    for path in output.glob(f"{ALL_VERDICTS}*"):  # and its journal
-        path.unlink()
-    verdicts = output / VERDICTS
-    for folder in (*verdicts.glob("*/"), verdicts):
+def _drop_verdicts(folders: Iterable[Path]) -> None:
+    """Remove what stores wrote into `folders`, and those that are empty then."""
+    for folder in folders:
+        for path in folder.glob(f"{VERDICT_FILES}*"):  # and their journals
+            path.unlink()
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
 
 
-def _evaluate_all(
-    sources: dict[str, str], others: dict[str, str], options: Namespace, device: torch.device
-) -> tuple[dict[str, Any], dict[str, Examples]]:
+def _evaluate_all(options: Namespace, device: torch.device) -> tuple[dict[str, Any], dict[str, Examples]]:
     """(results, examples by model)."""
-    import torch
-
     from lightning_sq.evaluation import examples, results
-    from lightning_sq.evaluation.processes import first_alone, gather
-    from lightning_sq.evaluation.suites import TRANSFER, attacks_by_name
-    from lightning_sq.models.checkpoint_format import TrainedModel, versions
+    from lightning_sq.evaluation.processes import first_alone
+    from lightning_sq.models.checkpoint_format import versions
     from lightning_sq.release import load
 
     began = time.perf_counter()
-    models = {name: load(source).to(device) for name, source in sources.items()}
-    attackers = {name: load(source).to(device) for name, source in others.items()}
+    models = {name: load(source).to(device) for name, source in options.models.items()}
+    attackers = {name: load(source).to(device) for name, source in options.transfer_from.items()}
     _check_lenders(attackers, models)
     with first_alone():
         files = choose_images(options.data, options.num_images, options.seed, allow_unreadable=options.allow_unreadable)
-    pixels = {name: _read(model, files, options, device) for name, model in models.items()}
-    right = {name: _classified_right(model, *pixels[name], options, device) for name, model in models.items()}
-    chosen = examples.choose(list(right.values()))
-    found, rows, shown = {}, [], {}
-    for name, model in models.items():
-        images, labels = pixels[name]
-        lent = {other: m for other, m in models.items() if other != name} | attackers
-        comparable = {other: m for other, m in lent.items() if _same_input(m, model)}
-        found[name] = _evaluate_one(name, model, images, labels, comparable, chosen, options)
-        gradients = _input_gradients(model, images, labels, options, device)
-        gradient = sum(sum(part) for part in gather(gradients)) / len(labels)
-        row = results.model_row(
-            name,
-            sources[name],
-            model.config.to_dict(),
-            found[name],
-            input_gradient_l1=gradient,
-            fingerprint=TrainedModel(model.config, model.state_dict()).fingerprint(),
-        )
-        rows.append(row)
-        adversarial = found[name].examples()
-        shown[name] = examples.show(
-            model,
-            images[chosen].to(device),
-            torch.stack([adversarial.get(i, images[i]) for i in chosen]).to(device),
-            model.quantizer,
-            epsilon=found[name].budgets[-1],
-            class_names=model.config.class_names,
-        )
-    tried = {name: entry for of_model in found.values() for name, entry in of_model.attacks.items()}
-    transfers = [f"{TRANSFER}{other}" for other in sources | others]
-    suite = attacks_by_name(options.attacks, options.norm) | {name: tried[name] for name in transfers if name in tried}
+    subjects = [
+        Subject(name, options.models[name], model, *_read(model, files, options, device), device)
+        for name, model in models.items()
+    ]
+    chosen = examples.choose([subject.classified_right(options.batch_size) for subject in subjects])
+    found = {}
+    for subject in subjects:
+        others = {name: model for name, model in models.items() if name != subject.name} | attackers
+        comparable = {name: other for name, other in others.items() if _same_input(other, subject.model)}
+        found[subject.name] = _evaluate_one(subject, comparable, chosen, options)
     everything = results.assemble(
-        rows,
+        [subject.row(found[subject.name], options.batch_size) for subject in subjects],
         next(iter(found.values())),
         data={
             "folder": str(files.folder),
@@ -152,13 +118,23 @@ def _evaluate_all(
             "unreadable": len(files.unreadable),
             "files": list(files.paths),
         },
-        attacks={name: entry.to_dict() for name, entry in suite.items()},
+        attacks=_attacks(found, options),
         seed=options.seed,
         device=_in_words(device),
         versions=versions(),
         seconds=time.perf_counter() - began,
     )
-    return everything, shown
+    return everything, {subject.name: subject.examples(found[subject.name], chosen) for subject in subjects}
+
+
+def _attacks(found: dict[str, Evaluation], options: Namespace) -> dict[str, Any]:
+    """Those of the suite, and those by other models that were tried on any, as they stand in results.json."""
+    from lightning_sq.evaluation.suites import TRANSFER, attacks_by_name
+
+    tried = {name: entry for of_model in found.values() for name, entry in of_model.attacks.items()}
+    transfers = [f"{TRANSFER}{other}" for other in options.models | options.transfer_from]
+    suite = attacks_by_name(options.attacks, options.norm) | {name: tried[name] for name in transfers if name in tried}
+    return {name: entry.to_dict() for name, entry in suite.items()}
 
 
 def _in_words(device: torch.device) -> str:
@@ -199,49 +175,38 @@ def _read(model: PixelClassifier, files: Any, options: Namespace, device: torch.
     )
 
 
-def _classified_right(
-    model: PixelClassifier, images: Tensor, labels: Tensor, options: Namespace, device: torch.device
-) -> Tensor:
-    import torch
-
-    from lightning_sq.attacks.checks import classify
-
-    parts = zip(images.split(options.batch_size), labels.split(options.batch_size), strict=True)
-    return torch.cat([classify(model, x.to(device)).cpu() == y for x, y in parts])
-
-
-def _input_gradients(
-    model: PixelClassifier, images: Tensor, labels: Tensor, options: Namespace, device: torch.device
-) -> list[float]:
-    """The l1 norms of this process's share of the images."""
-    from lightning_sq.evaluation.precision import full_precision
-    from lightning_sq.evaluation.processes import rank, world_size
-    from lightning_sq.metrics import input_gradient_l1
-
-    parts = list(zip(images.split(options.batch_size), labels.split(options.batch_size), strict=True))
-    with full_precision():
-        own = parts[rank() :: world_size()]
-        return [value for x, y in own for value in input_gradient_l1(model, x.to(device), y.to(device)).tolist()]
-
-
 def _evaluate_one(
-    name: str,
-    model: PixelClassifier,
-    images: Tensor,
-    labels: Tensor,
-    others: dict[str, PixelClassifier],
-    chosen: list[int],
-    options: Namespace,
+    subject: Subject, others: dict[str, PixelClassifier], chosen: list[int], options: Namespace
+) -> Evaluation:
+    """Gone on with where it was; with --overwrite verdicts that are not of this evaluation make room."""
+    from lightning_sq.evaluation.processes import barrier, rank
+    from lightning_sq.evaluation.store import OtherVerdictsError
+
+    store = options.output / VERDICTS / subject.name
+    try:
+        return _attack(subject, others, chosen, store, options)
+    except OtherVerdictsError:
+        if not options.overwrite:
+            raise
+    barrier()  # every process has read them
+    if rank() == 0:
+        _drop_verdicts([store])
+    barrier()
+    return _attack(subject, others, chosen, store, options)
+
+
+def _attack(
+    subject: Subject, others: dict[str, PixelClassifier], chosen: list[int], store: Path, options: Namespace
 ) -> Evaluation:
     from lightning_sq.evaluation import evaluate
     from lightning_sq.evaluation.processes import rank
     from lightning_sq.progress import progress_bar
 
-    with progress_bar(f"attacking {name}", "passes") as advance:
+    with progress_bar(f"attacking {subject.name}", "passes") as advance:
         return evaluate(
-            model,
-            images,
-            labels,
+            subject.model,
+            subject.images,
+            subject.labels,
             epsilon=options.budgets,
             attacks=options.attacks,
             norm=options.norm,
@@ -249,7 +214,7 @@ def _evaluate_one(
             transfer_from=others,
             batch_size=options.batch_size,
             seed=options.seed,
-            store=options.output / VERDICTS / name,
+            store=store,
             show=chosen,
             progress=advance if rank() == 0 else None,
         )
@@ -259,13 +224,14 @@ def _write(output: Path, found: dict[str, Any], shown: dict[str, Examples]) -> N
     from rich.console import Console
 
     from lightning_sq.evaluation import examples, results, robustbench
-    from lightning_sq.evaluation.report import printed_table, write_report
+    from lightning_sq.evaluation.report import write_report
+    from lightning_sq.evaluation.tables import printed_table
 
     results.write_results(output, found)
     robustbench.write_model_infos(output, found)
     examples.save(output, shown)
     write_report(output)
-    _drop_verdicts(output)  # every verdict is in results.json now
+    _drop_verdicts([*(output / VERDICTS).glob("*/"), output / VERDICTS])  # every verdict is in results.json now
     Console().print(printed_table(found))
     for model in found["models"]:
         print(model["verdict"])

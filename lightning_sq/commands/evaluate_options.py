@@ -77,7 +77,11 @@ def _parser() -> Parser:
     parser.add_argument("--devices", type=int, default=1, help="processes; default: 1, or as torchrun or srun say")
     parser.add_argument("--list-attacks", action=_ListAttacks, nargs=0, help="print the attacks by name, and stop")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--overwrite", action="store_true", help="replace results that are in --output")
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace results that are in --output, and verdicts there that are not of this evaluation",
+    )
     return parser
 
 

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_sq.children import refusal_of
-from lightning_sq.commands.parser import Parser
+from lightning_sq.commands.parser import Parser, check_at_least_one
 from lightning_sq.errors import InputError
+from lightning_sq.metrics_file import training_curve
 
 if TYPE_CHECKING:
     from lightning_sq.training.cluster.scaling import Work
     from lightning_sq.training.optim import Optimization
 
 NODES = (1, 2, 4, 8, 16, 32, 64)
+LARGEST_PUBLISHED_BATCH = 8192
+"""Images a step up to which a rate that grows with them is known to work (Goyal et al. 2017, arXiv 1706.02677)."""
 SHORT_RUN = 30
 """Batches of the run that measures the speed where it is not given."""
 
@@ -25,9 +30,10 @@ SHORT_RUN = 30
 def main(arguments: list[str]) -> None:
     options = _parse(arguments)
     recipe = _read(options.config)
+    _check(options, recipe)
+    recipe = _with_defaults(recipe)
     if options.data is not None:
         recipe["data"]["root"] = str(options.data)
-    _check(options, recipe)
     speed = options.images_per_second or _measure(options.config, options.data)
     plan = _plan(options, recipe, speed)
     if options.json:
@@ -67,11 +73,24 @@ def _read(config: Path) -> dict[str, Any]:
     return recipe
 
 
+def _with_defaults(recipe: dict[str, Any]) -> dict[str, Any]:
+    """`recipe` with what `fit` takes where it says nothing."""
+    from lightning.pytorch import Trainer
+
+    from lightning_sq.data.datamodule import ImageFolderData
+    from lightning_sq.training.build import build_module
+
+    made_of = {"model": build_module, "data": ImageFolderData.__init__, "trainer": Trainer.__init__}
+    return recipe | {name: _defaults(function) | recipe[name] for name, function in made_of.items()}
+
+
+def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
+    given = inspect.signature(function).parameters.values()
+    return {one.name: one.default for one in given if one.default is not one.empty}
+
+
 def _check(options: argparse.Namespace, recipe: dict[str, Any]) -> None:
-    for name in ("nodes", "gpus_per_node", "num_images", "num_validation_images"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise InputError(f"--{name.replace('_', '-')} {value} is not at least 1.")
+    check_at_least_one(options, "nodes", "gpus_per_node", "num_images", "num_validation_images")
     for name in ("images_per_second", "bandwidth", "bandwidth_inside"):
         value = getattr(options, name)
         if value is not None and not value > 0:
@@ -97,13 +116,11 @@ def _count(recipe: dict[str, Any], split: str, given: int | None) -> int:
 
 
 def _split(recipe: dict[str, Any], split: str) -> Path:
-    return Path(recipe["data"].get("root", "data/digits")) / split
+    return Path(recipe["data"]["root"]) / split
 
 
 def _measure(config: Path, data: Path | None) -> float:
     """Images a second of one process, by a short run of the recipe itself on `data`, or on its own."""
-    from lightning_sq.reproduction.runs import training_curve
-
     print(f"measuring: {SHORT_RUN} batches of {config}", file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder:
         words = ["fit", "--config", str(config), "--output", folder, "--trainer.max_epochs", "2"]
@@ -128,15 +145,15 @@ def _work(options: argparse.Namespace, recipe: dict[str, Any]) -> tuple[Work, in
     root = _split(recipe, "train")
     classes = len(class_names_of(root)) if root.is_dir() else 1000
     with torch.device("meta"):
-        model = create_backbone(recipe["model"].get("architecture", "resnet18"), classes, data.get("channels", 3))
+        model = create_backbone(recipe["model"]["architecture"], classes, data["channels"])
     parameters = sum(parameter.numel() for parameter in model.parameters())
     work = Work(
         num_images=_count(recipe, "train", options.num_images),
         num_validation_images=_count(recipe, "val", options.num_validation_images),
         epochs=trainer["max_epochs"],
-        batch_size=data.get("batch_size_per_device", 32),
-        accumulate=trainer.get("accumulate_grad_batches", 1),
-        batch_repeats=data.get("batch_repeats", 1),
+        batch_size=data["batch_size_per_device"],
+        accumulate=trainer["accumulate_grad_batches"],
+        batch_repeats=data["batch_repeats"],
         gradient_bytes=4 * parameters,
     )
     return work, parameters
@@ -147,7 +164,7 @@ def _optimization(config: Path, recipe: dict[str, Any]) -> Optimization:
     from lightning_sq.training.optim import Optimization
 
     try:
-        return Optimization(**(recipe["model"].get("optimization") or {}))
+        return Optimization(**(recipe["model"]["optimization"] or {}))
     except TypeError as error:
         raise InputError(f"model.optimization of {config} cannot be read: {error}. See configs/.") from None
 
@@ -198,14 +215,20 @@ def _show(plan: dict[str, Any]) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("" if limit is None else "fits")
     for row in plan["rows"]:
+        rate = f"{row['learning_rate']:.4g}" + ("" if row["global_batch_size"] <= LARGEST_PUBLISHED_BATCH else "*")
         table.add_row(
             *(f"{row[name]:,}" for name in ("nodes", "processes", "global_batch_size", "steps")),
-            *(f"{row['learning_rate']:.4g}", f"{row['warmup_steps']:,}", f"{row['images_per_second']:,.0f}"),
+            *(rate, f"{row['warmup_steps']:,}", f"{row['images_per_second']:,.0f}"),
             *(f"{row['efficiency']:.0%}", f"{row['hours']:,.2f}", f"{row['gpu_hours']:,.1f}"),
             {None: "", True: "yes", False: "no"}[row["fits"]],
             style="bold" if row["asked_for"] else None,
         )
     Console().print(table)
+    if plan["rows"][-1]["global_batch_size"] > LARGEST_PUBLISHED_BATCH:
+        print(
+            f"* Such a rate is published up to {LARGEST_PUBLISHED_BATCH:,} images a step (arXiv 1706.02677). "
+            "Set a lower --model.optimization.base_learning_rate."
+        )
     sizes = (plan[name] / 1e6 for name in ("checkpoint_bytes", "release_bytes"))
     print(
         "{:.1f} M parameters; a checkpoint is about {:,.0f} MB, a release {:,.0f} MB.".format(

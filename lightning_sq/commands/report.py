@@ -14,7 +14,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--markdown", action="store_true", help="print the table for a README, and draw nothing")
     options = parser.parse_args(arguments)
 
-    from lightning_sq.evaluation.results import markdown_table, read_results
+    from lightning_sq.evaluation.results import read_results
+    from lightning_sq.evaluation.tables import markdown_table
 
     if options.markdown:
         print(markdown_table(read_results(options.folder)))
@@ -22,7 +23,8 @@ def main(arguments: list[str]) -> None:
 
     from rich.console import Console
 
-    from lightning_sq.evaluation.report import printed_table, write_report
+    from lightning_sq.evaluation.report import write_report
+    from lightning_sq.evaluation.tables import printed_table
 
     write_report(options.folder)
     Console().print(printed_table(read_results(options.folder)))

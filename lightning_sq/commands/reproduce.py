@@ -7,7 +7,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_sq.commands.parser import Parser
+from lightning_sq.commands.parser import Parser, check_at_least_one
 from lightning_sq.errors import InputError
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--configs", type=Path, default=Path("configs"), help="default: configs, of the clone")
     parser.add_argument("--rows", help="with commas; default: all, quick: those that are soon trained")
-    parser.add_argument("--num-seeds", type=int, help="at most so many of each row; default: as the study says")
+    parser.add_argument("--num-seeds", type=int, help="most seeds of each row; default: as the study says")
     parser.add_argument("--num-images", type=int, help="test images to attack; default: 1000, quick: 100")
     parser.add_argument("--attacks", help="as of evaluate; default: standard, quick: quick")
     parser.add_argument(
@@ -77,10 +77,7 @@ def _parser() -> Parser:
 
 def main(arguments: list[str]) -> None:
     options = _parser().parse_args(arguments)
-    for name in ("num_seeds", "num_images", "max_epochs", "jobs", "num_threads"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise InputError(f"--{name.replace('_', '-')} {value} is not at least 1.")
+    check_at_least_one(options, "num_seeds", "num_images", "max_epochs", "jobs", "num_threads")
     settings = _settings(options)
     from lightning_sq.evaluation.suites import attacks_by_name
 
@@ -184,7 +181,7 @@ def _run(options: Namespace, settings: Settings) -> None:
 
 
 def _choose(options: Namespace, settings: Settings) -> None:
-    from lightning_sq.evaluation.results import percent
+    from lightning_sq.evaluation.tables import percent
     from lightning_sq.progress import progress_bar
     from lightning_sq.reproduction.conduct import choose
     from lightning_sq.reproduction.plan import seconds_of_variants, time_in_words

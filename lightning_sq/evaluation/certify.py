@@ -10,7 +10,7 @@ from lightning_sq.errors import InputError
 from lightning_sq.evaluation.runner import StageRunner
 from lightning_sq.ops.interval import quantized_box
 from lightning_sq.verification.integer_program import piecewise_linear_chain
-from lightning_sq.verification.interval_network import interval_forward, margin_bound
+from lightning_sq.verification.interval_network import certified, interval_forward
 
 
 def has_bounds(apart: Quantized, images: Tensor) -> bool:
@@ -38,7 +38,6 @@ def has_program(apart: Quantized) -> bool:
         return False
 
 
-@torch.no_grad()
 def certify(runner: StageRunner, apart: Quantized, epsilon: float) -> Tensor:
     """(N,) bool on the CPU: no image within `epsilon` (L-inf) is given another label, by interval bound propagation.
 
@@ -47,8 +46,4 @@ def certify(runner: StageRunner, apart: Quantized, epsilon: float) -> Tensor:
         apart: The model's parts, which `has_bounds`: these start behind the quantizer, from the quantized box.
         epsilon: Radius in units of the full pixel range.
     """
-
-    def proven(images: Tensor, labels: Tensor, numbers: list[int]) -> Tensor:
-        return margin_bound(apart.network, quantized_box(images, epsilon, apart.quantizer), labels) < 0
-
-    return runner.ask(proven)
+    return runner.ask(lambda images, labels, _: certified(apart.network, images, labels, epsilon, apart.quantizer))

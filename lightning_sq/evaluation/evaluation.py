@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lightning_sq import __version__
 from lightning_sq.attacks import TakenApart, take_apart
-from lightning_sq.attacks.front_end import Quantizer
+from lightning_sq.attacks.front_end import Quantized, Quantizer
 from lightning_sq.attacks.frozen import frozen
-from lightning_sq.attacks.rows import Model
+from lightning_sq.attacks.interface import Model
 from lightning_sq.errors import InputError
 from lightning_sq.evaluation import inputs
 from lightning_sq.evaluation.certify import certify, has_bounds, has_program
 from lightning_sq.evaluation.diagnostics import Situation, diagnose
 from lightning_sq.evaluation.found import Evaluation, share_of
+from lightning_sq.evaluation.identity import identity_of
 from lightning_sq.evaluation.precision import full_precision
 from lightning_sq.evaluation.processes import barrier, first_alone, rank, world_size
 from lightning_sq.evaluation.runner import Progress, StageRunner
-from lightning_sq.evaluation.store import LOGITS, VerdictStore
+from lightning_sq.evaluation.store import VerdictStore
 from lightning_sq.evaluation.suites import SUITE_VERSION, Entry, transfer_entries
-from lightning_sq.ops.tensor_digest import add_tensors
 from lightning_sq.types import Norm
 
 
@@ -79,17 +77,17 @@ def evaluate(
         writes into its images, and for a `store` of another evaluation.
     """
     entries = inputs.attacks_in(attacks, norm)
-    budgets = tuple(sorted(inputs.budgets_in(epsilon, norm)))
-    if not budgets:
-        raise InputError("epsilon is empty. Give a budget, such as 8/255.")
-    epsilons = tuple(sorted({*budgets, *inputs.budgets_in(curve, norm)}))
+    budgets, epsilons = inputs.epsilons_in(epsilon, curve, norm)
     images = inputs.images_in(images)
     labels = inputs.labels_in(labels, len(images))
     inputs.check_size(batch_size)
     sources = transfer_from or {}
+    modules = (model, quantizer, *sources.values())
+    inputs.check_weights(modules)
     device = _device(model, images)
     with ExitStack() as stack:
-        for module in (model, quantizer, *sources.values()):
+        stack.enter_context(torch.inference_mode(False))  # a caller's: inside it there is no gradient
+        for module in modules:
             stack.enter_context(frozen(module))
         stack.enter_context(full_precision())
         few = images[:16].to(device).clone()  # what a caller's model does to it is no matter of the caller's images
@@ -100,40 +98,23 @@ def evaluate(
         inputs.check_labels(labels, logits.shape[1])
         of_sources = inputs.logits_of_sources(sources, few, logits.shape[1])
         bounded = norm == "linf" and has_bounds(apart, few)
-        known = {
-            "quantized": apart.quantizer is not None,
-            "bounded": bounded,
-            "programmable": bounded and has_program(apart),
-            "num_classes": logits.shape[1],
-        }
-        possible = {name: entry.why_not(**known) for name, entry in entries.items()}
-        chosen = {name: entries[name] for name, why in possible.items() if why is None}
-        if not chosen:
-            raise InputError(f"No attack is left: {next(iter(possible.values()))}. Add pgd to the attacks.")
-        identity = _identity(whole, images, labels, sources, {"the model": logits, **of_sources}) | {
-            "epsilons": epsilons,
-            "budgets": budgets,
-            "norm": norm,
-            "attacks": {name: entry.to_dict() for name, entry in chosen.items()},
-            "batch_size": batch_size,
-            "seed": seed,
-        }
-        with first_alone():
-            verdicts = VerdictStore(None if store is None else Path(store), identity, rank())
-        barrier()  # no file is written to while another process reads it
-        stack.callback(verdicts.close)
-        runner = StageRunner(
-            whole,
-            apart,
-            images,
-            labels,
-            verdicts,
-            device=device,
-            norm=norm,
-            batch_size=batch_size,
-            seed=seed,
-            show=show,
-        )
+        chosen, skipped = _that_apply(entries, apart, few, bounded=bounded, num_classes=logits.shape[1])
+
+        def identity() -> dict[str, Any]:
+            said = {"the model": logits, **of_sources}
+            return identity_of(whole, quantizer, images, labels, sources, said) | {
+                "suite_version": SUITE_VERSION,
+                "epsilons": epsilons,
+                "budgets": budgets,
+                "norm": norm,
+                "attacks": {name: entry.to_dict() for name, entry in chosen.items()},
+                "batch_size": batch_size,
+                "seed": seed,
+            }
+
+        verdicts = stack.enter_context(_kept(store, identity))
+        options = {"device": device, "norm": norm, "batch_size": batch_size, "seed": seed, "show": show}
+        runner = StageRunner(whole, apart, images, labels, verdicts, **options)
         found = Evaluation(
             epsilons=epsilons,
             budgets=budgets,
@@ -141,19 +122,54 @@ def evaluate(
             correct=runner.correct(),
             certified={e: certify(runner, apart, e) for e in epsilons} if bounded else None,
             attacks=chosen,
-            skipped={name: why for name, why in possible.items() if why is not None},
+            skipped=skipped,
             outcomes={},
             batch_size=batch_size,
             num_processes=world_size(),
         )
         passes = _attack_all(runner, found, progress)
-
-        def begins(check: str) -> None:
-            if progress is not None:
-                progress(passes, passes, f"{100 * found.robust_accuracy:.1f} % robust, {check}")
-
-        found.diagnostics = diagnose(Situation(runner, apart, found), begins) if checks else None
+        if checks:
+            found.diagnostics = diagnose(Situation(runner, apart, found), _announcing(found, passes, progress))
     return found
+
+
+def _that_apply(
+    entries: dict[str, Entry], apart: Quantized, few: Tensor, *, bounded: bool, num_classes: int
+) -> tuple[dict[str, Entry], dict[str, str]]:
+    """(the attacks that can be run, why the others cannot). Raises: InputError if none can."""
+    known = {
+        "quantized": apart.quantizer is not None,
+        "bounded": bounded,
+        "programmable": bounded and has_program(apart),
+        "num_classes": num_classes,
+        "height": few.shape[2],
+        "width": few.shape[3],
+    }
+    reasons = {name: entry.why_not(**known) for name, entry in entries.items()}
+    skipped = {name: why for name, why in reasons.items() if why is not None}
+    if len(skipped) == len(entries):
+        raise InputError(f"No attack is left: {next(iter(skipped.values()))}. Add pgd to the attacks.")
+    return {name: entry for name, entry in entries.items() if name not in skipped}, skipped
+
+
+@contextmanager
+def _kept(store: str | Path | None, identity: Callable[[], dict[str, Any]]) -> Iterator[VerdictStore]:
+    """The verdicts in a folder, or in memory; `identity` is asked only for a folder."""
+    with first_alone():
+        verdicts = VerdictStore(None, {}) if store is None else VerdictStore(Path(store), identity(), rank())
+    with closing(verdicts):
+        barrier()  # no file is written to while another process reads it
+        yield verdicts
+
+
+def _announcing(found: Evaluation, passes: int, progress: Progress | None) -> Callable[[str], None]:
+    """Tells `progress` of a check that begins."""
+
+    def begins(check: str) -> None:
+        if progress is not None:
+            progress(passes, passes, f"{100 * found.robust_accuracy:.1f} % robust, {check}")
+
+    return begins
 
 
 def _attack_all(runner: StageRunner, found: Evaluation, progress: Progress | None) -> int:
@@ -194,27 +210,3 @@ def _attack_all(runner: StageRunner, found: Evaluation, progress: Progress | Non
 def _device(model: Model, images: Tensor) -> torch.device:
     weight = next(model.parameters(), None) if isinstance(model, nn.Module) else None
     return images.device if weight is None else weight.device
-
-
-def _identity(
-    model: Model, images: Tensor, labels: Tensor, sources: dict[str, Model], logits: dict[str, Tensor]
-) -> dict[str, Any]:
-    """What a kept verdict is about, and by which code; `logits` are what each model says of a few images."""
-    return {
-        "lightning_sq": __version__,
-        "suite_version": SUITE_VERSION,
-        "torch": torch.__version__,
-        "model": _digest(model),
-        "images": hashlib.sha256(images.cpu().numpy().tobytes()).hexdigest(),
-        "labels": hashlib.sha256(labels.cpu().numpy().tobytes()).hexdigest(),
-        "transfer_from": {name: _digest(other) for name, other in sources.items()},
-        LOGITS: {name: few[:4].tolist() for name, few in logits.items()},
-    }
-
-
-def _digest(model: Model) -> str:
-    """Of the weights, if the model has some."""
-    digest = hashlib.sha256()
-    if isinstance(model, nn.Module):
-        add_tensors(digest, model.state_dict())
-    return digest.hexdigest()

@@ -13,6 +13,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 
 from lightning_sq.errors import InputError
+from lightning_sq.evaluation.found import spread
 from lightning_sq.ops.noise import draw_for_each, uniform_noise
 from lightning_sq.types import PIXEL_BOUNDS
 
@@ -24,9 +25,7 @@ ORDER = ("clean", "noisy", "clean, quantized", "adversarial", "perturbation", "a
 def choose(correct: Sequence[Tensor]) -> list[int]:
     """Images that most models classify right, spread over the set; `correct` holds (N,) bool for each model."""
     right = torch.stack(list(correct)).sum(0)
-    best = torch.nonzero(right == right.max())[:, 0]
-    spread = torch.linspace(0, len(best) - 1, min(NUM_EXAMPLES, len(best))).round().long()
-    return best[spread].tolist()
+    return spread(torch.nonzero(right == right.max())[:, 0], NUM_EXAMPLES).tolist()
 
 
 @dataclass(frozen=True)

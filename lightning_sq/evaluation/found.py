@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lightning_sq.errors import InputError
@@ -135,19 +136,20 @@ class Evaluation:
 
     def examples(self) -> dict[int, Tensor]:
         """For each image that was to be shown: what broke it at the smallest epsilon, else the last attempt."""
-        shown: dict[int, Tensor] = {}
-        broken_at: dict[int, float] = {}
-        for outcomes in self.outcomes.values():
-            for epsilon, outcome in outcomes.items():
-                for i, pixels in outcome.examples.items():
-                    best = broken_at.get(i)
-                    if outcome.broken[i] and (best is None or epsilon < best):
-                        shown[i], broken_at[i] = pixels, epsilon
-                    elif best is None:
-                        shown[i] = pixels
-        return shown
+        outcomes = [pair for of_attack in self.outcomes.values() for pair in of_attack.items()]
+        last = {i: pixels for _, outcome in outcomes for i, pixels in outcome.examples.items()}
+        first_broken: dict[int, Tensor] = {}
+        for _, outcome in sorted(outcomes, key=lambda pair: pair[0]):
+            first_broken = {i: x for i, x in outcome.examples.items() if outcome.broken[i]} | first_broken
+        return last | first_broken
 
 
-def share_of(flags: Tensor) -> float:
-    """Of the images that are flagged, in [0, 1]."""
-    return flags.double().mean().item()
+def share_of(flags: Tensor, among: Tensor | None = None) -> float:
+    """How many images are flagged, of all or of those flagged in `among`: in [0, 1]."""
+    count = len(flags) if among is None else int(among.sum())
+    return int(flags.sum()) / max(count, 1)
+
+
+def spread(numbers: Tensor, count: int) -> Tensor:
+    """`count` of them at equal distances, from the first to the last; all where there are no more. (n,) -> (m,)."""
+    return numbers[torch.linspace(0, len(numbers) - 1, min(count, len(numbers))).round().long()]

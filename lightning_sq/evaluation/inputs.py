@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Real
 from typing import Any
 
@@ -11,14 +12,26 @@ from torch import Tensor, nn
 
 from lightning_sq.attacks.autoattack import AutoAttackStage, load_package
 from lightning_sq.errors import InputError
-from lightning_sq.evaluation.suites import Entry, attacks_by_name
+from lightning_sq.evaluation.suites import Entry, attacks_by_name, norms_of, parts
 from lightning_sq.ops.pixels import check_pixels
 from lightning_sq.ops.random_numbers import random_numbers_kept
 from lightning_sq.types import PIXEL_BOUNDS, Norm, parse_epsilon
 
 
-def budgets_in(given: float | str | Sequence[float | str], norm: Norm) -> set[float]:
-    """One budget or several, as numbers. Raises: InputError for none, and for what is no budget."""
+def epsilons_in(
+    epsilon: float | str | Sequence[float | str], curve: Sequence[float], norm: Norm
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(the budgets, these and the further points of the curve), ascending; a point that is a budget but for rounding is
+    none of its own. Raises: InputError for no budget.
+    """
+    budgets = _numbers_in(epsilon, norm)
+    if not budgets:
+        raise InputError("epsilon is empty. Give a budget, such as 8/255.")
+    further = {point for point in _numbers_in(curve, norm) if not any(math.isclose(point, one) for one in budgets)}
+    return tuple(sorted(budgets)), tuple(sorted(budgets | further))
+
+
+def _numbers_in(given: float | str | Sequence[float | str], norm: Norm) -> set[float]:
     if hasattr(given, "tolist"):  # of torch and of NumPy
         given = given.tolist()
     values = [given] if isinstance(given, (str, Real)) or given is None else list(given)
@@ -35,7 +48,7 @@ def images_in(images: Tensor) -> Tensor:
     check_pixels(images, "the images to evaluate on")
     if images.ndim != 4 or len(images) == 0:
         raise InputError(f"The images have the shape {tuple(images.shape)}. Give (N, C, H, W), at least one image.")
-    images = images.detach().float()
+    images = images.detach().float().contiguous()  # pyautoattack takes views
     low, high = (value.item() for value in images.aminmax())
     return images if PIXEL_BOUNDS[0] <= low and high <= PIXEL_BOUNDS[1] else images.clamp(*PIXEL_BOUNDS)
 
@@ -55,7 +68,10 @@ def labels_in(labels: Tensor, num_images: int) -> Tensor:
 
 
 def attacks_in(attacks: str | Sequence[str] | dict[str, Entry], norm: Norm) -> dict[str, Entry]:
-    """By name. Raises: InputError for none, for what is no entry, and where the package of one is not installed."""
+    """By name.
+
+    Raises: InputError for none, for what is no entry, for one of another norm, and where a package is not installed.
+    """
     if not isinstance(attacks, dict):
         found = attacks_by_name(attacks, norm)
     else:
@@ -68,20 +84,27 @@ def attacks_in(attacks: str | Sequence[str] | dict[str, Entry], norm: Norm) -> d
                     f"The attack {name!r} is a {type(entry).__name__}. Wrap it: "
                     "lightning_sq.evaluation.Entry('its title', attack, 'plain')."
                 )
-    if any(isinstance(part, AutoAttackStage) for entry in found.values() for part in _parts(entry.attack)):
+    for name, entry in found.items():
+        if any(norm not in norms_of(part) for part in parts(entry.attack)):
+            raise InputError(f"The attack {name!r} does not stay in the {norm} ball. Give one of norm={norm!r}.")
+    if any(isinstance(part, AutoAttackStage) for entry in found.values() for part in parts(entry.attack)):
         load_package()
     return found
-
-
-def _parts(attack: Any) -> list[Any]:
-    """An attack, the one that it runs, and so on."""
-    return [] if attack is None else [attack, *_parts(getattr(attack, "attack", None))]
 
 
 def check_size(batch_size: int) -> None:
     """Raises: InputError if it is not a whole number of at least 1."""
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise InputError(f"batch_size={batch_size} is not a whole number of at least 1. 128 is usual.")
+
+
+def check_weights(models: Iterable[Any]) -> None:
+    """Raises: InputError for a model through whose weights no gradient can go, because of where they were made."""
+    modules = [model for model in models if isinstance(model, nn.Module)]
+    if any(weight.is_inference() for module in modules for weight in module.parameters()):
+        raise InputError(
+            "The model was made inside torch.inference_mode, and no gradient goes through it. Make it outside."
+        )
 
 
 @torch.no_grad()

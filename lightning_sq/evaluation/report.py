@@ -9,22 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
-from rich.markup import escape
-from rich.table import Table
 
 from lightning_sq.evaluation import examples
 from lightning_sq.evaluation.figures import Figure, descent_figure, examples_figure, robustness_figure, save_png
-from lightning_sq.evaluation.results import (
-    OLDER,
-    budgets_below,
-    format_epsilon,
-    is_older,
-    largest_budget,
-    percent,
-    read_results,
-    table_columns,
-    table_rows,
-)
+from lightning_sq.evaluation.results import OLDER, is_older, read_results
+from lightning_sq.evaluation.tables import format_epsilon, largest_budget, percent, table_columns, table_rows
 from lightning_sq.paths import write_whole
 from lightning_sq.run_files import FIGURE_FILE, REPORT_FILE
 
@@ -70,22 +59,3 @@ def _data_uri(figure: Figure) -> str:
 
 def _encode(png: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
-
-
-def printed_table(results: dict[str, Any]) -> Table:
-    """The report's table for a terminal: a column a model, so that it fits."""
-    images = results["data"]["num_images"]
-    table = Table("", title=f"accuracy in %, {images} images, attacks at {largest_budget(results)}")
-    rows = table_rows(results)
-    for row in rows:
-        table.add_column(escape(row["name"]), justify="right", overflow="fold")
-    table.add_row("clean", *(percent(row["clean"]) for row in rows))
-    for number, name in enumerate(table_columns(results)):
-        table.add_row(name, *(percent(row["attacks"][number]) for row in rows))
-    table.add_section()
-    for number, epsilon in enumerate(budgets_below(results)):
-        table.add_row(f"worst case at {epsilon}", *(percent(row["worst_case_below"][number]) for row in rows))
-    table.add_row("worst case of all", *(percent(row["worst_case"]) for row in rows), style="bold")
-    table.add_row("proven", *(percent(row["certified"]) for row in rows))
-    table.add_row("flags", *(str(row["num_flags"]) for row in rows))
-    return table

@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lightning_sq.evaluation.results import largest_budget
 from lightning_sq.evaluation.suites import AUTOATTACK
+from lightning_sq.evaluation.tables import largest_budget
 from lightning_sq.paths import write_whole
+from lightning_sq.types import NORM_ELSEWHERE
 
 FOLDER = "robustbench"
 
@@ -26,7 +27,7 @@ def model_info(results: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]
         "name": model["name"],
         "dataset": Path(results["data"]["folder"]).parent.name or results["data"]["folder"],
         "num_images": model["num_images"],
-        "norm": {"linf": "Linf", "l2": "L2"}[results["threat_model"]["norm"]],
+        "norm": NORM_ELSEWHERE[results["threat_model"]["norm"]],
         "eps": largest_budget(results),
         "architecture": model["model"].get("architecture"),
         "number_forward_passes": 1,

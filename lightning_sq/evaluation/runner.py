@@ -20,20 +20,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_sq.attacks import Attack, Settled, fools
+from lightning_sq.attacks import Attack, Prover, Settled, fools
 from lightning_sq.attacks.autoattack import LOGGER
 from lightning_sq.attacks.checks import classify
-from lightning_sq.attacks.rows import Model
+from lightning_sq.attacks.interface import Model
 from lightning_sq.errors import InputError
 from lightning_sq.evaluation.processes import gather, rank, world_size
 from lightning_sq.evaluation.store import Kept, VerdictStore
-from lightning_sq.ops.random_numbers import random_numbers_kept
+from lightning_sq.ops.random_numbers import SEED_STRIDE, random_numbers_kept
 from lightning_sq.types import Norm
 
 SHARES = 4
 """A stage has so many batches at least,"""
 SMALLEST_SHARE = 8
 """if they hold so many images each: a network is slow at less."""
+
+LARGEST_SEED = 2**52
+"""Of an image: an attack multiplies it by some 1000, and torch takes 64 bits."""
 
 Progress = Callable[[int, int, str], None]
 
@@ -125,7 +128,7 @@ class StageRunner:
     def run(
         self,
         name: str,
-        attack: Attack,
+        attack: Attack | Prover,
         epsilon: float,
         todo: Tensor,
         advance: Callable[[int], None] | None = None,
@@ -158,7 +161,7 @@ class StageRunner:
             examples={i: pixels.view(shape) for part in parts for i, pixels in part.examples.items()},
         )
 
-    def _attack(self, stage: str, attack: Attack, epsilon: float, chunk: Tensor) -> Kept:
+    def _attack(self, stage: str, attack: Attack | Prover, epsilon: float, chunk: Tensor) -> Kept:
         began = time.perf_counter()
         x, y = self._to_device(chunk)
         seeds = self._seeds(chunk)
@@ -181,7 +184,9 @@ class StageRunner:
         yield from batches[rank() :: world_size()]
 
     def _seeds(self, chunk: Tensor) -> list[int]:
-        return [self.seed * 1_000_003 + i for i in chunk.tolist()]
+        first = self.seed * SEED_STRIDE
+        first = first if abs(first) < LARGEST_SEED else first % LARGEST_SEED
+        return [first + i for i in chunk.tolist()]
 
     def _to_device(self, chunk: Tensor) -> tuple[Tensor, Tensor]:
         chunk = chunk.to(self.images.device)

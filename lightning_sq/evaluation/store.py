@@ -21,6 +21,8 @@ from lightning_sq.errors import InputError
 
 LOGITS = "logits"
 """The part of an identity that another machine rounds otherwise: what a few models say of a few images."""
+BESIDE_WEIGHTS = "beside_weights"
+"""The part of an identity that verdicts of before do not have: it is not held against them."""
 SAME_LOGITS = 1e-4
 """Relative to the largest: so far apart another GPU may leave them."""
 
@@ -31,6 +33,10 @@ CREATE TABLE IF NOT EXISTS verdicts (stage TEXT, image INTEGER, broken INTEGER, 
 CREATE TABLE IF NOT EXISTS batches (stage TEXT, first INTEGER, seconds REAL, notes TEXT, PRIMARY KEY (stage, first));
 CREATE TABLE IF NOT EXISTS examples (stage TEXT, image INTEGER, pixels BLOB, PRIMARY KEY (stage, image));
 """
+
+
+class OtherVerdictsError(InputError):
+    """A folder holds verdicts that cannot be gone on with: of another evaluation, or damaged ones."""
 
 
 @dataclass
@@ -60,7 +66,7 @@ class VerdictStore:
         identity: What is evaluated and how: plain values. What was kept for another identity is refused; `LOGITS` in
             it, name -> rows of numbers, may differ by rounding.
         rank: Of this process; names its file.
-    Raises: InputError if the folder holds verdicts of another evaluation, or a file that cannot be read.
+    Raises: OtherVerdictsError if the folder holds verdicts of another evaluation, or a file that cannot be read.
     """
 
     def __init__(self, folder: Path | None, identity: dict[str, Any], rank: int = 0) -> None:
@@ -79,18 +85,20 @@ class VerdictStore:
                 if connection.execute("SELECT COUNT(*) FROM identity").fetchone()[0] == 0:
                     connection.execute("INSERT INTO identity VALUES (?)", (text,))
         except sqlite3.DatabaseError as error:
-            raise InputError(f"The verdicts in {folder} cannot be read ({error}). Delete that folder.") from error
+            raise OtherVerdictsError(
+                f"The verdicts in {folder} cannot be read ({error}). Delete that folder."
+            ) from error
 
     def _read(self, path: Path, identity: str) -> None:
         # to be written to, because a process killed in the middle of a batch left a half that SQLite takes back first
-        with sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True) as connection:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True)) as connection, connection:
             if connection.execute("SELECT name FROM sqlite_master WHERE name='identity'").fetchone() is None:
                 return  # killed before it had a table
             found = connection.execute("SELECT value FROM identity").fetchone()
             if found is None:
                 return
             if other := _difference(json.loads(found[0]), json.loads(identity)):
-                raise InputError(
+                raise OtherVerdictsError(
                     f"{path.parent} holds verdicts of another evaluation ({other}). "
                     "Add --overwrite to drop them, or give another --output."
                 )
@@ -105,7 +113,6 @@ class VerdictStore:
                 first = _last_at_most(firsts[stage], image)
                 values = torch.from_numpy(np.frombuffer(pixels, dtype=np.float32).copy())
                 self._batches[stage][first].examples[image] = values
-        connection.close()
 
     def find(self, stage: str, images: list[int]) -> Kept | None:
         """What is known of a batch; None if it was not finished."""
@@ -157,6 +164,7 @@ def _last_at_most(firsts: list[int], image: int) -> int:
 
 def _difference(found: dict[str, Any], wanted: dict[str, Any]) -> str:
     """In words; empty if there is none."""
+    found = {BESIDE_WEIGHTS: wanted.get(BESIDE_WEIGHTS)} | found
     names = [name for name in found.keys() | wanted.keys() if name != LOGITS and found.get(name) != wanted.get(name)]
     logits = found.get(LOGITS, {}), wanted.get(LOGITS, {})
     if not names and not (logits[0].keys() == logits[1].keys() and all(map(_near, *map(dict.values, logits)))):

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import marshal
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from torch import Tensor
@@ -21,6 +18,7 @@ from lightning_sq.attacks import (
     Expectation,
     GreedyFlips,
     MixedInteger,
+    Prover,
     QuantizedBox,
     Square,
     Transfer,
@@ -28,6 +26,7 @@ from lightning_sq.attacks import (
 )
 from lightning_sq.attacks.autoattack import FEWEST_CLASSES
 from lightning_sq.errors import InputError
+from lightning_sq.evaluation.identity import parameters_of
 from lightning_sq.evaluation.parameters import with_parameters
 from lightning_sq.types import Norm
 
@@ -52,11 +51,11 @@ class Entry:
         needs_quantizer: Makes sense only for a model with a quantizer in front.
         needs_bounds: Makes sense only for a network that interval bounds have rules for.
         needs_program: Makes sense only for a network that an integer program can be made of.
-        fewest_classes: Of the model.
+        fewest_classes: Of the model, if the attack needs more than it is known to.
     """
 
     title: str
-    attack: Attack
+    attack: Attack | Prover
     family: Family
     on_everyone: bool = False
     needs_quantizer: bool = False
@@ -64,17 +63,20 @@ class Entry:
     needs_program: bool = False
     fewest_classes: int = 2
 
-    def why_not(self, *, quantized: bool, bounded: bool, programmable: bool, num_classes: int) -> str | None:
-        """Why this attack cannot be run on a model, or None."""
+    def why_not(
+        self, *, quantized: bool, bounded: bool, programmable: bool, num_classes: int, height: int, width: int
+    ) -> str | None:
+        """Why this attack cannot be run on a model and on images of this size, or None."""
         if self.needs_quantizer and not quantized:
             return "the model has no quantizer in front"
         if self.needs_bounds and not bounded:
             return "interval bounds have no rule for a part of the network"
         if self.needs_program and not programmable:
             return "the network is no chain of layers that are linear or ReLU"
-        if num_classes < self.fewest_classes:
-            return f"it needs {self.fewest_classes} classes, the model has {num_classes}"
-        return None
+        if num_classes < (fewest := max(self.fewest_classes, *map(_fewest_classes, parts(self.attack)))):
+            return f"it needs {fewest} classes, the model has {num_classes}"
+        stages = [part for part in parts(self.attack) if isinstance(part, AutoAttackStage)]
+        return next(filter(None, (stage.why_not(num_classes, height, width) for stage in stages)), None)
 
     @property
     def cost(self) -> int:
@@ -87,8 +89,22 @@ class Entry:
             "title": self.title,
             "family": self.family,
             "on_everyone": self.on_everyone,
-            "parameters": _parameters(self.attack),
+            "parameters": parameters_of(self.attack),
         }
+
+
+def parts(attack: Any) -> list[Any]:
+    """An attack, the one that it runs, and so on."""
+    return [] if attack is None else [attack, *parts(getattr(attack, "attack", None))]
+
+
+def _fewest_classes(attack: Any) -> int:
+    match attack:
+        case PGD(criterion="dlr", targeted=False):
+            return FEWEST_CLASSES["apgd-dlr"]
+        case AutoAttackStage():
+            return FEWEST_CLASSES.get(attack.stage, 2)
+    return 2
 
 
 def passes(attack: Any) -> int:
@@ -116,19 +132,6 @@ def passes(attack: Any) -> int:
     return passes(attack.attack) if hasattr(attack, "attack") else 1
 
 
-def _parameters(attack: Any) -> dict[str, Any]:
-    if isinstance(attack, partial):
-        return _parameters(attack.func) | {"arguments": repr((attack.args, attack.keywords))}
-    if not is_dataclass(attack):
-        kind = {"kind": getattr(attack, "__qualname__", type(attack).__name__)}
-        code = getattr(attack, "__code__", None)  # kept verdicts are those of this function, and of none of its name
-        return kind if code is None else kind | {"code": hashlib.sha256(marshal.dumps(code)).hexdigest()[:16]}
-    values = {field.name: getattr(attack, field.name) for field in fields(attack) if field.name != "source"}
-    return {"kind": type(attack).__name__} | {
-        name: _parameters(value) if is_dataclass(value) else value for name, value in values.items()
-    }
-
-
 def catalogue(norm: Norm = "linf") -> dict[str, Entry]:
     """Every attack in this norm, in the order in which they are run: cheap and telling ones first, FAB last."""
     pgd = PGD(norm=norm)
@@ -142,7 +145,6 @@ def catalogue(norm: Norm = "linf") -> dict[str, Entry]:
     def adaptive(title: str, attack: Attack, **options: Any) -> Entry:
         return Entry(title, attack, "adaptive", needs_quantizer=True, **options)
 
-    few = FEWEST_CLASSES["apgd-t"]
     entries = {
         "fgsm": Entry("FGSM", replace(FGSM, norm=norm), "plain", on_everyone=True),
         "pgd": Entry("PGD-40", pgd, "plain", on_everyone=True),
@@ -170,10 +172,8 @@ def catalogue(norm: Norm = "linf") -> dict[str, Entry]:
         "pgd_targeted": Entry("PGD-40 towards 9 classes", targeted, "plain"),
         "apgd_ce": Entry("AutoAttack: APGD-CE", autoattack("apgd-ce"), "plain"),
         "bpda_apgd_ce": adaptive("AutoAttack through BPDA: APGD-CE", BPDA(autoattack("apgd-ce"))),
-        "apgd_t": Entry("AutoAttack: targeted APGD", autoattack("apgd-t"), "plain", fewest_classes=few),
-        "bpda_apgd_t": adaptive(
-            "AutoAttack through BPDA: targeted APGD", BPDA(autoattack("apgd-t")), fewest_classes=few
-        ),
+        "apgd_t": Entry("AutoAttack: targeted APGD", autoattack("apgd-t"), "plain"),
+        "bpda_apgd_t": adaptive("AutoAttack through BPDA: targeted APGD", BPDA(autoattack("apgd-t"))),
         "square": Entry("AutoAttack: Square, 5,000 queries", autoattack("square"), "black box"),
         "own_square": Entry("Square, 5,000 queries, squares of each image's own", Square(), "black box"),
         "quantized_box_square": Entry(
@@ -188,18 +188,17 @@ def catalogue(norm: Norm = "linf") -> dict[str, Entry]:
         ),
         "eot_pgd": Entry("PGD-40, expectation over 20 draws", Expectation(pgd), "adaptive", on_everyone=True),
         "eot_apgd_ce": Entry("AutoAttack rand: APGD-CE", autoattack("apgd-ce", num_draws=20), "adaptive"),
-        "eot_apgd_dlr": Entry(
-            "AutoAttack rand: APGD-DLR",
-            autoattack("apgd-dlr", num_draws=20),
-            "adaptive",
-            fewest_classes=FEWEST_CLASSES["apgd-dlr"],
-        ),
+        "eot_apgd_dlr": Entry("AutoAttack rand: APGD-DLR", autoattack("apgd-dlr", num_draws=20), "adaptive"),
     }
-    return entries if norm == "linf" else {k: v for k, v in entries.items() if not _linf_only(v.attack)}
+    return {name: entry for name, entry in entries.items() if norm in norms_of(entry.attack)}
 
 
-def _linf_only(attack: Any) -> bool:
-    return isinstance(attack, (QuantizedBox, Square, BranchAndBound, MixedInteger))
+def norms_of(attack: Any) -> tuple[str, ...]:
+    """Of the balls that an attack stays in; both of one that does not say."""
+    if isinstance(attack, (QuantizedBox, GreedyFlips, Square, BranchAndBound, MixedInteger)):
+        return ("linf",)
+    norm = getattr(attack, "norm", None)
+    return (norm,) if norm in get_args(Norm) else get_args(Norm)
 
 
 AUTOATTACK = ("apgd_ce", "apgd_t", "square", "fab_t")

@@ -21,6 +21,7 @@ from lightning_sq.ops.noise import (
     from_gaussian,
     gaussian_noise,
 )
+from lightning_sq.ops.random_numbers import SEED_STRIDE
 from lightning_sq.types import PIXEL_BOUNDS, parse_epsilon
 
 
@@ -62,7 +63,7 @@ class PixelNoise(nn.Module):
 
     def seed(self, seed: int, rank: int = 0) -> None:
         """Start a new stream of noise; every rank has its own."""
-        self._seed, self._rank = seed * 1_000_003 + rank, rank
+        self._seed, self._rank = seed * SEED_STRIDE + rank, rank
         self._generator = self._restored_state = None
 
     def generator_on(self, device: torch.device) -> Generator:

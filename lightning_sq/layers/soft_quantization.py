@@ -22,6 +22,8 @@ from lightning_sq.ops.staircases import Staircase
 from lightning_sq.ops.thresholds import smallest_gap, uniform_thresholds
 
 Backward = Literal["exact", "identity", "surrogate"]
+SURROGATE_SHARPNESS = 10.0
+"""Of a softer staircase whose slope is taken, where nobody says another."""
 
 
 class SoftQuantization(nn.Module):
@@ -62,7 +64,7 @@ class SoftQuantization(nn.Module):
         sharpness: float = 30.0,
         hard: bool = False,
         backward: Backward = "exact",
-        surrogate_sharpness: float = 10.0,
+        surrogate_sharpness: float = SURROGATE_SHARPNESS,
         staircase: Staircase = "sigmoid",
         thresholds: Thresholds | None = None,
         learnable_thresholds: bool = False,

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lightning_sq.attacks.pgd import usual_step_size
 from lightning_sq.layers import PixelNoise
 from lightning_sq.layers.soft_quantization import Backward
 from lightning_sq.objectives.attacked import SteppingObjective
@@ -47,9 +48,8 @@ class Adversarial(SteppingObjective):
         ramp_steps: int = 0,
     ) -> None:
         super().__init__(epsilon, num_steps, criterion, backward, surrogate_sharpness, label_smoothing, ramp_steps)
-        self.step_size = (
-            2.5 * self.epsilon / num_steps if step_size is None else parse_epsilon(step_size, name="step_size")
-        )
+        usual = usual_step_size(num_steps, self.epsilon)
+        self.step_size = usual if step_size is None else parse_epsilon(step_size, name="step_size")
         self.start = PixelNoise("uniform", self.epsilon)
 
     def attack(self, model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from lightning_sq.attacks import bpda
+from lightning_sq.attacks import with_bpda
 from lightning_sq.attacks.criteria import CRITERIA
 from lightning_sq.errors import InputError
 from lightning_sq.layers import PixelNoise
@@ -67,7 +67,9 @@ class AttackedObjective(Objective):
 
     def as_attacked(self, model: Any) -> Any:
         """The model with the derivative that the attack takes of its quantizer; weights and values are the same."""
-        return model if self.backward_mode == "exact" else bpda(model, self.backward_mode, self.surrogate_sharpness)
+        if self.backward_mode == "exact":
+            return model
+        return with_bpda(model, self.backward_mode, self.surrogate_sharpness)
 
 
 class SteppingObjective(AttackedObjective):

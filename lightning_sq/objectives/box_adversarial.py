@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_sq.attacks.front_end import Quantized
+from lightning_sq.attacks.pgd import usual_step_size
 from lightning_sq.attacks.quantized_box import InsideBox
 from lightning_sq.errors import InputError
 from lightning_sq.layers import PixelNoise
@@ -46,7 +47,7 @@ class BoxAdversarial(SteppingObjective):
         ramp_steps: int = 0,
     ) -> None:
         super().__init__(epsilon, num_steps, criterion, label_smoothing=label_smoothing, ramp_steps=ramp_steps)
-        self.step_size = 2.5 / num_steps if step_size is None else step_size
+        self.step_size = usual_step_size(num_steps) if step_size is None else step_size
         if self.step_size <= 0:
             raise InputError(f"step_size={step_size} is not above 0. 2.5 / num_steps is usual.")
         self.start = PixelNoise("uniform", 1.0)

@@ -7,6 +7,9 @@ from contextlib import contextmanager
 
 import torch
 
+SEED_STRIDE = 1_000_003
+"""Between what two seeds of a person give: ranks and images are numbered in between."""
+
 
 @contextmanager
 def random_numbers_kept(device: torch.device, seed: int | None = None) -> Iterator[None]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from lightning_sq.evaluation.results import format_epsilon, largest_budget, percent
+from lightning_sq.evaluation.tables import format_epsilon, largest_budget, percent
 from lightning_sq.models import QuantizerConfig
 from lightning_sq.models.checkpoint_format import TrainedModel
 from lightning_sq.release_files import LIBRARY

@@ -39,7 +39,7 @@ def why_not_robust(results: dict[str, Any] | None) -> str | None:
     if results is None:
         return "it has not been evaluated"
     if is_older(results):
-        return "its evaluation is by attacks and checks of before, which found less"
+        return "its evaluation is by an older and weaker set of attacks and checks"
     row = results["models"][0]
     if row["flags"]:
         return f"checks of its evaluation fired ({', '.join(flag.replace('_', ' ') for flag in row['flags'])})"

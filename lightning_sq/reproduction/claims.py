@@ -12,7 +12,8 @@ from lightning_sq.reproduction.studies import Study
 PAPERS_ATTACKS = ("pgd", "bpda")
 """By which the paper judged: plain PGD, and PGD through BPDA where there is a quantizer."""
 COMPARABLE = 0.03
-"""Two accuracies are comparable within so much."""
+"""Two accuracies are comparable if they differ by no more than this."""
+_LIMIT = f"{100 * COMPARABLE:.0f} points"
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def by_length(study: Study, name: str, row: dict[str, Any]) -> list[tuple[float,
 
 
 def seconds_to(points: list[tuple[float, float]], accuracy: float) -> float:
-    """Of the shortest schedule that ends with so much, on the straight line between two that were measured.
+    """Length of the shortest schedule that reaches `accuracy`, on the straight line between two that were measured.
 
     Args:
         points: Of `by_length`.
@@ -93,8 +94,8 @@ def judge(study: Study, rows: dict[str, Any], num_images: int) -> list[dict[str,
     claims = [_comparable(study, rows, num_images)]
     claims += [_robust(study, rows, name, num_images) for name in study.methods]
     claims += [_certified(study, rows, num_images)]
-    claims += [_proven_as_published(study, rows, name) for name in study.proofs]
-    claims += [_faster(study, rows, name, num_images) for name in study.faster]
+    claims += [_proven_as_published(study, rows, name) for name in study.proven_rows]
+    claims += [_faster(study, rows, name, num_images) for name in study.timed_against_pgd]
     claims += [_as_published(study, rows, row.name, num_images) for row in study.rows if row.published]
     return [asdict(claim) for claim in claims]
 
@@ -111,8 +112,7 @@ def _hardly_comparable(gap: float, error: float, num_images: int) -> str:
     """A warning where `gap` is nearer than two standard errors to what still counts as comparable."""
     if abs(gap - COMPARABLE) >= 2 * error:
         return ""
-    limit = f"{100 * COMPARABLE:.0f} points"
-    return f", but {num_images} images do not tell {limit} for sure (standard error {100 * error:.1f} points)"
+    return f", but {num_images} images do not tell {_LIMIT} for sure (standard error {100 * error:.1f} points)"
 
 
 def _error_of_both(one: float, other: float, num_images: int) -> float:
@@ -177,11 +177,11 @@ def _robust(study: Study, rows: dict[str, Any], name: str, num_images: int) -> C
 def _certified(study: Study, rows: dict[str, Any], num_images: int) -> Claim:
     """On the same images: those that were attacked are easier for one row and harder for another than all are."""
     text = "natural samples alone, no input gradient, and a proof instead of an attack (quantizer + interval bounds)"
-    proven = spread_of(rows, study.certified, "certified")
+    proven = spread_of(rows, study.certified_row, "certified")
     if proven is None:
-        return _not_run(text, rows, study.certified)
-    paper, shown = spread_of(rows, study.certified, "papers_attacks"), f"{proven} proven on all validation images"
-    same = spread_of(rows, study.certified, "certified_of_attacked")
+        return _not_run(text, rows, study.certified_row)
+    paper, shown = spread_of(rows, study.certified_row, "papers_attacks"), f"{proven} proven on all validation images"
+    same = spread_of(rows, study.certified_row, "certified_of_attacked")
     worst_pgd = spread_of(rows, study.adversarial, "worst_case")
     if same is None or worst_pgd is None:
         return Claim(text, str(paper), shown, "nothing to compare with on the same images", None)
@@ -257,7 +257,7 @@ def _as_published(study: Study, rows: dict[str, Any], name: str, num_images: int
     if worst is None:
         return _not_run(text, rows, name)
     gap = accuracy - worst.mean
-    verdict = "within 3 points, or better" if gap <= COMPARABLE else f"{100 * gap:.1f} points less"
+    verdict = f"within {_LIMIT}, or better" if gap <= COMPARABLE else f"{100 * gap:.1f} points less"
     warning = _hardly_comparable(gap, _error_of_both(worst.mean, accuracy, num_images), num_images)
     each = [f"{100 * seed['worst_case']:.1f}" for seed in rows[name]["seeds"]]
     if len(each) > 1:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lightning_sq.errors import InputError
 from lightning_sq.evaluation.results import read_results
 from lightning_sq.models.checkpoint_format import versions
-from lightning_sq.progress import progress_bar
+from lightning_sq.progress import Advance, progress_bar
 from lightning_sq.reproduction import claims, page
 from lightning_sq.reproduction.plan import Estimate
 from lightning_sq.reproduction.proofs import MAX_BOXES, prove
+from lightning_sq.reproduction.recipes import Recipe
 from lightning_sq.reproduction.runs import EVALUATION, Run, Step, evaluation_step, forget, run_all, training_step
 from lightning_sq.reproduction.settings import RATE, Settings
 from lightning_sq.reproduction.studies import Row
@@ -68,34 +70,13 @@ def collect(settings: Settings) -> dict[str, Any]:
     """
     trials, rates = tried_rates(settings), tuned_rates(settings)
     planned = settings.planned(rates)
-    found: list[tuple[Run, dict[str, Any]]] = []
-    with progress_bar("reading the runs, and proving what can be proven", "rows") as advance:
-        for done, run in enumerate(planned):
-
-            def tell(note: str, done: int = done, run: Run = run) -> None:
-                advance(done, len(planned), f"{run.title}: {note}")
-
-            entry = _measured(settings, run, tell) or settings.earlier.seed(run)
-            if entry is not None:
-                found.append((run, entry))
-            advance(done + 1, len(planned), run.title)
+    entries = _entries(settings, planned)
     rows: dict[str, Any] = {}
     for row in settings.study.rows:
-        seeds, shorter = (
-            [entry for run, entry in found if run.row == row and run.is_shorter is kind] for kind in (False, True)
-        )
-        if seeds:
-            recipe = next(run.recipe for run in planned if run.row.name == row.name)
-            values = recipe.values()["model"]
-            rows[row.name] = {
-                "title": row.title,
-                "network": values["architecture"],
-                "options": recipe.options(),
-                "learning_rate": values["optimization"]["base_learning_rate"],
-                "tuning": trials[row.name] if row.name in rates else [],
-                "seeds": seeds,
-                "shorter": shorter,
-            }
+        own = [(run, entry) for run, entry in entries if run.row == row]
+        if any(not run.is_shorter for run, _ in own):
+            recipe = next(run.recipe for run in planned if run.row == row)
+            rows[row.name] = _row(row, recipe, own, trials[row.name] if row.name in rates else [])
         elif row.name in settings.earlier.rows and row.name not in settings.rows:
             rows[row.name] = _kept(settings, row)
     if not rows:
@@ -110,6 +91,39 @@ def collect(settings: Settings) -> dict[str, Any]:
         "choice": tried_variants(settings),
         "not_run": [row.title for row in settings.study.rows if row.name not in rows],
         "claims": claims.judge(settings.study, rows, settings.num_images),
+    }
+
+
+def _entries(settings: Settings, planned: Sequence[Run]) -> list[tuple[Run, dict[str, Any]]]:
+    """The page's entry of every planned run that has one, measured here or on the earlier page."""
+    found = []
+    with progress_bar("reading the runs, and proving what can be proven", "rows") as advance:
+        for done, run in enumerate(planned):
+            tell = partial(_tell, advance, done, len(planned), run.title)
+            entry = _measured(settings, run, tell) or settings.earlier.seed(run)
+            if entry is not None:
+                found.append((run, entry))
+            advance(done + 1, len(planned), run.title)
+    return found
+
+
+def _tell(advance: Advance, done: int, total: int, title: str, note: str) -> None:
+    advance(done, total, f"{title}: {note}")
+
+
+def _row(
+    row: Row, recipe: Recipe, entries: Sequence[tuple[Run, dict[str, Any]]], tuning: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """A row of the page: `recipe` is that of its first seed, `tuning` what its learning rates gave."""
+    model = recipe.values()["model"]
+    return {
+        "title": row.title,
+        "network": model["architecture"],
+        "options": recipe.options(),
+        "learning_rate": model["optimization"]["base_learning_rate"],
+        "tuning": tuning,
+        "seeds": [entry for run, entry in entries if not run.is_shorter],
+        "shorter": [entry for run, entry in entries if run.is_shorter],
     }
 
 

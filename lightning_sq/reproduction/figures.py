@@ -14,15 +14,15 @@ from lightning_sq.reproduction.claims import by_length
 from lightning_sq.reproduction.studies import STUDIES, Study
 
 TELLING = 0.01
-"""What is proven is drawn from here on."""
-COLORS = (*plt.get_cmap("tab10").colors, "gold", "navy")
+"""Smallest share whose proof is drawn."""
+STRONG, LIGHT = plt.get_cmap("tab10").colors, (*plt.get_cmap("tab20").colors[1::2], "gold", "lightgrey")
 NATURAL, ATTACKED = "-", "--"
 MARKERS = {NATURAL: "o", ATTACKED: "s"}
 PANELS = {False: "natural samples alone", True: "input gradients in training"}
 LINES = "solid, round: natural samples alone; dashed, square: input gradients in training; triangle: proven"
 TICKS = (0, 50, 70, 80, 85, 90, 95, 98)
 NEAR_ALL = 90.0
-"""Percent: if a line comes so high, the scale is that of errors."""
+"""Percent: where a line comes above it, the axis is logarithmic in the error."""
 
 
 def curves_figure(content: dict[str, Any]) -> Figure:
@@ -33,13 +33,13 @@ def curves_figure(content: dict[str, Any]) -> Figure:
     """
     study, rows = STUDIES[content["study"]], content["rows"]
     styles = _styles(study, rows)
-    both = {study.row(name).attacks for name in rows}
+    both = {study.row(name).uses_input_gradients for name in rows}
     figure, panels = plt.subplots(
         ncols=len(both), figsize=(1 + 6 * len(both), 7), layout="constrained", sharey=True, squeeze=False
     )
     panel = dict(zip(sorted(both), panels[0], strict=True))
     for name, style in styles.items():
-        row, seeds, axes = rows[name], rows[name]["seeds"], panel[study.row(name).attacks]
+        row, seeds, axes = rows[name], rows[name]["seeds"], panel[study.row(name).uses_input_gradients]
         points = [(0.0, fmean(seed["clean"] for seed in seeds))]
         for k, (epsilon, _) in enumerate(seeds[0]["over_epsilon"]):
             points.append((epsilon, fmean(seed["over_epsilon"][k][1] for seed in seeds)))
@@ -49,9 +49,9 @@ def curves_figure(content: dict[str, Any]) -> Figure:
         proven = [seed["certified"] for seed in seeds if seed["certified"] is not None]
         if proven and fmean(proven) >= TELLING:
             axes.plot([points[-1][0]], [100 * fmean(proven)], "^", color=style["color"], ms=8, mfc="white")
-    for attacks, axes in panel.items():
+    for gradients, axes in panel.items():
         axes.set(xlabel=rf"perturbation budget $\epsilon$ ({NORMS['linf']})", xlim=(0, None))
-        axes.set_title(f"{content['title']}, {content['num_images']} test images, {PANELS[attacks]}", fontsize=10)
+        axes.set_title(f"{content['title']}, {content['num_images']} test images, {PANELS[gradients]}", fontsize=10)
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, fontsize=8, handlelength=3.5,
                     frameon=False)  # fmt: skip
     panels[0, 0].set(ylabel="accuracy under the worst case, %")
@@ -93,12 +93,18 @@ def training_figure(content: dict[str, Any]) -> Figure:
 
 
 def _styles(study: Study, rows: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """How each row is drawn, the most robust first, as the legend lists them; the method stands out."""
-    colors = {line: iter(COLORS) for line in (NATURAL, ATTACKED)}
+    """How each row is drawn, the most robust first, as the legend lists them; the method stands out.
+
+    The rows on which a claim rests have strong colours, each its own; two of the others, one with input gradients and
+    one without, may share a light one.
+    """
+    claimed, strong = {*study.timed, *study.methods, *study.proven_rows}, iter(STRONG)
+    light = {line: iter(LIGHT) for line in (NATURAL, ATTACKED)}
     styles = {}
     for name in rows:
-        line = ATTACKED if study.row(name).attacks else NATURAL
-        styles[name] = {"ls": line, "color": next(colors[line]), "lw": 1.3, "marker": MARKERS[line], "ms": 4}
+        line = ATTACKED if study.row(name).uses_input_gradients else NATURAL
+        color = next(strong if name in claimed else light[line])
+        styles[name] = {"ls": line, "color": color, "lw": 1.6, "marker": MARKERS[line], "ms": 4}
     if study.method in styles:
         styles[study.method] |= {"color": "black", "lw": 3.0}
 

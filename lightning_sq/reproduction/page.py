@@ -35,8 +35,8 @@ from typing import Any
 
 from lightning_sq.errors import InputError
 from lightning_sq.evaluation.figures import save_png
-from lightning_sq.evaluation.results import format_epsilon, percent
 from lightning_sq.evaluation.suites import TRANSFER
+from lightning_sq.evaluation.tables import format_epsilon, percent
 from lightning_sq.paths import whole_file, write_whole
 from lightning_sq.reproduction import provenance
 from lightning_sq.reproduction.claims import PAPERS_ATTACKS, spread_of, standard_error
@@ -49,6 +49,11 @@ from lightning_sq.types import parse_epsilon
 
 SCHEMA_VERSION = 5
 JSON_FILE, PAGE_FILE, CURVES_FILE, TRAINING_FILE = "study.json", "README.md", "curves.png", "training.png"
+_FORMS = {
+    "quick": "The quick form: few images and short schedules, to see the order.",
+    "small": "The small form: a network for CPUs in the place of the recipes'.",
+    "full": "By the schedules of the recipes.",
+}
 _PARTIAL = "That is not the data set as published: compare the rows with each other, not with what others measured."
 
 
@@ -110,44 +115,63 @@ def read_study(folder: Path) -> dict[str, Any]:
 
 def markdown(content: dict[str, Any]) -> str:
     """The page."""
-    epsilon, data = format_epsilon(parse_epsilon(content["epsilon"])), content["data"]
-    error = 100 * standard_error(0.9, content["num_images"])
-    form = {
-        "quick": "The quick form: few images and short schedules, to see the order.",
-        "small": "The small form: a network for CPUs in the place of the recipes'.",
-        "full": "By the schedules of the recipes.",
-    }
-    epochs = content.get("max_epochs")
+    lines = [*_head(content), *_claims_table(content["claims"]), *_rows_section(content)]
+    lines += proofs_section(content["rows"])
+    lines += rates_section(content["rows"])
+    if content["choice"]:
+        lines += choice_section(content["choice"])
+    lines += _left_out(STUDIES[content["study"]])
+    return "\n".join([*lines, *_figures()])
+
+
+def _head(content: dict[str, Any]) -> list[str]:
+    """What was run, by which command, on what."""
+    data, epochs = content["data"], content.get("max_epochs")
+    epsilon = format_epsilon(parse_epsilon(content["epsilon"]))
+    at_half, at_90 = (100 * standard_error(accuracy, content["num_images"]) for accuracy in (0.5, 0.9))
     pressed = [] if epochs is None else [f"Schedules of more than {epochs} epochs are pressed into {epochs}."]
-    options = [] if content["form"] == "full" else [f"--{content['form']}"]
-    options += [] if epochs is None else [f"--max-epochs {epochs}"]
-    options += [f"--num-images {content['num_images']}"]
-    lines = [
+    return [
         f"# {content['title']}: the paper's claims, reproduced and judged",
         "",
-        " ".join([form[content["form"]], *pressed, "Written by"]),
-        f"`lightning-sq reproduce {content['study']} {' '.join(options)}`; every number is in",
+        " ".join([_FORMS[content["form"]], *pressed, "Written by"]),
+        f"`{_command(content)}`; every number is in",
         f"[{JSON_FILE}]({JSON_FILE}). L-inf, epsilon {epsilon}; attacks on {content['num_images']} test images",
         f"({', '.join(content['attacks'])}), proofs on all {data['val']:,}.",
-        f"On so many images an accuracy of 90 % has a standard error of {error:.1f} points.",
+        f"On so many images the standard error of 90 % or 10 % is {at_90:.1f} points, that of 50 % {at_half:.1f}.",
         *provenance.older(content["rows"]),
         *provenance.transfers(content["rows"]),
         provenance.machines(content["rows"]),
         f"{data['train']:,} training and {data['val']:,} test images; {provenance.networks(content['rows'])}.",
         *[_PARTIAL] * (not data["whole"]),
+    ]
+
+
+def _command(content: dict[str, Any]) -> str:
+    """Without the options that choose rows, seeds and learning rates: by --add a page may be of several commands."""
+    form, epochs = content["form"], content.get("max_epochs")
+    options = [] if form == "full" else [f"--{form}"]
+    options += [] if epochs is None else [f"--max-epochs {epochs}"]
+    return " ".join(["lightning-sq reproduce", content["study"], *options, f"--num-images {content['num_images']}"])
+
+
+def _claims_table(claims: list[dict[str, Any]]) -> list[str]:
+    keys = ("claim", "by_papers_attacks", "by_strongest", "verdict")
+    return [
         "",
         "## Claims",
         "",
         "| claim | by the paper's attacks | by the strongest attack | verdict |",
         "| --- | --- | --- | --- |",
-    ]
-    keys = ("claim", "by_papers_attacks", "by_strongest", "verdict")
-    lines += [f"| {' | '.join(claim[key] for key in keys)} |" for claim in content["claims"]]
-    lines += [
+        *(f"| {' | '.join(claim[key] for key in keys)} |" for claim in claims),
         "",
         "The paper claims such things of its own method alone; the other rows are held against the same.",
         "Seconds to an accuracy lie on the straight line between two schedules that were run: whole ones with the mean",
         "over their seeds, shorter ones with one seed.",
+    ]
+
+
+def _rows_section(content: dict[str, Any]) -> list[str]:
+    lines = [
         "",
         "## Rows",
         "",
@@ -161,24 +185,20 @@ def markdown(content: dict[str, Any]) -> str:
     ]
     if content["not_run"]:
         lines += ["", f"Not run here: {'; '.join(content['not_run'])}."]
-    lines += proofs_section(content["rows"])
-    lines += rates_section(content["rows"])
-    if content["choice"]:
-        lines += choice_section(content["choice"])
-    lines += _left_out(STUDIES[content["study"]])
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"![accuracy over the budget]({CURVES_FILE})",
-            "",
-            "Full marks: over all attacks. Hollow ones, at smaller budgets: over those that attack every image, so",
-            "rather too high. Triangles: proven of all test images.",
-            "",
-            f"![accuracy over the time of training]({TRAINING_FILE})",
-            "",
-        ]
-    )
+    return lines
+
+
+def _figures() -> list[str]:
+    return [
+        "",
+        f"![accuracy over the budget]({CURVES_FILE})",
+        "",
+        "Full marks: over all attacks. Hollow ones, at smaller budgets: over those that attack every image, so",
+        "rather too high. Triangles: proven of all test images.",
+        "",
+        f"![accuracy over the time of training]({TRAINING_FILE})",
+        "",
+    ]
 
 
 def _left_out(study: Study) -> list[str]:

@@ -2,21 +2,44 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
+from lightning_sq.attacks import PGD, Attack, Square
+from lightning_sq.attacks.frozen import frozen
 from lightning_sq.data.index import load_index
-from lightning_sq.evaluation.suites import attacks_by_name
-from lightning_sq.reproduction.recipes import Recipe, seconds_per_image
+from lightning_sq.evaluation.diagnostics.situation import FEW, MANY
+from lightning_sq.evaluation.precision import full_precision
+from lightning_sq.evaluation.runner import SHARES, SMALLEST_SHARE
+from lightning_sq.evaluation.suites import attacks_by_name, passes
+from lightning_sq.models import PixelClassifier
+from lightning_sq.reproduction.recipes import Recipe
 from lightning_sq.reproduction.runs import Run, Step, evaluation_step, training_step
 from lightning_sq.reproduction.settings import Settings
 from lightning_sq.reproduction.trials import tuned_rates, untried_rates, variants
 
 START_SECONDS = 25.0
 """What a command costs before it works, about: imports, and decoding the images."""
+NUM_BUDGETS = 3
+"""The study's and the two smaller ones of evaluate's curve: attacks on everyone are run at each."""
+LENDERS = 2
+"""Nets whose adversarial images are tried on the others: the undefended and the PGD-trained one."""
+CHECKS_ON_MANY, CHECKS_ON_FEW = 450, 510
+"""Passes of an evaluation's checks for each of the images that they take, `MANY` or `FEW` at most."""
+LARGEST_BATCH = 128
+"""Of an evaluation, in images."""
+PROBES: tuple[Attack, ...] = (PGD(num_steps=3, stop_when_fooled=False), Square(num_queries=10))
+"""Short attacks by which a pass is timed, with gradients and without: for small networks the rest costs as much."""
+UNSEEN = 1e-6
+"""A budget in which they break nothing, so that they go to their end."""
+FEW_IMAGES, SLOW_STEP = 16, 2.0
+"""Images with which a step is timed if a whole batch takes more than SLOW_STEP seconds."""
 
 
 class Estimate(NamedTuple):
@@ -47,16 +70,88 @@ def estimates(settings: Settings, progress: Callable[[int, int], None]) -> dict[
 def estimate_of(settings: Settings, recipe: Recipe) -> Estimate:
     """What a recipe takes, from a few steps of it that are timed now."""
     num_images = len(load_index(settings.data / "train"))
-    passes = sum(entry.cost for entry in attacks_by_name(settings.attacks).values())
     threads_before = torch.get_num_threads()
     torch.set_num_threads(settings.num_threads)
-    step, forward = seconds_per_image(recipe)
+    step, one_pass = seconds_per_image(recipe, images_attacked_together(settings.num_images))
     torch.set_num_threads(threads_before)
     values = recipe.values()
     seen = num_images * values["data"].get("batch_repeats", 1)
     limit = values["trainer"].get("limit_train_batches")
     seen = seen if limit is None else min(seen, limit * values["data"]["batch_size_per_device"])
-    return Estimate(seen * step, START_SECONDS + settings.num_images * passes * forward)
+    in_all = passes_of_evaluation(settings.attacks, settings.num_images)
+    return Estimate(seen * step, START_SECONDS + in_all * one_pass)
+
+
+def passes_of_evaluation(attacks: str, num_images: int) -> int:
+    """Passes of the model with one image, if nothing breaks any image; a gradient counts as three.
+
+    Args:
+        attacks: As of evaluate.
+        num_images: That are attacked.
+    """
+    entries = attacks_by_name(attacks).values()
+    for_each = sum(entry.cost * (NUM_BUDGETS if entry.on_everyone else 1) for entry in entries)
+    for_each += LENDERS * passes(PGD())
+    checks = CHECKS_ON_MANY * min(num_images, MANY) + CHECKS_ON_FEW * min(num_images, FEW)
+    return num_images * for_each + checks
+
+
+def images_attacked_together(num_images: int) -> int:
+    """In a batch, while none is broken. Small batches cost more an image, most of all in a network of many weights."""
+    return min(LARGEST_BATCH, max(SMALLEST_SHARE, math.ceil(num_images / SHARES)))
+
+
+def seconds_per_image(recipe: Recipe, num_attacked: int, *, num_classes: int = 10) -> tuple[float, float]:
+    """(of a training step, of a pass of an attack) for one image on this machine and this many threads, measured.
+
+    Args:
+        recipe: Of the training.
+        num_attacked: Images that are attacked together.
+        num_classes: Of the data.
+    """
+    torch.manual_seed(0)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model, objective = recipe.model(num_classes).to(device).train(), recipe.objective()
+    data = recipe.values()["data"]
+    together = max(data["batch_size_per_device"], num_attacked)
+    images = torch.rand(together, data.get("channels", 3), *[data["image_size"]] * 2).to(device)
+    labels = torch.randint(0, num_classes, (together,), device=device)
+
+    def step(count: int) -> None:
+        loss, _ = objective(model, images[:count], labels[:count])
+        loss.backward()
+
+    of_step = _seconds_of_each(step, data["batch_size_per_device"])
+    with full_precision(), frozen(model):
+        of_passes = [_seconds_of_pass(probe, model, images[:num_attacked]) for probe in PROBES]
+    return of_step, max(of_passes)
+
+
+def _seconds_of_pass(probe: Attack, model: PixelClassifier, images: Tensor) -> float:
+    def attack(count: int) -> None:
+        with torch.no_grad():
+            labels = model(images[:count]).argmax(1)
+        probe(model, images[:count], labels, range(count), UNSEEN)
+
+    return _seconds_of_each(attack, len(images)) / (1 + passes(probe))  # one for the labels
+
+
+def _seconds_of_each(run: Callable[[int], Any], num_images: int) -> float:
+    """Seconds of `run(num_images)` over that number; of fewer images if it is slow, see `SLOW_STEP`."""
+
+    def seconds(count: int) -> float:
+        began = time.perf_counter()
+        run(count)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return (time.perf_counter() - began) / count
+
+    few = min(FEW_IMAGES, num_images)
+    seconds(few)  # the first is slower
+    of_few = seconds(few)
+    if of_few * num_images > SLOW_STEP:
+        return of_few
+    return (seconds(num_images) + seconds(num_images)) / 2
 
 
 def plan_in_words(settings: Settings, known: dict[str, Estimate], *, anew: bool = False) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lightning_sq.attacks import Attack, BranchAndBound, MixedInteger
+from lightning_sq.attacks import BranchAndBound, MixedInteger, Prover
 from lightning_sq.data.crop import RandomShift
 from lightning_sq.data.index import load_index
 from lightning_sq.data.loader import Dataset
@@ -119,7 +119,7 @@ def _prove(
     if not max_boxes or bounds < HOPE:
         return Proof(bounds, bounds, share_of(wrong), 0)
 
-    def settle(attack: Attack, title: str, batch_size: int) -> None:
+    def settle(attack: Prover, title: str, batch_size: int) -> None:
         todo = torch.nonzero(~proven & ~wrong)[:, 0]
         for done, rows in enumerate(todo.split(batch_size)):
             tell(f"{title}, {len(todo) - done * batch_size:,} images left")

@@ -5,6 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from lightning_sq.evaluation.results import OLDER, is_older
+from lightning_sq.reproduction.trials import RATE_FACTORS
+
+_NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five"}
+_BEST = f"the best of {_NUMBERS[len(RATE_FACTORS)]} on held-out training images"
 
 
 def machines(rows: dict[str, Any]) -> str:
@@ -56,8 +60,8 @@ def tuning(rows: dict[str, Any]) -> str:
     """The sentence on where the learning rates are from."""
     tuned = [bool(row["tuning"]) for row in rows.values()]
     if all(tuned):
-        return "The learning rate of each row is the best of three on held-out training images."
+        return f"The learning rate of each row is {_BEST}."
     if not any(tuned):
         return "The learning rate of each row is its recipe's; none was tuned here."
     titles = "; ".join(row["title"] for row in rows.values() if not row["tuning"])
-    return f"Learning rates are the best of three on held-out training images, those of the recipes in {titles}."
+    return f"Learning rates are {_BEST}, those of the recipes in {titles}."

@@ -10,7 +10,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from torch import Tensor
 
@@ -19,8 +18,6 @@ from lightning_sq.models import ModelConfig, PixelClassifier, QuantizerConfig, b
 from lightning_sq.models.backbone import pretrained_normalization
 from lightning_sq.reproduction.studies import Row, Study
 
-FEW_IMAGES, SLOW_STEP = 16, 2.0
-"""To time a step: so many images tell enough where the whole batch would take longer than this, in seconds."""
 _WARMUP = "model.optimization.warmup_epochs"
 _IN_THE_SCHEDULE = (
     _WARMUP,
@@ -137,38 +134,3 @@ def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
         both = isinstance(value, dict) and isinstance(below.get(key), dict) and "class_path" not in value
         merged[key] = _laid_over(below[key], value) if both else value
     return merged
-
-
-def seconds_per_image(recipe: Recipe, *, num_classes: int = 10) -> tuple[float, float]:
-    """(of a training step, of a forward pass) of one image on this machine and this many threads, measured."""
-    import time
-
-    torch.manual_seed(0)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model, objective = recipe.model(num_classes).to(device).train(), recipe.objective()
-    data = recipe.values()["data"]
-    images = torch.rand(data["batch_size_per_device"], data.get("channels", 3), *[data["image_size"]] * 2).to(device)
-    labels = torch.randint(0, num_classes, (len(images),), device=device)
-
-    def seconds(run: Callable[[Tensor, Tensor], Any], count: int) -> float:
-        began = time.perf_counter()
-        run(images[:count], labels[:count])
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return (time.perf_counter() - began) / count
-
-    def timed(run: Callable[[Tensor, Tensor], Any]) -> float:
-        few = min(FEW_IMAGES, len(images))
-        seconds(run, few)  # the first is slower
-        of_few = seconds(run, few)
-        if of_few * len(images) > SLOW_STEP:
-            return of_few
-        return (seconds(run, len(images)) + seconds(run, len(images))) / 2
-
-    def step(x: Tensor, y: Tensor) -> None:
-        loss, _ = objective(model, x, y)
-        loss.backward()
-
-    with torch.no_grad():
-        forward = timed(lambda x, _: model(x))
-    return timed(step), forward

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +16,11 @@ from lightning_sq.errors import InputError
 from lightning_sq.evaluation.results import is_older
 from lightning_sq.evaluation.store import kept_identity
 from lightning_sq.evaluation.suites import SUITE_VERSION
+from lightning_sq.metrics_file import training_curve
 from lightning_sq.paths import write_whole
 from lightning_sq.reproduction.recipes import Recipe
 from lightning_sq.reproduction.studies import Row
-from lightning_sq.run_files import ALL_METRICS, ALL_VERDICTS, JSON_FILE, LAST_CHECKPOINT
+from lightning_sq.run_files import ALL_VERDICTS, JSON_FILE, LAST_CHECKPOINT
 
 TRAINED, EVALUATED, EVALUATION, LOG = "trained.json", "evaluated.json", "evaluation", "log.txt"
 CURVE = {"train/seconds": "seconds", "val/clean_top1": "clean", "val/robust_top1": "robust"}
@@ -110,7 +110,7 @@ def training_step(run: Run, data: Path, estimate: float, *, anew: bool = False) 
         run.recipe.fingerprint(),
         estimate,
         run.folder / LOG,
-        lambda: {"curve": training_curve(run.folder), "epochs": run.recipe.num_epochs},
+        lambda: {"curve": training_curve(run.folder, CURVE), "epochs": run.recipe.num_epochs},
     )
 
 
@@ -154,20 +154,6 @@ def forget(run: Run) -> None:
     """The run counts as not done; what it left is replaced by those who wrote it, and nothing else is touched."""
     for name in (TRAINED, EVALUATED):
         (run.folder / name).unlink(missing_ok=True)
-
-
-def training_curve(folder: Path, columns: Mapping[str, str] = CURVE) -> list[dict[str, float]]:
-    """What was logged after each epoch of a run: {our name: value}, for the log's `columns` -> our names.
-
-    An epoch that lacks one of them is left out.
-    """
-    epochs: dict[int, dict[str, float]] = {}
-    for file in sorted(folder.glob(ALL_METRICS), key=lambda path: path.stat().st_mtime):
-        for line in csv.DictReader(file.read_text().splitlines()):
-            found = {ours: float(line[name]) for name, ours in columns.items() if line.get(name)}
-            if found and line.get("epoch"):
-                epochs.setdefault(int(line["epoch"]), {}).update(found)
-    return [epochs[number] for number in sorted(epochs) if len(epochs[number]) == len(columns)]
 
 
 def run_all(steps: Sequence[Step], *, jobs: int, advance: Callable[[int, int, str], None], num_threads: int) -> None:

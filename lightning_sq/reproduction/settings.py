@@ -31,8 +31,8 @@ class Settings:
         rows: Names of its rows.
         form: "full", by the recipes; "small", the same schedules with the network of the study's `small.yaml`; or
             "quick", with that network, short schedules and one seed.
-        num_seeds: At most so many of each row; None for the study's own.
-        max_epochs: A longer schedule is pressed into so many; None for the recipes' own.
+        num_seeds: Most seeds of each row; None for the study's own number.
+        max_epochs: Longest schedule, into which longer ones are pressed; None for the recipes' own.
         configs: Folder of the recipes.
         data: Image folder to train and test on.
         tuning_data: Image folder whose val are training images; None leaves the learning rates as the recipes say.
@@ -111,7 +111,7 @@ class Settings:
         return [Run(row, 0, one, folder / f"epochs{n}", is_shorter=True) for n, one in by_epochs.items()]
 
     def missing(self, rates: Mapping[str, float]) -> list[Run]:
-        """Those of the planned runs that no earlier page knows, or that it knows by weaker attacks and are at hand."""
+        """Planned runs without a page entry, or with one by weaker attacks while their checkpoint is here."""
         return [run for run in self.planned(rates) if not self._is_known(run)]
 
     def _is_known(self, run: Run) -> bool:

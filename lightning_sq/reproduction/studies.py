@@ -12,8 +12,8 @@ def quick_form(
     """What the quick form changes of a recipe.
 
     Args:
-        epochs: So many,
-        batches: each of at most so many batches.
+        epochs: Length of training.
+        batches: Most batches of an epoch.
         ramp: Batches in which the objective's epsilon grows; it has to end within the training.
         warmup: Epochs in which the learning rate grows, as well.
         more: Further arguments of the objective.
@@ -35,7 +35,7 @@ class Row:
         num_seeds: Trained with seeds 0, 1, ... in the full form; more than one where a claim rests on it.
         quick: What the quick form changes of the recipe: values by their option's name without dashes.
         in_quick: Whether the quick form has it; the chosen rows are run in both.
-        attacks: Whether its training takes gradients with respect to the images, as an attack does.
+        uses_input_gradients: Whether its training takes gradients with respect to the images, as an attack does.
         by_proof: Trained by interval bounds, so that what is proven tells how good it is, and a quick attack little.
         published: Robust accuracy that the literature gives for this way to train, and where; None if none is known.
         why_not: What is known of a difference of its seeds to `published`, behind their verdict.
@@ -46,7 +46,7 @@ class Row:
     num_seeds: int = 1
     quick: dict[str, Any] = field(default_factory=quick_form)
     in_quick: bool = True
-    attacks: bool = False
+    uses_input_gradients: bool = False
     by_proof: bool = False
     published: tuple[float, str] | None = None
     why_not: str = ""
@@ -83,11 +83,11 @@ class Study:
         same_network: The method with the network of the published PGD-trained model; None where the method has it.
         natural: The undefended control.
         adversarial: The row of PGD adversarial training, which the paper says is not needed.
-        certified: The row that is trained by interval bounds behind the quantizer.
-        proofs: It and others like it, all of which are held against published proofs.
+        certified_row: The row that is trained by interval bounds behind the quantizer.
+        proven_rows: It and others like it, all of which are held against published proofs.
         published_proofs: Certified accuracies that the literature gives, and whose: of interval bounds, and the highest
             without further training data (https://sokcertifiedrobustness.github.io/leaderboard, June 2024).
-        faster: Rows that are to reach the accuracy of PGD training sooner than it does.
+        timed_against_pgd: Rows that are to reach the accuracy of PGD training sooner than it does.
     """
 
     name: str
@@ -103,10 +103,10 @@ class Study:
     same_network: str | None = None
     natural: str = "natural"
     adversarial: str = "pgd"
-    certified: str = "interval_bound"
-    proofs: tuple[str, ...] = ("interval_bound",)
+    certified_row: str = "interval_bound"
+    proven_rows: tuple[str, ...] = ("interval_bound",)
     published_proofs: tuple[tuple[float, str], ...] = ()
-    faster: tuple[str, ...] = ("method", "interval_bound", "fgsm_rs")
+    timed_against_pgd: tuple[str, ...] = ("method", "interval_bound", "fgsm_rs")
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -116,7 +116,7 @@ class Study:
     @property
     def timed(self) -> tuple[str, ...]:
         """The rows whose accuracy is held against the time of their training."""
-        return (*self.faster, self.adversarial)
+        return (*self.timed_against_pgd, self.adversarial)
 
     def row(self, name: str) -> Row:
         """The row of that name."""
@@ -135,13 +135,13 @@ def _rows(*more: Row, **changes: dict[str, Any]) -> tuple[Row, ...]:
         Row("quantizer_only", "soft quantization only"),
         Row("independent_noise", "soft quantization + independent noise"),
         Row("method", "soft quantization + noisy natural samples", num_seeds=3),
-        Row("gradient_penalty", "gradient penalty", attacks=True),
+        Row("gradient_penalty", "gradient penalty", uses_input_gradients=True),
         Row("interval_bound", "quantizer + interval bounds", num_seeds=3, by_proof=True),
         Row("interval_bound_unquantized", "interval bounds alone", by_proof=True),
-        Row("fgsm_rs", "FGSM-RS", num_seeds=3, attacks=True),
-        Row("free", "free, 8 replays", attacks=True),
-        Row("pgd", "PGD", num_seeds=3, attacks=True),
-        Row("quantizer_fgsm_rs", "soft quantization + FGSM-RS", attacks=True),
+        Row("fgsm_rs", "FGSM-RS", num_seeds=3, uses_input_gradients=True),
+        Row("free", "free, 8 replays", uses_input_gradients=True),
+        Row("pgd", "PGD", num_seeds=3, uses_input_gradients=True),
+        Row("quantizer_fgsm_rs", "soft quantization + FGSM-RS", uses_input_gradients=True),
     )
     return (*(replace(row, **changes.get(row.name, {})) for row in rows), *more)
 
@@ -189,6 +189,8 @@ def _draws(
 
 MADRY = (0.885, "the Madry model under AutoAttack")
 BOUNDS = "interval bounds, arXiv 1810.12715"
+_IN_ITS_BOX = ("quantizer_pgd", "quantizer_pgd_2", "quantizer_pgd_1")
+_LONG_AND_ATTACKED: dict[str, Any] = {"in_quick": False, "uses_input_gradients": True}
 
 MNIST = Study(
     name="mnist",
@@ -197,16 +199,16 @@ MNIST = Study(
     num_images=(60_000, 10_000),
     times_faster=24.0,
     same_network="method_madry",
-    proofs=("interval_bound", "interval_bound_wide"),
-    faster=("method", "quantizer_pgd", "quantizer_pgd_2", "quantizer_pgd_1", "interval_bound", "fgsm_rs"),
+    proven_rows=("interval_bound", "interval_bound_wide"),
+    timed_against_pgd=("method", *_IN_ITS_BOX, "interval_bound", "fgsm_rs"),
     published_proofs=((0.9195, BOUNDS), (0.9402, "linear bounds and ramps, arXiv 2104.00447")),
     rows=_rows(
         Row("method_madry", "the method, Madry's network", num_seeds=3, in_quick=False),
-        Row("pgd_madry", "PGD-40, Madry's network and steps", in_quick=False, published=MADRY, attacks=True),
+        Row("pgd_madry", "PGD-40, Madry's network and steps", published=MADRY, **_LONG_AND_ATTACKED),
         Row("method_resnet18", "the method, ResNet-18", in_quick=False),
-        Row("quantizer_pgd", "soft quantization + PGD-4 in its box", num_seeds=3, in_quick=False, attacks=True),
-        Row("quantizer_pgd_2", "soft quantization + PGD-2 in its box", num_seeds=3, in_quick=False, attacks=True),
-        Row("quantizer_pgd_1", "soft quantization + one step in its box", num_seeds=3, in_quick=False, attacks=True),
+        Row("quantizer_pgd", "soft quantization + PGD-4 in its box", num_seeds=3, **_LONG_AND_ATTACKED),
+        Row("quantizer_pgd_2", "soft quantization + PGD-2 in its box", num_seeds=3, **_LONG_AND_ATTACKED),
+        Row("quantizer_pgd_1", "soft quantization + one step in its box", num_seeds=3, **_LONG_AND_ATTACKED),
         Row("interval_bound_wide", "quantizer + interval bounds, twice as wide", in_quick=False, by_proof=True),
         interval_bound={"quick": quick_form(epochs=3, ramp=300, warmup=0.5)},
         interval_bound_unquantized={"quick": quick_form(epochs=3, ramp=300, warmup=0.5)},

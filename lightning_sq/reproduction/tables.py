@@ -5,8 +5,11 @@ from __future__ import annotations
 from statistics import fmean, stdev
 from typing import Any
 
-from lightning_sq.evaluation.results import percent
+from lightning_sq.evaluation.tables import percent
 from lightning_sq.reproduction.claims import PAPERS_ATTACKS, Spread, spread_of
+from lightning_sq.reproduction.trials import TRIAL_SHARE
+
+_SHARES = {1 / 2: "half", 1 / 3: "a third", 1 / 4: "a quarter"}
 
 
 def rows_table(rows: dict[str, Any]) -> list[str]:
@@ -84,7 +87,8 @@ def rates_section(rows: dict[str, Any]) -> list[str]:
         "",
         "## Learning rates",
         "",
-        "Each was tried for a third of the row's epochs. Accuracy in % on training images that are held out: under a",
+        f"Each was tried for {_SHARES[TRIAL_SHARE]} of the row's epochs. Accuracy in % on training images that are "
+        "held out: under a",
         "quick attack, or proven where the row is trained by bounds. A rate is that of 256 images a step.",
         "",
         "| row | half the recipe's | the recipe's | twice the recipe's | taken |",

@@ -74,18 +74,25 @@ def margin_bound(network: nn.Module, box: Interval, labels: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def certified(model: nn.Module, images: Tensor, labels: Tensor, epsilon: float) -> Tensor:
+def certified(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    epsilon: float,
+    quantizer: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
     """(B,) bool: interval bounds prove that every image within `epsilon` is given its label, up to float32 rounding.
 
     False proves nothing. The network is the one in eval mode.
 
     Args:
-        model: Pixels to logits, with its quantizer, such as a `PixelClassifier`.
+        model: Pixels to logits, with its quantizer, such as a `PixelClassifier`; or what is behind `quantizer`.
         images: (B, C, H, W) in [0, 1].
         labels: (B,) int64.
         epsilon: Radius in units of the full pixel range.
+        quantizer: Elementwise, non-decreasing; any function of which that is so.
     """
-    return margin_bound(model, quantized_box(images, epsilon), labels) < 0
+    return margin_bound(model, quantized_box(images, epsilon, quantizer), labels) < 0
 
 
 def _interpret(

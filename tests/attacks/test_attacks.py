@@ -5,7 +5,7 @@ from collections import OrderedDict
 import pytest
 import torch
 
-from lightning_sq.attacks import PGD, AutoAttackStage, GreedyFlips, QuantizedBox, bpda, fools
+from lightning_sq.attacks import PGD, AutoAttackStage, GreedyFlips, QuantizedBox, fools, with_bpda
 from lightning_sq.attacks.criteria import cross_entropy, margin
 from lightning_sq.attacks.quantized_box import preimage
 from lightning_sq.errors import InputError
@@ -92,20 +92,20 @@ def test_bpda_fools_a_hard_quantizer_that_stops_plain_pgd():
     model = quantized_linear(SoftQuantization(8, hard=True))
     labels = model(IMAGES).argmax(1)
     plain = PGD(num_steps=10, from_random_start=False)(model, IMAGES, labels, SEEDS, 0.2)
-    through = PGD(num_steps=10, from_random_start=False)(bpda(model), IMAGES, labels, SEEDS, 0.2)
+    through = PGD(num_steps=10, from_random_start=False)(with_bpda(model), IMAGES, labels, SEEDS, 0.2)
     assert not fools(model, plain, IMAGES, labels, epsilon=0.2).any()
     assert fools(model, through, IMAGES, labels, epsilon=0.2).float().mean() > 0.9
 
 
 def test_bpda_shares_the_weights_and_the_values_and_leaves_the_model_alone():
     model = quantized_linear(SoftQuantization(4, 60.0))
-    wrapped = bpda(model, "surrogate", 5.0)
+    wrapped = with_bpda(model, "surrogate", 5.0)
     assert torch.equal(wrapped(IMAGES), model(IMAGES))
     assert wrapped.backbone is model.backbone
     assert model.quantizer.backward_mode == "exact"
     assert wrapped.quantizer.backward_mode == "surrogate"
     unquantized = PixelClassifier(OrderedDict(backbone=linear()))
-    assert bpda(unquantized) is unquantized
+    assert with_bpda(unquantized) is unquantized
 
 
 @pytest.mark.parametrize("hard", [False, True])

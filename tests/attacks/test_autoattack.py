@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import get_args
 
 import pytest
 import torch
 from torch import nn
 
 from lightning_sq.attacks import AutoAttackStage, fools
-from lightning_sq.attacks.autoattack import LOGGER
+from lightning_sq.attacks.autoattack import LOGGER, Stage
 from lightning_sq.errors import InputError
 from lightning_sq.layers import SoftQuantization
 from tests.attacks.models import IMAGES, SEEDS, linear, quantized_linear, small_net
@@ -118,3 +119,35 @@ def test_without_the_package_one_sentence_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "pyautoattack.autopgd_base", None)
     with pytest.raises(InputError, match="pip install 'pyautoattack"):
         AutoAttackStage("square")(small_net(0), IMAGES, torch.zeros(24).long(), SEEDS, 0.1)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("stage", ["apgd-ce", "apgd-t", "fab-t", "square"])
+def test_autoattack_takes_images_whose_channels_lie_last(stage, norm):
+    images = IMAGES.contiguous(memory_format=torch.channels_last)
+    model = small_net(0).to(memory_format=torch.channels_last)
+    labels = model(images).argmax(1)
+    attack = AutoAttackStage(stage, num_steps=3, num_queries=20, norm=norm)
+    fools(model, attack(model, images, labels, SEEDS, 0.1), images, labels, epsilon=0.1, norm=norm)
+
+
+def test_a_model_of_one_class_is_refused_by_every_stage():
+    for stage in get_args(Stage):
+        with pytest.raises(InputError, match=rf"{stage} cannot be run: it needs \d classes, the model has 1"):
+            AutoAttackStage(stage)(linear(classes=1), IMAGES, torch.zeros(24).long(), SEEDS, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "fits"),
+    [(4, 4, False), (5, 5, True), (5, 8, True), (9, 6, True), (14, 14, False), (28, 20, False), (28, 28, True)],
+)
+def test_square_in_l2_is_refused_on_images_that_its_tiles_do_not_fit_into(height, width, fits):
+    torch.manual_seed(0)
+    images = 0.2 + 0.6 * torch.rand(3, 1, height, width)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(height * width, 3))
+    labels, attack = model(images).argmax(1), AutoAttackStage("square", num_queries=300, norm="l2")
+    if fits:
+        attack(model, images, labels, SEEDS[:3], 1e-3)
+    else:
+        with pytest.raises(InputError, match=f"tiles, which do not fit into {height} x {width} pixels"):
+            attack(model, images, labels, SEEDS[:3], 1e-3)

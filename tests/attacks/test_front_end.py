@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from lightning_sq.attacks import BPDA, PGD, QuantizedBox, TakenApart, bpda, take_apart
+from lightning_sq.attacks import BPDA, PGD, QuantizedBox, TakenApart, take_apart, with_bpda
 from lightning_sq.errors import InputError
 from lightning_sq.layers import SoftQuantization
 from tests.attacks.models import IMAGES, SEEDS, linear, quantized_linear
@@ -138,8 +138,37 @@ def test_an_attack_on_the_parts_leaves_them_in_the_mode_that_they_are_in(trainin
     quantizer = nn.Hardtanh(0, 1).train(training)
     apart = TakenApart(quantizer, network)
     assert apart.training is training
-    assert bpda(apart).training is training
+    assert with_bpda(apart).training is training
     for attack in (BPDA(PGD(2)), QuantizedBox(PGD(2))):
         attack(apart, IMAGES, torch.zeros(24).long(), SEEDS, 0.1)
         assert {module.training for part in (network, quantizer) for module in part.modules()} == {training}
     assert not TakenApart(five_levels, five_levels).training
+
+
+class Normed(nn.Module):
+    """Its weight is made anew at each pass, as a tensor that can be copied by nobody."""
+
+    def __init__(self, made_by) -> None:
+        super().__init__()
+        self.quantize, self.net = SoftQuantization(3, 30.0), made_by(nn.Linear(108, 5))
+
+    def forward(self, x):
+        return self.net(self.quantize(x).flatten(1))
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
+@pytest.mark.parametrize("made_by", [nn.utils.weight_norm, nn.utils.spectral_norm])
+def test_a_quantizer_is_taken_out_of_a_model_with_torchs_older_norms(made_by):
+    model = Normed(made_by)
+    model(IMAGES)
+    apart = take_apart(model.eval(), IMAGES)
+    assert apart.quantizer is model.quantize
+    assert torch.allclose(apart(IMAGES), model(IMAGES))
+
+
+def test_a_model_that_cannot_be_copied_is_told_the_way_out():
+    model = Foreign()
+    model.kept = [model(IMAGES)]
+    with pytest.raises(InputError, match=r"cannot be copied to take it out .*Give the quantizer as quantizer="):
+        take_apart(model, IMAGES)
+    assert take_apart(model.net, IMAGES, quantizer=model.front["quantize"]) is not None

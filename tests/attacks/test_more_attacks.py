@@ -17,13 +17,17 @@ from lightning_sq.attacks import (
     OverDraws,
     QuantizedBox,
     Square,
+    TakenApart,
     Transfer,
     fools,
     take_apart,
+    with_bpda,
 )
 from lightning_sq.attacks.criteria import cross_entropy, dlr, margin
 from lightning_sq.attacks.draws import logits_and_values
+from lightning_sq.errors import InputError
 from lightning_sq.layers import SoftQuantization
+from lightning_sq.ops import l2_ball
 from tests.attacks.models import IMAGES, SEEDS, best_linear_attack, linear, quantized_linear, small_net
 
 LINF_ATTACKS = {
@@ -216,3 +220,71 @@ def test_an_expectation_leaves_images_out_of_what_knows_its_rows():
     plain = PGD(10)(model, IMAGES, labels, SEEDS, 0.05)
     assert torch.equal(*(fools(model, x, IMAGES, labels, epsilon=0.05) for x in (found, plain)))
     assert fools(model, found, IMAGES, labels, epsilon=0.05).any()
+
+
+def test_what_is_pulled_back_into_an_l2_ball_of_many_pixels_counts_as_inside():
+    """A sum of 150,528 equal squares drifts in float32 by more than the tolerance."""
+    generator = torch.Generator().manual_seed(1)
+    images = 0.4 + 0.2 * torch.rand(4, 1, 1, 1, generator=generator).expand(4, 3, 224, 224)
+    adversarial = l2_ball.project(images + torch.randn(4, 3, 1, 1, generator=generator), images, 10.0)
+    assert l2_ball.distance(adversarial, images).tolist() == pytest.approx([10.0] * 4, abs=1e-5)
+    fools(lambda x: x.mean((2, 3)), adversarial, images, torch.zeros(4).long(), epsilon=10.0, norm="l2")
+    farther = images + (adversarial - images) * (1 + 1e-5)
+    with pytest.raises(AssertionError, match="outside the ball"):
+        fools(lambda x: x.mean((2, 3)), farther, images, torch.zeros(4).long(), epsilon=10.0, norm="l2")
+
+
+def test_the_softer_slope_of_a_quantizer_is_asked_within_the_pixel_range_alone():
+    table = torch.linspace(0, 1, 256).mul(4).round() / 4
+    images = torch.tensor([0.0, 0.1, 0.5, 1.0]).view(4, 1, 1, 1).requires_grad_()
+
+    def looked_up(x):
+        return table[(x * 255).round().long()]
+
+    quantized = with_bpda(TakenApart(looked_up, torch.nn.Identity()), "surrogate", 4.0)(images)
+    assert torch.equal(quantized, looked_up(images))
+    quantized.sum().backward()
+    ends = [(0.25, 0.0), (0.35, 0.0), (0.75, 0.25), (1.0, 0.75)]
+    slopes = [((table[round(255 * b)] - table[round(255 * a)]) / (b - a)).item() for b, a in ends]
+    assert images.grad.flatten().tolist() == pytest.approx(slopes)
+
+
+def no_number_off_the_grid(x):
+    """A model that is only one on 8-bit images, of which a clean accuracy says nothing."""
+    off = (x * 255 - (x * 255).round()).abs().amax((1, 2, 3))
+    return linear()(x) * torch.sqrt(0.01 - off)[:, None]
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        PGD(3),
+        PGD(3, criterion="margin", stop_when_fooled=False),
+        GreedyFlips(3),
+        Square(20),
+        AutoAttackStage("apgd-ce", 3),
+    ],
+)
+def test_a_model_that_gives_no_number_where_an_attack_goes_is_not_taken_for_robust(attack):
+    images = (IMAGES * 255).round() / 255
+    labels = no_number_off_the_grid(images).argmax(1)
+    found = attack(no_number_off_the_grid, images, labels, SEEDS, 0.03)
+    with pytest.raises(InputError, match="not finite numbers"):
+        fools(no_number_off_the_grid, found, images, labels, epsilon=0.03)
+
+
+def test_square_gives_back_an_image_of_which_the_model_says_no_number():
+    """From its stripes, of which it does, by a square."""
+    images, model = torch.full((24, 3, 6, 6), 0.5), linear()
+
+    def of_stripes(x):
+        return model(x) * torch.sqrt(1e-3 - (x.amax(2) - x.amin(2)).amax((1, 2)))[:, None]
+
+    labels = model(images).argmax(1)
+    found = Square(20)(of_stripes, images, labels, SEEDS, 0.03)
+    assert of_stripes(found).isnan().any()
+
+
+def test_the_difference_of_logits_ratio_of_two_classes_is_refused():
+    with pytest.raises(InputError, match="criterion=dlr needs 3 classes, the model has 2"):
+        PGD(criterion="dlr")(linear(), IMAGES, torch.zeros(24).long(), SEEDS, 0.1)

@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from lightning_sq.evaluation.results import markdown_table, read_results
+from lightning_sq.evaluation.results import read_results
+from lightning_sq.evaluation.tables import markdown_table
 from lightning_sq.layers import SoftQuantization
 from lightning_sq.models import ModelConfig, PixelClassifier, build_model
 from tests.conftest import REPOSITORY

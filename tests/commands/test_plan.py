@@ -48,6 +48,9 @@ def test_the_table_has_a_row_for_each_number_of_nodes(plan):
     assert status == 0
     assert text.count(" yes") == 7
     assert "25.6 M parameters; a checkpoint is about 204 MB" in text
+    rates = [words[4] for words in map(str.split, text.splitlines()) if words[-1:] == ["yes"]]
+    assert [rate.endswith("*") for rate in rates] == [False] * 3 + [True] * 4  # of 8 nodes on: 16,384 images a step
+    assert "published up to 8,192 images a step" in text
 
 
 @pytest.mark.parametrize(
@@ -92,6 +95,15 @@ def test_images_are_counted_where_the_data_are_said_to_lie(plan, few_digits, mon
     status, text, _ = plan("--data", str(few_digits), "--images-per-second", "5", "--json")
     assert status == 0
     assert json.loads(text)["work"]["num_images"] == 90
+
+
+def test_what_a_recipe_does_not_say_is_planned_as_fit_has_it(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # without the images, the classes of ImageNet
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"model": {}, "data": {}, "trainer": {"max_epochs": 2}}))
+    assert main(["plan", "--config", str(tmp_path / "recipe.yaml"), *IMAGENET, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["parameters"] == 11689512  # ResNet-18
+    assert [found["work"][name] for name in ("batch_size", "accumulate", "batch_repeats")] == [32, 1, 1]
 
 
 @pytest.mark.end_to_end

@@ -13,6 +13,7 @@ from lightning_sq.evaluation import diagnostics, runner, suites
 from lightning_sq.evaluation.runner import StageRunner
 from lightning_sq.evaluation.suites import Entry
 from lightning_sq.layers import SoftQuantization
+from lightning_sq.verification import tracing
 from tests.evaluation.models import IMAGES, closed_form, linear_model
 
 
@@ -227,3 +228,38 @@ def test_every_image_of_a_stage_has_one_process_and_few_images_are_shared_too(co
         assert len(batches) >= 4
     else:
         assert len(batches) == -(-count // 8)
+
+
+@pytest.mark.parametrize("quantizer", [None, SoftQuantization(4, 60.0)])
+def test_a_network_is_traced_once_however_often_it_is_bounded(quantizer, monkeypatch):
+    """A model that shows its network may make a new one at each look."""
+    traced, trace = [], tracing._Tracer.trace
+
+    def counted(self, root, *rest):
+        traced.append(root)
+        return trace(self, root, *rest)
+
+    monkeypatch.setattr(tracing._Tracer, "trace", counted)
+    model = linear_model(quantizer)
+    epsilons = [0.01, 0.02, 0.03]
+    found = lightning_sq.evaluate(
+        model, IMAGES, model(IMAGES).argmax(1), epsilon=epsilons, attacks="fgsm", batch_size=8, checks=False
+    )
+    assert found.certified.keys() == set(epsilons)
+    assert len(traced) == 1
+
+
+def test_what_is_shown_of_an_image_broke_it_at_the_smallest_budget_or_was_tried_last():
+    def outcome(value, broken):
+        flags = torch.tensor([broken, False])
+        return runner.Outcome(flags, flags, ~flags, 0.0, (), {i: torch.tensor(value) for i in range(2)})
+
+    found = lightning_sq.evaluate(
+        linear_model(), IMAGES, torch.zeros(40).long(), epsilon=0.1, attacks="fgsm", checks=False
+    )
+    found.outcomes = {
+        "a": {0.1: outcome(1, False), 0.2: outcome(2, True)},
+        "b": {0.1: outcome(3, True), 0.2: outcome(4, True)},
+        "c": {0.1: outcome(5, True), 0.2: outcome(6, True)},
+    }
+    assert {i: pixels.item() for i, pixels in found.examples().items()} == {0: 3, 1: 6}

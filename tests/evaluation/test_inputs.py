@@ -9,9 +9,20 @@ import torch
 from torch import nn
 
 import lightning_sq
-from lightning_sq.attacks import BPDA, PGD, AutoAttackStage, Expectation, autoattack
+from lightning_sq.attacks import (
+    BPDA,
+    PGD,
+    AutoAttackStage,
+    Expectation,
+    GreedyFlips,
+    QuantizedBox,
+    Square,
+    autoattack,
+)
 from lightning_sq.errors import InputError
 from lightning_sq.evaluation import Entry, suites
+from lightning_sq.evaluation.inputs import epsilons_in
+from lightning_sq.evaluation.runner import StageRunner
 from lightning_sq.layers import SoftQuantization
 from tests.evaluation.models import IMAGES, linear_model
 
@@ -230,3 +241,84 @@ def test_a_package_that_is_missing_is_missed_before_anything_is_attacked(monkeyp
     with pytest.raises(InputError, match="need pyautoattack"):
         evaluated(lambda x: pytest.fail("the model was asked"), attacks="fgsm,bpda_apgd_ce")
     assert isinstance(BPDA(AutoAttackStage("apgd-ce")).attack, autoattack.AutoAttackStage)
+
+
+def test_an_evaluation_inside_inference_mode_finds_what_it_finds_outside():
+    options = {"attacks": "quick,apgd_ce,own_square", "epsilon": 0.02}
+    model, expected = linear_model(), evaluated(**options)
+    with torch.inference_mode():
+        found = evaluated(model, images=IMAGES.clone(), labels=LABELS.clone(), **options)
+    assert 0 < expected.verdicts.sum() < 40
+    assert torch.equal(found.verdicts, expected.verdicts)
+    assert found.accuracy("pgd", 0.02) == expected.accuracy("pgd", 0.02)
+
+
+def test_a_model_that_was_made_in_inference_mode_is_told_the_way_out():
+    with torch.inference_mode():
+        model = linear_model()
+    with pytest.raises(InputError, match=r"The model was made inside torch\.inference_mode.*Make it outside"):
+        evaluated(model)
+
+
+def test_images_whose_channels_lie_last_are_images():
+    images = IMAGES.contiguous(memory_format=torch.channels_last)
+    attacks = "pgd,apgd_ce:num_steps=3,fab_t:num_steps=3,square:num_queries=20"
+    assert torch.equal(evaluated(images=images, attacks=attacks).verdicts, evaluated(attacks=attacks).verdicts)
+
+
+@pytest.mark.parametrize(
+    ("norm", "attack"),
+    [
+        ("l2", PGD()),
+        ("linf", PGD(norm="l2")),
+        ("l2", BPDA(PGD())),
+        ("l2", Square()),
+        ("l2", GreedyFlips()),
+        ("l2", QuantizedBox(PGD(norm="l2"))),
+        ("linf", AutoAttackStage("apgd-ce", norm="l2")),
+    ],
+)
+def test_an_attack_of_another_norm_is_refused_before_the_model_is_asked(norm, attack):
+    with pytest.raises(InputError, match=f"The attack 'mine' does not stay in the {norm} ball"):
+        evaluated(lambda x: pytest.fail("the model was asked"), norm=norm, attacks=own(attack))
+
+
+def test_an_attack_that_says_something_else_by_norm_is_left_alone():
+    def still(model, images, *rest):
+        return images
+
+    still.norm = 2
+    assert evaluated(attacks=own(still)).robust_accuracy == 1.0
+
+
+@pytest.mark.parametrize("attack", ["pgd:criterion=dlr", "bpda:criterion=dlr", "eot_apgd_dlr", "apgd_t"])
+def test_an_attack_for_more_classes_than_the_model_has_is_left_out(attack):
+    model = linear_model(SoftQuantization(4, 60.0))
+    assert "classes, the model has 2" in evaluated(model, attacks=["fgsm", attack]).skipped[attack]
+    assert attack not in evaluated(linear_model(SoftQuantization(4, 60.0), classes=5), attacks=["fgsm", attack]).skipped
+    assert evaluated(attacks="fgsm,pgd:criterion=dlr:targeted=True").skipped == {}
+
+
+def test_an_attack_for_images_of_another_size_is_left_out():
+    images = torch.rand(4, 3, 2, 18, generator=torch.Generator().manual_seed(0))
+    found = evaluated(images=images, labels=LABELS[:4], norm="l2", attacks="fgsm,square")
+    assert "do not fit into 2 x 18 pixels" in found.skipped["square"]
+
+
+@pytest.mark.parametrize("seed", [20240101120000, 2**63, -1])
+def test_a_seed_may_be_any_number(seed):
+    attacks = "pgd,own_square:num_queries=10,apgd_ce:num_steps=3"
+    first, again, other = (evaluated(attacks=attacks, seed=s, epsilon=0.02) for s in (seed, seed, seed + 1))
+    assert torch.equal(first.verdicts, again.verdicts)
+    assert first.clean_accuracy == other.clean_accuracy
+
+
+def test_the_seeds_that_are_in_use_give_what_they_gave():
+    asked = StageRunner(None, None, None, None, None, device=torch.device("cpu"), seed=12345)
+    assert asked._seeds(torch.tensor([0, 7])) == [12345 * 1_000_003, 12345 * 1_000_003 + 7]
+
+
+def test_a_point_of_the_curve_that_is_a_budget_but_for_rounding_is_attacked_once():
+    assert epsilons_in("0.3", [0.3 / 3, 0.3 * 2 / 3], "linf")[1] == pytest.approx((0.1, 0.2, 0.3))
+    budgets, epsilons = epsilons_in([0.1, "0.2", 0.3], [0.3 / 3, 0.3 * 2 / 3], "linf")
+    assert budgets == epsilons == (0.1, 0.2, 0.3)

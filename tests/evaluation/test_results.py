@@ -15,7 +15,8 @@ from lightning_sq.__main__ import main
 from lightning_sq.errors import InputError
 from lightning_sq.evaluation import examples, results, robustbench, suites
 from lightning_sq.evaluation.figures import examples_figure
-from lightning_sq.evaluation.report import printed_table, write_report
+from lightning_sq.evaluation.report import write_report
+from lightning_sq.evaluation.tables import format_epsilon, markdown_table, printed_table
 from lightning_sq.layers import SoftQuantization
 from tests.evaluation.models import IMAGES, linear_model
 
@@ -195,7 +196,7 @@ def test_the_command_draws_the_report_again_or_prints_its_table(evaluated, tmp_p
     for file in drawn:
         file.unlink()
     assert main(["report", str(folder), "--markdown"]) == 0
-    assert capsys.readouterr().out == results.markdown_table(evaluated[1]) + "\n"
+    assert capsys.readouterr().out == markdown_table(evaluated[1]) + "\n"
     assert not any(file.exists() for file in drawn)
     assert main(["report", str(folder)]) == 0
     assert drawn[0].read_text() == (evaluated[0] / "report.html").read_text()
@@ -231,7 +232,7 @@ def test_robustbench_gets_what_is_left_when_the_last_stage_of_autoattack_has_run
 
 
 def test_the_table_for_a_readme_has_a_dash_for_what_was_not_measured(evaluated):
-    table = results.markdown_table(evaluated[1])
+    table = markdown_table(evaluated[1])
     assert table.count("\n") == 2
     assert "| – |" not in table
     cells = dict(zip(*(line.strip("| ").split(" | ") for line in table.splitlines()[::2]), strict=True))
@@ -239,7 +240,7 @@ def test_the_table_for_a_readme_has_a_dash_for_what_was_not_measured(evaluated):
     assert float(cells["worst case at 0.02"]) == pytest.approx(100 * survived(0.02).double().mean().item(), abs=0.06)
     assert float(cells["worst case"].strip("*")) == pytest.approx(100 * survived(0.1).double().mean().item(), abs=0.06)
     model = dict(evaluated[1]["models"][0], certified_accuracy=None)
-    assert "| – |" in results.markdown_table(evaluated[1] | {"models": [model]})
+    assert "| – |" in markdown_table(evaluated[1] | {"models": [model]})
 
 
 @pytest.mark.parametrize(
@@ -274,4 +275,4 @@ def test_grey_examples_are_drawn_in_grey_from_black_to_white():
     [(0.3, "0.3"), (8 / 255, "8/255"), (1 / 255, "1/255"), (32 / 255, "32/255"), (1 / 15, "0.0667")],
 )
 def test_a_budget_is_written_as_people_count_it(epsilon, text):
-    assert results.format_epsilon(epsilon) == text
+    assert format_epsilon(epsilon) == text

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 import lightning_sq
 from lightning_sq.__main__ import main
 from lightning_sq.errors import InputError
-from lightning_sq.evaluation.results import percent
+from lightning_sq.evaluation.tables import percent
 from lightning_sq.models import ModelConfig, QuantizerConfig, build_model
 from lightning_sq.models.checkpoint_format import checkpoint_entry, read_checkpoint
 from lightning_sq.paths import sha256
@@ -200,7 +200,7 @@ DOUBTS = {
         lambda r: r["models"][1].update(flags=["zero_gradients"]),
         "checks of its evaluation fired (zero gradients)",
     ),
-    "older": (lambda r: r.update(suite_version=1), "attacks and checks of before, which found less"),
+    "older": (lambda r: r.update(suite_version=1), "an older and weaker set of attacks and checks"),
     "quick": (lambda r: r["models"][1]["attacks"].pop(), "no attack without a gradient was run"),
     "guessing": (lambda r: r["models"][1].update(robust_accuracy=0.1), "no better than guessing"),
 }

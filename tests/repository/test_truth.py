@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from lightning_sq.__main__ import COMMANDS, main
-from lightning_sq.evaluation.results import markdown_table, read_results
+from lightning_sq.evaluation.results import read_results
+from lightning_sq.evaluation.tables import markdown_table
 from lightning_sq.objectives import Natural, NoisyNatural
 from lightning_sq.reproduction.claims import judge, spread_of
 from lightning_sq.reproduction.page import PAGE_FILE, markdown, read_study

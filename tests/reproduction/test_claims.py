@@ -6,35 +6,7 @@ import pytest
 
 from lightning_sq.reproduction import claims
 from lightning_sq.reproduction.studies import CIFAR10, MNIST
-
-
-def seed(worst, papers=None, certified=None, curve=((10, 0.5), (20, 0.8))):
-    return {
-        "seed": 0,
-        "recipe": "0123456789abcdef",
-        "day": "2026-01-02",
-        "device": "CPU, 4 cores",
-        "num_threads": 1,
-        "jobs": 2,
-        "epochs": 2,
-        "seconds": curve[-1][0],
-        "curve": [{"seconds": s, "clean": 0.99, "robust": r} for s, r in curve],
-        "clean": 0.99,
-        "papers_attacks": worst if papers is None else papers,
-        "by_attack": {"pgd": worst if papers is None else papers},
-        "worst_case": worst,
-        "certified": certified,
-        "certified_of_attacked": certified,
-        "over_epsilon": [[0.1, 0.9], [0.3, worst]],
-        "flags": [],
-        "verdict": "",
-    }
-
-
-def rows(**seeds):
-    known = {"network": "small_cnn", "options": [], "learning_rate": 0.002, "tuning": [], "shorter": []}
-    return {name: {"title": MNIST.row(name).title, **known, "seeds": list(own)} for name, own in seeds.items()}
-
+from tests.reproduction.builders import rows, seed
 
 COMPARABLE, NOT_NEEDED, PROOF = "comparable to PGD", "not needed: the method is", "a proof instead"
 NOT_NEEDED_ON_ITS_NETWORK = "not needed: the method, Madry's network is"
@@ -95,7 +67,7 @@ def test_a_verdict_says_that_checks_doubt_a_row():
         assert found["verdict"].endswith(f"; upper bounds, which checks doubt in {title}")
 
 
-def test_a_verdict_says_where_so_many_images_do_not_tell_what_is_comparable():
+def test_a_verdict_says_where_the_images_are_too_few_to_tell_what_is_comparable():
     known = rows(method=[seed(0.88)], pgd=[seed(0.9)])
     assert verdict(COMPARABLE, known)["verdict"] == "reproduced"
     few = verdict(COMPARABLE, known, num_images=200)["verdict"]
@@ -215,7 +187,7 @@ def test_without_shorter_schedules_time_is_not_judged():
     assert (found["verdict"], found["holds"]) == ("not measured: no shorter schedules of the two here", None)
 
 
-def test_a_verdict_says_where_so_many_images_do_not_tell_two_models_apart():
+def test_a_verdict_says_where_the_images_are_too_few_to_tell_two_models_apart():
     for worst, words, error in ((0.925, "reached", 2.3), (0.87, "not reached: 1.5 points less", 2.4)):
         close = verdict("the method is as robust in truth", rows(method=[seed(worst)]), num_images=200)["verdict"]
         assert close.startswith(words)

@@ -11,7 +11,7 @@ from lightning_sq.reproduction.plan import Estimate
 from lightning_sq.reproduction.proofs import Proof
 from lightning_sq.reproduction.runs import TRAINED
 from lightning_sq.reproduction.studies import MNIST
-from tests.reproduction.test_runs import settings
+from tests.reproduction.builders import settings
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from lightning_sq.reproduction.earlier import NOTHING, Earlier
 from lightning_sq.reproduction.runs import TRAINED, Run
 from lightning_sq.reproduction.settings import RATE
 from lightning_sq.reproduction.trials import rates_to_try, tried_rates, tried_variants, tuned_rates, variants
-from tests.reproduction.test_runs import settings
+from tests.reproduction.builders import settings
 
 
 def known(run: Run, **more) -> dict:

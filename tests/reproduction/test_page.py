@@ -12,7 +12,7 @@ from lightning_sq.evaluation.suites import SUITE_VERSION
 from lightning_sq.reproduction import claims, figures, page
 from lightning_sq.reproduction.proofs import Proof
 from lightning_sq.reproduction.studies import MNIST
-from tests.reproduction.test_claims import rows, seed
+from tests.reproduction.builders import rows, seed
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def test_every_number_of_an_evaluation_is_kept_as_what_it_is():
 
 
 def test_the_page_names_rows_that_were_judged_by_weaker_attacks_or_never_saw_those_of_other_nets(content):
-    older = "By attacks and checks of before, which found less, so that numbers may be too good: "
+    older = "By an older and weaker set of attacks and checks, so that numbers may be too good: "
     assert f"\n{older}all rows.\n" in page.markdown(content)
     assert "Adversarial images of" not in page.markdown(content)
     present = {"suite_version": SUITE_VERSION, "transfers": ["natural"]}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import shutil
-import time
 
 import pytest
 import torch
@@ -12,10 +11,8 @@ import yaml
 
 from lightning_sq.__main__ import main
 from lightning_sq.errors import InputError
-from lightning_sq.models import PixelClassifier
 from lightning_sq.objectives import Natural, NoisyNatural
-from lightning_sq.reproduction import recipes
-from lightning_sq.reproduction.recipes import recipe_of, seconds_per_image
+from lightning_sq.reproduction.recipes import recipe_of
 from lightning_sq.reproduction.studies import CIFAR10, MNIST, STUDIES
 from lightning_sq.types import parse_epsilon
 from tests.conftest import REPOSITORY
@@ -74,7 +71,7 @@ def test_every_recipe_of_a_study_is_a_row_of_it():
     for study in STUDIES.values():
         files = {path.stem for path in (CONFIGS / study.name).glob("*.yaml")}
         assert files - {"small"} | {study.method} == {row.name for row in study.rows}
-        assert {study.natural, study.certified, *study.timed} - {study.method} <= files
+        assert {study.natural, study.certified_row, *study.timed} - {study.method} <= files
 
 
 def test_an_objective_is_replaced_and_not_mixed_with_the_one_below():
@@ -123,29 +120,3 @@ def test_a_shorter_schedule_has_everything_on_its_way_sooner():
 def test_a_folder_without_the_recipes_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"There is no .*cifar10\.yaml\. Run this in a clone"):
         recipe_of(CIFAR10, CIFAR10.rows[0], configs=tmp_path, seed=0, changes={})
-
-
-def test_a_step_that_takes_long_is_timed_on_a_few_of_its_images(monkeypatch):
-    seen = []
-    monkeypatch.setattr(recipes, "SLOW_STEP", 0.0)
-    given = recipe(MNIST, "natural")
-    network = given.model(10)
-    network.register_forward_pre_hook(lambda module, arguments: seen.append(len(arguments[0])))
-    monkeypatch.setattr(type(given), "model", lambda self, num_classes: network)
-    assert min(seconds_per_image(given)) > 0
-    assert set(seen) == {recipes.FEW_IMAGES}
-
-
-def test_a_dearer_objective_is_timed_as_dearer(monkeypatch):
-    passes = 0.0  # a clock that goes on by one with every image that passes the network
-
-    def count(module, given, _):
-        nonlocal passes
-        passes += len(given[0]) if isinstance(module, PixelClassifier) else 0
-
-    hook = torch.nn.modules.module.register_module_forward_hook(count)
-    monkeypatch.setattr(time, "perf_counter", lambda: passes)
-    natural, forward = seconds_per_image(recipe(MNIST, "natural"))
-    pgd, _ = seconds_per_image(recipe(MNIST, "pgd"))
-    hook.remove()
-    assert (forward, natural, pgd) == (1, 1, 41)  # the step itself, and 40 of the attack

@@ -15,18 +15,16 @@ from lightning_sq.errors import InputError
 from lightning_sq.evaluation.store import VerdictStore
 from lightning_sq.evaluation.suites import SUITE_VERSION
 from lightning_sq.reproduction import runs
-from lightning_sq.reproduction.figures import COLORS
-from lightning_sq.reproduction.plan import Estimate, plan_in_words, time_in_words
+from lightning_sq.reproduction.figures import LIGHT, STRONG
 from lightning_sq.reproduction.runs import (
     EVALUATION,
     TRAINED,
     Step,
     evaluation_step,
     run_all,
-    training_curve,
     under_way,
 )
-from lightning_sq.reproduction.settings import RATE, Settings
+from lightning_sq.reproduction.settings import RATE
 from lightning_sq.reproduction.studies import CIFAR10, MNIST, STUDIES
 from lightning_sq.reproduction.trials import (
     TRIAL_IMAGES,
@@ -36,7 +34,7 @@ from lightning_sq.reproduction.trials import (
     tuned_rates,
     variants,
 )
-from tests.conftest import REPOSITORY
+from tests.reproduction.builders import settings
 
 
 def step(folder, name, words, *, key="k"):
@@ -143,41 +141,6 @@ def written(file, minutes_ago):
     os.utime(file, (then, then))
 
 
-def test_the_curve_goes_over_all_starts_of_a_run(tmp_path):
-    head = "epoch,step,train/seconds,val/clean_top1,val/robust_top1\n"
-    for version, text in {
-        9: "0,9,,0.5,0.1\n0,9,10.0,,\n1,19,,0.6,0.2\n",  # stopped before the end of the second epoch
-        10: "1,19,,0.7,0.3\n1,19,21.5,,\n",
-    }.items():
-        file = tmp_path / f"logs/version_{version}/metrics.csv"
-        file.parent.mkdir(parents=True)
-        file.write_text(head + text)
-        os.utime(file, (version, version))
-    assert training_curve(tmp_path) == [
-        {"seconds": 10.0, "clean": 0.5, "robust": 0.1},
-        {"seconds": 21.5, "clean": 0.7, "robust": 0.3},
-    ]
-
-
-def settings(tmp_path, **changes):
-    given = {
-        "study": MNIST,
-        "rows": ("natural", "pgd"),
-        "form": "full",
-        "num_seeds": None,
-        "max_epochs": None,
-        "configs": REPOSITORY / "configs",
-        "data": tmp_path / "mnist",
-        "tuning_data": tmp_path / "mnist-tuning",
-        "runs": tmp_path / "runs",
-        "attacks": "quick",
-        "num_images": 10,
-        "jobs": 2,
-        "num_threads": 1,
-    }
-    return Settings(**(given | changes))
-
-
 def test_every_row_gets_the_same_number_of_learning_rates_and_the_best_on_held_out_images_is_taken(tmp_path):
     ours = settings(tmp_path)
     tried = rates_to_try(ours)
@@ -254,44 +217,14 @@ def test_the_small_form_has_the_schedules_and_seeds_of_the_full_one_with_another
 
 def test_the_quick_form_has_rows_that_are_soon_trained_and_a_figure_has_a_style_for_every_row():
     for study in STUDIES.values():
-        for attacks in (True, False):
-            assert sum(row.attacks == attacks for row in study.rows) <= len(COLORS)
+        claimed = {*study.timed, *study.methods, *study.proven_rows}
+        assert len(claimed) <= len(STRONG)
+        for gradients in (True, False):
+            others = [row for row in study.rows if row.name not in claimed and row.uses_input_gradients == gradients]
+            assert len(others) <= len(LIGHT)
     long = ["method_madry", "pgd_madry", "method_resnet18"]
     long += ["quantizer_pgd", "quantizer_pgd_2", "quantizer_pgd_1", "interval_bound_wide"]
     assert [row.name for row in MNIST.rows if not row.in_quick] == long
-
-
-def test_the_plan_counts_tuning_training_and_attacks_of_all_seeds(tmp_path):
-    known = {"natural": Estimate(1.0, 50.0), "pgd": Estimate(10.0, 60.0)}
-    ours = settings(tmp_path, tuning_data=None, jobs=1)
-    natural, pgd, *_ = (run.recipe.num_epochs for run in ours.planned({}))
-    untuned = 25 + natural + 50 + 3 * (25 + 10 * pgd + 60)
-    tuning = 6 * 25 + 3 * (math.ceil(natural / 3) * 1 + math.ceil(pgd / 3) * 10)
-    shorter = 25 + 10 * round(pgd / 2) + 60
-
-    def last_line(one, **more):
-        return plan_in_words(one, known, **more).splitlines()[-1]
-
-    def sentence(seconds):
-        return f"in all at most {time_in_words(seconds)}, 1 rows at a time"
-
-    assert last_line(ours) == sentence(untuned)
-    assert last_line(replace(ours, tuning_data=tmp_path / "tuning")) == sentence(untuned + tuning)
-    assert last_line(replace(ours, shares=(0.5,))) == sentence(untuned + shorter)
-
-
-def test_the_plan_leaves_out_what_is_done_unless_all_is_done_anew(tmp_path):
-    known = {"natural": Estimate(1.0, 50.0)}
-    ours = settings(tmp_path, rows=("natural",), tuning_data=None)
-    (run,) = ours.planned({})
-    whole = plan_in_words(ours, known)
-    run.folder.mkdir(parents=True)
-    (run.folder / TRAINED).write_text(json.dumps({"key": run.recipe.fingerprint()}))
-    assert plan_in_words(ours, known).splitlines()[-1] == "in all at most 0 min 50 s, 2 rows at a time"
-    assert plan_in_words(ours, known, anew=True) == whole
-    (run.folder / TRAINED).write_text(json.dumps({"key": "of another recipe"}))
-    with pytest.raises(InputError, match="by other settings"):
-        plan_in_words(ours, known)
 
 
 def test_the_rows_whose_time_is_told_are_trained_by_shorter_schedules_too(tmp_path):

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 import lightning_sq
-from lightning_sq.attacks import PGD, bpda, fools
+from lightning_sq.attacks import PGD, fools, with_bpda
 from lightning_sq.attacks.criteria import margin
 from lightning_sq.errors import InputError
 from lightning_sq.layers import Normalize, SoftQuantization
@@ -314,7 +314,7 @@ def test_certified_images_survive_every_attack(quantizer):
     sure = certified(model, images, labels, epsilon)
     assert 0.1 < sure.float().mean() < 0.9
     assert not sure[:20].any()
-    for attacked in (model, bpda(model)):
+    for attacked in (model, with_bpda(model)):
         found = PGD(num_steps=20, criterion="margin")(attacked, images, labels, list(range(200)), epsilon)
         assert not fools(model, found, images, labels, epsilon=epsilon)[sure].any()
     for _ in range(20):

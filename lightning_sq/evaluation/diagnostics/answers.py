@@ -6,7 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from lightning_sq.evaluation.derivatives_inside import uses_derivatives
-from lightning_sq.evaluation.diagnostics.situation import Diagnostic, Situation, row
+from lightning_sq.evaluation.diagnostics.situation import FEW, Diagnostic, Situation, row
+from lightning_sq.ops.random_numbers import random_numbers_kept
+
+SMALLEST = 1e-12
+"""Of a size that is divided by."""
 
 
 def random_answers(s: Situation) -> Diagnostic:
@@ -21,7 +25,7 @@ def random_answers(s: Situation) -> Diagnostic:
     return row(
         "random_answers",
         "largest difference between the logits of two passes, relative to their size",
-        difference / max(size, 1e-12),
+        difference / max(size, SMALLEST),
         1e-4,
         "The model is random: attack its expectation (--attacks rand).",
     )
@@ -57,14 +61,32 @@ def optimises_at_inference(s: Situation) -> Diagnostic:
 
 
 def not_float32(s: Situation) -> Diagnostic:
-    """Lower precision rounds small gradients to zero."""
+    """Lower precision rounds small gradients to zero, also where it is hidden in a function that converts."""
     model = s.runner.model
     weights = list(model.parameters()) if isinstance(model, nn.Module) else []
     low = [weight for weight in weights if weight.is_floating_point() and weight.dtype.itemsize < 4]
+    images, _ = s.batch(FEW)
+    with torch.no_grad(), random_numbers_kept(s.runner.device, 0):
+        logits = model(images)
     return row(
         "not_float32",
-        "share of weights in less than float32",
-        len(low) / max(len(weights), 1),
+        "share of weights, or of logits, in less than float32",
+        max(len(low) / max(len(weights), 1), float(_in_low_precision(logits))),
         0.0,
         "In bfloat16 a quarter of the gradients behind a quantizer vanish. Evaluate in float32.",
     )
+
+
+def _in_low_precision(logits: Tensor) -> bool:
+    """Whether logits have a format of less than 32 bits, or all have a value in one, each in the steps of its own size.
+
+    Whole numbers, as of votes, are not meant: they are all in the steps of the largest.
+    """
+    if logits.dtype.itemsize < 4:
+        return True
+    largest = logits.abs().max().clamp(min=SMALLEST)
+    for low in (torch.bfloat16, torch.float16):
+        step = 2 ** largest.log2().floor() * torch.finfo(low).eps
+        if torch.equal(logits.to(low).to(logits), logits) and not torch.equal((logits / step).round() * step, logits):
+            return True
+    return False

@@ -13,8 +13,8 @@ from lightning_sq.evaluation.diagnostics.situation import (
     FromOtherStarts,
     Situation,
     row,
-    share,
 )
+from lightning_sq.evaluation.found import share_of
 
 
 def plain_gradient_misses(s: Situation) -> Diagnostic | None:
@@ -30,7 +30,7 @@ def plain_gradient_misses(s: Situation) -> Diagnostic | None:
     return row(
         "plain_gradient_misses",
         "share of images that plain PGD leaves and an attack that knows the quantizer breaks",
-        share(left & also),
+        share_of(left & also),
         max(0.01, 1 / len(left)),
         "The gradient that the model shows leads attacks astray: whoever uses plain PGD reports too much.",
     )
@@ -46,7 +46,7 @@ def black_box_beats_white_box(s: Situation) -> Diagnostic | None:
     return row(
         "black_box_beats_white_box",
         "share of images that only attacks without a gradient break",
-        share(left & broken),
+        share_of(left & broken),
         0.002,
         "A search without a gradient should not find more: the gradients used are misleading.",
     )
@@ -59,7 +59,7 @@ def more_steps_break_more(s: Situation) -> Diagnostic:
     return row(
         "more_steps_break_more",
         "share of the surviving images that another 100 steps from another start break",
-        share(s.broken("more steps from another start", longer, s.budget, alive), alive),
+        share_of(s.broken("more steps from another start", longer, s.budget, alive), alive),
         0.02,
         "The attacks have not converged: the robust accuracy is lower than what is printed.",
     )
@@ -72,7 +72,7 @@ def more_steps_help_the_model(s: Situation) -> Diagnostic:
     return row(
         "more_steps_help_the_model",
         "share of images that PGD breaks in 10 steps and not in 40, net",
-        share(short, some) - share(long, some),
+        share_of(short, some) - share_of(long, some),
         0.02,
         "More steps should never help the defender: the gradient does not point where the loss grows.",
     )
@@ -87,7 +87,7 @@ def survives_everything(s: Situation) -> Diagnostic:
     return row(
         "survives_everything",
         "accuracy where every pixel may be anything",
-        1 - share(plain | behind, some) if some.any() else 0.0,
+        1 - share_of(plain | behind, some) if some.any() else 0.0,
         0.05,
         "No image of the label is left unchanged, so a working attack must succeed: this one is broken or blind.",
     )
@@ -120,7 +120,7 @@ def attacks_break_what_is_proven(s: Situation) -> Diagnostic | None:
     return row(
         "attacks_break_what_is_proven",
         "share of images that are proven and yet broken, in a ball of the same size",
-        share(torch.stack(refuted).any(0)),
+        share_of(torch.stack(refuted).any(0)),
         0.0,
         "The proof is wrong: its bounds are of another function than the model, or nearer to 0 than float32 rounds.",
     )

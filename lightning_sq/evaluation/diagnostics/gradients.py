@@ -12,7 +12,8 @@ from lightning_sq.attacks import Attack
 from lightning_sq.attacks.criteria import cross_entropy, margin
 from lightning_sq.attacks.pgd import BALLS
 from lightning_sq.attacks.watched import Watched
-from lightning_sq.evaluation.diagnostics.situation import FEW, MANY, Diagnostic, Situation, row, share
+from lightning_sq.evaluation.diagnostics.situation import FEW, MANY, Diagnostic, Situation, row
+from lightning_sq.evaluation.found import share_of
 from lightning_sq.ops.interval import quantized_box
 
 
@@ -54,7 +55,7 @@ def quantizer_widens_the_ball(s: Situation) -> Diagnostic | None:
         "quantizer_widens_the_ball",
         "mean width of the quantized box, relative to the ball of pixels",
         ratio.item(),
-        1.0,
+        1.0 + 1e-6,  # float32 rounds a ratio of 1
         "Above 1 the quantizer gives the attacker more room than there was: what looks like robustness is hiding.",
     )
 
@@ -94,7 +95,7 @@ def successes_get_lost(s: Situation) -> Diagnostic:
         with torch.no_grad():
             return watched.seen & ~(margin(s.runner.model(found), labels) > 0)
 
-    share_lost = sum(share(s.runner.ask(partial(lost, make=make), some), some) for make in makes)
+    share_lost = sum(share_of(s.runner.ask(partial(lost, make=make), some), some) for make in makes)
     return row(
         "successes_get_lost",
         "share of images that an attack saw broken and that a fresh look finds unbroken",

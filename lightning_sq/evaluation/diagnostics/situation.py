@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_sq.attacks import PGD, Attack, QuantizedBox
 from lightning_sq.attacks.front_end import Quantized
-from lightning_sq.evaluation.found import Diagnostic, Evaluation
+from lightning_sq.evaluation.found import Diagnostic, Evaluation, spread
 from lightning_sq.evaluation.runner import StageRunner
 
 FEW = 64
@@ -55,10 +55,8 @@ class Situation:
 
     def some(self, flags: Tensor, count: int) -> Tensor:
         """(N,) bool: `count` of the flagged images, spread over the set."""
-        numbers = torch.nonzero(flags)[:, 0]
         chosen = torch.zeros_like(flags)
-        if len(numbers):
-            chosen[numbers[torch.linspace(0, len(numbers) - 1, min(count, len(numbers))).round().long()]] = True
+        chosen[spread(torch.nonzero(flags)[:, 0], count)] = True
         return chosen
 
     def batch(self, count: int) -> tuple[Tensor, Tensor]:
@@ -87,11 +85,5 @@ class Situation:
 
 
 def row(name: str, title: str, measured: float, limit: float, why: str) -> Diagnostic:
-    """A check that fires above its limit."""
-    return Diagnostic(name, title, measured > limit, measured, limit, why)
-
-
-def share(flags: Tensor, of: Tensor | None = None) -> float:
-    """Of all images, or of those flagged in `of`."""
-    count = len(flags) if of is None else int(of.sum())
-    return int(flags.sum()) / max(count, 1)
+    """A check that fires above its limit, and where what is measured is no number."""
+    return Diagnostic(name, title, not measured <= limit, measured, limit, why)

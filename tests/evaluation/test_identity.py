@@ -1,0 +1,246 @@
+"""What is kept is known again in the next process, and only for the same model under the same attacks."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+from functools import partial, wraps
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import lightning_sq
+from lightning_sq.attacks import BPDA, PGD, Expectation
+from lightning_sq.errors import InputError
+from lightning_sq.evaluation import Entry
+from lightning_sq.evaluation.identity import described, parameters_of
+from lightning_sq.evaluation.suites import catalogue
+from lightning_sq.layers import SoftQuantization
+from tests.conftest import REPOSITORY
+from tests.evaluation.models import IMAGES, linear_model
+
+
+def closed_over(value):
+    def attack(model, images, labels, seeds, epsilon):
+        return (images, value)[0]
+
+    return attack
+
+
+def by_default(value):
+    def attack(model, images, labels, seeds, epsilon, by=value):
+        return images
+
+    return attack
+
+
+def by_keyword(value):
+    def attack(model, images, labels, seeds, epsilon, *, by=value):
+        return images
+
+    return attack
+
+
+class Holds:
+    """An attack with an attribute; beside it, what is another thing in every process."""
+
+    def __init__(self, value) -> None:
+        self.value, self.lock, self.log = value, threading.Lock(), logging.getLogger("a test's")
+        self.itself = self
+
+    def __call__(self, model, images, labels, seeds, epsilon):
+        return images
+
+    def attack(self, model, images, labels, seeds, epsilon):
+        return images
+
+
+class Slotted:
+    """Without a dictionary of attributes."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value) -> None:
+        self.value = value
+
+    def __call__(self, model, images, labels, seeds, epsilon):
+        return images
+
+
+def around_another(value):
+    @wraps(Holds.attack)
+    def attack(*arguments):
+        return closed_over(value)(*arguments)
+
+    return attack
+
+
+MAKE = {
+    "closure": closed_over,
+    "default": by_default,
+    "keyword default": by_keyword,
+    "attribute": Holds,
+    "slot": Slotted,
+    "method": lambda value: Holds(value).attack,
+    "partial": lambda value: partial(closed_over(0), epsilon=value),
+    "partial of a closure": lambda value: partial(closed_over(value), epsilon=0.1),
+    "decorated": around_another,
+    "inside BPDA": lambda value: BPDA(closed_over(value)),
+    "inside an expectation of another": lambda value: Expectation(Holds(value), 2),
+}
+PAIRS = {
+    "numbers": (1, 2),
+    "tensors": (torch.zeros(3), torch.ones(3)),
+    "tensors of one size": (torch.zeros(4), torch.zeros(2, 2)),
+    "arrays": (np.zeros(3), np.ones(3)),
+    "attacks": (PGD(3), PGD(4)),
+    "functions": (len, sorted),
+    "objects": (Holds(1), Holds(2)),
+    "networks": (nn.Linear(2, 2), nn.Linear(2, 2)),
+    "quantizers": (SoftQuantization(2, 30.0), SoftQuantization(2, 30.001)),
+    "sets": ({"a", "b"}, {"a", "c"}),
+    "classes": (nn.Linear, nn.Conv2d),
+    "nothing and something": (None, ()),
+}
+
+
+@pytest.mark.parametrize("make", MAKE)
+@pytest.mark.parametrize("pair", PAIRS)
+def test_what_an_attack_depends_on_is_part_of_it(make, pair):
+    one, other = (json.dumps(parameters_of(MAKE[make](value))) for value in PAIRS[pair])
+    assert one != other
+    assert json.dumps(parameters_of(MAKE[make](PAIRS[pair][0]))) == one
+
+
+def test_two_functions_of_one_name_are_two_attacks_and_a_line_further_down_it_is_the_same():
+    text = "def attack(model, images, labels, seeds, epsilon):\n    return images{}\n"
+    found = []
+    for source in (text.format(""), "\n\n" + text.format(""), text.format(" * 1.0")):
+        names = {}
+        exec(source, names)
+        found.append(parameters_of(names["attack"]))
+    assert found[0] == found[1] != found[2]
+
+
+def test_the_attacks_of_the_catalogue_say_their_parameters_and_nothing_else():
+    """Whoever has verdicts of them goes on with these."""
+    assert parameters_of(catalogue()["bpda_surrogate_3"].attack) == {
+        "kind": "BPDA",
+        "attack": {
+            "kind": "PGD",
+            "step_size": None,
+            "num_steps": 40,
+            "schedule": "constant",
+            "momentum": 0.0,
+            "num_restarts": 1,
+            "criterion": "margin",
+            "targeted": False,
+            "from_random_start": True,
+            "stop_when_fooled": True,
+            "norm": "linf",
+        },
+        "backward": "surrogate",
+        "surrogate_sharpness": 3.0,
+    }
+
+
+WORDS = """
+import json
+from tests.evaluation.test_identity import MAKE, described, parameters_of
+values = {"a": {"x", "y", "z"}, "b": object(), "c": lambda value: value in {"p", "q", "r"}}
+print(json.dumps([[name, parameters_of(make(values))] for name, make in MAKE.items()] + [described(values)]))
+"""
+
+
+def test_another_process_says_the_same():
+    """In which sets have another order, and objects another address."""
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", WORDS],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            cwd=REPOSITORY,
+            capture_output=True,
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert said[0] == said[1] != b""
+    assert b"0x" not in said[0]
+
+
+def test_what_holds_itself_can_be_described():
+    around: list = [1]
+    around.append(around)
+    assert described(around) == [1, "itself"]
+
+
+def kept(model, tmp_path, **options):
+    given = {"epsilon": 0.02, "attacks": "fgsm", "checks": False, "store": tmp_path} | options
+    return lightning_sq.evaluate(model, IMAGES, torch.zeros(40).long(), **given)
+
+
+@pytest.mark.parametrize("wrap", [BPDA, Expectation])
+def test_a_function_inside_our_attacks_is_kept(wrap, tmp_path):
+    model = linear_model(SoftQuantization(4, 60.0))
+    for _ in range(2):
+        kept(model, tmp_path, attacks={"mine": Entry("mine", wrap(closed_over(1)), "plain")})
+    with pytest.raises(InputError, match=r"another evaluation \(attacks differs"):
+        kept(model, tmp_path, attacks={"mine": Entry("mine", wrap(closed_over(2)), "plain")})
+
+
+class WithBuffer(nn.Module):
+    """Of which nothing is in a state_dict."""
+
+    def __init__(self, shift: float) -> None:
+        super().__init__()
+        self.register_buffer("shift", torch.tensor(shift), persistent=False)
+
+    def forward(self, x):
+        return (x + 0 * self.shift).flatten(1)[:, :2]
+
+
+ALIKE = {
+    "sharpness": (SoftQuantization(4, 60.0), SoftQuantization(4, 60.0001)),
+    "derivative": (SoftQuantization(4, hard=True), SoftQuantization(4, hard=True, backward="identity")),
+    "buffer": (WithBuffer(0.0), WithBuffer(1.0)),
+}
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_a_model_with_the_same_weights_and_logits_is_another_one(name, tmp_path):
+    one, other = (part if name == "buffer" else linear_model(part) for part in ALIKE[name])
+    for _ in range(2):
+        kept(one, tmp_path)
+    with pytest.raises(InputError, match=r"another evaluation \(beside_weights differs"):
+        kept(other, tmp_path)
+
+
+def test_another_quantizer_of_the_callers_is_another_evaluation(tmp_path):
+    def three_levels(x):
+        return (2 * x).round() / 2
+
+    def straight_through(x):
+        return x + (three_levels(x) - x).detach()
+
+    kept(linear_model(), tmp_path, quantizer=three_levels)
+    with pytest.raises(InputError, match=r"another evaluation \(beside_weights differs"):
+        kept(linear_model(), tmp_path, quantizer=straight_through)
+
+
+def test_verdicts_of_before_which_do_not_say_what_is_beside_the_weights_are_gone_on_with(tmp_path, monkeypatch):
+    from lightning_sq.evaluation import evaluation
+
+    whole = evaluation.identity_of
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            evaluation,
+            "identity_of",
+            lambda *given: {name: part for name, part in whole(*given).items() if name != "beside_weights"},
+        )
+        kept(linear_model(SoftQuantization(4, 60.0)), tmp_path)
+    kept(linear_model(SoftQuantization(4, 60.0)), tmp_path)

@@ -1,0 +1,57 @@
+"""Settings of a study, and rows and seeds of its page, for the tests of this folder."""
+
+from __future__ import annotations
+
+from lightning_sq.reproduction.settings import Settings
+from lightning_sq.reproduction.studies import MNIST
+from tests.conftest import REPOSITORY
+
+
+def settings(tmp_path, **changes):
+    """How a small study is run, with `changes`."""
+    given = {
+        "study": MNIST,
+        "rows": ("natural", "pgd"),
+        "form": "full",
+        "num_seeds": None,
+        "max_epochs": None,
+        "configs": REPOSITORY / "configs",
+        "data": tmp_path / "mnist",
+        "tuning_data": tmp_path / "mnist-tuning",
+        "runs": tmp_path / "runs",
+        "attacks": "quick",
+        "num_images": 10,
+        "jobs": 2,
+        "num_threads": 1,
+    }
+    return Settings(**(given | changes))
+
+
+def seed(worst, papers=None, certified=None, curve=((10, 0.5), (20, 0.8))):
+    """The entry of a seed on a page, all of whose numbers follow from these."""
+    return {
+        "seed": 0,
+        "recipe": "0123456789abcdef",
+        "day": "2026-01-02",
+        "device": "CPU, 4 cores",
+        "num_threads": 1,
+        "jobs": 2,
+        "epochs": 2,
+        "seconds": curve[-1][0],
+        "curve": [{"seconds": s, "clean": 0.99, "robust": r} for s, r in curve],
+        "clean": 0.99,
+        "papers_attacks": worst if papers is None else papers,
+        "by_attack": {"pgd": worst if papers is None else papers},
+        "worst_case": worst,
+        "certified": certified,
+        "certified_of_attacked": certified,
+        "over_epsilon": [[0.1, 0.9], [0.3, worst]],
+        "flags": [],
+        "verdict": "",
+    }
+
+
+def rows(**seeds):
+    """Rows of a page: name=[seeds]."""
+    known = {"network": "small_cnn", "options": [], "learning_rate": 0.002, "tuning": [], "shorter": []}
+    return {name: {"title": MNIST.row(name).title, **known, "seeds": list(own)} for name, own in seeds.items()}

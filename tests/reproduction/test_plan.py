@@ -1,0 +1,149 @@
+"""A plan counts what will be run, and times it as it will be run."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections import OrderedDict
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_sq.commands.evaluate import CURVE
+from lightning_sq.commands.evaluate_options import parse
+from lightning_sq.errors import InputError
+from lightning_sq.evaluation import evaluate
+from lightning_sq.layers import SoftQuantization
+from lightning_sq.models import PixelClassifier
+from lightning_sq.reproduction import plan
+from lightning_sq.reproduction.plan import Estimate, plan_in_words, seconds_per_image, time_in_words
+from lightning_sq.reproduction.recipes import recipe_of
+from lightning_sq.reproduction.runs import TRAINED
+from lightning_sq.reproduction.studies import MNIST
+from tests.conftest import REPOSITORY
+from tests.reproduction.builders import settings
+
+
+def test_the_plan_counts_tuning_training_and_attacks_of_all_seeds(tmp_path):
+    known = {"natural": Estimate(1.0, 50.0), "pgd": Estimate(10.0, 60.0)}
+    ours = settings(tmp_path, tuning_data=None, jobs=1)
+    natural, pgd, *_ = (run.recipe.num_epochs for run in ours.planned({}))
+    untuned = 25 + natural + 50 + 3 * (25 + 10 * pgd + 60)
+    tuning = 6 * 25 + 3 * (math.ceil(natural / 3) * 1 + math.ceil(pgd / 3) * 10)
+    shorter = 25 + 10 * round(pgd / 2) + 60
+
+    def last_line(one, **more):
+        return plan_in_words(one, known, **more).splitlines()[-1]
+
+    def sentence(seconds):
+        return f"in all at most {time_in_words(seconds)}, 1 rows at a time"
+
+    assert last_line(ours) == sentence(untuned)
+    assert last_line(replace(ours, tuning_data=tmp_path / "tuning")) == sentence(untuned + tuning)
+    assert last_line(replace(ours, shares=(0.5,))) == sentence(untuned + shorter)
+
+
+def test_the_plan_leaves_out_what_is_done_unless_all_is_done_anew(tmp_path):
+    known = {"natural": Estimate(1.0, 50.0)}
+    ours = settings(tmp_path, rows=("natural",), tuning_data=None)
+    (run,) = ours.planned({})
+    whole = plan_in_words(ours, known)
+    run.folder.mkdir(parents=True)
+    (run.folder / TRAINED).write_text(json.dumps({"key": run.recipe.fingerprint()}))
+    assert plan_in_words(ours, known).splitlines()[-1] == "in all at most 0 min 50 s, 2 rows at a time"
+    assert plan_in_words(ours, known, anew=True) == whole
+    (run.folder / TRAINED).write_text(json.dumps({"key": "of another recipe"}))
+    with pytest.raises(InputError, match="by other settings"):
+        plan_in_words(ours, known)
+
+
+def recipe(name):
+    return recipe_of(MNIST, MNIST.row(name), configs=REPOSITORY / "configs", seed=0, changes={})
+
+
+class Unbreakable(nn.Module):
+    """Sure of class 0 whatever it sees. Counts passes as the plan does, and notes how many images come at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.passes = 0
+        self.batches: list[int] = []
+
+    def forward(self, x):
+        self.batches.append(len(x))
+        self.passes += len(x)
+        score = (self.weight * x).flatten(1).sum(1, keepdim=True)
+        if score.requires_grad:
+            score.register_hook(self._count_backward)
+        return torch.cat([score + 9, *[score - 9] * 9], 1)
+
+    def _count_backward(self, gradient):
+        self.passes += 2 * len(gradient)
+
+
+def test_the_passes_that_are_planned_are_those_of_a_net_that_nothing_breaks():
+    net, num_images = Unbreakable(), 70
+    images, labels = torch.rand(num_images, 1, 6, 6), torch.zeros(num_images, dtype=torch.long)
+    model = PixelClassifier(OrderedDict(quantize=SoftQuantization(2, 100.0), backbone=net))
+    lenders = dict.fromkeys(("natural", "pgd"), model)
+    evaluate(model, images, labels, epsilon=0.3, attacks="quick", curve=[0.1, 0.2], transfer_from=lenders)
+    assert net.passes == pytest.approx(plan.passes_of_evaluation("quick", num_images), rel=0.05)
+    assert max(net.batches[1:], key=net.batches.count) == plan.images_attacked_together(num_images)
+
+
+def test_an_evaluation_is_planned_with_the_budgets_and_the_batch_that_evaluate_takes():
+    assert len(CURVE) + 1 == plan.NUM_BUDGETS
+    assert parse(["model", "--data", "data", "--output", "output"]).batch_size == plan.LARGEST_BATCH
+    assert [plan.images_attacked_together(n) for n in (4, 100, 200, 1000)] == [8, 25, 50, 128]
+
+
+def test_a_row_is_estimated_by_the_images_of_its_epochs_and_by_all_passes_of_its_attacks(tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "load_index", lambda folder: range(600))
+    monkeypatch.setattr(plan, "seconds_per_image", lambda recipe, num_attacked: (0.5, 0.25))
+    ours = settings(tmp_path, num_images=10)
+    passes = plan.passes_of_evaluation("quick", 10)
+    assert plan.estimate_of(ours, recipe("natural")) == Estimate(300.0, plan.START_SECONDS + passes / 4)
+    changes = {"trainer.limit_train_batches": 2}
+    short = replace(recipe("natural"), changes=changes)
+    assert plan.estimate_of(ours, short).epoch == 128.0  # two batches of 128 images
+
+
+def test_a_step_that_takes_long_is_timed_on_a_few_of_its_images(monkeypatch):
+    seen = []
+    monkeypatch.setattr(plan, "SLOW_STEP", 0.0)
+    given = recipe("natural")
+    network = given.model(10)
+    network.register_forward_pre_hook(lambda module, arguments: seen.append(len(arguments[0])))
+    monkeypatch.setattr(type(given), "model", lambda self, num_classes: network)
+    assert min(seconds_per_image(given, 100)) > 0
+    assert set(seen) == {plan.FEW_IMAGES}
+
+
+def test_a_pass_is_timed_on_as_many_images_as_are_attacked_together(monkeypatch):
+    seen = []
+    given = recipe("natural")
+    network = given.model(10)
+    network.register_forward_pre_hook(lambda module, arguments: seen.append((module.training, len(arguments[0]))))
+    monkeypatch.setattr(type(given), "model", lambda self, num_classes: network)
+    seconds_per_image(given, 20)
+    assert {count for training, count in seen if not training} == {plan.FEW_IMAGES, 20}
+    assert max(count for training, count in seen if training) == 128
+
+
+def test_a_dearer_objective_is_timed_as_dearer(monkeypatch):
+    passes = 0.0  # a clock that goes on by one with every image that passes the network
+
+    def count(module, given, _):
+        nonlocal passes
+        passes += len(given[0]) if isinstance(module, PixelClassifier) else 0
+
+    hook = torch.nn.modules.module.register_module_forward_hook(count)
+    monkeypatch.setattr(time, "perf_counter", lambda: passes)
+    natural, one_pass = seconds_per_image(recipe("natural"), 50)
+    pgd, _ = seconds_per_image(recipe("pgd"), 50)
+    hook.remove()
+    assert (one_pass, natural, pgd) == (1, 1, 41)  # the step itself, and 40 of the attack
