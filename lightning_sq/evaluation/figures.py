@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from lightning_sq.evaluation.examples import Examples
+from lightning_sq.evaluation.tables import format_epsilon
 
 COLORS = ("#1f6feb", "#d1242f", "#1a7f37", "#8250df", "#9a6700", "#57606a")
 LINES = ("--", ":", "-.", (0, (5, 1)), (0, (1, 1)))
@@ -41,6 +42,10 @@ def robustness_figure(results: dict[str, Any]) -> Figure:
         proven = [(p["epsilon"], p["certified"]) for p in points if p["certified"] is not None]
         if any(share for epsilon, share in proven if epsilon):
             axes.plot(*_percent(proven), "^-", lw=1, ms=5, color=color, alpha=0.6, label=_plain(f"{name}, proven"))
+    measured = results["models"][0]["curve"]
+    labels = [format_epsilon(point["epsilon"]) if point["complete"] else "" for point in measured]
+    axes.set_xticks([0.0, *(point["epsilon"] for point in measured)], ["0", *labels])
+    figure.supxlabel("hollow: over the attacks on everyone alone", fontsize=8)
     axes.set(
         xlabel=rf"perturbation budget $\epsilon$ ({NORMS[results['threat_model']['norm']]})",
         ylabel="accuracy, %",

@@ -19,11 +19,12 @@ from lightning_sq.run_files import FIGURE_FILE, REPORT_FILE
 
 
 def write_report(folder: Path) -> None:
-    """Draw robustness.png and report.html from the results and examples in `folder`.
+    """Draw robustness.png and report.html from the results in `folder`, and from the examples if they were kept.
 
-    Raises: InputError if there are none, or they are damaged.
+    Raises: InputError if there are no results, or something is damaged.
     """
-    results, shown = read_results(folder), examples.read(folder)
+    results = read_results(folder)
+    shown = examples.read(folder) if (folder / examples.FILE).exists() else {}
     save_png(robustness_figure(results), folder / FIGURE_FILE)
     template = files("lightning_sq.evaluation").joinpath("templates/report.html.j2").read_text()
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)

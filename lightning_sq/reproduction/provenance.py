@@ -37,13 +37,14 @@ def older(rows: dict[str, Any]) -> list[str]:
 
 def transfers(rows: dict[str, Any]) -> list[str]:
     """Whose adversarial images were tried on the others, and on which they were not."""
-    by_end = {row["title"]: [set(end.get("transfers", ())) for end in _ends(row)] for row in rows.values()}
-    tried = {title: set.intersection(*known) for title, known in by_end.items()}
+    tried = {
+        name: set.intersection(*(set(end.get("transfers", ())) for end in _ends(row))) for name, row in rows.items()
+    }
     sources = sorted(set().union(*tried.values()))
     if not sources:
         return []
-    without = [title for title, known in tried.items() if not known]
-    but = f", but not on {'; '.join(without)}" * bool(without)
+    without = [rows[name]["title"] for name, known in tried.items() if not known >= {*sources} - {name}]
+    but = f", but not, or not all, on {'; '.join(without)}" * bool(without)
     titles = " and ".join(rows[name]["title"] if name in rows else name for name in sources)
     return [f"Adversarial images of {titles} were tried on the others too{but}."]
 

@@ -18,6 +18,7 @@ from lightning_sq.evaluation.figures import examples_figure
 from lightning_sq.evaluation.report import write_report
 from lightning_sq.evaluation.tables import format_epsilon, markdown_table, printed_table
 from lightning_sq.layers import SoftQuantization
+from tests.conftest import REPOSITORY
 from tests.evaluation.models import IMAGES, linear_model
 
 NAME = "<b>[bold]$x</b>"
@@ -276,3 +277,15 @@ def test_grey_examples_are_drawn_in_grey_from_black_to_white():
 )
 def test_a_budget_is_written_as_people_count_it(epsilon, text):
     assert format_epsilon(epsilon) == text
+
+
+def test_a_report_is_drawn_without_the_images_where_they_were_not_kept(tmp_path, capsys):
+    shutil.copy(REPOSITORY / "results/demo/results.json", tmp_path)
+    assert main(["report", str(tmp_path)]) == 0
+    page = (tmp_path / "report.html").read_text()
+    assert "<h2>Images</h2>" not in page
+    assert "How it was measured" in page
+    assert (tmp_path / "robustness.png").read_bytes().startswith(b"\x89PNG")
+    (tmp_path / "examples.safetensors").write_bytes(b"cut")
+    assert main(["report", str(tmp_path)]) == 2
+    assert "examples.safetensors is missing or damaged" in capsys.readouterr().err

@@ -232,6 +232,7 @@ def test_the_outcome_in_the_readme_is_that_of_the_pages():
         f"independent noise keeps {worst(mnist, 'independent_noise')})",
         f"the method is {re.search('[0-9.]+ times', faster)[0]} as fast as PGD training, not 24",
         f"prove {worst(mnist, 'interval_bound', 'certified')} of all MNIST test images",
+        f"With timm's ResNet-18 it keeps {worst(mnist, 'method_resnet18')} (one seed)",
     ):
         assert sentence in text, sentence
 
