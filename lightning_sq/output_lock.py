@@ -68,7 +68,7 @@ def open_of_run(path: Path, flags: int) -> int:
         return os.open(path, flags | os.O_CREAT, 0o644)
     except PermissionError:
         raise InputError(
-            f"{path} cannot be written: it is not yours. Have its owner allow it (chmod g+w), or give another --output."
+            f"{path} cannot be written: it is not yours. Have its owner allow it (chmod g+w), or write elsewhere."
         ) from None
 
 

@@ -10,10 +10,15 @@
 # on_every_rank ARGUMENTS...: `lightning-sq ARGUMENTS` as one task a GPU; --kill-on-bad-exit ends all when one dies
 on_every_rank() {
   # srun goes by sbatch's --export, which may lack what is set here
-  local start=(srun --export=ALL --kill-on-bad-exit=1) program=("${VENV:-.venv}/bin/lightning-sq") mounts folder
+  local start=(srun --export=ALL --kill-on-bad-exit=1) program=("${VENV:-.venv}/bin/lightning-sq") mounts folder real named
   local cache=${XDG_CACHE_HOME:-$HOME/.cache} # not the image's own, in /runs, which is only there in Docker
   mounts=$PWD:$PWD
-  for folder in "$(realpath -m "$DATA")" "$(realpath -m "$OUTPUT")"; do mounts+=,$folder:$folder; done
+  for folder in "$DATA" "$OUTPUT"; do
+    real=$(realpath -m "$folder") named=$(realpath -ms "$folder")
+    mounts+=,$real:$real
+    # a link outside this folder is not there inside: the folder is seen by the link's name too
+    if [[ $named != "$real" && $named != "$PWD"/* ]]; then mounts+=,$real:$named; fi
+  done
   mounts=${MOUNTS:-$mounts}
   # every process of a node shares its cores; without this each would start a thread for all of them
   export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}
@@ -99,6 +104,6 @@ again_if_it_helps() {
     echo "The job was cancelled or is queued again already."
     return "$status"
   fi
-  echo "Queued again." # before it is: SLURM ends this script then
+  echo "To be queued again." # said before: SLURM ends this script once it is
   ask_scontrol requeue "$job" || return "$status"
 }

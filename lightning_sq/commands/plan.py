@@ -226,8 +226,8 @@ def _show(plan: dict[str, Any]) -> None:
     Console().print(table)
     if plan["rows"][-1]["global_batch_size"] > LARGEST_PUBLISHED_BATCH:
         print(
-            f"* Such a rate is published up to {LARGEST_PUBLISHED_BATCH:,} images a step (arXiv 1706.02677). "
-            "Set a lower --model.optimization.base_learning_rate."
+            f"* Rates that grow with the batch are published up to {LARGEST_PUBLISHED_BATCH:,} images a step "
+            "(arXiv 1706.02677). Set a lower --model.optimization.base_learning_rate."
         )
     sizes = (plan[name] / 1e6 for name in ("checkpoint_bytes", "release_bytes"))
     print(

@@ -36,13 +36,13 @@ class Listed(NamedTuple):
 def splits_of(folder: Path) -> list[Path]:
     """train/ and val/ below `folder`, as far as they are there; else `folder` itself.
 
-    Among other folders, and with no classes in them, they are classes: CIFAR-100 has one that is called train.
+    One of them alone among other folders, and with no classes in it, is a class: CIFAR-100 has one called train.
 
     Raises: InputError if one of them cannot be listed.
     """
     splits = [folder / name for name in ("train", "val") if (folder / name).is_dir()]
-    if not splits:
-        return [folder]
+    if len(splits) != 1:
+        return splits or [folder]
     have_classes = any(is_sharded(split) or _folders_in(split) for split in splits)
     return splits if have_classes or len(_folders_in(folder)) == len(splits) else [folder]
 

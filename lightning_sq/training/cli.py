@@ -44,6 +44,7 @@ from lightning_sq.training.resume.start import (
     is_of_run,
     remove_half_written,
     remove_run,
+    seconds_saved,
 )
 from lightning_sq.training.robust_accuracy import RobustAccuracy
 from lightning_sq.training.waiting import WaitingForData
@@ -195,7 +196,7 @@ class CommandLine(LightningCLI):
         output = Path(config["output"])
         goes_on = self.saved is not None and is_of_run(self.saved.path, output)
         if goes_on:
-            self.model.seconds_before = seconds_noted(output)
+            self.model.seconds_before = max(seconds_noted(output), seconds_saved(output))
         else:
             remove_run(output)
         write_on_rank_zero(output / CONFIG_FILE, yaml.safe_dump(self.recipe, sort_keys=False))

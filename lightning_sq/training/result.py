@@ -17,14 +17,14 @@ USUAL_EPSILON = 8 / 255
 
 def result_line(trainer: Trainer, output: Path) -> str:
     """The last checkpoint, the accuracies of its last validation as far as this start has measured them, and the
-    command that attacks it. All processes have to come here: a metric may be reduced.
+    command that attacks it.
     """
     metrics = trainer.callback_metrics
     found = ", ".join(f"{name} {metrics[key]:.3f}" for name, key in SHOWN.items() if key in metrics)
     checkpoint = output / LAST_CHECKPOINT
     options = {"--data": trainer.datamodule.root, "--epsilon": _epsilon(trainer), "--output": output / "robustness"}
     words = ["lightning-sq", "evaluate", checkpoint, *(word for option in options.items() for word in option)]
-    return f"{checkpoint}{f' has {found}' if found else ''}. To attack it: {shlex.join(map(str, words))}"
+    return f"{checkpoint}{f', last validated: {found}' if found else ''}. To attack it: {shlex.join(map(str, words))}"
 
 
 def _epsilon(trainer: Trainer) -> str:

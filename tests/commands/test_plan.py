@@ -50,7 +50,7 @@ def test_the_table_has_a_row_for_each_number_of_nodes(plan):
     assert "25.6 M parameters; a checkpoint is about 204 MB" in text
     rates = [words[4] for words in map(str.split, text.splitlines()) if words[-1:] == ["yes"]]
     assert [rate.endswith("*") for rate in rates] == [False] * 3 + [True] * 4  # of 8 nodes on: 16,384 images a step
-    assert "published up to 8,192 images a step" in text
+    assert "are published up to 8,192 images a step" in text
 
 
 @pytest.mark.parametrize(

@@ -181,7 +181,7 @@ def test_a_task_of_an_array_attacks_its_own_model_into_its_own_folder(scripts):
 def test_a_task_of_an_array_is_queued_again_by_its_own_number(scripts):
     task = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1"}  # the last task's number is that of the array
     status, text = scripts.again(75, **task)
-    assert (status, text.splitlines()[-1]) == (0, "Queued again.")
+    assert (status, text.splitlines()[-1]) == (0, "To be queued again.")
     assert scripts.asked() == ["show job 7_1 --oneliner", "requeue 7_1"]
 
 
@@ -192,7 +192,7 @@ def test_a_job_that_one_rank_refuses_is_over_although_the_ranks_that_waited_for_
     scripts.at_step(5)  # of another job's run
     (folder / ".refused-7").touch()  # of a start that ended before it was looked at
     where = {"SLURM_SUBMIT_DIR": str(folder), "STATUS": "137"}
-    assert "Queued again." in scripts.run("slurm/imagenet.sh", **where).stdout
+    assert "To be queued again." in scripts.run("slurm/imagenet.sh", **where).stdout
     (scripts.output / ".failures-7").unlink()
     scripts.srun('touch "$LIGHTNING_SQ_REFUSED"\n')
     done = scripts.run("slurm/imagenet.sh", **where)
@@ -224,10 +224,10 @@ def test_a_refusal_of_words_that_ran_before_is_a_failure_like_any_other(scripts)
     again = {"SLURM_RESTART_COUNT": "1"}
     scripts.at_step(5)
     status, text = scripts.again(2, **again)
-    assert (status, text.splitlines()[-1]) == (0, "Queued again.")
+    assert (status, text.splitlines()[-1]) == (0, "To be queued again.")
     assert "It was refused, though the same words ran before" in text
     scripts.at_step(6)
-    assert "Queued again." in scripts.again(2)[1]  # a SLURM that counts no restarts: the failure before is noted
+    assert "To be queued again." in scripts.again(2)[1]  # a SLURM that counts no restarts: the failure before is noted
     status, text = scripts.again(2, **again)
     assert status == 1
     assert text.splitlines()[-1].startswith("It has ended twice at step 6, so it is not started again.")
@@ -238,7 +238,7 @@ def test_a_controller_that_does_not_answer_for_some_seconds_is_asked_again(scrip
     for silent in (1, 4):
         (scripts.stubs / "asked").unlink(missing_ok=True)
         status, text = scripts.again(75, SILENT=str(silent))
-        assert (status, text.splitlines()[-1]) == (0, "Queued again.")
+        assert (status, text.splitlines()[-1]) == (0, "To be queued again.")
         assert scripts.asked() == ["show job 7 --oneliner"] * (silent + 1) + ["requeue 7"]
     assert (scripts.stubs / "slept").read_text().splitlines() == ["sleep 5"] * 5
 
@@ -267,7 +267,7 @@ def test_a_job_that_was_asked_to_stop_is_queued_again_however_often(scripts):
     scripts.at_step(5)
     for _ in range(3):
         status, text = scripts.again(75, MAX_RESTARTS="0")
-        assert (status, text.splitlines()[-1]) == (0, "Queued again.")
+        assert (status, text.splitlines()[-1]) == (0, "To be queued again.")
         assert "asked to stop" in text
     assert scripts.asked() == ["show job 7 --oneliner", "requeue 7"] * 3
 
@@ -277,7 +277,7 @@ def test_a_job_that_fails_at_other_steps_is_queued_again_as_often_as_it_may_be(s
         scripts.at_step(step)
         status, text = scripts.again(1, MAX_RESTARTS="2")
         assert f"failed with status 1 at step {step}: failure {failure} of this job." in text
-        assert (status, "Queued again." in text) == (0, True)
+        assert (status, "To be queued again." in text) == (0, True)
     scripts.at_step(9)
     status, text = scripts.again(137, MAX_RESTARTS="2")
     assert status == 137
@@ -294,9 +294,9 @@ def test_a_training_that_fails_at_the_same_step_twice_is_over(scripts, step):
     if step is not None:
         scripts.srun(STEPS.replace("$STEP", str(step)))
     where = "the start" if step is None else f"step {step}"
-    assert "Queued again." in scripts.run("slurm/imagenet.sh", STATUS="1").stdout
+    assert "To be queued again." in scripts.run("slurm/imagenet.sh", STATUS="1").stdout
     asked = scripts.run("slurm/imagenet.sh", STATUS="75")  # being asked to stop in between is no failure
-    assert "Queued again." in asked.stdout
+    assert "To be queued again." in asked.stdout
     done = scripts.run("slurm/imagenet.sh", STATUS="1")
     assert done.returncode == 1
     said = f"It has ended twice at {where}, so it is not started again. The cause stands above."
@@ -310,12 +310,12 @@ def test_a_start_that_takes_no_step_does_not_count_as_a_failure_at_the_step_befo
     scripts.srun()  # a node without the disk, say
     done = scripts.run("slurm/imagenet.sh", STATUS="1")
     assert "failed with status 1 at the start behind step 5: failure 2" in done.stdout
-    assert done.stdout.splitlines()[-1] == "Queued again."
+    assert done.stdout.splitlines()[-1] == "To be queued again."
     scripts.srun(STEPS.replace("$STEP", "5"))  # the same step once more, in as many seconds
     assert "failed with status 1 at step 5: failure 3" in scripts.run("slurm/imagenet.sh", STATUS="1").stdout
     scripts.srun()
     done = scripts.run("slurm/imagenet.sh", STATUS="1", MAX_RESTARTS="9")
-    assert done.stdout.splitlines()[-1] == "Queued again."
+    assert done.stdout.splitlines()[-1] == "To be queued again."
     done = scripts.run("slurm/imagenet.sh", STATUS="1", MAX_RESTARTS="9")
     assert done.stdout.splitlines()[-1].startswith("It has ended twice at the start behind step 5, so it is not")
 
@@ -332,7 +332,7 @@ def test_an_evaluation_that_keeps_more_verdicts_each_time_goes_on_until_it_has_f
         keep_verdicts(scripts.output, first=2 * failure)
         done = scripts.run("slurm/evaluate.sh", STATUS="1", MAX_RESTARTS="2")
         assert f": failure {failure} of this job." in done.stdout
-        assert ("Queued again." in done.stdout) == (failure < 3)
+        assert ("To be queued again." in done.stdout) == (failure < 3)
     assert done.stdout.splitlines()[-1] == "It is not started again: MAX_RESTARTS=2."
 
 
@@ -341,7 +341,7 @@ def test_an_evaluation_whose_time_is_over_goes_on_as_often_as_it_keeps_more_verd
     for allocation in range(4):
         keep_verdicts(scripts.output, first=2 * allocation)
         done = scripts.run("slurm/evaluate.sh", STATUS=ended, MAX_RESTARTS="0")
-        assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "Queued again.")
+        assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "To be queued again.")
         assert "no failure" in done.stdout
     done = scripts.run("slurm/evaluate.sh", STATUS=ended, MAX_RESTARTS="0")  # it would never end
     assert str(done.returncode) == ended

@@ -185,7 +185,7 @@ def test_a_new_job_on_an_output_that_holds_a_run_is_refused_and_leaves_it_alone(
     job = jobs.fit(whole_run)  # the first rank refuses, and the other waits for it until it is killed
     assert jobs.ends(job) == "FAILED", jobs.log(job)
     assert f"{whole_run} already holds a run." in jobs.log(job)
-    assert "Queued again." not in jobs.log(job)
+    assert "To be queued again." not in jobs.log(job)
     assert jobs.cluster.job(job)["ExitCode"] == "2:0"
     assert {path: path.stat().st_mtime_ns for path in whole_run.rglob("*") if path.name != ".lock"} == before
     assert not list(REPOSITORY.glob(".refused-*"))
@@ -199,7 +199,7 @@ def test_a_job_whose_process_is_killed_at_the_same_step_twice_stops_and_says_so(
     text = jobs.log(job)
     assert "task 1: Killed" in text
     assert "node2" in text
-    assert text.count("Queued again.") == 1, text
+    assert text.count("To be queued again.") == 1, text
     assert "It has ended twice at step 3, so it is not started again." in text
 
 
@@ -213,7 +213,7 @@ def test_a_loss_that_is_not_finite_is_named_and_an_accident_is_made_good_from_th
     assert re.search(r"process 1: the loss is nan on \S+\.jpg, ", text), text
     assert "The loss stopped being finite in epoch 2, at step 8, batch 3, in process 1 of 2." in text
     assert re.search(r"The run failed with status \d+ at step 8: failure 1 of this job\.", text), text
-    assert text.count("Queued again.") == text.count("Going on from ") == 1
+    assert text.count("To be queued again.") == text.count("Going on from ") == 1
     assert_same_run(output, whole_run)
 
 
@@ -225,7 +225,7 @@ def test_a_job_that_may_not_be_started_again_says_so(jobs):
     text = jobs.log(job)
     assert "in process 0 of 1." in text
     assert "It is not started again: MAX_RESTARTS=0." in text
-    assert "Queued again." not in text
+    assert "To be queued again." not in text
 
 
 def test_a_job_whose_time_is_nearly_over_is_told_so_by_slurm_and_goes_on_with_new_time(jobs, whole_run):
@@ -238,7 +238,7 @@ def test_a_job_whose_time_is_nearly_over_is_told_so_by_slurm_and_goes_on_with_ne
     text = jobs.log(job)
     saved = re.findall(r"saved at step (\d+), because (?:SIGUSR1|another process) asked for it", text)
     assert "4" in saved, text  # on a slow machine the signal comes in the imports too
-    assert text.count("Queued again.") == len(saved)
+    assert text.count("To be queued again.") == len(saved)
     assert_same_run(output, whole_run)
 
 

@@ -15,6 +15,7 @@ from lightning_sq.training.result import result_line
 from lightning_sq.training.robust_accuracy import RobustAccuracy
 
 RUN = Path("runs/my run")
+CHECKPOINT = "runs/my run/checkpoints/last.ckpt"
 
 
 def line(metrics=(), callbacks=(), objective=None) -> str:
@@ -29,10 +30,10 @@ def line(metrics=(), callbacks=(), objective=None) -> str:
 
 def test_it_has_the_accuracies_of_the_last_validation_as_far_as_they_were_measured():
     metrics = [("clean_top1", 0.91234), ("loss", 1.0)]
-    assert line().startswith("runs/my run/checkpoints/last.ckpt. To attack it: lightning-sq evaluate ")
-    assert line(metrics).startswith("runs/my run/checkpoints/last.ckpt has clean top-1 0.912. To attack it: ")
+    assert line().startswith(f"{CHECKPOINT}. To attack it: lightning-sq evaluate ")
+    assert line(metrics).startswith(f"{CHECKPOINT}, last validated: clean top-1 0.912. To attack it: ")
     found = line([*metrics, ("robust_top1", 0.5)])
-    assert found.startswith("runs/my run/checkpoints/last.ckpt has clean top-1 0.912, robust top-1 0.500. To attack")
+    assert found.startswith(f"{CHECKPOINT}, last validated: clean top-1 0.912, robust top-1 0.500. To attack")
 
 
 @pytest.mark.parametrize(

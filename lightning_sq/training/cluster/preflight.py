@@ -82,7 +82,7 @@ REMEDIES = {
     "data": "other images (the fingerprint of names, classes and sizes differs). Give every host the same files",
     "recipe": "another recipe. Start every process by the same command",
     "versions": "other versions. Install the same requirements.lock everywhere",
-    "checkpoint": "another checkpoint to go on from. Have --output on a disk that all hosts share",
+    "checkpoint": "another checkpoint to go on from. Have it, and --output, on a disk that all hosts share",
 }
 SHOWN = ("versions", "checkpoint")
 """What is named as it differs; a fingerprint says nothing."""

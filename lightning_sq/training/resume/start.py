@@ -61,12 +61,26 @@ def choose_start(output: Path, ckpt_path: Path | None, *, resume: bool, overwrit
     return ckpt_path
 
 
+def seconds_saved(output: Path) -> float:
+    """The longest that a checkpoint in `output` says its run had taken, in seconds; 0 without one.
+
+    It may be more than the last step knows, by a validation behind it: a run that goes back to an earlier checkpoint
+    begins its clock behind both, or it would seem to be behind what it leaves.
+    """
+    seconds = (_written(path)[0] for path in _checkpoints(output))
+    return max(filter(math.isfinite, seconds), default=0.0)
+
+
+def _checkpoints(output: Path) -> list[Path]:
+    """All that runs write, the names that are preferred first."""
+    patterns = [f"{LAST}.ckpt", f"{LAST}-*.ckpt", f"{BEST}.ckpt", f"{BEST_ROBUST}.ckpt"]
+    found = [path for pattern in patterns for path in (output / CHECKPOINTS).glob(pattern)]
+    return found + list(output.glob(LIGHTNINGS_OWN))
+
+
 def _last_whole(output: Path) -> Path | None:
     """Of all checkpoints that runs write, the last written one that is what was written."""
-    folder = output / CHECKPOINTS
-    patterns = [f"{LAST}.ckpt", f"{LAST}-*.ckpt", f"{BEST}.ckpt", f"{BEST_ROBUST}.ckpt"]
-    found = [path for pattern in patterns for path in folder.glob(pattern)] + list(output.glob(LIGHTNINGS_OWN))
-    for path in sorted(found, key=_written, reverse=True):  # of equal ones, the first in this list
+    for path in sorted(_checkpoints(output), key=_written, reverse=True):  # of equal ones, the first in this list
         if is_whole(path):
             return path
         rank_zero_info(f"{path} is damaged and passed over for the one before it.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -63,12 +62,28 @@ class Board(dict):
         return self[key]
 
 
+class InStep:
+    """Waits that two threads come to together, without a clock; over behind twenty."""
+
+    def __init__(self, together: threading.Barrier) -> None:
+        self.together, self.left = together, 20
+
+    def wait(self, _: float) -> bool:
+        self.together.wait(30)
+        self.left -= 1
+        return self.is_set()
+
+    def is_set(self) -> bool:
+        return self.left <= 0
+
+
 def test_processes_that_are_held_up_at_once_do_not_take_each_other_for_dead(monkeypatch):
     board, found = Board(), []  # a checkpoint that takes long, data that do not come: both wait, and both are well
     monkeypatch.setattr(torch.distributed.distributed_c10d, "_get_default_store", lambda: board)
     monkeypatch.setattr(watchdog, "in_process_group", lambda: True)
-    dogs = [Watchdog(2), Watchdog(2)]
+    dogs, together = [Watchdog(2), Watchdog(2)], threading.Barrier(2)
     for dog in dogs:
+        dog._since, dog._over = float("-inf"), InStep(together)
         monkeypatch.setattr(dog, "_end", lambda trainer, absent: found.extend(absent))
     trainers = [SimpleNamespace(global_rank=rank, world_size=2, global_step=3) for rank in (0, 1)]
     threads = [
@@ -76,9 +91,6 @@ def test_processes_that_are_held_up_at_once_do_not_take_each_other_for_dead(monk
     ]
     for thread in threads:
         thread.start()
-    time.sleep(6)
-    for dog in dogs:
-        dog._over.set()
     for thread in threads:
         thread.join()
     assert found == []

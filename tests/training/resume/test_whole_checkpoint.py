@@ -12,7 +12,7 @@ import torch
 
 from lightning_sq.models.checkpoint_format import CHECKPOINT_KEY
 from lightning_sq.training.resume.checkpointing import WholeFileIO
-from lightning_sq.training.resume.start import choose_start
+from lightning_sq.training.resume.start import choose_start, seconds_saved
 from lightning_sq.training.resume.whole_checkpoint import is_whole, write_checkpoint
 
 CONTENT = {"global_step": 3, "weights": torch.arange(5000.0), "nested": {"text": "a", "numbers": [1, 2]}}
@@ -70,7 +70,7 @@ def test_resuming_takes_of_checkpoints_of_the_same_step_the_newest_whole_one_lig
     folder.mkdir()
     paths = [folder / "best.ckpt", folder / "last-1.ckpt", tmp_path / "hpc_ckpt_2.ckpt", folder / "last.ckpt"]
     for age, path in enumerate(paths):
-        write_checkpoint(CONTENT, path)
+        write_checkpoint(CONTENT | content(3, 70.5), path)
         os.utime(path, ns=(age, age))
     for newest in reversed(paths):
         assert choose_start(tmp_path, None, resume=True, overwrite=False) == newest
@@ -112,6 +112,15 @@ def test_a_run_that_went_back_to_an_earlier_checkpoint_goes_on_from_there_and_no
     assert choose_start(tmp_path, None, resume=True, overwrite=False) == last
     io.save_checkpoint(content(5500, 961.0), best)  # behind the validation that belongs there
     assert choose_start(tmp_path, None, resume=True, overwrite=False) == best
+
+
+def test_the_clock_of_a_run_that_goes_back_begins_behind_what_any_checkpoint_says(tmp_path):
+    assert seconds_saved(tmp_path) == 0
+    io = WholeFileIO(keep_last=2)
+    io.save_checkpoint(content(5000, 500.0), tmp_path / "checkpoints/best.ckpt")
+    io.save_checkpoint(content(9000, 1200.0), tmp_path / "checkpoints/last.ckpt")  # behind a long validation
+    (tmp_path / "checkpoints/best_robust.ckpt").write_bytes(b"cut")
+    assert seconds_saved(tmp_path) == 1200
 
 
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.EIO])
