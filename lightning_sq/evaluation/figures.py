@@ -43,7 +43,8 @@ def robustness_figure(results: dict[str, Any]) -> Figure:
         if any(share for epsilon, share in proven if epsilon):
             axes.plot(*_percent(proven), "^-", lw=1, ms=5, color=color, alpha=0.6, label=_plain(f"{name}, proven"))
     measured = results["models"][0]["curve"]
-    labels = [format_epsilon(point["epsilon"]) if point["complete"] else "" for point in measured]
+    few = sum(point["complete"] for point in measured) == 1  # else the labels would lie on each other
+    labels = [format_epsilon(point["epsilon"]) if few or point["complete"] else "" for point in measured]
     axes.set_xticks([0.0, *(point["epsilon"] for point in measured)], ["0", *labels])
     figure.supxlabel("hollow: over the attacks on everyone alone", fontsize=8)
     axes.set(
