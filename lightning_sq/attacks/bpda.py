@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from torch import Tensor
 
 from lightning_sq.attacks.front_end import Quantized, Quantizer
 from lightning_sq.attacks.interface import Attack
+from lightning_sq.errors import InputError
 from lightning_sq.layers.soft_quantization import SURROGATE_SHARPNESS, Backward
 from lightning_sq.ops.replace_backward import replace_backward
 from lightning_sq.types import PIXEL_BOUNDS
@@ -44,6 +45,8 @@ def quantizer_with_backward(
     """
     if hasattr(quantizer, "with_backward"):
         return quantizer.with_backward(backward, surrogate_sharpness)
+    if backward not in get_args(Backward):
+        raise InputError(f"backward={backward!r} is not one of {', '.join(get_args(Backward))}.")
 
     def quantize(x: Tensor) -> Tensor:
         match backward:

@@ -13,15 +13,17 @@ from lightning_sq.ops.replace_backward import replace_backward
 from lightning_sq.types import PIXEL_BOUNDS
 
 GREYS = 1024
-"""Grey values at which a quantizer is looked at, at least: between two of them one that is hard jumps once."""
+"""At least so many grey values are tried: a hard quantizer is taken to jump once, at most, between two of them."""
 BISECTIONS = 20
-"""Halvings of the distance between two greys: what changes within a billionth changes at once."""
+"""Halvings of the distance between two greys: a change within a billionth counts as a jump."""
+ROUNDING = 1e-6
+"""Relative to the largest level; values so near are one level: x + (Q(x) - x).detach() is off by rounding."""
 
 
 def to_reachable(quantizer: Callable[[Tensor], Tensor], images: Tensor) -> Callable[[Tensor], Tensor] | None:
-    """What takes values between two that a hard quantizer takes to one of them, with a derivative of 1; None if soft.
+    """What moves any value to one that the quantizer can give, with a derivative of 1; None for a soft quantizer.
 
-    One that is not the same at every pixel is asked itself, if it takes its own values to themselves.
+    Where the quantizer differs from pixel to pixel it is itself that function, if it leaves its own values unchanged.
 
     Args:
         quantizer: Elementwise and non-decreasing.
@@ -60,15 +62,19 @@ def levels_of_each_channel(quantizer: Callable[[Tensor], Tensor], images: Tensor
     greys = torch.linspace(0, 1, count, device=images.device).expand(channels, count)
     levels = at(greys)
     elsewhere = torch.randperm(count, generator=torch.Generator().manual_seed(0)).to(images.device)
-    if not torch.equal(at(greys[:, elsewhere]), levels[:, elsewhere]):
+    if not _near(at(greys[:, elsewhere]), levels[:, elsewhere], levels).all():
         return None
     return _distinct(levels.sort(1).values) if _jumps(at, greys, levels) else None
 
 
 def _distinct(levels: Tensor) -> Tensor:
     """Without the columns in which no channel has a new level."""
-    new = (levels.diff(dim=1) > 0).any(0)
+    new = ~_near(levels[:, 1:], levels[:, :-1], levels).all(0)
     return levels[:, torch.cat([new.new_ones(1), new])]
+
+
+def _near(one: Tensor, other: Tensor, levels: Tensor) -> Tensor:
+    return (one - other).abs() <= ROUNDING * levels.abs().max()
 
 
 def _jumps(at: Callable[[Tensor], Tensor], greys: Tensor, levels: Tensor) -> bool:
@@ -78,8 +84,8 @@ def _jumps(at: Callable[[Tensor], Tensor], greys: Tensor, levels: Tensor) -> boo
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
         at_middle = at(middle)
-        below = at_middle == at_low
-        if not (below | (at_middle == at_high)).all():
+        below = _near(at_middle, at_low, levels)
+        if not (below | _near(at_middle, at_high, levels)).all():
             return False
         low, high = torch.where(below, middle, low), torch.where(below, high, middle)
     return True

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lightning_sq.attacks.front_end import Quantized, Quantizer
+from lightning_sq.attacks.front_end import Quantized, Quantizer, TakenApart
 from lightning_sq.attacks.interface import Attack
-from lightning_sq.attacks.levels import to_reachable
+from lightning_sq.attacks.levels import levels_of_each_channel, nearest_level, to_reachable
 from lightning_sq.layers.soft_quantization import SoftQuantization
 from lightning_sq.ops.interval import quantized_box
 from lightning_sq.types import PIXEL_BOUNDS
@@ -46,6 +46,7 @@ class QuantizedBox:
             seeds: One for each image.
             epsilon: Radius of the ball in pixels.
         """
+        model = _without_rounding(model, images)
         quantizer = model.quantizer
         with torch.no_grad():
             inside = InsideBox.around(model, images, epsilon)
@@ -97,6 +98,13 @@ def _nearest_reachable(quantizer: Quantizer, images: Tensor) -> Quantizer:
             return torch.nn.Identity()
         return SoftQuantization(quantizer.num_levels, hard=True, backward="identity")  # wherever its thresholds are
     return to_reachable(quantizer, images) or torch.nn.Identity()
+
+
+def _without_rounding(model: Quantized, images: Tensor) -> Quantized:
+    """A hard quantizer that is not ours takes its levels exactly: else the bisection in `preimage` would miss them."""
+    quantizer = model.quantizer
+    levels = None if isinstance(quantizer, SoftQuantization) else levels_of_each_channel(quantizer, images)
+    return model if levels is None else TakenApart(lambda x: nearest_level(levels, quantizer(x)), model.network)
 
 
 def preimage(quantizer: Callable[[Tensor], Tensor], values: Tensor, images: Tensor, epsilon: float) -> Tensor:

@@ -24,7 +24,7 @@ HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 it is for any other number, like in AutoAttack's standard version.
 """
 LEFT_OUT = 0.2
-"""Of the images that are asked about: when so many are broken, the rest become a batch of their own."""
+"""Once more than this share of a batch is broken, it is cut down to the images that are left."""
 
 
 @dataclass(frozen=True)

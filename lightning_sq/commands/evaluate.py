@@ -178,16 +178,18 @@ def _read(model: PixelClassifier, files: Any, options: Namespace, device: torch.
 def _evaluate_one(
     subject: Subject, others: dict[str, PixelClassifier], chosen: list[int], options: Namespace
 ) -> Evaluation:
-    """Gone on with where it was; with --overwrite verdicts that are not of this evaluation make room."""
+    """Goes on where it was. With --overwrite, verdicts of another evaluation are dropped first."""
     from lightning_sq.evaluation.processes import barrier, rank
     from lightning_sq.evaluation.store import OtherVerdictsError
 
     store = options.output / VERDICTS / subject.name
     try:
         return _attack(subject, others, chosen, store, options)
-    except OtherVerdictsError:
+    except OtherVerdictsError as error:
         if not options.overwrite:
             raise
+        if rank() == 0:
+            print(f"Dropped, because of --overwrite: {str(error).partition('. ')[0]}.", flush=True)
     barrier()  # every process has read them
     if rank() == 0:
         _drop_verdicts([store])

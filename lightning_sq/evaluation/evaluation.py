@@ -21,9 +21,9 @@ from lightning_sq.evaluation.diagnostics import Situation, diagnose
 from lightning_sq.evaluation.found import Evaluation, share_of
 from lightning_sq.evaluation.identity import identity_of
 from lightning_sq.evaluation.precision import full_precision
-from lightning_sq.evaluation.processes import barrier, first_alone, rank, world_size
+from lightning_sq.evaluation.processes import first_alone, gather, rank, world_size
 from lightning_sq.evaluation.runner import Progress, StageRunner
-from lightning_sq.evaluation.store import VerdictStore
+from lightning_sq.evaluation.store import OtherVerdictsError, VerdictStore
 from lightning_sq.evaluation.suites import SUITE_VERSION, Entry, transfer_entries
 from lightning_sq.types import Norm
 
@@ -154,11 +154,21 @@ def _that_apply(
 
 @contextmanager
 def _kept(store: str | Path | None, identity: Callable[[], dict[str, Any]]) -> Iterator[VerdictStore]:
-    """The verdicts in a folder, or in memory; `identity` is asked only for a folder."""
-    with first_alone():
-        verdicts = VerdictStore(None, {}) if store is None else VerdictStore(Path(store), identity(), rank())
-    with closing(verdicts):
-        barrier()  # no file is written to while another process reads it
+    """The verdicts in a folder, or in memory; `identity` is asked only for a folder.
+
+    Raises: OtherVerdictsError in every process if one of them finds other verdicts.
+    """
+    said, refused = {} if store is None else identity(), ""
+    with ExitStack() as held:
+        with first_alone():
+            try:
+                verdicts = VerdictStore(None if store is None else Path(store), said, rank())
+                held.enter_context(closing(verdicts))
+            except OtherVerdictsError as error:
+                refused = str(error)
+        # waits for all, too: no file is written to while another process reads it
+        if reasons := [reason for reason in gather(refused) if reason]:
+            raise OtherVerdictsError(reasons[0])
         yield verdicts
 
 

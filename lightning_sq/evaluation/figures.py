@@ -46,7 +46,8 @@ def robustness_figure(results: dict[str, Any]) -> Figure:
     few = sum(point["complete"] for point in measured) == 1  # else the labels would lie on each other
     labels = [format_epsilon(point["epsilon"]) if few or point["complete"] else "" for point in measured]
     axes.set_xticks([0.0, *(point["epsilon"] for point in measured)], ["0", *labels])
-    figure.supxlabel("hollow: over the attacks on everyone alone", fontsize=8)
+    if not all(point["complete"] for point in measured):
+        figure.supxlabel("hollow: over those attacks alone that every image gets", fontsize=8)
     axes.set(
         xlabel=rf"perturbation budget $\epsilon$ ({NORMS[results['threat_model']['norm']]})",
         ylabel="accuracy, %",

@@ -20,8 +20,7 @@ from torch import Tensor, nn
 from lightning_sq import __version__
 from lightning_sq.attacks.front_end import Quantizer
 from lightning_sq.attacks.interface import Model
-from lightning_sq.evaluation.store import BESIDE_WEIGHTS, LOGITS
-from lightning_sq.layers.soft_quantization import SoftQuantization
+from lightning_sq.evaluation.store import LOGITS
 from lightning_sq.ops.tensor_digest import add_tensors
 
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
@@ -48,10 +47,10 @@ def identity_of(
         "lightning_sq": __version__,
         "torch": torch.__version__,
         "model": _weights(model),
-        BESIDE_WEIGHTS: {name: _beside_weights(one) for name, one in {"the model": model, **sources}.items()}
+        "beside_weights": {name: _beside_weights(one) for name, one in {"the model": model, **sources}.items()}
         | {"quantizer": None if quantizer is None else _digest(described(quantizer))},
-        "images": hashlib.sha256(images.cpu().numpy().tobytes()).hexdigest(),
-        "labels": hashlib.sha256(labels.cpu().numpy().tobytes()).hexdigest(),
+        "images": hashlib.sha256(images.cpu().contiguous().numpy()).hexdigest(),
+        "labels": hashlib.sha256(labels.cpu().contiguous().numpy()).hexdigest(),
         "transfer_from": {name: _weights(other) for name, other in sources.items()},
         LOGITS: {name: few[:4].tolist() for name, few in logits.items()},
     }
@@ -66,15 +65,14 @@ def _weights(model: Model) -> str:
 
 
 def _beside_weights(model: Model) -> str | None:
-    """The digest of what a state_dict does not tell: of buffers that are not kept, and of our quantizers."""
+    """The digest of what a state_dict does not tell: buffers that are not kept, and plain attributes of each part."""
     if not isinstance(model, nn.Module):
         return None
     digest, kept = hashlib.sha256(), model.state_dict()
     add_tensors(digest, {name: value for name, value in model.named_buffers() if name not in kept})
     for name, part in model.named_modules():
-        if isinstance(part, SoftQuantization):
-            derivative = part.backward_mode, part.surrogate_sharpness
-            digest.update(json.dumps([name, part.settings(), derivative], sort_keys=True).encode())
+        plain = {key: one for key, one in vars(part).items() if isinstance(one, PLAIN) and key != "training"}
+        digest.update(json.dumps([name, plain], sort_keys=True).encode())
     return digest.hexdigest()
 
 
@@ -132,15 +130,15 @@ def described(value: Any, around: tuple[int, ...] = ()) -> Any:
 def _function_of(value: Any) -> Any:
     """The Python function that is run where `value` is called; None for one of C, and for what is not called."""
     is_one = isinstance(value, (FunctionType, MethodType))
-    function = value if is_one else inspect.getattr_static(type(value), "__call__", None)
+    name = "forward" if isinstance(value, nn.Module) else "__call__"
+    function = value if is_one else inspect.getattr_static(type(value), name, None)
     return function if hasattr(function, "__code__") else None
 
 
 def _state(value: Any, around: tuple[int, ...]) -> Any:
     """What a function has closed over and what it takes unasked; what an object holds. Empty where that is nothing."""
     if isinstance(value, nn.Module):
-        tensors = dict(value.state_dict()) | dict(value.named_buffers())
-        return [ADDRESS.sub("", repr(value)), _digest_of_tensors(tensors), _beside_weights(value)]
+        return [ADDRESS.sub("", repr(value)), _weights(value), _beside_weights(value)]
     if isinstance(value, FunctionType):
         closed_over = [_content(cell) for cell in value.__closure__ or ()]
         held = closed_over, value.__defaults__, value.__kwdefaults__, value.__dict__

@@ -21,8 +21,10 @@ from lightning_sq.types import PIXEL_BOUNDS, Norm, parse_epsilon
 def epsilons_in(
     epsilon: float | str | Sequence[float | str], curve: Sequence[float], norm: Norm
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(the budgets, these and the further points of the curve), ascending; a point that is a budget but for rounding is
-    none of its own. Raises: InputError for no budget.
+    """(the budgets, the budgets and further points of the curve), ascending. A point that equals a budget up to
+    rounding is left out.
+
+    Raises: InputError for no budget.
     """
     budgets = _numbers_in(epsilon, norm)
     if not budgets:

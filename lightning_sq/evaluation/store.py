@@ -21,8 +21,6 @@ from lightning_sq.errors import InputError
 
 LOGITS = "logits"
 """The part of an identity that another machine rounds otherwise: what a few models say of a few images."""
-BESIDE_WEIGHTS = "beside_weights"
-"""The part of an identity that verdicts of before do not have: it is not held against them."""
 SAME_LOGITS = 1e-4
 """Relative to the largest: so far apart another GPU may leave them."""
 
@@ -66,7 +64,8 @@ class VerdictStore:
         identity: What is evaluated and how: plain values. What was kept for another identity is refused; `LOGITS` in
             it, name -> rows of numbers, may differ by rounding.
         rank: Of this process; names its file.
-    Raises: OtherVerdictsError if the folder holds verdicts of another evaluation, or a file that cannot be read.
+    Raises: OtherVerdictsError if the folder holds verdicts of another evaluation, or a file that is none; InputError if
+        a file cannot be used now.
     """
 
     def __init__(self, folder: Path | None, identity: dict[str, Any], rank: int = 0) -> None:
@@ -84,6 +83,10 @@ class VerdictStore:
                 connection.executescript(TABLES)
                 if connection.execute("SELECT COUNT(*) FROM identity").fetchone()[0] == 0:
                     connection.execute("INSERT INTO identity VALUES (?)", (text,))
+        except sqlite3.OperationalError as error:  # locked, full, read-only: the verdicts may be whole
+            raise InputError(
+                f"The verdicts in {folder} cannot be used now ({error}). Start again once that is mended."
+            ) from error
         except sqlite3.DatabaseError as error:
             raise OtherVerdictsError(
                 f"The verdicts in {folder} cannot be read ({error}). Delete that folder."
@@ -164,7 +167,6 @@ def _last_at_most(firsts: list[int], image: int) -> int:
 
 def _difference(found: dict[str, Any], wanted: dict[str, Any]) -> str:
     """In words; empty if there is none."""
-    found = {BESIDE_WEIGHTS: wanted.get(BESIDE_WEIGHTS)} | found
     names = [name for name in found.keys() | wanted.keys() if name != LOGITS and found.get(name) != wanted.get(name)]
     logits = found.get(LOGITS, {}), wanted.get(LOGITS, {})
     if not names and not (logits[0].keys() == logits[1].keys() and all(map(_near, *map(dict.values, logits)))):

@@ -32,7 +32,9 @@ from lightning_sq.types import Norm
 
 Family = Literal["plain", "adaptive", "black box"]
 SUITE_VERSION = 2
-"""Goes up with each change by which an attack or a check finds what it did not: older numbers may be too good."""
+"""Goes up with each change by which an attack or a check finds more in a model of this project: older numbers may then
+be too good.
+"""
 SOLVER_PASSES = 2000
 """What a solver takes for an image, in passes of a small network, about."""
 

@@ -5,7 +5,7 @@ from collections import OrderedDict
 import pytest
 import torch
 
-from lightning_sq.attacks import PGD, AutoAttackStage, GreedyFlips, QuantizedBox, fools, with_bpda
+from lightning_sq.attacks import PGD, AutoAttackStage, GreedyFlips, QuantizedBox, TakenApart, fools, with_bpda
 from lightning_sq.attacks.criteria import cross_entropy, margin
 from lightning_sq.attacks.quantized_box import preimage
 from lightning_sq.errors import InputError
@@ -106,6 +106,8 @@ def test_bpda_shares_the_weights_and_the_values_and_leaves_the_model_alone():
     assert wrapped.quantizer.backward_mode == "surrogate"
     unquantized = PixelClassifier(OrderedDict(backbone=linear()))
     assert with_bpda(unquantized) is unquantized
+    with pytest.raises(InputError, match="backward='identiy' is not one of exact, identity, surrogate"):
+        with_bpda(TakenApart(torch.round, model.network), "identiy")
 
 
 @pytest.mark.parametrize("hard", [False, True])

@@ -235,6 +235,15 @@ def test_overwrite_drops_verdicts_of_another_evaluation_and_nothing_else_does(
     assert 0 < killed([*after, "--overwrite"]) < first  # of the other model there are some still
 
 
+def test_two_processes_drop_verdicts_of_another_evaluation_together(releases, few_digits, tmp_path, killed):
+    assert killed(words(releases, few_digits, tmp_path, "--seed", "1")) > 0
+    again = words(releases, few_digits, tmp_path, "--seed", "2", "--devices", "2", "--overwrite")
+    done = command(*again, stdout=subprocess.PIPE, text=True)
+    text, _ = done.communicate(timeout=300)
+    assert done.returncode == 0
+    assert text.count("Dropped, because of --overwrite: ") == 2  # once for each model
+
+
 def transfers(output: Path) -> tuple[set[str], list[set[str]]]:
     """Those that are listed, and those that were run on each model."""
     results = found(output)

@@ -220,27 +220,39 @@ def test_a_model_with_the_same_weights_and_logits_is_another_one(name, tmp_path)
         kept(other, tmp_path)
 
 
-def test_another_quantizer_of_the_callers_is_another_evaluation(tmp_path):
-    def three_levels(x):
-        return (2 * x).round() / 2
+def three_levels(x):
+    return (2 * x).round() / 2
 
-    def straight_through(x):
-        return x + (three_levels(x) - x).detach()
 
-    kept(linear_model(), tmp_path, quantizer=three_levels)
+def straight_through(x):
+    return x + (three_levels(x) - x).detach()
+
+
+class ThreeLevels(nn.Module):
+    def __init__(self, through: bool) -> None:
+        super().__init__()
+        self.through = through
+
+    def forward(self, x):
+        return straight_through(x) if self.through else three_levels(x)
+
+
+def module_with(forward):
+    """A module without a parameter, of a class of the same name as every other one."""
+    return type("Three", (nn.Module,), {"forward": forward})()
+
+
+QUANTIZERS = {
+    "functions": (three_levels, straight_through),
+    "attributes of a module": (ThreeLevels(False), ThreeLevels(True)),
+    "modules": (module_with(lambda _, x: three_levels(x)), module_with(lambda _, x: straight_through(x))),
+}
+
+
+@pytest.mark.parametrize("name", QUANTIZERS)
+def test_another_quantizer_of_the_callers_is_another_evaluation(name, tmp_path):
+    one, other = QUANTIZERS[name]
+    for _ in range(2):
+        kept(linear_model(), tmp_path, quantizer=one)
     with pytest.raises(InputError, match=r"another evaluation \(beside_weights differs"):
-        kept(linear_model(), tmp_path, quantizer=straight_through)
-
-
-def test_verdicts_of_before_which_do_not_say_what_is_beside_the_weights_are_gone_on_with(tmp_path, monkeypatch):
-    from lightning_sq.evaluation import evaluation
-
-    whole = evaluation.identity_of
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            evaluation,
-            "identity_of",
-            lambda *given: {name: part for name, part in whole(*given).items() if name != "beside_weights"},
-        )
-        kept(linear_model(SoftQuantization(4, 60.0)), tmp_path)
-    kept(linear_model(SoftQuantization(4, 60.0)), tmp_path)
+        kept(linear_model(), tmp_path, quantizer=other)

@@ -10,6 +10,7 @@ import torch
 
 import lightning_sq
 from lightning_sq.errors import InputError
+from lightning_sq.evaluation.store import OtherVerdictsError, VerdictStore
 from lightning_sq.layers import SoftQuantization
 from tests.evaluation.models import IMAGES, linear_model
 
@@ -117,6 +118,16 @@ def test_a_random_model_is_known_again(tmp_path):
         lightning_sq.evaluate(lambda x: model(x) + torch.rand(len(x), 2), IMAGES, labels, **options) for _ in range(2)
     )
     assert torch.equal(first.verdicts, second.verdicts)
+
+
+def test_a_store_that_is_locked_for_a_while_is_not_one_of_another_evaluation(tmp_path):
+    VerdictStore(tmp_path, {}).close()
+    with sqlite3.connect(tmp_path / "rank-0.sqlite", isolation_level=None) as holder:
+        holder.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(InputError, match=r"cannot be used now \(database is locked\). Start again") as caught:
+            VerdictStore(tmp_path, {})
+    assert not isinstance(caught.value, OtherVerdictsError)
+    holder.close()
 
 
 def test_a_damaged_store_has_a_sentence(tmp_path):

@@ -78,9 +78,9 @@ def not_float32(s: Situation) -> Diagnostic:
 
 
 def _in_low_precision(logits: Tensor) -> bool:
-    """Whether logits have a format of less than 32 bits, or all have a value in one, each in the steps of its own size.
+    """Whether logits have less than 32 bits, or all of them can be written in bfloat16 or float16 without loss.
 
-    Whole numbers, as of votes, are not meant: they are all in the steps of the largest.
+    Multiples of one step, such as counts of votes, can be so too and are not meant.
     """
     if logits.dtype.itemsize < 4:
         return True
