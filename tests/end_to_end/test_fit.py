@@ -339,7 +339,6 @@ def test_a_fit_ends_with_its_accuracies_and_the_command_that_attacks_the_model(f
     )
     checkpoint = output / "checkpoints/last.ckpt"
     command = f"lightning-sq evaluate {checkpoint} --data {few_digits} --epsilon 0.1 --output {output}/robustness"
-    assert caplog.messages[-1] == (
-        f"{checkpoint} has clean top-1 {clean:.3f}, robust top-1 {attacked:.3f}. To attack it: {command}"
-    )
+    found = f"clean top-1 {clean:.3f}, robust top-1 {attacked:.3f}"
+    assert caplog.messages[-1] == f"{checkpoint}, last validated: {found}. To attack it: {command}"
     assert "weights_only" not in caplog.text  # Lightning's remark at the first save, which nobody can do anything about
