@@ -6,7 +6,7 @@ from argparse import Action, ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
-from lightning_sq.commands.parser import Parser
+from lightning_sq.commands.parser import Parser, check_at_least_one
 from lightning_sq.errors import InputError
 from lightning_sq.run_files import CHECKPOINTS
 from lightning_sq.types import Norm, parse_epsilon
@@ -19,9 +19,7 @@ def parse(arguments: list[str]) -> Namespace:
     """
     options = _parser().parse_args(arguments)
     options.budgets = [_parse_budget(text, options.norm) for text in options.epsilon.split(",")]
-    for name in ("num_images", "batch_size", "num_threads", "devices"):
-        if getattr(options, name) < 1:
-            raise InputError(f"--{name.replace('_', '-')}={getattr(options, name)} has to be at least 1.")
+    check_at_least_one(options, "num_images", "batch_size", "num_threads", "devices")
     if options.seed < 0:
         raise InputError(f"--seed={options.seed} has to be 0 or more.")
     options.models, options.transfer_from = _named(options.models), _named(options.transfer_from)

@@ -31,14 +31,19 @@ from lightning_sq.ops.random_numbers import SEED_STRIDE, random_numbers_kept
 from lightning_sq.types import Norm
 
 SHARES = 4
-"""A stage has so many batches at least,"""
+"""The fewest batches of a stage, for processes to share, where each has `SMALLEST_SHARE` images."""
 SMALLEST_SHARE = 8
-"""if they hold so many images each: a network is slow at less."""
+"""The fewest images of a batch that is cut for the sake of `SHARES`: a network is slow at less."""
 
 LARGEST_SEED = 2**52
 """Of an image: an attack multiplies it by some 1000, and torch takes 64 bits."""
 
 Progress = Callable[[int, int, str], None]
+
+
+def images_together(num_images: int, batch_size: int) -> int:
+    """The images of a batch, of so many that a stage has left; `batch_size` at most."""
+    return min(batch_size, max(SMALLEST_SHARE, math.ceil(num_images / SHARES)))
 
 
 @dataclass(frozen=True)
@@ -179,8 +184,7 @@ class StageRunner:
         return Kept(verdicts, time.perf_counter() - began, _distinct(notes), shown, certain)
 
     def _own_batches(self, numbers: Tensor) -> Iterator[Tensor]:
-        size = min(self.batch_size, max(SMALLEST_SHARE, math.ceil(len(numbers) / SHARES)))
-        batches = numbers.split(size) if len(numbers) else ()
+        batches = numbers.split(images_together(len(numbers), self.batch_size)) if len(numbers) else ()
         yield from batches[rank() :: world_size()]
 
     def _seeds(self, chunk: Tensor) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ from lightning_sq.attacks.frozen import frozen
 from lightning_sq.data.index import load_index
 from lightning_sq.evaluation.diagnostics.situation import FEW, MANY
 from lightning_sq.evaluation.precision import full_precision
-from lightning_sq.evaluation.runner import SHARES, SMALLEST_SHARE
+from lightning_sq.evaluation.runner import images_together
 from lightning_sq.evaluation.suites import attacks_by_name, passes
 from lightning_sq.models import PixelClassifier
 from lightning_sq.reproduction.recipes import Recipe
@@ -72,7 +71,7 @@ def estimate_of(settings: Settings, recipe: Recipe) -> Estimate:
     num_images = len(load_index(settings.data / "train"))
     threads_before = torch.get_num_threads()
     torch.set_num_threads(settings.num_threads)
-    step, one_pass = seconds_per_image(recipe, images_attacked_together(settings.num_images))
+    step, one_pass = seconds_per_image(recipe, images_together(settings.num_images, LARGEST_BATCH))
     torch.set_num_threads(threads_before)
     values = recipe.values()
     seen = num_images * values["data"].get("batch_repeats", 1)
@@ -94,11 +93,6 @@ def passes_of_evaluation(attacks: str, num_images: int) -> int:
     for_each += LENDERS * passes(PGD())
     checks = CHECKS_ON_MANY * min(num_images, MANY) + CHECKS_ON_FEW * min(num_images, FEW)
     return num_images * for_each + checks
-
-
-def images_attacked_together(num_images: int) -> int:
-    """In a batch, while none is broken. Small batches cost more an image, most of all in a network of many weights."""
-    return min(LARGEST_BATCH, max(SMALLEST_SHARE, math.ceil(num_images / SHARES)))
 
 
 def seconds_per_image(recipe: Recipe, num_attacked: int, *, num_classes: int = 10) -> tuple[float, float]:

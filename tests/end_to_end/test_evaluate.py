@@ -135,7 +135,7 @@ def test_the_labels_of_a_folder_with_some_of_the_classes_are_those_of_the_model(
         (["--attacks", "pgdd"], "no linf attack 'pgdd'"),
         (["--norm", "l2", "--attacks", "quantized_box"], "no l2 attack"),
         (["--seed", "-1"], "0 or more"),
-        (["--num-images", "0"], "--num-images=0 has to be at least 1"),
+        (["--num-images", "0"], "--num-images 0 is not at least 1"),
         (["--device", "gpu"], "is no device"),
         (["--device", "mps"], "is not one of cpu, cuda"),
         (["--output", "README.md"], "is a file"),

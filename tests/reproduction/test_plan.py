@@ -16,6 +16,7 @@ from lightning_sq.commands.evaluate import CURVE
 from lightning_sq.commands.evaluate_options import parse
 from lightning_sq.errors import InputError
 from lightning_sq.evaluation import evaluate
+from lightning_sq.evaluation.runner import images_together
 from lightning_sq.layers import SoftQuantization
 from lightning_sq.models import PixelClassifier
 from lightning_sq.reproduction import plan
@@ -92,13 +93,13 @@ def test_the_passes_that_are_planned_are_those_of_a_net_that_nothing_breaks():
     lenders = dict.fromkeys(("natural", "pgd"), model)
     evaluate(model, images, labels, epsilon=0.3, attacks="quick", curve=[0.1, 0.2], transfer_from=lenders)
     assert net.passes == pytest.approx(plan.passes_of_evaluation("quick", num_images), rel=0.05)
-    assert max(net.batches[1:], key=net.batches.count) == plan.images_attacked_together(num_images)
+    assert max(net.batches[1:], key=net.batches.count) == images_together(num_images, plan.LARGEST_BATCH)
 
 
 def test_an_evaluation_is_planned_with_the_budgets_and_the_batch_that_evaluate_takes():
     assert len(CURVE) + 1 == plan.NUM_BUDGETS
     assert parse(["model", "--data", "data", "--output", "output"]).batch_size == plan.LARGEST_BATCH
-    assert [plan.images_attacked_together(n) for n in (4, 100, 200, 1000)] == [8, 25, 50, 128]
+    assert [images_together(n, plan.LARGEST_BATCH) for n in (4, 100, 200, 1000)] == [8, 25, 50, 128]
 
 
 def test_a_row_is_estimated_by_the_images_of_its_epochs_and_by_all_passes_of_its_attacks(tmp_path, monkeypatch):
