@@ -60,6 +60,8 @@ is_true "the entry point is lightning-sq" \
   is_true "its user is not root" in_image 'test "$(id -u)" != 0'
   is_true "there is no compiler in it" \
     in_image 'for name in cc c++ gcc g++ clang tcc as ld make; do if command -v $name; then exit 1; fi; done'
+  is_true "there is nothing for developers in it" \
+    in_image 'for name in pytest ruff hatchling; do if command -v $name; then exit 1; fi; done'
   is_true "only /runs and /tmp can be written" in_image '! touch ~/a && ! touch /opt/a && touch /runs/a /tmp/a'
 }
 

@@ -31,6 +31,7 @@ from lightning_sq.models.checkpoint_format import versions
 from lightning_sq.paths import write_whole
 from lightning_sq.progress import progress_bar
 from lightning_sq.types import parse_epsilon
+from lightning_sq.words import counted
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -116,8 +117,8 @@ def transfer(name: str, source: str, folder: Path, options: argparse.Namespace) 
 def table(rows: list[dict[str, object]], epsilon: str) -> str:
     """In Markdown."""
     lines = [
-        f"| backbone | clean, in % of {rows[0]['num_images']} images | worst case at {epsilon}, in % of "
-        f"{rows[0]['num_attacked']} images | flags |",
+        f"| backbone | clean, in % of {counted(rows[0]['num_images'], 'image')} | worst case at {epsilon}, in % of "
+        f"{counted(rows[0]['num_attacked'], 'image')} | flags |",
         "| --- | ---: | ---: | --- |",
     ]
     for row in rows:

@@ -8,6 +8,8 @@ ERROR = "lightning-sq: error: "
 """Begins the line that the command line ends with where it fails."""
 MENDABLE = (errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EROFS)
 """What a person has done to a file, and can undo. What else a disk or a network says passes, and is tried again."""
+LONGEST_LINE = 300
+"""Characters of `one_line`."""
 
 
 class InputError(ValueError):
@@ -33,3 +35,18 @@ def input_error_in(error: BaseException | None) -> InputError | None:
         if id(error) in seen:
             return None
     return error
+
+
+def one_line(error: BaseException, *, named: bool = False) -> str:
+    """What `error` says, for the inside of a sentence: one line without a full stop; its type where it says nothing.
+
+    Only the first paragraph counts, and no more than `LONGEST_LINE` characters of it: libraries put advice and traces
+    behind it.
+
+    Args:
+        error: Of a library, whose words may go over many lines.
+        named: Put its type before what it says, as a traceback does.
+    """
+    kind, paragraph = type(error).__name__, str(error).strip().split("\n\n")[0]
+    said = " ".join(paragraph.split())[:LONGEST_LINE].rstrip(" .")
+    return f"{kind}: {said}" if named and said else said or kind

@@ -4,22 +4,36 @@
 #   VENV             virtual environment of make setup            default .venv
 #   CONTAINER_IMAGE  image for enroot/pyxis (srun --container-image), such as dockerd://lightning-sq or /images/lsq.sqsh
 #   APPTAINER_IMAGE  image for apptainer, such as /images/lightning-sq.sif
-#   MOUNTS           folders to see inside the container, as SOURCE:TARGET,...   default this folder, DATA, OUTPUT, by their own names
+#   MOUNTS           what to see inside the container, as SOURCE:TARGET,...   default this folder, DATA, OUTPUT, CONFIG,
+#                    MODEL and the paths behind the script's name, by their own names
 #   XDG_CACHE_HOME   where downloads are kept, in a container too                default ~/.cache
+
+# seen_inside ARGUMENTS...: what a container is to see of the host, as SOURCE:TARGET,... A file is seen by itself: its folder
+# might hide what the image has there.
+seen_inside() {
+  local here word path real named target paths=("$DATA" "$OUTPUT") mounts=$PWD:$PWD
+  here=$(pwd -P)
+  for word in "$@"; do
+    for path in "$word" "${word#*=}" "${word##*@}"; do # behind --option=, behind NAME=, behind timm:NAME@
+      if [[ -e $path && $(realpath "$path") != "$here"/* ]]; then paths+=("$path"); fi
+    done
+  done
+  for path in "${paths[@]}"; do
+    real=$(realpath -m "$path") named=$(realpath -ms "$path")
+    for target in "$real" "$named"; do
+      # a link outside this folder is not there inside: what it leads to is seen by the link's name too
+      if [[ $target != "$real" && $target == "$PWD"/* ]]; then continue; fi
+      if [[ ,$mounts, != *",$real:$target,"* ]]; then mounts+=,$real:$target; fi
+    done
+  done
+  echo "$mounts"
+}
 
 # on_every_rank ARGUMENTS...: `lightning-sq ARGUMENTS` as one task a GPU; --kill-on-bad-exit ends all when one dies
 on_every_rank() {
   # srun goes by sbatch's --export, which may lack what is set here
-  local start=(srun --export=ALL --kill-on-bad-exit=1) program=("${VENV:-.venv}/bin/lightning-sq") mounts folder real named
+  local start=(srun --export=ALL --kill-on-bad-exit=1) program=("${VENV:-.venv}/bin/lightning-sq") mounts
   local cache=${XDG_CACHE_HOME:-$HOME/.cache} # not the image's own, in /runs, which is only there in Docker
-  mounts=$PWD:$PWD
-  for folder in "$DATA" "$OUTPUT"; do
-    real=$(realpath -m "$folder") named=$(realpath -ms "$folder")
-    mounts+=,$real:$real
-    # a link outside this folder is not there inside: the folder is seen by the link's name too
-    if [[ $named != "$real" && $named != "$PWD"/* ]]; then mounts+=,$real:$named; fi
-  done
-  mounts=${MOUNTS:-$mounts}
   # every process of a node shares its cores; without this each would start a thread for all of them
   export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}
   # since SLURM 22.05 srun does not take --cpus-per-task over from sbatch
@@ -29,7 +43,7 @@ on_every_rank() {
   rm -f "$LIGHTNING_SQ_REFUSED"
   if [[ -n ${CONTAINER_IMAGE:-}${APPTAINER_IMAGE:-} ]]; then
     mkdir -p "$cache" "$OUTPUT" # or they could not be mounted; pyxis mounts no home by itself, nor apptainer always
-    mounts+=,$cache:$cache
+    mounts=${MOUNTS:-$(seen_inside "$@")},$cache:$cache
   fi
   if [[ -n ${CONTAINER_IMAGE:-} ]]; then
     start+=(--container-image="$CONTAINER_IMAGE" --container-mounts="$mounts" --container-workdir="$PWD")

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from lightning_sq.errors import InputError, input_error_in
+from lightning_sq.errors import LONGEST_LINE, InputError, input_error_in, one_line
 
 
 @pytest.fixture
@@ -34,3 +34,17 @@ def test_what_a_class_refuses_is_found_below_what_its_callers_made_of_it():
     parsers.__cause__, outer.__context__ = refused, parsers
     assert input_error_in(outer) is refused
     assert input_error_in(ValueError()) is None
+
+
+@pytest.mark.parametrize(
+    ("said", "told", "named"),
+    [
+        ("No such  file.", "No such file", "OSError: No such file"),
+        ("\n No such\n\tfile. \n\nTrace:\n  line 1", "No such file", "OSError: No such file"),
+        (" \n", "OSError", "OSError"),
+        ("x" * 1000, "x" * LONGEST_LINE, f"OSError: {'x' * LONGEST_LINE}"),
+    ],
+)
+def test_an_error_of_a_library_goes_into_a_sentence(said, told, named):
+    assert one_line(OSError(said)) == told
+    assert one_line(OSError(said), named=True) == named

@@ -11,6 +11,8 @@ from typing import Any
 
 from common.harness import Row, keep, report
 
+from lightning_sq.errors import one_line
+
 
 class Record:
     """Rows and reasons of one benchmark that ends within its minutes.
@@ -74,8 +76,7 @@ class Record:
             yield
         except Exception as error:  # whatever a missing library, compiler or driver makes torch raise
             traceback.print_exc(file=sys.stderr)
-            first = str(error).strip().partition("\n")[0][:200]
-            self.skip(what, f"{type(error).__name__}: {first}")
+            self.skip(what, one_line(error, named=True))
 
     def _keep(self) -> None:
         self.settings["seconds"] = self._clock() - self._began

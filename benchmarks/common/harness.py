@@ -22,6 +22,7 @@ from rich.table import Table
 from lightning_sq.evaluation.figures import Figure, save_png
 from lightning_sq.models.checkpoint_format import versions
 from lightning_sq.paths import write_whole
+from lightning_sq.words import counted
 
 REPOSITORY = Path(__file__).parent.parent.parent
 CONFIGS = REPOSITORY / "configs"
@@ -78,8 +79,7 @@ def device_name(on: Kind | None = None) -> str:
         if line.startswith("model name"):
             model = line.split(":", 1)[1].strip()
             break
-    threads = torch.get_num_threads()
-    return f"{model}, {threads} thread{'s' * (threads > 1)}"
+    return f"{model}, {counted(torch.get_num_threads(), 'thread')}"
 
 
 def provenance(on: Kind | None = None) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from gpu_parts.network import recipe
 
 from lightning_sq.data.index import count_images, load_index
 from lightning_sq.training.cluster.scaling import Network, Work, plan_row
+from lightning_sq.words import counted
 
 RECIPES = {"natural": "imagenette_natural.yaml", "method": "imagenette.yaml", "FGSM-RS": "imagenette_fgsm_rs.yaml"}
 REHEARSAL = 90.0
@@ -79,7 +80,7 @@ def imagenette_rows(record: Record, options: argparse.Namespace, ratios: dict[st
     for name in RECIPES:
         price = ratios.get(name, PRICES.get(name, 1.0))
         row = plan_row(work, nodes=1, per_node=1, images_per_second=rate / price, network=Network())
-        what, estimate = f"imagenette, {name}, {work.epochs} epochs", start + 3600 * row["hours"]
+        what, estimate = f"imagenette, {name}, {counted(work.epochs, 'epoch')}", start + 3600 * row["hours"]
         if not record.allows(what, estimate):
             continue
         words = [*_words(name, options), "--trainer.max_epochs", str(work.epochs)]

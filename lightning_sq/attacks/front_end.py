@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from lightning_sq.errors import InputError
+from lightning_sq.errors import InputError, one_line
 from lightning_sq.layers.soft_quantization import SoftQuantization
 from lightning_sq.ops.random_numbers import random_numbers_kept
 
@@ -143,7 +143,7 @@ def _same_weights(model: nn.Module) -> nn.Module:
         return copy.deepcopy(model, shared)
     except (RuntimeError, TypeError) as error:  # of a list of tensors with a graph, of a lock
         raise InputError(
-            f"The model has a quantizer inside, and cannot be copied to take it out ({str(error).splitlines()[0]}). "
+            f"The model has a quantizer inside, and cannot be copied to take it out ({one_line(error)}). "
             "Give the quantizer as quantizer=, and as the model what is behind it."
         ) from error
 

@@ -6,6 +6,7 @@ from argparse import Namespace, RawDescriptionHelpFormatter
 from pathlib import Path
 
 from lightning_sq.commands.parser import Parser
+from lightning_sq.words import counted
 
 
 def main(arguments: list[str]) -> None:
@@ -27,13 +28,17 @@ def main(arguments: list[str]) -> None:
         known.add_argument("--overwrite", action="store_true", help="write anew a folder that this command wrote")
         known.add_argument("--keep", action="store_true", help="be content with a folder that exists already")
     check = commands.add_parser(
-        "check", help="decode every file once; exit status 2 if one is unreadable or a class empty"
+        "check",
+        help="decode every file once; exit status 2 if one is unreadable or a class empty",
+        examples=["lightning-sq data check data/digits"],
     )
     check.add_argument("folder", type=Path, help="a folder with train/ and val/, or one with class folders or shards")
     check.add_argument("--again", action="store_true", help="decode files too that are as they were by size and time")
     check.add_argument("--report", type=Path, metavar="FILE.json", help="default: beside the index, and printed")
     shard = commands.add_parser(
-        "shard", help="copy an image folder into a few large tar files; goes on where it was stopped"
+        "shard",
+        help="copy an image folder into a few large tar files; goes on where it was stopped",
+        examples=["lightning-sq data shard /data/imagenet /data/imagenet-shards --short-side 352"],
     )
     shard.add_argument("folder", type=Path, help="a folder with train/ and val/, or one with class folders")
     shard.add_argument("output", type=Path, help="gets train/ and val/ with shards")
@@ -62,7 +67,7 @@ def _digits(folder: Path, *, overwrite: bool, keep: bool) -> None:
     if keep and folder.is_dir():
         print(f"{folder} is there already")
         return
-    print(f"{write_digits(folder, overwrite=overwrite):,} images written to {folder}")
+    print(f"{counted(write_digits(folder, overwrite=overwrite), 'image')} written to {folder}")
 
 
 def _benchmark_set(options: Namespace) -> None:
@@ -79,4 +84,4 @@ def _benchmark_set(options: Namespace) -> None:
         count = write(
             folder, source=options.source, tuning=options.tuning, overwrite=options.overwrite, progress=advance
         )
-    print(f"{count:,} images written to {folder}")
+    print(f"{counted(count, 'image')} written to {folder}")

@@ -22,6 +22,7 @@ from lightning_sq.data.shards import ShardIndex, damaged_shards
 from lightning_sq.errors import InputError
 from lightning_sq.paths import write_whole
 from lightning_sq.progress import progress_bar
+from lightning_sq.words import counted
 
 NAMED = 3
 """Files that the terminal names of each kind; the report names all."""
@@ -56,7 +57,7 @@ def check_data(folder: Path, *, again: bool = False, report: Path | None = None)
     write_whole(report, json.dumps(content | {"in_train_and_val": doubles}, indent=1) + "\n")
     print(f"report: {report}")
     if any(wrong.values()):
-        named = " and ".join(f"{n} {what}{'s' * (n > 1)}" for what, n in wrong.items() if n)
+        named = " and ".join(counted(n, what) for what, n in wrong.items() if n)
         it = "it" if sum(wrong.values()) == 1 else "them"
         raise InputError(f"{named} in {folder}, named above. Mend or remove {it}.")
 
@@ -76,7 +77,8 @@ def _print_split(index: ImageIndex, unreadable: list[UnreadableImage], damaged: 
     counts = np.bincount(index.labels, minlength=len(index.class_names))
     few, many = counts.min(), counts.max()
     split = index.folder
-    print(f"{split}: {len(index):,} images in {len(index.class_names)} classes, {few:,} to {many:,} a class")
+    images, classes = counted(len(index), "image"), counted(len(index.class_names), "class")
+    print(f"{split}: {images} in {classes}, {few:,} to {many:,} a class")
     for kind, paths in index.kinds.items():
         _print_kind(kind, paths)
     for item in unreadable:

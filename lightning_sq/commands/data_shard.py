@@ -14,6 +14,7 @@ from lightning_sq.data.shards import is_sharded
 from lightning_sq.errors import InputError
 from lightning_sq.output_lock import lock_output
 from lightning_sq.progress import progress_bar
+from lightning_sq.words import counted
 
 
 def shard_data(options: Namespace) -> None:
@@ -28,7 +29,8 @@ def shard_data(options: Namespace) -> None:
         before = sum((split / path).stat().st_size for path in index.paths)
         with _alone_in(target), progress_bar(f"writing {target}", "images") as advance:
             after = write_shards(index, target, settings, advance)
-        print(f"{target}: {len(index):,} images, {before / 1e6:,.0f} MB as files, {after / 1e6:,.0f} MB as shards")
+        images = counted(len(index), "image")
+        print(f"{target}: {images}, {before / 1e6:,.0f} MB as files, {after / 1e6:,.0f} MB as shards")
     print(f"lightning-sq data check {options.output} compares them with their SHA-256 and decodes every image")
 
 

@@ -9,7 +9,11 @@ from lightning_sq.errors import InputError
 
 
 def main(arguments: list[str]) -> None:
-    parser = Parser("lightning-sq download", description="Bring a released model into the cache.")
+    parser = Parser(
+        "lightning-sq download",
+        description="Bring a released model into the cache.",
+        examples=["lightning-sq download --list", "lightning-sq download hf-hub:org/name"],
+    )
     parser.add_argument("source", nargs="?", help="a released name, https://.../folder/, or hf-hub:org/name")
     parser.add_argument("--index", help="a list of releases, file or address, beside the package's own")
     parser.add_argument("--list", action="store_true", help="show what is released, and what is in the cache")

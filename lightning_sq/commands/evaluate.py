@@ -15,6 +15,7 @@ from lightning_sq.commands.evaluation_subject import Subject
 from lightning_sq.commands.launch import launch
 from lightning_sq.errors import InputError
 from lightning_sq.run_files import ALL_VERDICTS, CSV_FILE, FIGURE_FILE, JSON_FILE, REPORT_FILE, VERDICT_FILES, VERDICTS
+from lightning_sq.words import counted
 
 if TYPE_CHECKING:
     import torch
@@ -31,16 +32,17 @@ CURVE = (1 / 3, 2 / 3)
 def main(arguments: list[str]) -> None:
     options = parse(arguments)
     options.transfer_from = _that_are_no_models(options.transfer_from, options.models)
-    _check_room(options.output, overwrite=options.overwrite)
+    _check_no_results(options.output, overwrite=options.overwrite)
     device = launch(options.device, options.devices)
-    from lightning_sq.evaluation.processes import barrier, rank
+    from lightning_sq.evaluation.processes import barrier
     from lightning_sq.output_lock import lock_output
+    from lightning_sq.process_group import rank
 
     barrier()  # every process has looked at the folder before one changes it
     with ExitStack() as held:
         if rank() == 0:
             lock_output(options.output, held)
-            _check_room(options.output, overwrite=options.overwrite)  # who held it before may have written results
+            _check_no_results(options.output, overwrite=options.overwrite)  # whoever held it may have written some
             if any(options.output.glob(ALL_VERDICTS)):
                 print(f"Going on with the verdicts in {options.output / VERDICTS}.", flush=True)
         barrier()
@@ -69,7 +71,7 @@ def _same(source: str, other: str) -> bool:
     return source == other or (one.exists() and two.exists() and one.samefile(two))
 
 
-def _check_room(output: Path, *, overwrite: bool) -> None:
+def _check_no_results(output: Path, *, overwrite: bool) -> None:
     """Raises: InputError if `output` is a file, or holds results that are not to be replaced."""
     if output.exists() and not output.is_dir():
         raise InputError(f"--output {output} is a file. Give a folder.")
@@ -140,12 +142,9 @@ def _attacks(found: dict[str, Evaluation], options: Namespace) -> dict[str, Any]
 def _in_words(device: torch.device) -> str:
     import torch
 
-    threads = torch.get_num_threads()
-    return (
-        torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"CPU, {threads} thread{'s' * (threads > 1)} a process"
-    )
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {counted(torch.get_num_threads(), 'thread')} a process"
 
 
 def _same_input(one: PixelClassifier, other: PixelClassifier) -> bool:
@@ -179,8 +178,9 @@ def _evaluate_one(
     subject: Subject, others: dict[str, PixelClassifier], chosen: list[int], options: Namespace
 ) -> Evaluation:
     """Goes on where it was. With --overwrite, verdicts of another evaluation are dropped first."""
-    from lightning_sq.evaluation.processes import barrier, rank
+    from lightning_sq.evaluation.processes import barrier
     from lightning_sq.evaluation.store import OtherVerdictsError
+    from lightning_sq.process_group import rank
 
     store = options.output / VERDICTS / subject.name
     try:
@@ -201,7 +201,7 @@ def _attack(
     subject: Subject, others: dict[str, PixelClassifier], chosen: list[int], store: Path, options: Namespace
 ) -> Evaluation:
     from lightning_sq.evaluation import evaluate
-    from lightning_sq.evaluation.processes import rank
+    from lightning_sq.process_group import rank
     from lightning_sq.progress import progress_bar
 
     with progress_bar(f"attacking {subject.name}", "passes") as advance:

@@ -34,6 +34,12 @@ def _parser() -> Parser:
         "lightning-sq evaluate",
         description="Attack trained models on the same images, and write a report. Killed and started again with the "
         "same words, it goes on where it was.",
+        examples=[
+            "lightning-sq evaluate runs/demo/release --data data/digits --epsilon 0.1 --num-images 64 "
+            "--output runs/demo-standard",
+            "lightning-sq evaluate mine=timm:resnet50@weights.safetensors --data /data/imagenet --epsilon 4/255 "
+            "--output runs/mine-robustness",
+        ],
     )
     parser.add_argument(
         "models",

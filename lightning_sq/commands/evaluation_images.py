@@ -50,7 +50,7 @@ def read_images(
     from lightning_sq.data.crop import resize_and_center_crop
     from lightning_sq.data.loader import Dataset
     from lightning_sq.data.order import EpochOrder
-    from lightning_sq.evaluation.processes import rank
+    from lightning_sq.process_group import rank
     from lightning_sq.progress import progress_bar
 
     unknown = sorted(set(files.class_names) - set(config.class_names))

@@ -8,7 +8,13 @@ from lightning_sq.commands.parser import Parser
 
 
 def main(arguments: list[str]) -> None:
-    parser = Parser("lightning-sq export", description="Turn a checkpoint into weights that lightning_sq.load opens.")
+    parser = Parser(
+        "lightning-sq export",
+        description="Turn a checkpoint into weights that lightning_sq.load opens.",
+        examples=[
+            "lightning-sq export runs/demo/soft_quantization/checkpoints/last.ckpt runs/mine --results runs/demo --onnx"
+        ],
+    )
     parser.add_argument("checkpoint", type=Path, help="a .ckpt file that lightning-sq fit wrote")
     parser.add_argument("folder", type=Path, help="the release folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace a release that is there")

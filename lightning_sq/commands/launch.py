@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from lightning_sq.errors import InputError
+from lightning_sq.words import counted
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +29,9 @@ def launch(device: str | None, devices: int) -> torch.device:
     if devices * num_nodes == 1:
         return chosen
     if chosen.type == "cuda" and devices > torch.cuda.device_count():
-        raise InputError(f"--devices {devices} is more than the {torch.cuda.device_count()} GPUs of this machine.")
+        raise InputError(
+            f"--devices {devices}: this machine has {counted(torch.cuda.device_count(), 'GPU')}. Give no more."
+        )
     from lightning.fabric import Fabric
 
     from lightning_sq.training.parser import quiet_lightning
@@ -64,5 +67,6 @@ def _device(name: str | None) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"--device {name}: torch sees no GPU here. Leave the option out, or write --device cpu.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise InputError(f"--device {name}: this machine has {torch.cuda.device_count()} GPUs, counted from 0.")
+        gpus = counted(torch.cuda.device_count(), "GPU")
+        raise InputError(f"--device {name}: this machine has {gpus}, numbered from 0.")
     return device

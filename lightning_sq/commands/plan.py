@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_sq.children import refusal_of
 from lightning_sq.commands.parser import Parser, check_at_least_one
-from lightning_sq.errors import InputError
+from lightning_sq.errors import InputError, one_line
 from lightning_sq.metrics_file import training_curve
 
 if TYPE_CHECKING:
@@ -43,7 +43,15 @@ def main(arguments: list[str]) -> None:
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = Parser("lightning-sq plan", description="Time, GPU hours, steps and learning rate of a recipe on N nodes.")
+    parser = Parser(
+        "lightning-sq plan",
+        description="Time, GPU hours, steps and learning rate of a recipe on N nodes.",
+        examples=[
+            "lightning-sq plan --config configs/imagenet.yaml --data /data/imagenet --nodes 4",
+            "lightning-sq plan --config configs/imagenet.yaml --nodes 4 --images-per-second 1200 --num-images 1281167 "
+            "--num-validation-images 50000 --time-limit 48:00:00",
+        ],
+    )
     parser.add_argument("--config", type=Path, required=True, help="the recipe")
     parser.add_argument("--data", type=Path, help="folder of the images; default: the recipe's")
     parser.add_argument("--nodes", type=int, default=1, help="the table shows 1 to 64 beside it")
@@ -166,7 +174,7 @@ def _optimization(config: Path, recipe: dict[str, Any]) -> Optimization:
     try:
         return Optimization(**(recipe["model"]["optimization"] or {}))
     except TypeError as error:
-        raise InputError(f"model.optimization of {config} cannot be read: {error}. See configs/.") from None
+        raise InputError(f"model.optimization of {config} cannot be read: {one_line(error)}. See configs/.") from None
 
 
 def _plan(options: argparse.Namespace, recipe: dict[str, Any], speed: float) -> dict[str, Any]:

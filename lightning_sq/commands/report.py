@@ -9,7 +9,11 @@ from lightning_sq.run_files import REPORT_FILE
 
 
 def main(arguments: list[str]) -> None:
-    parser = Parser("lightning-sq report", description="Draw robustness.png and report.html again.")
+    parser = Parser(
+        "lightning-sq report",
+        description="Draw robustness.png and report.html again.",
+        examples=["lightning-sq report runs/demo", "lightning-sq report results/demo --markdown"],
+    )
     parser.add_argument("folder", type=Path, help="with results.json, and examples.safetensors for the images")
     parser.add_argument("--markdown", action="store_true", help="print the table for a README, and draw nothing")
     options = parser.parse_args(arguments)

@@ -23,6 +23,10 @@ def _parser() -> Parser:
         "lightning-sq reproduce",
         description="Train every row of a study, attack each by the same worst case, and write one page. Says first "
         "how long it will take; stopped and started again, it goes on where it was.",
+        examples=[
+            "lightning-sq reproduce mnist --quick",
+            "lightning-sq reproduce cifar10 --small --rows natural,method,pgd --plan",
+        ],
     )
     parser.add_argument("study", choices=("mnist", "cifar10"))
     forms = parser.add_mutually_exclusive_group()
@@ -63,7 +67,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--jobs", type=int, help="rows at a time; default: a CPU core each, or one on a GPU")
     parser.add_argument("--num-threads", type=int, help="CPU threads of each row; default: the cores over --jobs")
-    parser.add_argument("--plan", action="store_true", help="say how long it will take, and stop")
+    parser.add_argument("--plan", action="store_true", help="say how long it will take, and stop; downloads nothing")
     parser.add_argument("--page", action="store_true", help="write the page anew from what has been run, and stop")
     parser.add_argument(
         "--add",
@@ -84,7 +88,7 @@ def main(arguments: list[str]) -> None:
     attacks_by_name(settings.attacks)
     settings.planned({})  # refuses a folder without the recipes
     if not options.page:
-        _make_data(options.data_dir, settings)
+        settings = _with_data(options, settings)
     if options.add:
         settings = _with_earlier(options, settings)
     if not options.page:
@@ -156,6 +160,20 @@ def _with_earlier(options: Namespace, settings: Settings) -> Settings:
     if options.overwrite:
         earlier = replace(earlier, choice=[]) if options.choose else earlier.without(settings.rows)
     return replace(settings, earlier=earlier)
+
+
+def _with_data(options: Namespace, settings: Settings) -> Settings:
+    """With the data made, if need be; a plan downloads none, and is then for as many images as were published."""
+    if not options.plan or options.data_dir is not None:
+        _make_data(options.data_dir, settings)
+    elif not settings.data.is_dir():
+        from dataclasses import replace
+
+        train, val = settings.study.num_images
+        images = f"{train:,} training and {val:,} test images"
+        print(f"{settings.data} is not there and not downloaded: planned for {images}")
+        return replace(settings, assumed=(train, val))
+    return settings
 
 
 def _make_data(data_dir: Path | None, settings: Settings) -> None:

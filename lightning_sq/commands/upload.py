@@ -8,7 +8,11 @@ from lightning_sq.commands.parser import Parser
 
 
 def main(arguments: list[str]) -> None:
-    parser = Parser("lightning-sq upload", description="Put a release onto the Hugging Face Hub.")
+    parser = Parser(
+        "lightning-sq upload",
+        description="Put a release onto the Hugging Face Hub.",
+        examples=["lightning-sq upload runs/demo/release org/name --dry-run"],
+    )
     parser.add_argument("folder", type=Path, help="a release folder")
     parser.add_argument("repository", help="org/name; made if it is not there")
     parser.add_argument("--private", action="store_true", help="make it so that only you see it")
@@ -16,7 +20,7 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
 
     from lightning_sq.hub.huggingface import upload
-    from lightning_sq.hub.registry import Entry
+    from lightning_sq.hub.registry import RegistryEntry
     from lightning_sq.models.release_format import read_release
     from lightning_sq.paths import sha256
     from lightning_sq.release_files import SUMS_FILE
@@ -29,7 +33,7 @@ def main(arguments: list[str]) -> None:
         print(f"{size:>14,}  {name}")
     name = f"{config.architecture}.{options.repository.rpartition('/')[2]}"
     shape = (config.num_channels, config.image_size, config.image_size)
-    entry = Entry(name, done.address, sha256(options.folder / SUMS_FILE), len(config.class_names), shape)
+    entry = RegistryEntry(name, done.address, sha256(options.folder / SUMS_FILE), len(config.class_names), shape)
     print(f"for a list of released models:\n\n{entry.as_toml()}")
     if done.url is None:
         print(f"nothing was uploaded; without --dry-run these files go to {done.repository}")

@@ -17,7 +17,10 @@ from PIL import Image
 from lightning_sq.data.image_folder import Content, check_replaceable, write_image_folder
 from lightning_sq.errors import InputError
 from lightning_sq.paths import cache_folder
+from lightning_sq.words import counted
 
+BY_OPTION = "by --from (reproduce: by --data-dir)"
+"""How a person names the files."""
 HELD_OUT = 5000
 """Training images that take the test images' place with `tuning`."""
 DIGIT, PHOTOGRAPH = 28, 32
@@ -119,8 +122,8 @@ def _tuning_parts(source: Path, train: _Part) -> dict[str, _Part]:
     cut = len(train.labels) - HELD_OUT
     if cut < 1:
         raise InputError(
-            f"{source} holds {len(train.labels):,} training images, and {HELD_OUT:,} are held out for tuning. "
-            "Leave --tuning out, or give another --from."
+            f"{source} holds {counted(len(train.labels), 'training image')}, and {HELD_OUT:,} are held out for tuning. "
+            f"Leave --tuning out (reproduce: add --no-tuning), or give other files {BY_OPTION}."
         )
     return {
         "train": _Part(train.images[:cut], train.labels[:cut]),
@@ -138,7 +141,7 @@ def _image(image: np.ndarray | _File, source: Path) -> Image.Image:
     if found.size != (PHOTOGRAPH, PHOTOGRAPH):
         raise InputError(
             f"{image.name} in {source} is {found.height} x {found.width} pixels; CIFAR-10's are "
-            f"{PHOTOGRAPH} x {PHOTOGRAPH}. Give another --from."
+            f"{PHOTOGRAPH} x {PHOTOGRAPH}. Give another zip file {BY_OPTION}."
         )
     return found
 
@@ -151,7 +154,7 @@ def _downloaded(name: str) -> Path:
         getattr(datasets, name)(root, download=True)
     except Exception as error:  # of the network, of a mirror, or of a checksum
         raise InputError(
-            f"{name} could not be downloaded ({type(error).__name__}). Give --from a folder that holds its files."
+            f"{name} could not be downloaded ({type(error).__name__}). Give a folder that holds its files {BY_OPTION}."
         ) from error
     return root
 
@@ -170,7 +173,7 @@ def _idx(source: Path, name: str) -> np.ndarray:
     """The array of unsigned bytes in an IDX file: two zeros, the type 8, the number of dimensions, and their sizes."""
     found = [path for path in sorted(source.rglob(f"{name}*")) if path.name in (name, f"{name}.gz") and path.is_file()]
     if not found:
-        raise InputError(f"{source} holds no {name}.gz. Give --from the folder of MNIST's four files.")
+        raise InputError(f"{source} holds no {name}.gz. Give the folder of MNIST's four files {BY_OPTION}.")
     try:
         content = found[0].read_bytes()
         content = gzip.decompress(content) if found[0].suffix == ".gz" else content
@@ -191,8 +194,8 @@ def _cifar10(source: Path, train: bool) -> _Part:
         found = CIFAR10(source, train=train)  # looks at the files' checksums before it unpickles them
     except (RuntimeError, OSError, pickle.UnpicklingError) as error:
         raise InputError(
-            f"{source} holds no whole cifar-10-batches-py. Give --from its parent folder, or a zip file of "
-            "train/<class>/ and test/<class>/."
+            f"{source} holds no whole cifar-10-batches-py. Give its parent folder, or a zip file of train/<class>/ and "
+            f"test/<class>/, {BY_OPTION}."
         ) from error
     return _Part(found.data, found.targets)
 
@@ -205,7 +208,7 @@ def _zipped(path: Path, folder: str) -> _Part:
     except Exception as error:  # of a damaged one zipfile and zlib raise whatever they stumble over
         raise InputError(f"{path} is no readable zip file ({error}). Download it again.") from error
     if not names:
-        raise InputError(f"{path} holds no images in {folder}/<class>/. Give another --from.")
+        raise InputError(f"{path} holds no images in {folder}/<class>/. Give another zip file {BY_OPTION}.")
     classes = [name.split("/")[-2] for name in names]
     if odd := sorted(set(classes) ^ set(CLASS_NAMES["CIFAR10"])):
         what = "has a class" if odd[0] in classes else "lacks the class"

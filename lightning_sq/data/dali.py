@@ -26,7 +26,7 @@ from lightning_sq.data.inspection import inspect_bytes
 from lightning_sq.data.loader import Dataset, Loader
 from lightning_sq.data.order import EpochOrder
 from lightning_sq.data.resize import cut_square
-from lightning_sq.errors import InputError
+from lightning_sq.errors import InputError, one_line
 from lightning_sq.types import Batch
 
 BATCHES_AHEAD = 2
@@ -199,7 +199,7 @@ class DaliLoader(Loader):
 def _reason(error: RuntimeError) -> str:
     """The one line of DALI's message that says what happened."""
     _, found, after = str(error).partition("encountered:")
-    return (after if found else str(error)).strip().splitlines()[0]
+    return after.strip().partition("\n")[0] if found else one_line(error)
 
 
 def decoder_options(on_gpu: bool, channels: int = 3, hw_decoder_load: float = HW_DECODER_LOAD) -> dict[str, Any]:

@@ -21,8 +21,9 @@ from lightning_sq.data.crop import (
 from lightning_sq.data.image_index import ImageIndex
 from lightning_sq.data.index import class_names_of, look_through
 from lightning_sq.data.loader import Dataset, Loader, check_fits_memory
-from lightning_sq.data.order import EpochOrder, check_seed
+from lightning_sq.data.order import EpochOrder, check_64_bit_seed
 from lightning_sq.errors import InputError
+from lightning_sq.words import counted
 
 Split = Literal["train", "val"]
 
@@ -85,7 +86,7 @@ class ImageFolderData(LightningDataModule):
         if not 0 <= hw_decoder_load <= 1:
             raise InputError(f"hw_decoder_load={hw_decoder_load} is not in [0, 1], a share of the images. Write 0.65.")
         check_num_threads(num_threads, backend)
-        check_seed(seed)
+        check_64_bit_seed(seed)
         self.batch_repeats = batch_repeats
         self.hw_decoder_load = hw_decoder_load
         self.batch_size_per_device = batch_size_per_device
@@ -156,7 +157,7 @@ class ImageFolderData(LightningDataModule):
         if not empty:
             return
         names = ", ".join(empty[:5]) + (", ..." if len(empty) > 5 else "")
-        found = f"{len(empty)} class{'es' * (len(empty) > 1)} without a readable image in {index.folder}: {names}"
+        found = f"{counted(len(empty), 'class')} without a readable image in {index.folder}: {names}"
         if split == "train" or not len(index):
             raise InputError(f"{found}. Add images, or remove the folders from train/ and val/.")
         rank_zero_warn(f"{found}. Validation says nothing of them.", stacklevel=2)
@@ -165,7 +166,7 @@ class ImageFolderData(LightningDataModule):
         bad = index.unreadable
         if not bad:
             return
-        found = f"{len(bad)} unreadable image{'s' * (len(bad) > 1)} in {index.folder}: {index.named_unreadable}"
+        found = f"{counted(len(bad), 'unreadable image')} in {index.folder}: {index.named_unreadable}"
         if split == "val" and not self.allow_unreadable_validation:
             raise InputError(f"{found}. Mend or remove them, or set --data.allow_unreadable_validation true.")
         rank_zero_warn(f"{found}. Skipped.", stacklevel=2)

@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from lightning_sq.errors import MENDABLE, InputError
+from lightning_sq.errors import MENDABLE, InputError, one_line
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -101,7 +101,7 @@ def inspect_bytes(encoded: bytes, suffix: str) -> Look:
     except Image.DecompressionBombError:
         reason = f"more than {MAX_PIXELS:,} pixels"
     except Exception as error:  # PIL's readers raise whatever a damaged file makes them stumble over
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error)
         reason = "truncated" if "truncated" in reason.lower() else reason
     return Look(0, 0, reason.replace("\0", " "), (), digest)
 

@@ -53,13 +53,18 @@ def class_folders(folder: Path) -> tuple[str, ...]:
     Raises: InputError if the folder is missing or has no subfolders.
     """
     if not folder.is_dir():
-        raise InputError(
-            f"There is no data folder {folder}. Give one with train/<class>/ and val/<class>/ (fit: by --data.root)."
-        )
+        raise _missing(folder)
     names = _folders_in(folder)
     if not names:
         raise InputError(f"{folder} has no class folders. Images are expected as {folder}/<class>/*.jpg.")
     return names
+
+
+def _missing(split: Path) -> InputError:
+    told, above = f"There is no data folder {split}", split.absolute().parent.parent
+    if (above / "train").is_dir() and (above / "val").is_dir():  # one of these was given in the place of both
+        return InputError(f"{told}, but {above} has train/ and val/: give that one (fit: by --data.root).")
+    return InputError(f"{told}. Give one with train/<class>/ and val/<class>/ (fit: by --data.root).")
 
 
 def _folders_in(folder: Path) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lightning_sq.data.crop import Crop, CropRule, RandomShift, generator_for
 from lightning_sq.data.image_index import ImageIndex
-from lightning_sq.data.order import EpochOrder, check_seed
+from lightning_sq.data.order import EpochOrder, check_64_bit_seed
 from lightning_sq.errors import MENDABLE, InputError
 from lightning_sq.types import PADDING_INDEX, Batch
 
@@ -38,7 +38,7 @@ class Dataset:
     resizing: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
-        check_seed(self.seed)
+        check_64_bit_seed(self.seed)
         if self.channels not in (1, 3):
             raise InputError(f"channels={self.channels} is neither 3, for RGB, nor 1, for grey.")
 

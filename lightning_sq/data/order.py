@@ -15,7 +15,7 @@ from lightning_sq.errors import InputError
 from lightning_sq.types import PADDING_INDEX
 
 
-def check_seed(seed: int) -> None:
+def check_64_bit_seed(seed: int) -> None:
     """Raises: InputError for what no random generator takes as a key of 64 bits."""
     if not 0 <= seed < 2**64:
         raise InputError(f"seed={seed} is not in [0, 2**64). Write 0 or another whole number.")
@@ -54,7 +54,7 @@ class EpochOrder:
             raise InputError(f"batch_size_per_device={self.batch_size} is not at least 1.")
         if self.repeats < 1:
             raise InputError(f"batch_repeats={self.repeats} is not at least 1.")
-        check_seed(self.seed)
+        check_64_bit_seed(self.seed)
         if not 0 <= self.rank < self.world_size:
             raise InputError(f"rank={self.rank} is not in [0, {self.world_size}), the number of processes.")
 

@@ -2,6 +2,6 @@
 
 from lightning_sq.evaluation.evaluation import evaluate
 from lightning_sq.evaluation.found import Evaluation
-from lightning_sq.evaluation.suites import Entry, attacks_by_name
+from lightning_sq.evaluation.suites import SuiteEntry, attacks_by_name
 
-__all__ = ["Entry", "Evaluation", "attacks_by_name", "evaluate"]
+__all__ = ["Evaluation", "SuiteEntry", "attacks_by_name", "evaluate"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,21 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_sq.attacks import TakenApart, take_apart
-from lightning_sq.attacks.front_end import Quantized, Quantizer
+from lightning_sq.attacks.front_end import Quantizer
 from lightning_sq.attacks.frozen import frozen
 from lightning_sq.attacks.interface import Model
-from lightning_sq.errors import InputError
 from lightning_sq.evaluation import inputs
-from lightning_sq.evaluation.certify import certify, has_bounds, has_program
+from lightning_sq.evaluation.certify import certify
 from lightning_sq.evaluation.diagnostics import Situation, diagnose
+from lightning_sq.evaluation.first_look import look_at
 from lightning_sq.evaluation.found import Evaluation, share_of
 from lightning_sq.evaluation.identity import identity_of
 from lightning_sq.evaluation.precision import full_precision
-from lightning_sq.evaluation.processes import first_alone, gather, rank, world_size
+from lightning_sq.evaluation.processes import first_alone, gather
 from lightning_sq.evaluation.runner import Progress, StageRunner
 from lightning_sq.evaluation.store import OtherVerdictsError, VerdictStore
-from lightning_sq.evaluation.suites import SUITE_VERSION, Entry, transfer_entries
+from lightning_sq.evaluation.suites import SUITE_VERSION, SuiteEntry, transfer_entries
+from lightning_sq.process_group import rank, world_size
 from lightning_sq.types import Norm
 
 
@@ -34,7 +34,7 @@ def evaluate(
     labels: Tensor,
     *,
     epsilon: float | str | Sequence[float | str],
-    attacks: str | Sequence[str] | dict[str, Entry] = "standard",
+    attacks: str | Sequence[str] | dict[str, SuiteEntry] = "standard",
     norm: Norm = "linf",
     curve: Sequence[float] = (),
     quantizer: Quantizer | None = None,
@@ -82,74 +82,49 @@ def evaluate(
     labels = inputs.labels_in(labels, len(images))
     inputs.check_size(batch_size)
     sources = transfer_from or {}
-    modules = (model, quantizer, *sources.values())
-    inputs.check_weights(modules)
+    models = (model, quantizer, *sources.values())
+    inputs.check_weights(models)
     device = _device(model, images)
-    with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))  # a caller's: inside it there is no gradient
-        for module in modules:
-            stack.enter_context(frozen(module))
-        stack.enter_context(full_precision())
+    settings = {"epsilons": epsilons, "budgets": budgets, "norm": norm, "batch_size": batch_size}
+    with _held_still(models):
         few = images[:16].to(device).clone()  # what a caller's model does to it is no matter of the caller's images
         entries |= transfer_entries(sources, few, norm)
-        apart = take_apart(model, few, quantizer=quantizer) or TakenApart(None, model)
-        whole = apart if quantizer is not None else model
-        logits = inputs.logits_of(whole, few)
-        inputs.check_labels(labels, logits.shape[1])
-        of_sources = inputs.logits_of_sources(sources, few, logits.shape[1])
-        bounded = norm == "linf" and has_bounds(apart, few)
-        chosen, skipped = _that_apply(entries, apart, few, bounded=bounded, num_classes=logits.shape[1])
+        look = look_at(model, few, labels, quantizer=quantizer, sources=sources, norm=norm)
+        chosen, skipped = look.that_apply(entries)
 
         def identity() -> dict[str, Any]:
-            said = {"the model": logits, **of_sources}
-            return identity_of(whole, quantizer, images, labels, sources, said) | {
-                "suite_version": SUITE_VERSION,
-                "epsilons": epsilons,
-                "budgets": budgets,
-                "norm": norm,
-                "attacks": {name: entry.to_dict() for name, entry in chosen.items()},
-                "batch_size": batch_size,
-                "seed": seed,
-            }
+            said = {"the model": look.logits, **look.of_sources}
+            of_models = identity_of(look.whole, quantizer, images, labels, sources, said)
+            of_attacks = {name: entry.to_dict() for name, entry in chosen.items()}
+            return of_models | settings | {"seed": seed, "suite_version": SUITE_VERSION, "attacks": of_attacks}
 
-        verdicts = stack.enter_context(_kept(store, identity))
-        options = {"device": device, "norm": norm, "batch_size": batch_size, "seed": seed, "show": show}
-        runner = StageRunner(whole, apart, images, labels, verdicts, **options)
-        found = Evaluation(
-            epsilons=epsilons,
-            budgets=budgets,
-            norm=norm,
-            correct=runner.correct(),
-            certified={e: certify(runner, apart, e) for e in epsilons} if bounded else None,
-            attacks=chosen,
-            skipped=skipped,
-            outcomes={},
-            batch_size=batch_size,
-            num_processes=world_size(),
-        )
-        passes = _attack_all(runner, found, progress)
-        if checks:
-            found.diagnostics = diagnose(Situation(runner, apart, found), _announcing(found, passes, progress))
+        with _kept(store, identity) as verdicts:
+            options = {"device": device, "norm": norm, "batch_size": batch_size, "seed": seed, "show": show}
+            runner = StageRunner(look.whole, look.apart, images, labels, verdicts, **options)
+            found = Evaluation(
+                **settings,
+                correct=runner.correct(),
+                certified={e: certify(runner, look.apart, e) for e in epsilons} if look.bounded else None,
+                attacks=chosen,
+                skipped=skipped,
+                outcomes={},
+                num_processes=world_size(),
+            )
+            passes = _attack_all(runner, found, progress)
+            if checks:
+                found.diagnostics = diagnose(Situation(runner, look.apart, found), _announcing(found, passes, progress))
     return found
 
 
-def _that_apply(
-    entries: dict[str, Entry], apart: Quantized, few: Tensor, *, bounded: bool, num_classes: int
-) -> tuple[dict[str, Entry], dict[str, str]]:
-    """(the attacks that can be run, why the others cannot). Raises: InputError if none can."""
-    known = {
-        "quantized": apart.quantizer is not None,
-        "bounded": bounded,
-        "programmable": bounded and has_program(apart),
-        "num_classes": num_classes,
-        "height": few.shape[2],
-        "width": few.shape[3],
-    }
-    reasons = {name: entry.why_not(**known) for name, entry in entries.items()}
-    skipped = {name: why for name, why in reasons.items() if why is not None}
-    if len(skipped) == len(entries):
-        raise InputError(f"No attack is left: {next(iter(skipped.values()))}. Add pgd to the attacks.")
-    return {name: entry for name, entry in entries.items() if name not in skipped}, skipped
+@contextmanager
+def _held_still(models: Iterable[Any]) -> Iterator[None]:
+    """All of them frozen, and float32 in full; as they were afterwards."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))  # a caller's: inside it there is no gradient
+        for model in models:
+            stack.enter_context(frozen(model))
+        stack.enter_context(full_precision())
+        yield
 
 
 @contextmanager
@@ -177,7 +152,7 @@ def _announcing(found: Evaluation, passes: int, progress: Progress | None) -> Ca
 
     def begins(check: str) -> None:
         if progress is not None:
-            progress(passes, passes, f"{100 * found.robust_accuracy:.1f} % robust, {check}")
+            progress(passes, passes, f"{100 * found.robust_accuracy:.1f} % unbroken, {check}")
 
     return begins
 
@@ -191,7 +166,7 @@ def _attack_all(runner: StageRunner, found: Evaluation, progress: Progress | Non
     ]
     done = 0
 
-    def left_in(entry: Entry, value: float) -> Tensor:
+    def left_in(entry: SuiteEntry, value: float) -> Tensor:
         if entry.on_everyone:
             return found.correct
         alive = found.survived(value)
@@ -201,7 +176,7 @@ def _attack_all(runner: StageRunner, found: Evaluation, progress: Progress | Non
         todo, robust = left_in(entry, value), share_of(found.survived(value))
         later = sum(other.cost * int(left_in(other, at).sum()) for _, other, at in stages[number:])
         left = int(todo.sum())
-        note = f"{100 * robust:.1f} % robust at {value:.3g} so far"
+        note = f"{100 * robust:.1f} % unbroken at {value:.3g} so far"
 
         def advance(count: int, name: str = name, cost: int = entry.cost, later: int = later, note: str = note) -> None:
             nonlocal left, done

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_sq.errors import InputError
 from lightning_sq.evaluation.runner import Outcome
-from lightning_sq.evaluation.suites import Entry
+from lightning_sq.evaluation.suites import SuiteEntry
 from lightning_sq.types import Norm
 
 
@@ -20,7 +20,7 @@ class Diagnostic:
     """One check.
 
     Args:
-        name: The flag's.
+        name: The flag's, and the function's that makes it.
         title: What was asked.
         fired: Whether the answer casts doubt.
         measured: The number that was found, and `limit`, above which the check fires.
@@ -59,7 +59,7 @@ class Evaluation:
     norm: Norm
     correct: Tensor
     certified: dict[float, Tensor] | None
-    attacks: dict[str, Entry]
+    attacks: dict[str, SuiteEntry]
     skipped: dict[str, str]
     outcomes: dict[str, dict[float, Outcome]]
     diagnostics: list[Diagnostic] | None = None

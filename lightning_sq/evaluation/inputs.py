@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_sq.attacks.autoattack import AutoAttackStage, load_package
 from lightning_sq.errors import InputError
-from lightning_sq.evaluation.suites import Entry, attacks_by_name, norms_of, parts
+from lightning_sq.evaluation.suites import SuiteEntry, attacks_by_name, norms_of, parts
 from lightning_sq.ops.pixels import check_pixels
 from lightning_sq.ops.random_numbers import random_numbers_kept
 from lightning_sq.types import PIXEL_BOUNDS, Norm, parse_epsilon
@@ -69,7 +69,7 @@ def labels_in(labels: Tensor, num_images: int) -> Tensor:
     return labels.long()
 
 
-def attacks_in(attacks: str | Sequence[str] | dict[str, Entry], norm: Norm) -> dict[str, Entry]:
+def attacks_in(attacks: str | Sequence[str] | dict[str, SuiteEntry], norm: Norm) -> dict[str, SuiteEntry]:
     """By name.
 
     Raises: InputError for none, for what is no entry, for one of another norm, and where a package is not installed.
@@ -81,10 +81,10 @@ def attacks_in(attacks: str | Sequence[str] | dict[str, Entry], norm: Norm) -> d
         if not found:
             raise InputError("No attack is given. Name a suite, such as attacks='quick'.")
         for name, entry in found.items():
-            if not isinstance(entry, Entry):
+            if not isinstance(entry, SuiteEntry):
                 raise InputError(
                     f"The attack {name!r} is a {type(entry).__name__}. Wrap it: "
-                    "lightning_sq.evaluation.Entry('its title', attack, 'plain')."
+                    "lightning_sq.evaluation.SuiteEntry('its title', attack, 'plain')."
                 )
     for name, entry in found.items():
         if any(norm not in norms_of(part) for part in parts(entry.attack)):

@@ -1,4 +1,4 @@
-"""The processes of one launch: who this is, and what all of them know together."""
+"""Waiting for the other processes of an evaluation, as long as the slowest takes, and noticing one that has gone."""
 
 from __future__ import annotations
 
@@ -11,25 +11,11 @@ from typing import Any
 import torch.distributed
 from torch.distributed import ProcessGroup
 
-from lightning_sq.errors import ProcessLostError
+from lightning_sq.errors import ProcessLostError, one_line
+from lightning_sq.process_group import gather_objects, in_process_group, rank, world_size
 
 LONGEST_WAIT = timedelta(days=30)
 """For the slowest process: its share of a solver's work may take hours."""
-
-
-def together() -> bool:
-    """Whether there is a process group, of one process perhaps (Lightning, torchrun or srun made it)."""
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
-
-
-def rank() -> int:
-    """Of this process, over all nodes; 0 where there is only one."""
-    return torch.distributed.get_rank() if together() else 0
-
-
-def world_size() -> int:
-    """Number of processes."""
-    return torch.distributed.get_world_size() if together() else 1
 
 
 def gather(value: Any) -> list[Any]:
@@ -37,17 +23,15 @@ def gather(value: Any) -> list[Any]:
 
     Raises: ProcessLostError if another process has ended before its time.
     """
-    if not together():
+    if not in_process_group():
         return [value]
-    values: list[Any] = [None] * world_size()
     with _all_there():
-        torch.distributed.all_gather_object(values, value, group=_patient(torch.distributed.group.WORLD))
-    return values
+        return gather_objects(value, _patient(torch.distributed.group.WORLD))
 
 
 def barrier() -> None:
     """Wait for the others. Raises: as `gather`."""
-    if together():
+    if in_process_group():
         with _all_there():
             torch.distributed.barrier(_patient(torch.distributed.group.WORLD))
 
@@ -66,10 +50,10 @@ def _all_there() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # of the backend: the connection is closed
-        cause = str(error).partition("\n")[0]
         raise ProcessLostError(
             f"Process {rank()} of {world_size()} has lost another one: it was killed, or its error stands above. "
-            f"Start the same command again; where it keeps its verdicts it goes on. The connection's own words: {cause}"
+            "Start the same command again; where it keeps its verdicts it goes on. The connection's own words: "
+            f"{one_line(error)}."
         ) from error
 
 

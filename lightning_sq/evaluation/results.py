@@ -42,6 +42,7 @@ from lightning_sq.evaluation.suites import SEARCHING, SUITE_VERSION
 from lightning_sq.evaluation.tables import format_epsilon
 from lightning_sq.paths import write_whole
 from lightning_sq.run_files import CSV_FILE, JSON_FILE
+from lightning_sq.words import counted
 
 SCHEMA_VERSION = 2
 TELLING = 0.01
@@ -188,7 +189,7 @@ def verdict(model: dict[str, Any], epsilon: float, *, thorough: bool) -> str:
         thorough: Whether a search without a gradient was among the attacks.
     """
     worst, plain = model["robust_accuracy"], model["curve"][-1]["attacks"].get("pgd")
-    sentence = f"{model['name']}: {100 * worst:.1f} % robust at {format_epsilon(epsilon)}"
+    sentence = f"{model['name']}: {100 * worst:.1f} % of the images withstood every attack at {format_epsilon(epsilon)}"
     if model["certified_accuracy"]:
         sentence += f", {100 * model['certified_accuracy']:.1f} % proven"
     if plain is not None and plain - worst > max(TELLING, 1 / model["num_images"]) + 1e-9:
@@ -201,7 +202,7 @@ def verdict(model: dict[str, Any], epsilon: float, *, thorough: bool) -> str:
         beyond = "Beyond what is proven not" if believed else "Not"
         sentence += f" {beyond} to be called robust: {', '.join(flag.replace('_', ' ') for flag in model['flags'])}."
     if not thorough:
-        sentence += f" An upper bound from {len(model['attacks'])} attacks: --attacks standard looks harder."
+        sentence += f" An upper bound from {counted(len(model['attacks']), 'attack')}: --attacks standard looks harder."
     return sentence
 
 

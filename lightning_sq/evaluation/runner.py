@@ -25,9 +25,10 @@ from lightning_sq.attacks.autoattack import LOGGER
 from lightning_sq.attacks.checks import classify
 from lightning_sq.attacks.interface import Model
 from lightning_sq.errors import InputError
-from lightning_sq.evaluation.processes import gather, rank, world_size
+from lightning_sq.evaluation.processes import gather
 from lightning_sq.evaluation.store import Kept, VerdictStore
 from lightning_sq.ops.random_numbers import SEED_STRIDE, random_numbers_kept
+from lightning_sq.process_group import rank, world_size
 from lightning_sq.types import Norm
 
 SHARES = 4

@@ -40,7 +40,7 @@ SOLVER_PASSES = 2000
 
 
 @dataclass(frozen=True)
-class Entry:
+class SuiteEntry:
     """An attack in a suite.
 
     Args:
@@ -134,7 +134,7 @@ def passes(attack: Any) -> int:
     return passes(attack.attack) if hasattr(attack, "attack") else 1
 
 
-def catalogue(norm: Norm = "linf") -> dict[str, Entry]:
+def catalogue(norm: Norm = "linf") -> dict[str, SuiteEntry]:
     """Every attack in this norm, in the order in which they are run: cheap and telling ones first, FAB last."""
     pgd = PGD(norm=norm)
     margin = replace(pgd, criterion="margin")
@@ -144,18 +144,18 @@ def catalogue(norm: Norm = "linf") -> dict[str, Entry]:
     def autoattack(stage: str, **options: Any) -> AutoAttackStage:
         return AutoAttackStage(stage, norm=norm, **options)
 
-    def adaptive(title: str, attack: Attack, **options: Any) -> Entry:
-        return Entry(title, attack, "adaptive", needs_quantizer=True, **options)
+    def adaptive(title: str, attack: Attack, **options: Any) -> SuiteEntry:
+        return SuiteEntry(title, attack, "adaptive", needs_quantizer=True, **options)
 
     entries = {
-        "fgsm": Entry("FGSM", replace(FGSM, norm=norm), "plain", on_everyone=True),
-        "pgd": Entry("PGD-40", pgd, "plain", on_everyone=True),
-        "pgd_margin": Entry("PGD-40, margin loss", margin, "plain", on_everyone=True),
+        "fgsm": SuiteEntry("FGSM", replace(FGSM, norm=norm), "plain", on_everyone=True),
+        "pgd": SuiteEntry("PGD-40", pgd, "plain", on_everyone=True),
+        "pgd_margin": SuiteEntry("PGD-40, margin loss", margin, "plain", on_everyone=True),
         "bpda": adaptive("PGD-40 through BPDA, identity", BPDA(pgd), on_everyone=True),
         "quantized_box": adaptive(
             "PGD-40 in the quantized box, margin loss", QuantizedBox(replace(margin, norm="linf")), on_everyone=True
         ),
-        "pgd_thorough": Entry("PGD-100 x 2, margin loss", thorough, "plain"),
+        "pgd_thorough": SuiteEntry("PGD-100 x 2, margin loss", thorough, "plain"),
         "bpda_thorough": adaptive("PGD-100 x 2 through BPDA, identity, margin loss", BPDA(thorough)),
         **{
             f"bpda_surrogate_{a}": adaptive(
@@ -171,26 +171,26 @@ def catalogue(norm: Norm = "linf") -> dict[str, Entry]:
         "quantized_box_targeted": adaptive(
             "PGD-40 towards 9 classes in the quantized box", QuantizedBox(replace(targeted, norm="linf"))
         ),
-        "pgd_targeted": Entry("PGD-40 towards 9 classes", targeted, "plain"),
-        "apgd_ce": Entry("AutoAttack: APGD-CE", autoattack("apgd-ce"), "plain"),
+        "pgd_targeted": SuiteEntry("PGD-40 towards 9 classes", targeted, "plain"),
+        "apgd_ce": SuiteEntry("AutoAttack: APGD-CE", autoattack("apgd-ce"), "plain"),
         "bpda_apgd_ce": adaptive("AutoAttack through BPDA: APGD-CE", BPDA(autoattack("apgd-ce"))),
-        "apgd_t": Entry("AutoAttack: targeted APGD", autoattack("apgd-t"), "plain"),
+        "apgd_t": SuiteEntry("AutoAttack: targeted APGD", autoattack("apgd-t"), "plain"),
         "bpda_apgd_t": adaptive("AutoAttack through BPDA: targeted APGD", BPDA(autoattack("apgd-t"))),
-        "square": Entry("AutoAttack: Square, 5,000 queries", autoattack("square"), "black box"),
-        "own_square": Entry("Square, 5,000 queries, squares of each image's own", Square(), "black box"),
-        "quantized_box_square": Entry(
+        "square": SuiteEntry("AutoAttack: Square, 5,000 queries", autoattack("square"), "black box"),
+        "own_square": SuiteEntry("Square, 5,000 queries, squares of each image's own", Square(), "black box"),
+        "quantized_box_square": SuiteEntry(
             "Square in the quantized box, 5,000 queries", QuantizedBox(Square()), "black box", needs_quantizer=True
         ),
-        "fab_t": Entry("AutoAttack: targeted FAB", autoattack("fab-t"), "plain"),
-        "branch_and_bound": Entry(
+        "fab_t": SuiteEntry("AutoAttack: targeted FAB", autoattack("fab-t"), "plain"),
+        "branch_and_bound": SuiteEntry(
             "branch and bound: a proof or a mistake", BranchAndBound(), "adaptive", needs_bounds=True
         ),
-        "mixed_integer": Entry(
+        "mixed_integer": SuiteEntry(
             "mixed-integer programming: a proof or a mistake", MixedInteger(), "adaptive", needs_program=True
         ),
-        "eot_pgd": Entry("PGD-40, expectation over 20 draws", Expectation(pgd), "adaptive", on_everyone=True),
-        "eot_apgd_ce": Entry("AutoAttack rand: APGD-CE", autoattack("apgd-ce", num_draws=20), "adaptive"),
-        "eot_apgd_dlr": Entry("AutoAttack rand: APGD-DLR", autoattack("apgd-dlr", num_draws=20), "adaptive"),
+        "eot_pgd": SuiteEntry("PGD-40, expectation over 20 draws", Expectation(pgd), "adaptive", on_everyone=True),
+        "eot_apgd_ce": SuiteEntry("AutoAttack rand: APGD-CE", autoattack("apgd-ce", num_draws=20), "adaptive"),
+        "eot_apgd_dlr": SuiteEntry("AutoAttack rand: APGD-DLR", autoattack("apgd-dlr", num_draws=20), "adaptive"),
     }
     return {name: entry for name, entry in entries.items() if norm in norms_of(entry.attack)}
 
@@ -218,7 +218,7 @@ SUITES: dict[str, tuple[str, ...]] = {
 }
 
 
-def attacks_by_name(names: str | Sequence[str], norm: Norm = "linf") -> dict[str, Entry]:
+def attacks_by_name(names: str | Sequence[str], norm: Norm = "linf") -> dict[str, SuiteEntry]:
     """The attacks of a suite, or those in a list (or a text with commas), in the order of the catalogue.
 
     One with other parameters is written `pgd:num_steps=200:num_restarts=5`, and comes behind the one that it is of.
@@ -243,12 +243,12 @@ def attacks_by_name(names: str | Sequence[str], norm: Norm = "linf") -> dict[str
     return {name: entry for name, entry in entries.items() if name in wanted}
 
 
-def _inserted(entries: dict[str, Entry], text: str) -> dict[str, Entry]:
+def _inserted(entries: dict[str, SuiteEntry], text: str) -> dict[str, SuiteEntry]:
     """`entries` with the one of `name:parameter=value:...` behind `name`."""
     name, *settings = text.split(":")
     title = f"{entries[name].title}; {', '.join(settings)}"
     changed = replace(entries[name], title=title, attack=with_parameters(entries[name].attack, settings))
-    found: dict[str, Entry] = {}
+    found: dict[str, SuiteEntry] = {}
     for known, entry in entries.items():
         found[known] = entry
         if known == name:
@@ -256,7 +256,7 @@ def _inserted(entries: dict[str, Entry], text: str) -> dict[str, Entry]:
     return found
 
 
-def transfer_entries(sources: dict[str, Any], images: Tensor, norm: Norm = "linf") -> dict[str, Entry]:
+def transfer_entries(sources: dict[str, Any], images: Tensor, norm: Norm = "linf") -> dict[str, SuiteEntry]:
     """An attack for each other model, by its name: PGD with momentum on it, as far as it goes; through BPDA where it
     has a quantizer in front, whose own gradient may show nothing.
 
@@ -271,5 +271,5 @@ def transfer_entries(sources: dict[str, Any], images: Tensor, norm: Norm = "linf
         apart = take_apart(source, images)
         transfer = Transfer(source, attack) if apart is None else Transfer(apart, BPDA(attack))
         through = "" if apart is None else " through BPDA"
-        entries[f"{TRANSFER}{name}"] = Entry(f"PGD-40{through} on {name}, transferred", transfer, "black box")
+        entries[f"{TRANSFER}{name}"] = SuiteEntry(f"PGD-40{through} on {name}, transferred", transfer, "black box")
     return entries

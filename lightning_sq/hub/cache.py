@@ -25,7 +25,7 @@ from urllib.parse import quote, urldefrag
 
 from lightning_sq.errors import InputError
 from lightning_sq.hub.download import UnreachableError, download, read_small_file
-from lightning_sq.hub.registry import IS_ADDRESS, Entry
+from lightning_sq.hub.registry import IS_ADDRESS, RegistryEntry
 from lightning_sq.paths import cache_folder, write_whole
 from lightning_sq.progress import progress_bar
 from lightning_sq.release_files import (
@@ -79,7 +79,7 @@ def what_is_cached() -> str:
     return f"In the cache: {'; '.join(names)}." if names else f"Nothing is in the cache ({releases_folder()})."
 
 
-def fetch_entry(entry: Entry) -> Path:
+def fetch_entry(entry: RegistryEntry) -> Path:
     """The folder of a released model; no network is needed if it is in the cache.
 
     Raises: InputError if it cannot be had, with what is in the cache if nothing answers.

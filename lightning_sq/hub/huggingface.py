@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning_sq.errors import InputError
+from lightning_sq.errors import InputError, one_line
 from lightning_sq.release_files import DOWNLOADED, RELEASE_FILES, SUMS_FILE, check_file, read_sums
 
 PREFIX = "hf-hub:"
@@ -34,14 +34,10 @@ def fetch_repository(source: str) -> Path:
         )
     except Exception as error:  # of the library, of HTTP, of a name that is none
         raise InputError(
-            f"{source} cannot be had from the Hugging Face Hub ({type(error).__name__}: {_first_line(error)}). "
+            f"{source} cannot be had from the Hugging Face Hub ({one_line(error, named=True)}). "
             "Check the name, the network, and `hf auth login` for what is not public."
         ) from error
     return Path(folder)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [""])[0][:160].rstrip(".")
 
 
 @dataclass(frozen=True)
@@ -74,7 +70,7 @@ def upload(folder: Path, repository: str, *, private: bool = False, dry_run: boo
         if repository.count("/") != 1:
             raise ValueError("an organisation or user, a slash and a name are needed")
     except ValueError as error:
-        raise InputError(f"{repository!r} is no name on the Hub ({_first_line(error)}). Write org/name.") from error
+        raise InputError(f"{repository!r} is no name on the Hub ({one_line(error)}). Write org/name.") from error
     listed = read_sums(folder)
     names = [name for name in RELEASE_FILES if name in listed]
     for name in names:
@@ -92,7 +88,7 @@ def upload(folder: Path, repository: str, *, private: bool = False, dry_run: boo
         )
     except Exception as error:
         raise InputError(
-            f"The Hub did not take {repository} ({type(error).__name__}: {_first_line(error)}). "
+            f"The Hub did not take {repository} ({one_line(error, named=True)}). "
             "Log in with `hf auth login` as someone who may write there."
         ) from error
     return Upload(repository, files, str(commit.commit_url), f"{root}/{commit.oid}/")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
 
-from lightning_sq.errors import InputError
+from lightning_sq.errors import InputError, one_line
 
 INDEX_VARIABLE = "LIGHTNING_SQ_INDEX"
 OWN_INDEX = Path(__file__).with_name("registry.toml")
@@ -24,7 +24,7 @@ IS_ADDRESS = re.compile(r"https?://")
 
 
 @dataclass(frozen=True)
-class Entry:
+class RegistryEntry:
     """One released model.
 
     Args:
@@ -59,7 +59,7 @@ class Entry:
         )
 
 
-def entries() -> dict[str, Entry]:
+def entries() -> dict[str, RegistryEntry]:
     """Every released model by name; the user's index comes after the package's, and may replace its entries.
 
     Raises: InputError if $LIGHTNING_SQ_INDEX cannot be read.
@@ -84,7 +84,7 @@ def _text_of(index: str) -> str:
         ) from error
 
 
-def parse_index(text: str, *, source: str, base: str) -> dict[str, Entry]:
+def parse_index(text: str, *, source: str, base: str) -> dict[str, RegistryEntry]:
     """The entries of a registry; an address that is no whole one is taken from `base`.
 
     Raises: InputError for what is no such list, with the entry that is wrong.
@@ -96,10 +96,10 @@ def parse_index(text: str, *, source: str, base: str) -> dict[str, Entry]:
     return {name: _entry(name, values, source, base) for name, values in tables.items()}
 
 
-def _entry(name: str, values: Any, source: str, base: str) -> Entry:
+def _entry(name: str, values: Any, source: str, base: str) -> RegistryEntry:
     try:
         url = urljoin(base, values["url"])
-        entry = Entry(
+        entry = RegistryEntry(
             name,
             url if url.endswith("/") else f"{url}/",
             str(values["sha256"]).lower(),
@@ -107,7 +107,7 @@ def _entry(name: str, values: Any, source: str, base: str) -> Entry:
             tuple(int(value) for value in values["input_size"]),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{source}: the entry {name!r} lacks or spoils a value ({error}).") from error
+        raise InputError(f"{source}: the entry {name!r} lacks or spoils a value ({one_line(error)}).") from error
     if not NAME.fullmatch(name) or not re.fullmatch(r"[0-9a-f]{64}", entry.sha256) or len(entry.input_size) != 3:
         raise InputError(
             f"{source}: the entry {name!r} needs a name like resnet50.sq_in1k, 64 digits of sha256, "

@@ -21,10 +21,11 @@ from torch import Tensor, nn
 
 from lightning_sq.errors import InputError
 from lightning_sq.hub.cache import fetch_entry
-from lightning_sq.hub.registry import Entry
+from lightning_sq.hub.registry import RegistryEntry
 from lightning_sq.layers import SoftQuantization
 from lightning_sq.models.backbone import forget_state_dict
 from lightning_sq.release_files import LIBRARY
+from lightning_sq.words import counted
 
 if TYPE_CHECKING:
     from lightning_sq.models import PixelClassifier, QuantizerConfig
@@ -33,7 +34,7 @@ FRONT = "front_end"
 """Name of the module in the first convolution."""
 
 
-def register(entry: Entry) -> None:
+def register(entry: RegistryEntry) -> None:
     """Make timm know this name; one that it knows already stays what it is.
 
     Raises: InputError for an architecture that timm lacks.
@@ -67,7 +68,7 @@ def register(entry: Entry) -> None:
     _wrap(entry)
 
 
-def _wrap(entry: Entry) -> None:
+def _wrap(entry: RegistryEntry) -> None:
     original = timm.models.model_entrypoint(entry.architecture)
 
     @wraps(original)
@@ -79,13 +80,13 @@ def _wrap(entry: Entry) -> None:
     _registry._model_entrypoints[entry.architecture] = create
 
 
-def _released(entry: Entry, original: Callable[..., nn.Module], options: dict[str, Any]) -> nn.Module:
+def _released(entry: RegistryEntry, original: Callable[..., nn.Module], options: dict[str, Any]) -> nn.Module:
     from lightning_sq.models.release_format import read_release
 
     trained = read_release(fetch_entry(entry))
     channels, config = options.get("in_chans", trained.config.num_channels), trained.config
     if channels != config.num_channels:
-        raise InputError(f"{entry.name} takes images of {config.num_channels} channels, not of {channels}.")
+        raise InputError(f"{entry.name} takes images of {counted(config.num_channels, 'channel')}, not of {channels}.")
     if (config.architecture, len(config.class_names)) != (entry.architecture, entry.num_classes):
         raise InputError(f"The release of {entry.name} is not what its entry in the registry says. Do not use it.")
     whole = trained.build()  # refuses weights that do not fit, which timm would pass over

@@ -15,10 +15,11 @@ from safetensors.torch import load_file
 from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
-from lightning_sq.errors import InputError
+from lightning_sq.errors import InputError, one_line
 from lightning_sq.layers.eval_mode import in_eval_mode
 from lightning_sq.models import small_networks  # noqa: F401 - timm knows its names from here on
 from lightning_sq.release_files import LIBRARY
+from lightning_sq.words import counted
 
 IN_RELEASE = "backbone."
 """What the names of a backbone's tensors begin with in a release."""
@@ -37,8 +38,8 @@ def _import_own() -> None:
             import_module(module)
         except ImportError as error:
             raise InputError(
-                f"${IMPORT_VARIABLE} names {module}, which cannot be imported ({error}). It has to be installed, or to "
-                "lie on PYTHONPATH."
+                f"${IMPORT_VARIABLE} names {module}, which cannot be imported ({one_line(error)}). "
+                "It has to be installed, or to lie on PYTHONPATH."
             ) from error
 
 
@@ -82,7 +83,7 @@ def _per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
 def imagenet_class_names(num_classes: int) -> tuple[str, ...]:
     """The synsets of ImageNet-1k in the order of its logits, which are the names of its class folders."""
     if num_classes != 1000:
-        raise InputError(f"Only ImageNet-1k models are known by name; this one has {num_classes} classes.")
+        raise InputError(f"Only ImageNet-1k models are known by name; this one has {counted(num_classes, 'class')}.")
     return tuple(timm.data.ImageNetInfo("imagenet-1k").label_names())
 
 
@@ -103,12 +104,12 @@ def check_image_size(model: nn.Module, architecture: str, image_size: int, num_c
             logits = model(torch.zeros(1, channels, image_size, image_size))
     except Exception as error:  # each architecture refuses in its own way
         raise InputError(
-            f"{architecture} takes no images of {image_size} x {image_size} pixels ({str(error).strip()[:120]}). "
+            f"{architecture} takes no images of {image_size} x {image_size} pixels ({one_line(error)}). "
             f"Set --data.image_size {evaluation_sizes(architecture)[0]}, or choose another --model.architecture."
         ) from error
     if getattr(logits, "shape", None) != (1, num_classes):
         raise InputError(
-            f"{architecture} does not give one logit for each of {num_classes} classes. "
+            f"{architecture} does not give one logit for each of {counted(num_classes, 'class')}. "
             "Choose another --model.architecture."
         )
 
@@ -127,7 +128,7 @@ def replace_head(backbone: nn.Module, architecture: str, num_classes: int) -> No
         backbone.reset_classifier(num_classes)
     except Exception as error:  # each architecture refuses in its own way
         raise InputError(
-            f"{architecture} cannot have a head of {num_classes} classes ({type(error).__name__}). "
+            f"{architecture} cannot have a head of {counted(num_classes, 'class')} ({type(error).__name__}). "
             "Take 0 for pooled features, a number of at least 1, or another model."
         ) from error
 
@@ -211,7 +212,7 @@ def load_backbone(backbone: nn.Module, state: dict[str, Tensor], *, source: str)
     )
     if wrong:
         raise InputError(
-            f"{source} does not fit the model: {len(wrong)} tensors differ, the first is {wrong[0]!r}. "
+            f"{source} does not fit the model: {counted(len(wrong), 'difference')}, the first in {wrong[0]!r}. "
             "Set --model.architecture to the one that the weights are for."
         )
     kept: dict[str, Any] = {key: value for key, value in state.items() if key not in skipped}

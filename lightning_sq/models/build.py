@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_sq.errors import InputError
+from lightning_sq.errors import InputError, one_line
 from lightning_sq.layers import Normalize, SoftQuantization
 from lightning_sq.models.backbone import create_backbone, feature_maps, replace_head
 from lightning_sq.ops.staircases import Staircase
@@ -76,7 +76,7 @@ class ModelConfig:
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(
-                f"The model's description cannot be read ({error}). Export the checkpoint again."
+                f"The model's description cannot be read ({one_line(error)}). Export the checkpoint again."
             ) from None
 
 

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from lightning_sq import __version__
-from lightning_sq.errors import InputError
+from lightning_sq.errors import InputError, one_line
 from lightning_sq.models.build import ModelConfig, PixelClassifier, build_model
 from lightning_sq.models.commit import commit
 from lightning_sq.ops.tensor_digest import add_tensors
+from lightning_sq.words import counted
 
 CHECKPOINT_KEY = "lightning_sq"
 FORMAT_VERSION = 1
@@ -57,14 +58,13 @@ class TrainedModel:
             raise
         except Exception as error:  # a stranger's values; each architecture refuses in its own way
             raise InputError(
-                f"No model is as its description says ({type(error).__name__}: {str(error).strip()[:120]}). "
-                "Export the checkpoint again."
+                f"No model is as its description says ({one_line(error, named=True)}). Export the checkpoint again."
             ) from error
         if wrong := misfits(model, self.state):
             raise InputError(
-                f"The weights do not fit a {self.config.architecture} with {len(self.config.class_names)} classes: "
-                f"{len(wrong)} tensors differ, the first is {wrong[0]!r}, which "
-                f"{_difference(model.state_dict().get(wrong[0]), self.state.get(wrong[0]))}. "
+                f"The weights do not fit a {self.config.architecture} with "
+                f"{counted(len(self.config.class_names), 'class')}: {counted(len(wrong), 'difference')}, the first in "
+                f"{wrong[0]!r}, which {_difference(model.state_dict().get(wrong[0]), self.state.get(wrong[0]))}. "
                 "Export the checkpoint again."
             )
         model.load_state_dict(self.state)

@@ -50,7 +50,7 @@ def write_release(
         check: Looks at the finished folder, which goes into its place only if no error is raised.
     Raises: InputError if `folder` is there already and is not a release, or is one and `overwrite` is not set.
     """
-    check_room(folder, overwrite=overwrite)
+    check_replaceable(folder, overwrite=overwrite)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
         new = Path(temporary) / "new"
@@ -83,7 +83,7 @@ def _write_sums(folder: Path) -> None:
     (folder / SUMS_FILE).write_text("".join(f"{sha256(folder / name)}  {name}\n" for name in names))
 
 
-def check_room(folder: Path, *, overwrite: bool) -> None:
+def check_replaceable(folder: Path, *, overwrite: bool) -> None:
     """Raises: InputError if something is at `folder` that may not be replaced.
 
     Only what `write_release` wrote may be: its config.json says whose it is, and nothing else lies there.

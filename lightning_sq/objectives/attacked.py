@@ -13,12 +13,12 @@ from lightning_sq.attacks.criteria import CRITERIA
 from lightning_sq.errors import InputError
 from lightning_sq.layers import PixelNoise
 from lightning_sq.layers.soft_quantization import Backward
-from lightning_sq.objectives.base import Objective
+from lightning_sq.objectives.ramped import RampedObjective
 from lightning_sq.ops.checks import check_sharpness
 from lightning_sq.types import parse_epsilon
 
 
-class AttackedObjective(Objective):
+class AttackedObjective(RampedObjective):
     """An objective with an attack inside: the budget, and the derivative that the attack takes of the quantizer.
 
     Args:
@@ -30,8 +30,6 @@ class AttackedObjective(Objective):
             MNIST) a network that is attacked in full from the first step learns nothing for thousands of steps.
     """
 
-    step: Tensor
-
     def __init__(
         self,
         epsilon: float | str = "8/255",
@@ -40,7 +38,7 @@ class AttackedObjective(Objective):
         label_smoothing: float = 0.0,
         ramp_steps: int = 0,
     ) -> None:
-        super().__init__(label_smoothing)
+        super().__init__(ramp_steps, ramp_start=-1, label_smoothing=label_smoothing)  # the first batch is attacked too
         if ramp_steps < 0:
             raise InputError(f"ramp_steps={ramp_steps} is negative. 0 switches it off.")
         if backward not in get_args(Backward):
@@ -52,18 +50,6 @@ class AttackedObjective(Objective):
         self.epsilon = parse_epsilon(epsilon)
         self.backward_mode = backward
         self.surrogate_sharpness = surrogate_sharpness
-        self.ramp_steps = ramp_steps
-        self.register_buffer("step", torch.zeros((), dtype=torch.int64))  # saved in every checkpoint
-
-    @property
-    def share(self) -> Tensor | float:
-        """Of epsilon, for the next training batch; on the device, so that no step waits for it."""
-        return ((self.step + 1) / self.ramp_steps).clamp(max=1) if self.ramp_steps else 1.0
-
-    def count_batch(self) -> None:
-        """In training, one batch further along the ramp."""
-        if self.training:
-            self.step += 1
 
     def as_attacked(self, model: Any) -> Any:
         """The model with the derivative that the attack takes of its quantizer; weights and values are the same."""

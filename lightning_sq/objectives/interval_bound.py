@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lightning_sq.errors import InputError
-from lightning_sq.objectives.base import Objective, running_statistics_kept
+from lightning_sq.objectives.base import running_statistics_kept
+from lightning_sq.objectives.ramped import RampedObjective
 from lightning_sq.ops.interval import quantized_box
 from lightning_sq.types import parse_epsilon
 from lightning_sq.verification.interval_network import interval_margins
 
 
-class IntervalBound(Objective):
+class IntervalBound(RampedObjective):
     r"""kappa CE(f(x), y) + (1 - kappa) max CE(z, y), z in the interval bounds of f over the ball of radius epsilon.
 
     From Gowal et al. 2018 (arXiv 1810.12715), for a network of the operations in `verification/interval_network`.
@@ -34,8 +34,6 @@ class IntervalBound(Objective):
         label_smoothing: See `Objective`; of the natural cross-entropy alone, because only the plain one is bounded.
     """
 
-    step: Tensor
-
     def __init__(
         self,
         epsilon: float | str = "8/255",
@@ -45,7 +43,7 @@ class IntervalBound(Objective):
         ramp_steps: int = 10000,
         label_smoothing: float = 0.0,
     ) -> None:
-        super().__init__(label_smoothing)
+        super().__init__(ramp_steps, ramp_start=warmup_steps, label_smoothing=label_smoothing)
         for name, value in {"kappa": kappa, "first_kappa": first_kappa}.items():
             if not 0.0 <= value <= 1.0:
                 raise InputError(f"{name}={value} is not in [0, 1]. 0.5 is usual, 0 is the bound alone.")
@@ -56,13 +54,10 @@ class IntervalBound(Objective):
         self.epsilon = parse_epsilon(epsilon)
         self.kappa = kappa
         self.first_kappa = first_kappa
-        self.warmup_steps = warmup_steps
-        self.ramp_steps = ramp_steps
-        self.register_buffer("step", torch.zeros((), dtype=torch.int64))  # saved in every checkpoint
 
     def schedule(self) -> tuple[Tensor, Tensor]:
         """(epsilon, kappa) of the next training batch, on the device so that no step waits for it."""
-        share = ((self.step - self.warmup_steps) / self.ramp_steps).clamp(0, 1)
+        share = self.share
         return self.epsilon * share, self.first_kappa + (self.kappa - self.first_kappa) * share
 
     def forward(self, model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,8 +74,7 @@ class IntervalBound(Objective):
             with running_statistics_kept(model):
                 logits = model(images)
             loss = loss + kappa * self.loss(logits, labels)
-        if self.training:
-            self.step += 1
+        self.count_batch()
         return loss, logits
 
     def extra_repr(self) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lightning_sq.errors import InputError
 from lightning_sq.ops.staircases import Staircase
+from lightning_sq.words import counted
 
 MOST_LEVELS = 2**24
 """float32 cannot tell more numbers in [0, 1] from each other."""
@@ -65,12 +66,13 @@ def check_thresholds(thresholds: Thresholds, *, num_levels: int, learnt: bool = 
     except (TypeError, ValueError, RuntimeError):
         raise InputError(
             f"thresholds={thresholds} is neither a list of numbers nor one list of the same length for each channel. "
-            f"Give {wanted} increasing numbers between 0 and 1, or leave thresholds out for equal distances."
+            f"Give {counted(wanted, 'increasing number')} between 0 and 1, or leave thresholds out for equal distances."
         ) from None
     if values.ndim not in (1, 2) or values.shape[-1] != wanted or not len(values):
         raise InputError(
             f"thresholds has the shape {tuple(values.shape)}, and {num_levels} levels have {wanted} between them. "
-            f"Give {wanted} numbers, or {wanted} for each channel, or set num_levels to one more than there are."
+            f"Give {counted(wanted, 'number')}, or {wanted} for each channel, "
+            "or set num_levels to one more than there are."
         )
     if learnt and (values.abs() < FARTHEST).all():
         return values.sort(-1).values

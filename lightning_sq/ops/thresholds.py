@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_sq.errors import InputError
+from lightning_sq.words import counted
 
 
 def uniform_thresholds(num_levels: int) -> Tensor:
@@ -25,8 +26,8 @@ def check_channels(x: Tensor, table: Tensor) -> None:
     """Raises: InputError if `table` has channels and `x` has others."""
     if table.ndim == 2 and (x.ndim < 3 or x.shape[-3] != len(table)):
         raise InputError(
-            f"There are thresholds for {len(table)} channels, and the images have the shape {tuple(x.shape)}. "
-            "Give images (B, C, H, W) with as many channels, or one list of thresholds for all."
+            f"There are thresholds for {counted(len(table), 'channel')}, and the images have the shape "
+            f"{tuple(x.shape)}. Give images (B, C, H, W) with as many channels, or one list of thresholds for all."
         )
 
 

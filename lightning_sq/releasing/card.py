@@ -12,6 +12,7 @@ from lightning_sq.models import QuantizerConfig
 from lightning_sq.models.checkpoint_format import TrainedModel
 from lightning_sq.release_files import LIBRARY
 from lightning_sq.releasing.evidence import why_not_robust
+from lightning_sq.words import counted
 
 FLOATING = "| --- |" + " ---: |"
 
@@ -70,11 +71,11 @@ def _front_matter(trained: TrainedModel, results: dict[str, Any] | None, license
         {"type": "accuracy", "name": "clean accuracy in %", "value": _rounded(row["clean_accuracy"])},
         {
             "type": "accuracy",
-            "name": f"worst case over {len(row['attacks'])} attacks at {_budget(results)}, in %",
+            "name": f"worst case over {counted(len(row['attacks']), 'attack')} at {_budget(results)}, in %",
             "value": _rounded(row["robust_accuracy"]),
         },
     ]
-    dataset = {"type": data["folder"].split("/")[0], "name": f"{data['folder']}, {row['num_images']} images"}
+    dataset = {"type": data["folder"].split("/")[0], "name": f"{data['folder']}, {counted(row['num_images'], 'image')}"}
     task = {"type": "image-classification"}
     return values | {
         "model-index": [{"name": _title(trained), "results": [{"task": task, "dataset": dataset, "metrics": metrics}]}]
@@ -99,8 +100,8 @@ def _verdict(results: dict[str, Any] | None) -> str:
         return f"**Not to be called robust: {reason}.**"
     row = results["models"][0]
     return (
-        f"**Robust on {percent(row['robust_accuracy'])} % of {row['num_images']} images at "
-        f"{_budget(results)}, under the worst of {len(row['attacks'])} attacks; no check fired.**"
+        f"**Robust on {percent(row['robust_accuracy'])} % of {counted(row['num_images'], 'image')} at "
+        f"{_budget(results)}, under the worst of {counted(len(row['attacks']), 'attack')}; no check fired.**"
     )
 
 
@@ -110,7 +111,7 @@ def _facts(trained: TrainedModel) -> str:
     front = "none" if config.quantizer is None else _in_words(config.quantizer)
     return f"""| | |
 | --- | --- |
-| architecture | timm `{config.architecture}`, {len(config.class_names)} classes |
+| architecture | timm `{config.architecture}`, {counted(len(config.class_names), "class")} |
 | soft quantization | {front} |
 | input | {colour} pixels in [0, 1], {config.image_size} x {config.image_size}; the caller normalises nothing |
 | preprocessing | shorter side to {config.resize_size} (bilinear, antialiased), centre crop of {config.image_size} |
@@ -119,7 +120,8 @@ def _facts(trained: TrainedModel) -> str:
 
 def _duration(training: dict[str, Any]) -> str:
     epochs, steps = training.get("epochs"), training.get("steps")
-    return f"{'?' if epochs is None else format(epochs, '.4g')} epochs, {'?' if steps is None else steps} steps"
+    known = "? epochs" if epochs is None else counted(epochs, "epoch", ".4g")
+    return f"{known}, {'? steps' if steps is None else counted(steps, 'step')}"
 
 
 def _use(trained: TrainedModel, programs: dict[str, Any]) -> str:
@@ -170,10 +172,11 @@ ROBUSTNESS`. A quantizer hides gradients, so an accuracy under plain PGD alone s
         f"| {one['title']} | {'**yes**' if one['fired'] else 'no'} | {one['measured']:.3g} | {one['limit']:.3g} |"
         for one in row["diagnostics"]
     )
+    measured_on = f"{counted(row['num_images'], 'image')} of {results['data']['folder']}"
     return f"""## Robustness
 
-Measured on {row["num_images"]} images of {results["data"]["folder"]} with `lightning-sq evaluate`; every number is from
-results.json. The worst case is an upper bound: another attack can only lower it.
+Measured on {measured_on} with `lightning-sq evaluate`; every number is from results.json. The worst case is an upper
+bound: another attack can only lower it.
 
 | in % of the images | |
 {FLOATING}

@@ -12,7 +12,7 @@ from typing import Any
 from lightning_sq.children import refusal_of
 from lightning_sq.errors import InputError
 from lightning_sq.models.checkpoint_format import TrainedModel, read_checkpoint
-from lightning_sq.models.release_format import check_room, write_release
+from lightning_sq.models.release_format import check_replaceable, write_release
 from lightning_sq.release_files import ONNX_FILE, RESULTS_FILE, TORCH_EXPORT_FILE
 from lightning_sq.releasing.card import model_card
 from lightning_sq.releasing.evidence import evidence_for
@@ -56,7 +56,7 @@ def export(
     Raises: InputError if the checkpoint cannot be read, `results` are of other weights, the model cannot be exported,
         or `folder` is in the way.
     """
-    check_room(folder, overwrite=overwrite)
+    check_replaceable(folder, overwrite=overwrite)
     trained = read_checkpoint(checkpoint)
     model = trained.build()  # refuses weights that do not fit, before anything is written
     trained = without_private_parts(trained)

@@ -8,6 +8,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from lightning_sq.reproduction.studies import Study
+from lightning_sq.words import counted
 
 PAPERS_ATTACKS = ("pgd", "bpda")
 """By which the paper judged: plain PGD, and PGD through BPDA where there is a quantizer."""
@@ -100,24 +101,34 @@ def judge(study: Study, rows: dict[str, Any], num_images: int) -> list[dict[str,
     return [asdict(claim) for claim in claims]
 
 
+def _do_not_tell(num_images: int) -> str:
+    return f"{counted(num_images, 'image')} {'does' if num_images == 1 else 'do'} not tell"
+
+
 def _not_told_apart(one: float, other: float, num_images: int) -> str:
     """A warning where two accuracies are nearer than two standard errors."""
     error = _error_of_both(one, other, num_images)
     if abs(one - other) >= 2 * error:
         return ""
-    return f", but {num_images} images do not tell them apart (standard error {100 * error:.1f} points)"
+    return f", but {_do_not_tell(num_images)} them apart (standard error {100 * error:.1f} points)"
 
 
 def _hardly_comparable(gap: float, error: float, num_images: int) -> str:
     """A warning where `gap` is nearer than two standard errors to what still counts as comparable."""
     if abs(gap - COMPARABLE) >= 2 * error:
         return ""
-    return f", but {num_images} images do not tell {_LIMIT} for sure (standard error {100 * error:.1f} points)"
+    return f", but {_do_not_tell(num_images)} {_LIMIT} for sure (standard error {100 * error:.1f} points)"
 
 
 def _error_of_both(one: float, other: float, num_images: int) -> float:
     """The larger standard error of two accuracies, of which one may be 0 or 1, and so have none."""
     return max(standard_error(one, num_images), standard_error(other, num_images))
+
+
+def _of_one_seed(rows: dict[str, Any], *names: str) -> str:
+    """A warning where a row was trained once, so that nobody knows its spread."""
+    once = " and ".join(rows[name]["title"] for name in names if len(rows[name]["seeds"]) == 1)
+    return f"; one seed of {once}" if once else ""
 
 
 def _doubted(rows: dict[str, Any], *names: str, lengths: tuple[str, ...] = ("seeds",)) -> str:
@@ -134,10 +145,11 @@ def _not_run(claim: str, rows: dict[str, Any], *names: str) -> Claim:
 
 def _comparable(study: Study, rows: dict[str, Any], num_images: int) -> Claim:
     text = "the method is comparable to PGD training under PGD and BPDA"
-    method, pgd = (spread_of(rows, name, "papers_attacks") for name in (study.method, study.adversarial))
+    both = study.method, study.adversarial
+    method, pgd = (spread_of(rows, name, "papers_attacks") for name in both)
     if method is None or pgd is None:
-        return _not_run(text, rows, study.method, study.adversarial)
-    worst, worst_pgd = (spread_of(rows, name, "worst_case") for name in (study.method, study.adversarial))
+        return _not_run(text, rows, *both)
+    worst, worst_pgd = (spread_of(rows, name, "worst_case") for name in both)
     holds = method.mean >= pgd.mean - COMPARABLE
     verdict = "reproduced" if holds else f"not reproduced: {100 * (pgd.mean - method.mean):.1f} points less"
     error = _error_of_both(method.mean, pgd.mean, num_images)
@@ -150,7 +162,7 @@ def _comparable(study: Study, rows: dict[str, Any], num_images: int) -> Claim:
         text,
         f"{method} against {pgd} of PGD training",
         f"{worst} against {worst_pgd} of PGD training",
-        verdict + warning + _doubted(rows, study.method, study.adversarial),
+        verdict + warning + _of_one_seed(rows, *both) + _doubted(rows, *both),
         holds,
     )
 
@@ -170,7 +182,7 @@ def _robust(study: Study, rows: dict[str, Any], name: str, num_images: int) -> C
         return _not_run(text, rows, name)
     holds = worst.mean >= goal
     verdict = "reached" if holds else f"not reached: {100 * (goal - worst.mean):.1f} points less than {source}"
-    verdict += _not_told_apart(worst.mean, goal, num_images) + _doubted(rows, name)
+    verdict += _not_told_apart(worst.mean, goal, num_images) + _of_one_seed(rows, name) + _doubted(rows, name)
     return Claim(text, str(spread_of(rows, name, "papers_attacks")), str(worst), verdict, holds)
 
 
@@ -189,7 +201,9 @@ def _certified(study: Study, rows: dict[str, Any], num_images: int) -> Claim:
     shown += f"; {same} by interval bounds on those attacked, where PGD training keeps {worst_pgd} without a proof"
     verdict = "at least as much is proven as" if holds else "less is proven than"
     verdict += " PGD training keeps under attack on the same images"
-    return Claim(text, str(paper), shown, verdict + _not_told_apart(same.mean, worst_pgd.mean, num_images), holds)
+    verdict += _not_told_apart(same.mean, worst_pgd.mean, num_images)
+    verdict += _of_one_seed(rows, study.certified_row, study.adversarial)
+    return Claim(text, str(paper), shown, verdict, holds)
 
 
 def _proven_as_published(study: Study, rows: dict[str, Any], name: str) -> Claim:
@@ -203,6 +217,7 @@ def _proven_as_published(study: Study, rows: dict[str, Any], name: str) -> Claim
     verdict = "reached" if holds else f"not reached: {100 * (best - proven.mean):.1f} points less than {source}"
     if less := [known for known in study.published_proofs[:-1] if not holds and proven.mean >= known[0]]:
         verdict += f"; {100 * (proven.mean - less[-1][0]):.1f} more than {less[-1][1]}"
+    verdict += _of_one_seed(rows, name)
     return Claim(text, str(spread_of(rows, name, "papers_attacks")), f"{proven} proven", verdict, holds)
 
 
@@ -233,7 +248,8 @@ def _faster(study: Study, rows: dict[str, Any], name: str, num_images: int) -> C
             measured += f"; to {100 * less:.1f} %: {sooner:.0f} s, {seconds_to(theirs, less) / sooner:.1f} times"
     verdict = "reached" if ratio >= wanted else f"not reached: {ratio:.1f} times"
     if least < wanted <= most:
-        verdict += f", but {num_images} images do not tell {wanted:g} times for sure"
+        verdict += f", but {_do_not_tell(num_images)} {wanted:g} times for sure"
+    verdict += _of_one_seed(rows, name, study.adversarial)
     verdict += _doubted(rows, name, study.adversarial, lengths=("seeds", "shorter"))
     return Claim(text, "–", measured, verdict, ratio >= wanted)
 
@@ -264,4 +280,5 @@ def _as_published(study: Study, rows: dict[str, Any], name: str, num_images: int
         verdict += f" (seed by seed {', '.join(each)})"
         if gap > COMPARABLE and row.why_not:
             verdict += f"; {row.why_not}"
-    return Claim(text, str(spread_of(rows, name, "papers_attacks")), str(worst), verdict + warning, gap <= COMPARABLE)
+    verdict += warning + _of_one_seed(rows, name)
+    return Claim(text, str(spread_of(rows, name, "papers_attacks")), str(worst), verdict, gap <= COMPARABLE)

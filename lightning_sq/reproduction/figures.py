@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from lightning_sq.evaluation.figures import NORMS
 from lightning_sq.reproduction.claims import by_length
 from lightning_sq.reproduction.studies import STUDIES, Study
+from lightning_sq.words import counted
 
 TELLING = 0.01
 """Smallest share whose proof is drawn."""
@@ -51,7 +52,8 @@ def curves_figure(content: dict[str, Any]) -> Figure:
             axes.plot([points[-1][0]], [100 * fmean(proven)], "^", color=style["color"], ms=8, mfc="white")
     for gradients, axes in panel.items():
         axes.set(xlabel=rf"perturbation budget $\epsilon$ ({NORMS['linf']})", xlim=(0, None))
-        axes.set_title(f"{content['title']}, {content['num_images']} test images, {PANELS[gradients]}", fontsize=10)
+        images = counted(content["num_images"], "test image")
+        axes.set_title(f"{content['title']}, {images}, {PANELS[gradients]}", fontsize=10)
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, fontsize=8, handlelength=3.5,
                     frameon=False)  # fmt: skip
     panels[0, 0].set(ylabel="accuracy under the worst case, %")

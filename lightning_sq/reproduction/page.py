@@ -46,6 +46,7 @@ from lightning_sq.reproduction.runs import Run
 from lightning_sq.reproduction.studies import STUDIES, Study
 from lightning_sq.reproduction.tables import choice_section, proofs_section, rates_section, rows_table
 from lightning_sq.types import parse_epsilon
+from lightning_sq.words import counted
 
 SCHEMA_VERSION = 5
 JSON_FILE, PAGE_FILE, CURVES_FILE, TRAINING_FILE = "study.json", "README.md", "curves.png", "training.png"
@@ -129,13 +130,14 @@ def _head(content: dict[str, Any]) -> list[str]:
     data, epochs = content["data"], content.get("max_epochs")
     epsilon = format_epsilon(parse_epsilon(content["epsilon"]))
     at_half, at_90 = (100 * standard_error(accuracy, content["num_images"]) for accuracy in (0.5, 0.9))
-    pressed = [] if epochs is None else [f"Schedules of more than {epochs} epochs are pressed into {epochs}."]
+    images = counted(content["num_images"], "test image")
+    pressed = [f"Schedules of more than {counted(epochs, 'epoch')} are pressed into {epochs}."] if epochs else []
     return [
         f"# {content['title']}: the paper's claims, reproduced and judged",
         "",
         " ".join([_FORMS[content["form"]], *pressed, "Written by"]),
         f"`{_command(content)}`; every number is in",
-        f"[{JSON_FILE}]({JSON_FILE}). L-inf, epsilon {epsilon}; attacks on {content['num_images']} test images",
+        f"[{JSON_FILE}]({JSON_FILE}). L-inf, epsilon {epsilon}; attacks on {images}",
         f"({', '.join(content['attacks'])}), proofs on all {data['val']:,}.",
         f"On so many images the standard error of 90 % or 10 % is {at_90:.1f} points, that of 50 % {at_half:.1f}.",
         *provenance.older(content["rows"]),

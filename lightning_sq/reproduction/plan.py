@@ -12,7 +12,6 @@ from torch import Tensor
 
 from lightning_sq.attacks import PGD, Attack, Square
 from lightning_sq.attacks.frozen import frozen
-from lightning_sq.data.index import load_index
 from lightning_sq.evaluation.diagnostics.situation import FEW, MANY
 from lightning_sq.evaluation.precision import full_precision
 from lightning_sq.evaluation.runner import images_together
@@ -22,6 +21,7 @@ from lightning_sq.reproduction.recipes import Recipe
 from lightning_sq.reproduction.runs import Run, Step, evaluation_step, training_step
 from lightning_sq.reproduction.settings import Settings
 from lightning_sq.reproduction.trials import tuned_rates, untried_rates, variants
+from lightning_sq.words import counted
 
 START_SECONDS = 25.0
 """What a command costs before it works, about: imports, and decoding the images."""
@@ -56,7 +56,7 @@ def estimates(settings: Settings, progress: Callable[[int, int], None]) -> dict[
     """Row -> seconds, from a few steps of each that are timed now.
 
     Args:
-        settings: With the data in place.
+        settings: With the data in place, or with how many images they will have.
         progress: Called with (rows timed, rows to time).
     """
     found = {}
@@ -68,7 +68,7 @@ def estimates(settings: Settings, progress: Callable[[int, int], None]) -> dict[
 
 def estimate_of(settings: Settings, recipe: Recipe) -> Estimate:
     """What a recipe takes, from a few steps of it that are timed now."""
-    num_images = len(load_index(settings.data / "train"))
+    num_images, _ = settings.num_data()
     threads_before = torch.get_num_threads()
     torch.set_num_threads(settings.num_threads)
     step, one_pass = seconds_per_image(recipe, images_together(settings.num_images, LARGEST_BATCH))
@@ -172,7 +172,7 @@ def plan_in_words(settings: Settings, known: dict[str, Estimate], *, anew: bool 
         lines.append(f"{name:28}{num_runs:6}{''.join(f'{time_in_words(seconds):>15}' for seconds in times)}")
     seconds = [seconds for _, _, seconds in left]
     at_most = time_in_words(max([sum(seconds) / settings.jobs, *seconds]))
-    return "\n".join([*lines, f"in all at most {at_most}, {settings.jobs} rows at a time"])
+    return "\n".join([*lines, f"in all at most {at_most}, {counted(settings.jobs, 'row')} at a time"])
 
 
 def _training(run: Run, data: Path, known: dict[str, Estimate]) -> Step:

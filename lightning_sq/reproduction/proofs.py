@@ -26,6 +26,7 @@ from lightning_sq.release import load
 from lightning_sq.reproduction.runs import TRAINED, Run
 from lightning_sq.types import parse_epsilon
 from lightning_sq.verification.interval_network import certified
+from lightning_sq.words import counted
 
 PROVEN = "proven.json"
 PROVER_VERSION = 2
@@ -122,7 +123,7 @@ def _prove(
     def settle(attack: Prover, title: str, batch_size: int) -> None:
         todo = torch.nonzero(~proven & ~wrong)[:, 0]
         for done, rows in enumerate(todo.split(batch_size)):
-            tell(f"{title}, {len(todo) - done * batch_size:,} images left")
+            tell(f"{title}, {counted(len(todo) - done * batch_size, 'image')} left")
             pixels = images[rows].float() / 255
             with torch.no_grad():
                 settled = attack(model, pixels, labels[rows], (), epsilon)

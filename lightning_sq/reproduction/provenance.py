@@ -6,6 +6,7 @@ from typing import Any
 
 from lightning_sq.evaluation.results import OLDER, is_older
 from lightning_sq.reproduction.trials import RATE_FACTORS
+from lightning_sq.words import counted
 
 _NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five"}
 _BEST = f"the best of {_NUMBERS[len(RATE_FACTORS)]} on held-out training images"
@@ -15,8 +16,8 @@ def machines(rows: dict[str, Any]) -> str:
     """On what the rows were trained, and when."""
     seeds = _ends(*rows.values())
     machines = {
-        f"on {seed['device'].split(',')[0]}, {seed['num_threads']} thread{'s' * (seed['num_threads'] > 1)} a row, "
-        f"{seed['jobs']} row{'s' * (seed['jobs'] > 1)} at a time"
+        f"on {seed['device'].split(',')[0]}, {counted(seed['num_threads'], 'thread')} a row, "
+        f"{counted(seed['jobs'], 'row')} at a time"
         for seed in seeds
     }
     return f"Trained {'; '.join(sorted(machines))}. Measured on {', '.join(sorted({seed['day'] for seed in seeds}))}."

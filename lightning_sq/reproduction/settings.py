@@ -43,6 +43,7 @@ class Settings:
         num_threads: CPU threads of each.
         shares: Of the epochs of the rows whose time is told, for their shorter schedules.
         earlier: What an earlier page measured, which is not measured again.
+        assumed: (training, test) images that `data` will have, for a plan without them; None counts them.
     """
 
     study: Study
@@ -60,15 +61,20 @@ class Settings:
     num_threads: int
     shares: tuple[float, ...] = ()
     earlier: Earlier = NOTHING
+    assumed: tuple[int, int] | None = None
 
     @property
     def quick(self) -> bool:
         """Whether it is the quick form."""
         return self.form == "quick"
 
+    def num_data(self) -> tuple[int, int]:
+        """(training, test) images."""
+        return self.assumed or (len(load_index(self.data / "train")), len(load_index(self.data / "val")))
+
     def conditions(self) -> dict[str, Any]:
         """What all numbers of a page have in common, as the page says it."""
-        train, val = (len(load_index(self.data / split)) for split in ("train", "val"))
+        train, val = self.num_data()
         return {
             "study": self.study.name,
             "epsilon": self.study.epsilon,

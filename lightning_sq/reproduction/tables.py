@@ -8,6 +8,7 @@ from typing import Any
 from lightning_sq.evaluation.tables import percent
 from lightning_sq.reproduction.claims import PAPERS_ATTACKS, Spread, spread_of
 from lightning_sq.reproduction.trials import TRIAL_SHARE
+from lightning_sq.words import counted
 
 _SHARES = {1 / 2: "half", 1 / 3: "a third", 1 / 4: "a quarter"}
 
@@ -105,13 +106,13 @@ def rates_section(rows: dict[str, Any]) -> list[str]:
 
 def choice_section(tried: list[dict[str, Any]]) -> list[str]:
     """The lines on what was tried of the method, the best in bold."""
-    best = max(entry["accuracy"] for entry in tried)
+    best, epochs = max(entry["accuracy"] for entry in tried), counted(tried[0]["epochs"], "epoch", "g")
     return [
         "",
         "## What was tried of the method",
         "",
         "The recipe and single changes of it, one seed, on training images that are held out (never on test images):",
-        f"accuracy under a quick attack after {tried[0]['epochs']:g} epochs. Seconds are of several at a time,",
+        f"accuracy under a quick attack after {epochs}. Seconds are of several at a time,",
         "and of what else the machine did meanwhile.",
         "",
         "| the method | % | seconds of training |",

@@ -83,8 +83,8 @@ class ProgressLines(Callback):
         rank_zero_info(self._line(trainer, pl_module, batch_idx + 1, now - self._began))
 
     def _line(self, trainer: Trainer, module: LightningModule, batch_number: int, seconds: float) -> str:
-        plan, taken = module.plan, max(1, trainer.global_step - self._first_step)
-        left = min(seconds / taken * (plan.total_steps - plan.position), plan.seconds_left(module.elapsed))
+        plan, taken = module.run.plan, max(1, trainer.global_step - self._first_step)
+        left = min(seconds / taken * (plan.total_steps - plan.position), plan.seconds_left(module.run.elapsed))
         metrics = trainer.callback_metrics
         loss = f", loss {metrics['train/loss']:.3f}" if "train/loss" in metrics else ""
         accuracy = f", clean top-1 {metrics['val/clean_top1']:.3f}" if "val/clean_top1" in metrics else ""

@@ -18,7 +18,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from lightning_sq.data.datamodule import ImageFolderData
-from lightning_sq.errors import InputError
+from lightning_sq.errors import InputError, one_line
 from lightning_sq.output_lock import lock_output
 from lightning_sq.paths import write_whole
 from lightning_sq.run_files import CHECKPOINTS, CONFIG_FILE
@@ -28,7 +28,7 @@ from lightning_sq.training.cluster.keep_time import KeepTime
 from lightning_sq.training.cluster.last_words import LastWords, seconds_noted
 from lightning_sq.training.cluster.leaving import LeaveWhenAsked, switch_off_own_handlers
 from lightning_sq.training.cluster.preflight import Preflight
-from lightning_sq.training.cluster.time_limit import parse_time_limit
+from lightning_sq.training.cluster.time_limit import TimePlan, parse_time_limit
 from lightning_sq.training.cluster.watchdog import Watchdog, check_hang_seconds
 from lightning_sq.training.parser import Parser, check_seed, quiet_lightning
 from lightning_sq.training.prepare import prepare_data_once
@@ -47,10 +47,17 @@ from lightning_sq.training.resume.start import (
     seconds_saved,
 )
 from lightning_sq.training.robust_accuracy import RobustAccuracy
+from lightning_sq.training.run_state import RunState
 from lightning_sq.training.waiting import WaitingForData
 
 HOW_IT_WAS_STARTED = ("resume", "overwrite", "on_mismatch", "ckpt_path")
 """Options of one start, not of the run: not in its recipe."""
+EXAMPLES = {
+    "fit": "lightning-sq fit --config configs/imagenet.yaml --data.root DIR --output runs/imagenet",
+    "validate": "lightning-sq validate --config runs/fit/config.yaml --ckpt_path runs/fit/checkpoints/last.ckpt",
+    "test": "lightning-sq test --config runs/fit/config.yaml --ckpt_path runs/fit/checkpoints/last.ckpt",
+}
+"""What the help of each ends with."""
 
 
 class CommandLine(LightningCLI):
@@ -161,7 +168,7 @@ class CommandLine(LightningCLI):
         try:
             made = super().instantiate_trainer(**trainer, **kwargs)
         except (MisconfigurationException, ValueError, TypeError) as error:  # all it is given is what was typed
-            raise InputError(f"{_one_line(error)} Mend the --trainer option; --help lists them.") from error
+            raise InputError(f"{one_line(error)}. Mend the --trainer option; --help lists them.") from error
         switch_off_own_handlers(made)
         made.fit_loop._iteration_based_training = lambda: False  # with max_steps a resumed epoch would count twice
         return made
@@ -185,18 +192,18 @@ class CommandLine(LightningCLI):
 
     def before_fit(self) -> None:
         config = self.config_init["fit"]
-        self.model.recipe, self.model.time_limit = self.recipe, self.time_limit
         self.before_validate()
         prepare_data_once(self.trainer, self.datamodule)
+        run = self.model.run = RunState(self.recipe, TimePlan(self.time_limit))
         if self.saved is not None:
             here = settings(self.trainer, self.datamodule, self.model.optimization)
-            self.model.begins_epoch_again = self.saved.check_settings(here, config["on_mismatch"])
+            run.begins_epoch_again = self.saved.check_settings(here, config["on_mismatch"])
         if config["trainer"]["fast_dev_run"]:
             return
         output = Path(config["output"])
         goes_on = self.saved is not None and is_of_run(self.saved.path, output)
         if goes_on:
-            self.model.seconds_before = max(seconds_noted(output), seconds_saved(output))
+            run.seconds_before = max(seconds_noted(output), seconds_saved(output))
         else:
             remove_run(output)
         write_on_rank_zero(output / CONFIG_FILE, yaml.safe_dump(self.recipe, sort_keys=False))
@@ -247,10 +254,6 @@ def _with_our_io(plugins: Any, keep_last: int) -> list[Any]:
     return plugins if has_one else [*plugins, WholeFileIO(keep_last)]
 
 
-def _one_line(error: Exception) -> str:
-    return f"{' '.join(str(error).split())[:300].rstrip('.')}."
-
-
 write_on_rank_zero = rank_zero_only(write_whole)
 
 
@@ -269,7 +272,8 @@ def main(arguments: list[str]) -> None:
                 save_config_callback=None,
                 trainer_defaults={"num_sanity_val_steps": 0},
                 auto_configure_optimizers=False,
-                parser_kwargs={"prog": "lightning-sq"},
+                parser_kwargs={"prog": "lightning-sq"}
+                | {name: {"epilog": f"example: {EXAMPLES[name]}"} for name in EXAMPLES},
             )
     except MisconfigurationException as error:  # Lightning's word for options that do not go together
-        raise InputError(_one_line(error)) from error
+        raise InputError(f"{one_line(error)}.") from error

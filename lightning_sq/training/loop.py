@@ -1,8 +1,27 @@
-"""Where in Lightning's loop a batch stands: what belongs behind it, whoever asks."""
+"""Lightning's loop in this project's terms: how many steps there are, and what belongs behind a batch, whoever asks."""
 
 from __future__ import annotations
 
+import math
+
 from lightning.pytorch import Trainer
+
+
+def global_batch_size(trainer: Trainer) -> int:
+    """Images of an optimizer step, over all processes."""
+    return trainer.datamodule.batch_size_per_device * trainer.world_size * trainer.accumulate_grad_batches
+
+
+def count_steps(trainer: Trainer) -> tuple[int, int]:
+    """(optimizer steps an epoch, in all), without `estimated_stepping_batches`, which drops a loader's state."""
+    batches = trainer.datamodule.num_training_batches(trainer.world_size)
+    limit = trainer.limit_train_batches
+    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    steps_per_epoch = max(1, math.ceil(batches / trainer.accumulate_grad_batches))
+    epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else math.inf
+    limits = [steps_per_epoch * epochs] + ([trainer.max_steps] if trainer.max_steps > 0 else [])
+    total = min(limits)
+    return steps_per_epoch, int(total) if math.isfinite(total) else steps_per_epoch
 
 
 def ends_step(trainer: Trainer, batch_idx: int) -> bool:

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_sq.errors import InputError, input_error_in
+from lightning_sq.misspelt import did_you_mean
 
 LARGEST_SEED = 2**32 - 1  # numpy's
 
@@ -18,13 +19,15 @@ class Parser(LightningArgumentParser):
     """Says what is wrong in one sentence instead of a usage page."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise input_error_in(ex) or InputError(_first_sentence(message)) from None
+        hint = did_you_mean(message, getattr(ex, "subcommand_parser", self))
+        told = f"{_first_sentence(message)}{hint} `lightning-sq fit --help` lists the options."
+        raise input_error_in(ex) or InputError(told) from None
 
 
 def _first_sentence(message: str) -> str:
     """jsonargparse nests its reasons over many lines; the innermost one is what was wrong."""
     lines = [line.strip(" -") for line in message.splitlines() if line.strip(" -")]
-    return f"{' '.join(lines)[:400].rstrip('.')}. `lightning-sq fit --help` lists the options."
+    return f"{' '.join(lines)[:400].rstrip('.')}."
 
 
 def check_seed(seed: Any) -> None:

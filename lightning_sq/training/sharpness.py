@@ -52,13 +52,13 @@ class SharpnessSchedule(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         # with the learning rate: also behind a time limit, and after a change of the steps in an epoch
-        sharpness = self.at(pl_module.plan.position, num_steps=self._num_steps(trainer))
+        sharpness = self.at(pl_module.run.plan.position, num_steps=self._num_steps(trainer))
         _quantizer_of(pl_module).sharpness = sharpness
         pl_module.log("train/sharpness", sharpness, on_step=True, on_epoch=False)
 
     def _num_steps(self, trainer: Trainer) -> int:
         if self.epochs is None:
-            return trainer.lightning_module.total_steps
+            return trainer.lightning_module.run.plan.total_steps
         return round(self.epochs * math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches))
 
 

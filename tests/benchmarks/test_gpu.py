@@ -263,7 +263,7 @@ def test_a_section_that_fails_is_skipped_by_its_error_and_leaves_what_there_is(b
     record = budget.Record("tiny", 1, {}, clock=lambda: now[0])
     with record.section("one"):
         record.add(budget.Row("a question", 1.0, "s"))
-        raise RuntimeError("no compiler\nat all")
+        raise RuntimeError("no compiler\n\nat all")
     assert record.allows("two", 60)
     now[0] = 1.0
     assert not record.allows("three", 60)
@@ -415,11 +415,11 @@ def test_imagenette_is_trained_by_the_command_line_as_far_as_there_is_time(
     record = importlib.import_module("common.budget").Record("tiny", 2, {})
     module.imagenette_rows(record, options, {"FGSM-RS": 1000.0})
     assert [row.question for row in record.rows] == [
-        f"imagenette, natural, 1 epochs: {what}" for what in ("clean top-1", "from start to end", "training")
+        f"imagenette, natural, 1 epoch: {what}" for what in ("clean top-1", "from start to end", "training")
     ]
     assert record.rows[0].measured == 75.0
-    assert record.skipped[0] == "imagenette, method, 1 epochs: it failed: no"
-    assert record.skipped[1].startswith("imagenette, FGSM-RS, 1 epochs: it would take about")
+    assert record.skipped[0] == "imagenette, method, 1 epoch: it failed: no"
+    assert record.skipped[1].startswith("imagenette, FGSM-RS, 1 epoch: it would take about")
     assert [word.rpartition("/")[2] for words in commands for word in words[1:2]] == [
         "imagenette_natural.yaml",
         "imagenette_natural.yaml",

@@ -44,6 +44,7 @@ def test_names_that_are_no_text_are_looked_at_and_printed(picture, tmp_path):
     done = subprocess.run(words, capture_output=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     assert b"greyscale" in done.stdout
+    assert done.stdout.count(b"1 image in 1 class, 1 to 1 a class") == 2
 
 
 def test_an_ordinary_photograph_is_not_odd(picture, tmp_path):

@@ -109,6 +109,13 @@ def test_an_option_that_cannot_be_is_refused_before_any_file_is_looked_at(few_di
         ImageFolderData(**{"root": str(few_digits), "image_size": 32} | options)
 
 
+@pytest.mark.parametrize(("where", "root"), [("/", "{}/train"), ("{}", "val"), ("{}/train", ".")])
+def test_who_gives_one_split_is_told_the_folder_of_both(few_digits, monkeypatch, where, root):
+    monkeypatch.chdir(where.format(few_digits))
+    with pytest.raises(InputError, match=f"train, but {few_digits} has train/ and val/: give that one"):
+        ImageFolderData(root.format(few_digits))
+
+
 def test_torchvision_may_decode_in_the_main_process(few_digits):
     data = ImageFolderData(root=str(few_digits), image_size=32, backend="torchvision", num_threads=0)
     assert next(iter(data.loader("val"))).images.shape == (32, 3, 32, 32)

@@ -52,6 +52,19 @@ MISTAKES = {
     "an epsilon in 8-bit steps": (["--model.objective.init_args.epsilon", "8"], ["epsilon=8", "Write 8/255 if"]),
     "an unknown noise": (["--model.objective.init_args.noise", "pink"], ["pink", "uniform", "rademacher"]),
     "an unknown option": (["--model.sharpnes", "3"], ["sharpnes"]),
+    "a misspelt option": (["--data.rot", "x"], ["--data.rot x.", "Did you mean --data.root?"]),
+    "two misspelt options": (
+        ["--traner.max_epochs=3", "--resum_e"],
+        ["Did you mean --trainer.max_epochs and --resume?"],
+    ),
+    "a mistake within a long option": (
+        ["--model.optimisation.base_learning_rate", "1"],
+        ["Did you mean --model.optimization.base_learning_rate?"],
+    ),
+    "a misspelt option of a class": (
+        ["--model.objective.init_args.epsilom", "0.3"],
+        ["'epsilom'", "Did you mean epsilon?"],
+    ),
     "a word for a number": (["--data.batch_size_per_device", "many"], ["batch_size_per_device", "many"]),
     "no batch": (["--data.batch_size_per_device", "0"], ["batch_size_per_device=0"]),
     "a crop larger than the image": (["--data.resize_size", "16"], ["resize_size=16", "image_size=32"]),
@@ -106,7 +119,9 @@ def test_an_output_below_a_file(few_digits, tmp_path, capsys, name):
 def test_a_config_key_that_does_not_exist(fit, tmp_path):
     config = tmp_path / "typo.yaml"
     config.write_text("model:\n  architektur: resnet18\n")
-    assert_one_sentence(fit("--config", str(config)), "architektur")
+    assert_one_sentence(fit("--config", str(config)), "'model.architektur'", "Did you mean model.architecture?")
+    config.write_text("model:\n  quantizer:\n    num_level: 3\n")
+    assert_one_sentence(fit("--config", str(config)), "'num_level'", "Did you mean num_levels?")
 
 
 def test_a_config_file_that_does_not_exist(fit):

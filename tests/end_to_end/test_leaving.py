@@ -70,7 +70,7 @@ def test_a_run_that_is_asked_to_stop_and_cannot_be_saved_says_so_and_fails(fit, 
 
 
 def test_a_run_without_time_for_its_steps_ends_with_its_schedule_complete_and_is_over(fit, caplog, monkeypatch):
-    monkeypatch.setattr("lightning_sq.training.module.seconds_since_start", lambda: 100.0)
+    monkeypatch.setattr("lightning_sq.training.run_state.seconds_since_start", lambda: 100.0)
     with caplog.at_level("INFO"):
         output = fit("run", "--time_limit", "00:00:01")
     content = last(output)
@@ -84,7 +84,7 @@ def test_a_run_without_time_for_its_steps_ends_with_its_schedule_complete_and_is
 
 
 def test_a_run_whose_schedule_is_complete_makes_up_for_its_last_validation(fit, tmp_path, monkeypatch):
-    monkeypatch.setattr("lightning_sq.training.module.seconds_since_start", lambda: 100.0)
+    monkeypatch.setattr("lightning_sq.training.run_state.seconds_since_start", lambda: 100.0)
     limit = ["--time_limit", "00:00:01"]
     cut = ["--trainer.callbacks+=tests.callbacks.PowerCut", "--trainer.callbacks.step", "5"]
     with pytest.raises(SystemExit):
@@ -95,7 +95,7 @@ def test_a_run_whose_schedule_is_complete_makes_up_for_its_last_validation(fit, 
 
 
 def test_the_time_of_all_starts_counts_against_a_limit(fit, tmp_path, monkeypatch):
-    monkeypatch.setattr("lightning_sq.training.module.seconds_since_start", lambda: 100.0)
+    monkeypatch.setattr("lightning_sq.training.run_state.seconds_since_start", lambda: 100.0)
     limit = ["--time_limit", "10:00:00"]
     with pytest.raises(SystemExit):
         fit("run", *DISASTER, *limit, "--trainer.callbacks.step", "3", "--trainer.callbacks.number", "SIGTERM")

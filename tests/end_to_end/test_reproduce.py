@@ -83,6 +83,28 @@ def test_plan_trains_nothing_and_page_needs_something(words, page, tmp_path, cap
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_plan_downloads_nothing_and_is_for_the_images_that_were_published(tmp_path, monkeypatch, capsys):
+    def no_network(*args, **options):
+        raise AssertionError("downloads")
+
+    monkeypatch.setattr("torchvision.datasets.CIFAR10", no_network)
+    monkeypatch.setattr("torchvision.datasets.MNIST", no_network)
+    paths = ["--configs", str(REPOSITORY / "configs")]
+    paths += ["--data", str(tmp_path / "set"), "--runs", str(tmp_path / "runs")]
+    for name, count in (("mnist", "60,000"), ("cifar10", "50,000")):
+        assert main(["reproduce", name, "--quick", "--rows", "natural", "--plan", *paths]) == 0
+        said = capsys.readouterr().out
+        assert f"set is not there and not downloaded: planned for {count} training and 10,000 test images" in said
+        assert "in all at most" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_that_are_not_there_are_asked_for_by_the_option_of_this_command(tmp_path, capsys):
+    words = ["reproduce", "mnist", "--quick", "--configs", str(REPOSITORY / "configs"), "--data", str(tmp_path / "set")]
+    assert main([*words, "--data-dir", str(tmp_path)]) == 2
+    assert "(reproduce: by --data-dir)." in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("extra", "sentence"),
     [

@@ -20,7 +20,7 @@ from lightning_sq.evaluation.diagnostics.gradients import small_steps_jump, zero
 from lightning_sq.evaluation.diagnostics.situation import row
 from lightning_sq.evaluation.runner import StageRunner
 from lightning_sq.evaluation.store import VerdictStore
-from lightning_sq.evaluation.suites import SUITES, Entry
+from lightning_sq.evaluation.suites import SUITES, SuiteEntry
 from lightning_sq.layers import SoftQuantization
 from lightning_sq.ops import linf_ball
 from tests.evaluation.models import IMAGES, linear_model
@@ -137,7 +137,7 @@ def situation(model, norm="linf", epsilon=EPSILON) -> Situation:
     """After an attack that finds nothing."""
     with torch.no_grad():
         labels = model(IMAGES).argmax(1)
-    idle = {"idle": Entry("does nothing", lambda model, images, *rest: images, "plain")}
+    idle = {"idle": SuiteEntry("does nothing", lambda model, images, *rest: images, "plain")}
     found = lightning_sq.evaluate(model, IMAGES, labels, epsilon=epsilon, attacks=idle, norm=norm, checks=False)
     runner = StageRunner(model, model, IMAGES, labels, VerdictStore(None, {}), device=IMAGES.device, norm=norm)
     return Situation(runner, TakenApart(None, model), found)
@@ -199,7 +199,7 @@ def test_float32_and_whole_numbers_in_it_are_not_taken_for_low_precision(functio
 
 
 def test_what_cannot_be_measured_is_a_flag():
-    assert row("", "", float("nan"), 0.5, "").fired
+    assert row("", float("nan"), 0.5, "").fired
 
 
 def test_a_quantizer_that_changes_no_8_bit_pixel_widens_nothing():
@@ -219,8 +219,8 @@ def test_a_limit_changes_on_purpose_alone_and_a_check_fires_above_it():
     )
     assert {check.name: check.limit for check in found.diagnostics} == LIMITS
     for limit in set(LIMITS.values()):
-        assert not row("", "", limit, limit, "").fired
-        assert row("", "", limit + 1e-9, limit, "").fired
+        assert not row("", limit, limit, "").fired
+        assert row("", limit + 1e-9, limit, "").fired
 
 
 def test_another_start_may_break_what_the_standard_attacks_leave():

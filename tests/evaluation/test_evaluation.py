@@ -11,14 +11,14 @@ from lightning_sq.attacks import PGD
 from lightning_sq.errors import InputError
 from lightning_sq.evaluation import diagnostics, runner, suites
 from lightning_sq.evaluation.runner import StageRunner
-from lightning_sq.evaluation.suites import Entry
+from lightning_sq.evaluation.suites import SuiteEntry
 from lightning_sq.layers import SoftQuantization
 from lightning_sq.verification import tracing
 from tests.evaluation.models import IMAGES, closed_form, linear_model
 
 
-def only(attack, **options) -> dict[str, Entry]:
-    return {"only": Entry("the only one", attack, "plain", on_everyone=True, **options)}
+def only(attack, **options) -> dict[str, SuiteEntry]:
+    return {"only": SuiteEntry("the only one", attack, "plain", on_everyone=True, **options)}
 
 
 @pytest.mark.parametrize(
@@ -56,8 +56,8 @@ def test_what_is_broken_at_a_smaller_budget_counts_at_the_largest_too(budgets):
     model = linear_model()
     labels = model(IMAGES).argmax(1)
     entries = {
-        "idle": Entry("sees nothing", lambda model, images, *rest: images, "plain"),
-        "box": Entry("breaks everything", PGD(), "black box"),
+        "idle": SuiteEntry("sees nothing", lambda model, images, *rest: images, "plain"),
+        "box": SuiteEntry("breaks everything", PGD(), "black box"),
     }
     found = lightning_sq.evaluate(lambda x: model(x), IMAGES, labels, epsilon=budgets, attacks=entries)
     assert [row["accuracy_after"] for row in found.table] == [1.0, found.robust_accuracy] == [1.0, 0.0]
@@ -178,10 +178,10 @@ def test_progress_ends_full_and_its_cost_is_that_of_the_attacks():
     )
     assert all(0 <= before[0] <= after[0] for before, after in pairwise(seen))
     assert all(done <= total for done, total, _ in seen)
-    assert seen[0][2].endswith("% robust at 0.02 so far")
+    assert seen[0][2].endswith("% unbroken at 0.02 so far")
     assert "images left" in seen[0][2]
     assert seen[-1][0] == seen[-1][1]
-    checks = [re.search(r"% robust, check (\d+) of (\d+): [a-z]", note) for _, _, note in seen]
+    checks = [re.search(r"% unbroken, check (\d+) of (\d+): [a-z]", note) for _, _, note in seen]
     numbers = [tuple(map(int, check.groups())) for check in checks if check]
     assert numbers == [(k, len(diagnostics.CHECKS)) for k in range(1, len(diagnostics.CHECKS) + 1)]
     entries = suites.catalogue()

@@ -18,7 +18,7 @@ from torch import nn
 import lightning_sq
 from lightning_sq.attacks import BPDA, PGD, Expectation
 from lightning_sq.errors import InputError
-from lightning_sq.evaluation import Entry
+from lightning_sq.evaluation import SuiteEntry
 from lightning_sq.evaluation.identity import described, parameters_of
 from lightning_sq.evaluation.suites import catalogue
 from lightning_sq.layers import SoftQuantization
@@ -188,9 +188,9 @@ def kept(model, tmp_path, **options):
 def test_a_function_inside_our_attacks_is_kept(wrap, tmp_path):
     model = linear_model(SoftQuantization(4, 60.0))
     for _ in range(2):
-        kept(model, tmp_path, attacks={"mine": Entry("mine", wrap(closed_over(1)), "plain")})
+        kept(model, tmp_path, attacks={"mine": SuiteEntry("mine", wrap(closed_over(1)), "plain")})
     with pytest.raises(InputError, match=r"another evaluation \(attacks differs"):
-        kept(model, tmp_path, attacks={"mine": Entry("mine", wrap(closed_over(2)), "plain")})
+        kept(model, tmp_path, attacks={"mine": SuiteEntry("mine", wrap(closed_over(2)), "plain")})
 
 
 class WithBuffer(nn.Module):

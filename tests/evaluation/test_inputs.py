@@ -20,7 +20,7 @@ from lightning_sq.attacks import (
     autoattack,
 )
 from lightning_sq.errors import InputError
-from lightning_sq.evaluation import Entry, suites
+from lightning_sq.evaluation import SuiteEntry, suites
 from lightning_sq.evaluation.inputs import epsilons_in
 from lightning_sq.evaluation.runner import StageRunner
 from lightning_sq.layers import SoftQuantization
@@ -122,7 +122,7 @@ def test_other_number_formats_are_taken_for_what_they_mean(attacks):
         ({"epsilon": -1, "norm": "l2"}, "epsilon=-1 is not a number of at least 0"),
         ({"batch_size": 0}, "batch_size=0 is not a whole number of at least 1"),
         ({"attacks": {}}, "No attack is given"),
-        ({"attacks": {"mine": PGD()}}, r"The attack 'mine' is a PGD\. Wrap it: .*Entry"),
+        ({"attacks": {"mine": PGD()}}, r"The attack 'mine' is a PGD\. Wrap it: .*SuiteEntry"),
         ({"transfer_from": {"other": linear_model(classes=3)}}, "transfer_from 'other' has 3 classes, and the model 2"),
     ],
 )
@@ -166,7 +166,7 @@ def test_a_model_that_writes_into_its_images_is_refused_and_they_stay_as_they_we
 
 
 def own(attack):
-    return {"mine": Entry("mine", attack, "plain", on_everyone=True)}
+    return {"mine": SuiteEntry("mine", attack, "plain", on_everyone=True)}
 
 
 def test_an_attack_that_writes_into_what_it_is_given_is_held_against_what_was_given():

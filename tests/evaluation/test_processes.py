@@ -12,7 +12,8 @@ PROGRAM = """
     import os, sys
     import torch.distributed
     from lightning_sq.__main__ import COMMANDS, main as lightning_sq
-    from lightning_sq.evaluation.processes import barrier, gather, rank
+    from lightning_sq.evaluation.processes import barrier, gather
+    from lightning_sq.process_group import rank
 
     def main(arguments):
         meeting, own = "file://" + arguments[0], int(arguments[1])

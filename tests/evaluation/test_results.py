@@ -107,7 +107,7 @@ def test_the_report_is_one_file_with_the_verdict_first_and_nothing_from_outside(
     assert "http:" not in page
     assert "https:" not in page
     body = page[page.index("<h1>") :]
-    assert 0 < body.index("% robust at 0.1") < body.index("<h2>")
+    assert 0 < body.index("% of the images withstood every attack at 0.1") < body.index("<h2>")
     assert f"{100 * model['robust_accuracy']:.1f}" in page
     assert "2 unreadable files" in page
     assert page.count('class="fired"') == len(found.flags)
@@ -156,9 +156,9 @@ def verdict(pgd=0.894, worst=0.72, certified=None, flags=(), thorough=True):
 
 
 def test_the_verdict_says_what_plain_pgd_would_have_claimed():
-    assert verdict() == "net: 72.0 % robust at 0.3; plain PGD-40 would have said 89.4 %."
-    assert verdict(pgd=0.725) == "net: 72.0 % robust at 0.3."
-    assert verdict(pgd=0.72, certified=0.6) == "net: 72.0 % robust at 0.3, 60.0 % proven."
+    assert verdict() == "net: 72.0 % of the images withstood every attack at 0.3; plain PGD-40 would have said 89.4 %."
+    assert verdict(pgd=0.725) == "net: 72.0 % of the images withstood every attack at 0.3."
+    assert verdict(pgd=0.72, certified=0.6) == "net: 72.0 % of the images withstood every attack at 0.3, 60.0 % proven."
 
 
 def test_a_flagged_model_is_never_called_robust_and_few_attacks_are_said_to_be_few():
@@ -168,7 +168,9 @@ def test_a_flagged_model_is_never_called_robust_and_few_attacks_are_said_to_be_f
 
 def test_where_all_that_is_left_is_proven_the_verdict_says_that_it_is_the_truth():
     known = verdict(certified=0.72, flags=["zero_gradients"], thorough=False)
-    assert known.startswith("net: 72.0 % robust at 0.3, 72.0 % proven; plain PGD-40 would have said 89.4 %.")
+    assert known.startswith(
+        "net: 72.0 % of the images withstood every attack at 0.3, 72.0 % proven; plain PGD-40 would have said 89.4 %."
+    )
     assert known.endswith("Every image is proven or broken: that is the truth about them.")
 
 

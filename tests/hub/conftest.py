@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lightning_sq.hub import download
-from lightning_sq.hub.registry import INDEX_VARIABLE, Entry
+from lightning_sq.hub.registry import INDEX_VARIABLE, RegistryEntry
 from lightning_sq.models import ModelConfig, QuantizerConfig, build_model
 from lightning_sq.models.checkpoint_format import TrainedModel
 from lightning_sq.models.release_format import write_release
@@ -46,10 +46,10 @@ def release(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def entry(server, release) -> Entry:
+def entry(server, release) -> RegistryEntry:
     """Its entry in a registry, and its files on the server."""
     put(server, release, "pets/")
-    return Entry(NAME, f"{server.url}pets/", sha256(release / "SHA256SUMS"), 3, (3, 32, 32))
+    return RegistryEntry(NAME, f"{server.url}pets/", sha256(release / "SHA256SUMS"), 3, (3, 32, 32))
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import lightning_sq
 from lightning_sq.__main__ import main
 from lightning_sq.errors import InputError
 from lightning_sq.hub.huggingface import upload
-from lightning_sq.hub.registry import Entry, parse_index
+from lightning_sq.hub.registry import RegistryEntry, parse_index
 from lightning_sq.paths import sha256
 from lightning_sq.releasing.golden import write_golden
 from tests.hub import server as module
@@ -151,7 +151,7 @@ def test_an_upload_makes_the_repository_and_sends_the_files_of_the_release_alone
     said = capsys.readouterr().out
     assert "https://hub/commit/1; lightning_sq.load('hf-hub:pets/robust') opens it" in said
     (entry,) = parse_index(said[said.index("[") : said.index("\nhttps://hub")], source="", base="").values()
-    assert entry == Entry(
+    assert entry == RegistryEntry(
         "test_resnet.robust",
         f"{hub.constants.ENDPOINT}/pets/robust/resolve/{'1' * 40}/",
         sha256(whole / "SHA256SUMS"),
@@ -163,10 +163,10 @@ def test_an_upload_makes_the_repository_and_sends_the_files_of_the_release_alone
 def test_what_the_hub_refuses_is_one_sentence(whole, monkeypatch):
     class Api:
         def create_repo(self, *arguments, **options):
-            raise PermissionError("403 Forbidden\nmany\nlines")
+            raise PermissionError("403 Forbidden:\nno rights.\n\nmany\nlines")
 
     monkeypatch.setattr(hub, "HfApi", Api)
-    with pytest.raises(InputError, match=r"did not take pets/robust \(PermissionError: 403 Forbidden\)"):
+    with pytest.raises(InputError, match=r"did not take pets/robust \(PermissionError: 403 Forbidden: no rights\)"):
         upload(whole, "pets/robust")
 
 

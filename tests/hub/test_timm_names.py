@@ -19,7 +19,7 @@ from timm.models import _registry
 import lightning_sq
 from lightning_sq.errors import InputError
 from lightning_sq.hub import on_import, timm_names
-from lightning_sq.hub.registry import INDEX_VARIABLE, Entry
+from lightning_sq.hub.registry import INDEX_VARIABLE, RegistryEntry
 from lightning_sq.hub.timm_names import register
 from lightning_sq.models import ModelConfig, QuantizerConfig, build_model
 from lightning_sq.models.backbone import check_architecture, file_state, load_backbone
@@ -44,7 +44,7 @@ def _registry_as_it_was():
 
 
 @pytest.fixture
-def named(entry) -> Entry:
+def named(entry) -> RegistryEntry:
     register(entry)
     return entry
 
@@ -103,7 +103,7 @@ def test_a_learnt_quantizer_comes_along_and_adds_no_parameter(server, tmp_path):
     write_release(tmp_path / "vit", TrainedModel(config, model.state_dict()), "# card\n")
     put(server, tmp_path / "vit", "vit/")
     sums = sha256(tmp_path / "vit/SHA256SUMS")
-    register(Entry("vit_tiny_patch16_224.sq", f"{server.url}vit/", sums, 2, (3, 224, 224)))
+    register(RegistryEntry("vit_tiny_patch16_224.sq", f"{server.url}vit/", sums, 2, (3, 224, 224)))
     found = timm.create_model("vit_tiny_patch16_224.sq", pretrained=True).eval()
     images = torch.rand(1, 3, 224, 224)
     with torch.no_grad():

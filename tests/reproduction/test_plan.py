@@ -40,7 +40,7 @@ def test_the_plan_counts_tuning_training_and_attacks_of_all_seeds(tmp_path):
         return plan_in_words(one, known, **more).splitlines()[-1]
 
     def sentence(seconds):
-        return f"in all at most {time_in_words(seconds)}, 1 rows at a time"
+        return f"in all at most {time_in_words(seconds)}, 1 row at a time"
 
     assert last_line(ours) == sentence(untuned)
     assert last_line(replace(ours, tuning_data=tmp_path / "tuning")) == sentence(untuned + tuning)
@@ -103,9 +103,8 @@ def test_an_evaluation_is_planned_with_the_budgets_and_the_batch_that_evaluate_t
 
 
 def test_a_row_is_estimated_by_the_images_of_its_epochs_and_by_all_passes_of_its_attacks(tmp_path, monkeypatch):
-    monkeypatch.setattr(plan, "load_index", lambda folder: range(600))
     monkeypatch.setattr(plan, "seconds_per_image", lambda recipe, num_attacked: (0.5, 0.25))
-    ours = settings(tmp_path, num_images=10)
+    ours = settings(tmp_path, num_images=10, assumed=(600, 100))
     passes = plan.passes_of_evaluation("quick", 10)
     assert plan.estimate_of(ours, recipe("natural")) == Estimate(300.0, plan.START_SECONDS + passes / 4)
     changes = {"trainer.limit_train_batches": 2}

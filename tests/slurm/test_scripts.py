@@ -68,6 +68,10 @@ class Scripts:
             ["bash", *words], capture_output=True, text=True, env=values, cwd=REPOSITORY, check=False, timeout=60
         )
 
+    def container(self) -> dict[str, str]:
+        """The environment in which a container is started."""
+        return {"CONTAINER_IMAGE": "image", "XDG_CACHE_HOME": str(self.folder / "cache")}
+
     def started(self) -> list[str]:
         """The words of `srun`."""
         return (self.stubs / "srun.words").read_text().splitlines()
@@ -135,6 +139,48 @@ def test_an_image_of_apptainer_is_started_by_apptainer_on_every_rank(scripts, mo
     program += ["--env", f"XDG_CACHE_HOME={home}/.cache", image, "lightning-sq"]
     assert scripts.started() == [*SRUN, *program, *fit_words(scripts.output)]
     assert (home / ".cache").is_dir()
+
+
+def mounts(scripts) -> list[str]:
+    """What the container sees besides this folder, DATA, OUTPUT and the cache."""
+    (option,) = (word for word in scripts.started() if word.startswith("--container-mounts="))
+    *found, _ = option.removeprefix("--container-mounts=").split(",")
+    assert found[:3] == SEEN.format(output=scripts.output).split(",")
+    return found[3:]
+
+
+@pytest.fixture
+def elsewhere(tmp_path) -> Path:
+    """A folder outside the clone, with a file of each kind."""
+    folder = tmp_path / "else where"
+    (folder / "release").mkdir(parents=True)
+    for name in ("recipe.yaml", "last.ckpt", "weights.safetensors"):
+        (folder / name).touch()
+    return folder
+
+
+def test_a_recipe_outside_the_clone_is_seen_in_a_container(scripts, elsewhere):
+    recipe = elsewhere / "recipe.yaml"
+    start = elsewhere / "last.ckpt"
+    scripts.run("slurm/imagenet.sh", "--ckpt_path", str(start), CONFIG=str(recipe), **scripts.container())
+    assert mounts(scripts) == [f"{recipe}:{recipe}", f"{start}:{start}"]
+
+
+@pytest.mark.parametrize("model", ["{}/last.ckpt", "ours={}/release", "timm:resnet50@{}/weights.safetensors"])
+def test_a_model_outside_the_clone_is_seen_in_a_container(scripts, elsewhere, model):
+    path = re.search(r"/[^@]+$", model.format(elsewhere))[0]
+    scripts.run("slurm/evaluate.sh", MODEL=model.format(elsewhere), **scripts.container())
+    assert mounts(scripts) == [f"{path}:{path}"]
+
+
+def test_what_lies_behind_a_link_is_seen_by_both_names_and_what_lies_in_the_clone_needs_no_word(scripts, elsewhere):
+    link, real = scripts.folder / "link.ckpt", elsewhere / "last.ckpt"
+    link.symlink_to(real)
+    scripts.run("slurm/evaluate.sh", MODEL=str(link), **scripts.container())
+    assert mounts(scripts) == [f"{real}:{real}", f"{real}:{link}"]
+    for model in ("README.md", str(REPOSITORY / "README.md"), "hf-hub:org/name", "resnet50.tag", "nowhere/last.ckpt"):
+        scripts.run("slurm/evaluate.sh", MODEL=model, **scripts.container())
+        assert mounts(scripts) == []
 
 
 @pytest.mark.parametrize("recipe", ["imagenet", "imagenet_fgsm_rs"])

@@ -17,6 +17,7 @@ from lightning_sq.training.callbacks import ProgressLines, Throughput
 from lightning_sq.training.cluster.time_limit import TimePlan
 from lightning_sq.training.parser import quiet_lightning
 from lightning_sq.training.resume.checkpointing import TimedCheckpoint, WholeFileIO
+from lightning_sq.training.run_state import RunState
 from lightning_sq.types import Batch
 
 
@@ -26,7 +27,7 @@ def test_a_timed_checkpoint_waits_for_the_optimizer_step(monkeypatch):
     callback = TimedCheckpoint(train_time_interval=timedelta(0))
     trainer = SimpleNamespace(accumulate_grad_batches=4, num_training_batches=6)
     for batch_idx in range(6):
-        callback.on_train_batch_end(trainer, SimpleNamespace(save_is_due=True), None, None, batch_idx)
+        callback.on_train_batch_end(trainer, SimpleNamespace(run=RunState(save_is_due=True)), None, None, batch_idx)
     assert reached == [3, 5]
 
 
@@ -35,12 +36,12 @@ def test_the_first_processs_clock_alone_says_when_a_timed_checkpoint_is_due(is_f
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr("time.monotonic", lambda: clock.now)
     callback = TimedCheckpoint(train_time_interval=timedelta(minutes=15))
-    trainer, module, due = SimpleNamespace(is_global_zero=is_first), SimpleNamespace(), []
+    trainer, module, due = SimpleNamespace(is_global_zero=is_first), SimpleNamespace(run=RunState()), []
     callback.on_train_start(trainer, module)
     for batch_idx in range(20):
         clock.now += 100.0
         callback.on_train_batch_start(trainer, module, None, batch_idx)
-        if module.save_is_due:
+        if module.run.save_is_due:
             due.append(clock.now)
             callback._last_time_checked = clock.now  # as Lightning does when it saves
     assert due == ([900.0, 1800.0] if is_first else [])
@@ -52,7 +53,8 @@ def test_nobody_is_asked_for_the_time_behind_a_step_at_which_no_save_is_due(monk
     trainer = SimpleNamespace(accumulate_grad_batches=1, num_training_batches=6)
     callback = TimedCheckpoint(train_time_interval=timedelta(minutes=15))
     for batch_idx in range(6):
-        callback.on_train_batch_end(trainer, SimpleNamespace(save_is_due=batch_idx == 2), None, None, batch_idx)
+        module = SimpleNamespace(run=RunState(save_is_due=batch_idx == 2))
+        callback.on_train_batch_end(trainer, module, None, None, batch_idx)
     assert reached == [2]
 
 
@@ -165,7 +167,7 @@ def test_the_time_left_is_that_of_the_rest_of_the_schedule_and_never_more_than_t
     trainer = SimpleNamespace(
         global_step=10, current_epoch=0, max_epochs=2, num_training_batches=50, callback_metrics={"train/loss": 0.5}
     )
-    module = SimpleNamespace(plan=TimePlan(limit, 100, 50, position=position), elapsed=60.0)
+    module = SimpleNamespace(run=SimpleNamespace(plan=TimePlan(limit, 100, 50, position=position), elapsed=60.0))
     callback = ProgressLines(every_seconds=20.0)
     callback.on_train_start(trainer, module)
     trainer.global_step = 20

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ from lightning_sq.errors import InputError
 from lightning_sq.layers import SoftQuantization
 from lightning_sq.models import PixelClassifier
 from lightning_sq.training.cluster.time_limit import TimePlan
+from lightning_sq.training.run_state import RunState
 from lightning_sq.training.sharpness import SharpnessSchedule
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice and deprecations
@@ -28,8 +28,7 @@ class Module(LightningModule):
         backbone = nn.Sequential(nn.Flatten(), nn.Linear(48, 2))
         parts = OrderedDict(quantize=quantizer, backbone=backbone) if quantizer else OrderedDict(backbone=backbone)
         self.model = PixelClassifier(parts)
-        self.total_steps = EPOCHS * len(BATCHES)
-        self.plan = TimePlan(None, self.total_steps, len(BATCHES))
+        self.run = RunState(plan=TimePlan(None, EPOCHS * len(BATCHES), len(BATCHES)))
         self.seen: list[float] = []
 
     def training_step(self, images: torch.Tensor) -> torch.Tensor:
@@ -37,13 +36,13 @@ class Module(LightningModule):
         return self.model(images).square().sum()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        self.plan.take(self.plan.propose(0.0))
+        self.run.plan.take(self.run.possible_steps)
 
     def on_save_checkpoint(self, checkpoint) -> None:
-        checkpoint["plan"] = self.plan.state_dict()
+        checkpoint["plan"] = self.run.state_dict()
 
     def on_load_checkpoint(self, checkpoint) -> None:
-        self.plan = replace(self.plan, **checkpoint["plan"])
+        self.run.load_state_dict(checkpoint["plan"], step=checkpoint["global_step"], epochs_trained=None)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), 1e-3)

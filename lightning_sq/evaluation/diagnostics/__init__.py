@@ -13,6 +13,7 @@ where a pixel can move, and proofs that an attack refutes.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from lightning_sq.evaluation.diagnostics.answers import (
     not_float32,
@@ -59,10 +60,12 @@ CHECKS: tuple[Callable[[Situation], Diagnostic | None], ...] = (
 
 
 def diagnose(situation: Situation, begins: Callable[[str], None] = lambda note: None) -> list[Diagnostic]:
-    """Every check that applies, in the order of the report; `begins` is told of each, in words, before it is made."""
+    """Every check that applies, by its function's name, in the order of the report; `begins` is told of each, in words,
+    before it is made.
+    """
     rows: list[Diagnostic] = []
     for number, check in enumerate(CHECKS, start=1):
         begins(f"check {number} of {len(CHECKS)}: {check.__name__.replace('_', ' ')}")
         found = check(situation)
-        rows += [] if found is None else [found]
+        rows += [] if found is None else [replace(found, name=check.__name__)]
     return rows

@@ -23,7 +23,6 @@ def random_answers(s: Situation) -> Diagnostic:
 
     difference, size = s.ask_few(difference_and_size).amax(0).tolist()
     return row(
-        "random_answers",
         "largest difference between the logits of two passes, relative to their size",
         difference / max(size, SMALLEST),
         1e-4,
@@ -40,7 +39,6 @@ def outputs_are_probabilities(s: Situation) -> Diagnostic:
         return (out >= 0).all(1) & (out <= 1).all(1) & ((out.sum(1) - 1).abs() < 1e-4)
 
     return row(
-        "outputs_are_probabilities",
         "whether the outputs are probabilities instead of logits",
         float(s.ask_few(looks_like_one).all()),
         0.5,
@@ -52,7 +50,6 @@ def optimises_at_inference(s: Situation) -> Diagnostic:
     """A defence that takes derivatives inside its forward pass has to be attacked through them."""
     images, _ = s.batch(4)
     return row(
-        "optimises_at_inference",
         "whether the forward pass takes derivatives itself",
         float(uses_derivatives(s.runner.model, images)),
         0.5,
@@ -69,7 +66,6 @@ def not_float32(s: Situation) -> Diagnostic:
     with torch.no_grad(), random_numbers_kept(s.runner.device, 0):
         logits = model(images)
     return row(
-        "not_float32",
         "share of weights, or of logits, in less than float32",
         max(len(low) / max(len(weights), 1), float(_in_low_precision(logits))),
         0.0,

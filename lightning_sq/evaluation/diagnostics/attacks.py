@@ -28,7 +28,6 @@ def plain_gradient_misses(s: Situation) -> Diagnostic | None:
     left = s.found.survived(s.budget, of_family["plain"])
     also = torch.stack([s.found.outcomes[name][s.budget].broken for name in of_family["adaptive"]]).any(0)
     return row(
-        "plain_gradient_misses",
         "share of images that plain PGD leaves and an attack that knows the quantizer breaks",
         share_of(left & also),
         max(0.01, 1 / len(left)),
@@ -44,7 +43,6 @@ def black_box_beats_white_box(s: Situation) -> Diagnostic | None:
     white = [name for name in s.found.attacks if name not in black]
     left, broken = s.found.survived(s.budget, white), ~s.found.survived(s.budget, black)
     return row(
-        "black_box_beats_white_box",
         "share of images that only attacks without a gradient break",
         share_of(left & broken),
         0.002,
@@ -57,7 +55,6 @@ def more_steps_break_more(s: Situation) -> Diagnostic:
     alive = s.some(s.found.survived(), MANY)
     longer = FromOtherStarts(s.behind(s.pgd(num_steps=100, schedule="cosine", criterion="margin")))
     return row(
-        "more_steps_break_more",
         "share of the surviving images that another 100 steps from another start break",
         share_of(s.broken("more steps from another start", longer, s.budget, alive), alive),
         0.02,
@@ -70,7 +67,6 @@ def more_steps_help_the_model(s: Situation) -> Diagnostic:
     some = s.some(s.found.correct, MANY)
     short, long = (s.broken(f"pgd {n}", s.pgd(num_steps=n), s.budget, some) for n in (10, 40))
     return row(
-        "more_steps_help_the_model",
         "share of images that PGD breaks in 10 steps and not in 40, net",
         share_of(short, some) - share_of(long, some),
         0.02,
@@ -85,7 +81,6 @@ def survives_everything(s: Situation) -> Diagnostic:
     plain = s.broken("unbounded pgd", s.pgd(criterion="margin"), radius, some)
     behind = s.broken("unbounded", s.behind(s.pgd(criterion="margin")), radius, some & ~plain)
     return row(
-        "survives_everything",
         "accuracy where every pixel may be anything",
         1 - share_of(plain | behind, some) if some.any() else 0.0,
         0.05,
@@ -104,7 +99,6 @@ def larger_ball_helps_the_model(s: Situation) -> Diagnostic | None:
     if not back:
         return None
     return row(
-        "larger_ball_helps_the_model",
         "share of images that an attack breaks in a smaller ball and not in a larger one",
         max(back) / len(s.found.correct),
         0.02,
@@ -118,7 +112,6 @@ def attacks_break_what_is_proven(s: Situation) -> Diagnostic | None:
         return None
     refuted = [proven & ~s.found.survived(epsilon) for epsilon, proven in s.found.certified.items()]
     return row(
-        "attacks_break_what_is_proven",
         "share of images that are proven and yet broken, in a ball of the same size",
         share_of(torch.stack(refuted).any(0)),
         0.0,

@@ -35,7 +35,6 @@ def zero_gradients(s: Situation) -> Diagnostic:
 
     without, of = s.ask_few(counts).sum(0).tolist()
     return row(
-        "zero_gradients",
         "share of movable pixels whose gradient is exactly zero or not a number",
         without / max(of, 1),
         0.01,
@@ -52,7 +51,6 @@ def quantizer_widens_the_ball(s: Situation) -> Diagnostic | None:
         behind, before = (quantized_box(images, s.budget, q) for q in (s.apart.quantizer, None))
     ratio = (behind.upper - behind.lower).mean() / (before.upper - before.lower).mean().clamp(min=1e-12)
     return row(
-        "quantizer_widens_the_ball",
         "mean width of the quantized box, relative to the ball of pixels",
         ratio.item(),
         1.0 + 1e-6,  # float32 rounds a ratio of 1
@@ -74,7 +72,6 @@ def small_steps_jump(s: Situation) -> Diagnostic:
         return (found / here.clamp(min=1.0)).clamp(max=1.0)
 
     return row(
-        "small_steps_jump",
         "mean change of the loss within a hundredth of the budget, relative to the loss (at least 1)",
         s.ask_few(change).mean().item(),
         0.1,
@@ -97,7 +94,6 @@ def successes_get_lost(s: Situation) -> Diagnostic:
 
     share_lost = sum(share_of(s.runner.ask(partial(lost, make=make), some), some) for make in makes)
     return row(
-        "successes_get_lost",
         "share of images that an attack saw broken and that a fresh look finds unbroken",
         share_lost,
         0.0,

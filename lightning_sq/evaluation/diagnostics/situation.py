@@ -84,6 +84,9 @@ class Situation:
         return self.runner.run(f"check {name}", attack, epsilon, todo).broken
 
 
-def row(name: str, title: str, measured: float, limit: float, why: str) -> Diagnostic:
-    """A check that fires above its limit, and where what is measured is no number."""
-    return Diagnostic(name, title, not measured <= limit, measured, limit, why)
+def row(title: str, measured: float, limit: float, why: str) -> Diagnostic:
+    """What a check gives back: it fires above its limit, and where what is measured is no number.
+
+    It has no name yet: `diagnose` calls it as its check is called.
+    """
+    return Diagnostic("", title, not measured <= limit, measured, limit, why)

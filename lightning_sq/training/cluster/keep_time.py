@@ -26,34 +26,30 @@ class KeepTime(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._last, self._taken = None, 0
-        trainer.should_stop |= self._ends_early(trainer, pl_module)
+        trainer.should_stop |= pl_module.run.plan.ends_early(trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if not ends_step(trainer, batch_idx):
             return
-        plan, now = pl_module.plan, time.monotonic()
+        plan, now = pl_module.run.plan, time.monotonic()
         self._taken += 1
         if self._last is not None and self._taken > NOT_TIMED:
             plan.note_step(now - self._last)
         self._last = now
         if not plan.validation_seconds:
             plan.validation_seconds = FIRST_GUESS * plan.step_seconds * sum(trainer.num_val_batches)
-        if self._ends_early(trainer, pl_module):
-            if pl_module.time_limit is not None:
+        if plan.ends_early(trainer.global_step):
+            if plan.limit is not None:
                 rank_zero_info(f"The time limit ends the run at step {trainer.global_step}, its schedule complete.")
             trainer.should_stop = True
-
-    @staticmethod
-    def _ends_early(trainer: Trainer, module: LightningModule) -> bool:
-        """Where a time limit, of this start or of one before, has shortened the schedule: behind it the rate is 0."""
-        return module.plan.finished and trainer.global_step < module.plan.total_steps
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._validation_began = time.monotonic()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        pl_module.plan.validation_seconds = time.monotonic() - self._validation_began
-        pl_module.plan.checkpoint_seconds = getattr(trainer.strategy.checkpoint_io, "seconds", 0.0)
+        plan = pl_module.run.plan
+        plan.validation_seconds = time.monotonic() - self._validation_began
+        plan.checkpoint_seconds = getattr(trainer.strategy.checkpoint_io, "seconds", 0.0)
         self._last = None  # the next step's data waited meanwhile

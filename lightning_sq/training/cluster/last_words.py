@@ -11,7 +11,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lightning_sq.errors import InputError
+from lightning_sq.errors import InputError, one_line
 from lightning_sq.output_lock import open_of_run
 from lightning_sq.run_files import STEP_FILE
 
@@ -39,15 +39,14 @@ class LastWords(Callback):
         if self._number is None:
             return
         with suppress(OSError):  # a quota that is used up, a file server away for a moment: the run goes on without
-            os.pwrite(self._number, f"{trainer.global_step:>12} {pl_module.elapsed:>12.1f}\n".encode(), 0)
+            os.pwrite(self._number, f"{trainer.global_step:>12} {pl_module.run.elapsed:>12.1f}\n".encode(), 0)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if isinstance(exception, SystemExit | InputError):
             return
-        what = " ".join(str(exception).split())[:300]
         print(
             f"process {trainer.global_rank} of {trainer.world_size} on {socket.gethostname()} stops at step "
-            f"{trainer.global_step}: {type(exception).__name__}: {what}",
+            f"{trainer.global_step}: {one_line(exception, named=True)}",
             file=sys.stderr,
             flush=True,
         )

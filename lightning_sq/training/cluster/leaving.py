@@ -13,8 +13,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
+from lightning_sq.process_group import in_process_group, largest_of_all
 from lightning_sq.stop_request import SIGNALS, STOPPED, stop_requested
-from lightning_sq.training.cluster.agreement import in_process_group, largest_of_all
 from lightning_sq.training.loop import ends_step, validates_behind
 
 SHORT_VALIDATION = 5.0
@@ -24,7 +24,7 @@ SHORT_VALIDATION = 5.0
 class LeaveWhenAsked(Callback):
     """Saves and ends the run, with exit status 75, once a signal has come to any of its processes.
 
-    The processes have agreed on it inside the training step (`ClassifierModule.asked_to_stop`), so they come here
+    The processes have agreed on it inside the training step (`RunState.agree`), so they come here
     behind the same step. The status tells the batch script to queue the job again: nothing in here needs SLURM. Where
     the checkpoint could not be written, on a full disk say, the status is 1, as of any failure.
 
@@ -43,7 +43,7 @@ class LeaveWhenAsked(Callback):
     ) -> None:
         if not ends_step(trainer, batch_idx):
             return
-        if pl_module.asked_to_stop:
+        if pl_module.run.asked_to_stop:
             trainer.save_checkpoint(self.checkpoint)
             self._leave(trainer, f"The run is saved at step {trainer.global_step}")
         self._saved_before_validation = (

@@ -18,8 +18,9 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning_sq.errors import InputError
 from lightning_sq.models.checkpoint_format import versions
 from lightning_sq.paths import nearest_existing
+from lightning_sq.process_group import gather_objects
 from lightning_sq.run_files import CHECKPOINTS
-from lightning_sq.training.cluster.agreement import from_every_rank
+from lightning_sq.words import counted
 
 REDUCED_BYTES = 1 << 26
 """64 MB, of the size of a ResNet's gradients: what is reduced to see the bandwidth."""
@@ -43,15 +44,16 @@ class Preflight(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         own = about_this_process(trainer, pl_module, self.output) | {"checkpoint": self.start}
         trainer.strategy.barrier()  # a process that came late is not one whose clock is ahead
-        everybody = from_every_rank(own | {"clock": time.time()}, trainer.world_size)
+        everybody = gather_objects(own | {"clock": time.time()})
         check_alike(everybody)
-        check_room(everybody, self.output, pl_module)
+        check_disk_space(everybody, self.output, pl_module)
         skew = max(item["clock"] for item in everybody) - min(item["clock"] for item in everybody)
         if trainer.world_size > 1:
             hosts = {item["host"] for item in everybody}
             rank_zero_info(
-                f"{trainer.world_size} processes on {len(hosts)} hosts see the same data ({own['data'][:12]}), recipe "
-                f"({own['recipe'][:12]}) and versions; {_joined(trainer, pl_module.device)}."
+                f"{trainer.world_size} processes on {counted(len(hosts), 'host')} see the same data "
+                f"({own['data'][:12]}), recipe ({own['recipe'][:12]}) and versions; "
+                f"{_joined(trainer, pl_module.device)}."
             )
         if commits := different_commits(everybody):
             rank_zero_info(commits)
@@ -71,7 +73,7 @@ def about_this_process(trainer: Trainer, module: LightningModule, output: Path) 
         "host": socket.gethostname(),
         "rank": trainer.global_rank,
         "data": data.hexdigest(),
-        "recipe": hashlib.sha256(json.dumps(module.recipe, sort_keys=True, default=str).encode()).hexdigest(),
+        "recipe": hashlib.sha256(json.dumps(module.run.recipe, sort_keys=True, default=str).encode()).hexdigest(),
         "commit": installed.pop("commit"),
         "versions": json.dumps(installed, sort_keys=True),
         "free": free_bytes(output) + sum(path.stat().st_size for path in output.glob(f"{CHECKPOINTS}/*.ckpt")),
@@ -117,7 +119,7 @@ def free_bytes(output: Path) -> int:
     return shutil.disk_usage(nearest_existing(output)).free
 
 
-def check_room(everybody: list[dict[str, Any]], output: Path, module: LightningModule) -> None:
+def check_disk_space(everybody: list[dict[str, Any]], output: Path, module: LightningModule) -> None:
     """Raises: InputError, in every process, if the disk of the first one has no room: only it writes checkpoints."""
     writer = everybody[0]
     weights = sum(value.numel() * value.element_size() for value in module.state_dict().values())

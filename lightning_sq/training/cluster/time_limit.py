@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 
 from lightning_sq.errors import InputError
 
@@ -14,6 +14,8 @@ MEMORY = 0.98
 """A step's share of the average step time that the next one keeps."""
 LARGEST = 2**31 - 1
 """What the processes tell each other in 32 bits: as many steps as you like."""
+KEPT = ("position", "step_seconds", "validation_seconds", "checkpoint_seconds")
+"""What a run goes on with; the limit and the lengths are those of the new start."""
 
 
 def parse_time_limit(text: str | None) -> float | None:
@@ -45,7 +47,7 @@ class TimePlan:
 
     Args:
         limit: Seconds of all starts together; None for no limit.
-        total_steps: Optimizer steps of the whole schedule.
+        total_steps: Optimizer steps of the whole schedule; 0 until they are known.
         steps_per_epoch: A validation comes behind so many.
         position: How far the run is in the schedule, in its steps.
         step_seconds: The average of a step, 0 before the first.
@@ -53,9 +55,9 @@ class TimePlan:
         checkpoint_seconds: Of the last one, 0 before the first.
     """
 
-    limit: float | None
-    total_steps: int
-    steps_per_epoch: int
+    limit: float | None = None
+    total_steps: int = 0
+    steps_per_epoch: int = 1
     position: float = 0.0
     step_seconds: float = 0.0
     validation_seconds: float = 0.0
@@ -65,6 +67,12 @@ class TimePlan:
     def finished(self) -> bool:
         """Whether the schedule is through."""
         return self.position >= self.total_steps - 1e-6
+
+    def ends_early(self, num_steps: int) -> bool:
+        """Whether a time limit, of this start or of one before, brought the schedule to its end in `num_steps`, fewer
+        than it has: behind it the rate is 0.
+        """
+        return self.finished and num_steps < self.total_steps
 
     def note_step(self, seconds: float) -> None:
         """How long the last step took. The very first one of a start is no measure: leave it out."""
@@ -91,8 +99,5 @@ class TimePlan:
         self.position += min(left, max(1.0, left / possible))
 
     def state_dict(self) -> dict[str, float]:
-        """What a run goes on with; the limit and the lengths are those of the new start."""
+        """`KEPT`."""
         return {name: getattr(self, name) for name in KEPT}
-
-
-KEPT = tuple(field.name for field in fields(TimePlan) if field.default is not MISSING)

@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_sq.errors import InputError
-from lightning_sq.training.cluster.agreement import in_process_group
+from lightning_sq.process_group import in_process_group
 
 HUNG = 70
 """Exit status, EX_SOFTWARE of sysexits.h."""

@@ -22,7 +22,7 @@ from lightning_sq.training.robust_accuracy import RobustAccuracy
 class TimedCheckpoint(ModelCheckpoint):
     """Saves every few minutes, and only behind an optimizer step.
 
-    The first process's clock decides. The others hear of it inside the training step (`ClassifierModule.save_is_due`):
+    The first process's clock decides. The others hear of it inside the training step (`RunState.agree`):
     Lightning would broadcast its time behind each step, and all GPUs would wait for that.
     """
 
@@ -30,12 +30,12 @@ class TimedCheckpoint(ModelCheckpoint):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         passed = time.monotonic() - self._last_time_checked
-        pl_module.save_is_due = trainer.is_global_zero and passed >= self._train_time_interval.total_seconds()
+        pl_module.run.save_is_due = trainer.is_global_zero and passed >= self._train_time_interval.total_seconds()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if pl_module.save_is_due and ends_step(trainer, batch_idx):
+        if pl_module.run.save_is_due and ends_step(trainer, batch_idx):
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_sq.training.loop import validates_behind
+from lightning_sq.training.resume.rank_state import put_back_rank_state
 
 
 class OwedValidation(Callback):
@@ -30,7 +31,7 @@ class OwedValidation(Callback):
         ready = trainer.fit_loop.epoch_loop.batch_progress.current.ready
         inside = 0 < ready < trainer.num_training_batches  # of an epoch: Lightning goes on with its next batch
         if self.owed and (trainer.should_stop or inside):  # or its schedule is complete: no epoch is begun
-            pl_module.put_back_streams()  # it may draw from them, and what is best behind it is saved
+            put_back_rank_state(pl_module)  # it may draw from its streams, and what is best behind it is saved
             self._validate(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

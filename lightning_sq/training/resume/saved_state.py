@@ -25,6 +25,7 @@ from lightning_sq.models.checkpoint_format import (
 from lightning_sq.training.optim import Optimization
 from lightning_sq.training.resume.begin_epoch_again import MAY_DIFFER
 from lightning_sq.training.resume.logs import STATE_KEY as LOGS_KEY
+from lightning_sq.words import counted
 
 OnMismatch = Literal["error", "restart_epoch"]
 
@@ -110,8 +111,9 @@ class SavedRun:
             )
         if wrong := misfits(model, self.model.state):
             raise InputError(
-                f"{self.path} holds other weights than this {here.architecture} has: {len(wrong)} tensors differ, the "
-                f"first is {wrong[0]!r}. Install the timm that it was trained with."
+                f"{self.path} holds other weights than this {here.architecture} has: "
+                f"{counted(len(wrong), 'difference')}, the first in {wrong[0]!r}. Install the timm that it was trained "
+                "with."
             )
 
     def check_settings(self, here: dict[str, Any], on_mismatch: OnMismatch) -> bool:
@@ -152,7 +154,7 @@ def _differences(there: ModelConfig, here: ModelConfig) -> Iterable[tuple[str, A
 
 def _first_difference(old: tuple[str, ...], new: tuple[str, ...]) -> tuple[str, str]:
     if len(old) != len(new):
-        return f"{len(old)} classes", f"{len(new)} classes"
+        return counted(len(old), "class"), counted(len(new), "class")
     return next(pair for pair in zip(old, new, strict=True) if pair[0] != pair[1])
 
 

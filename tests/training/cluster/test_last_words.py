@@ -10,7 +10,7 @@ from lightning_sq.training.cluster.last_words import LastWords, seconds_noted
 
 
 def test_the_step_and_the_seconds_are_noted_and_a_quota_that_is_used_up_ends_no_run(tmp_path, monkeypatch):
-    words, module = LastWords(tmp_path), SimpleNamespace(elapsed=12.5)
+    words, module = LastWords(tmp_path), SimpleNamespace(run=SimpleNamespace(elapsed=12.5))
     words.on_train_start(SimpleNamespace(is_global_zero=True), module)
     words.on_train_batch_start(SimpleNamespace(global_step=3), module, None, 0)
 

@@ -12,7 +12,7 @@ from lightning_sq.training.cluster.preflight import (
     Preflight,
     about_this_process,
     check_alike,
-    check_room,
+    check_disk_space,
     different_commits,
     free_bytes,
 )
@@ -49,7 +49,7 @@ def test_the_checkpoint_that_one_host_alone_goes_on_from_is_named(tmp_path):
 def test_a_host_whose_code_is_of_another_commit_or_knows_none_is_not_refused(tmp_path, monkeypatch, commit):
     def seen(commit: str) -> dict:
         monkeypatch.setattr("lightning_sq.models.checkpoint_format.commit", lambda: commit)
-        return about_this_process(trainer, SimpleNamespace(recipe={}), tmp_path)
+        return about_this_process(trainer, SimpleNamespace(run=SimpleNamespace(recipe={})), tmp_path)
 
     index = SimpleNamespace(fingerprint=lambda: "f")
     trainer = SimpleNamespace(global_rank=0, datamodule=SimpleNamespace(index=lambda split: index))
@@ -64,10 +64,10 @@ def test_a_disk_without_room_for_the_checkpoints_is_refused_with_the_host_that_w
     module, needed = torch.nn.Linear(1000, 1000, bias=False), 4 * 3 * 4 * 10**6
     found = everybody(free=0)  # the third writes none
     found[0]["free"] = needed
-    check_room(found, tmp_path / "run", module)
+    check_disk_space(found, tmp_path / "run", module)
     found[0]["free"] -= 1
     with pytest.raises(InputError, match=r"0\.05 GB free on node0 for --output .*/run, .* may need 0\.05 GB"):
-        check_room(found, tmp_path / "run", module)
+        check_disk_space(found, tmp_path / "run", module)
     seen = []
     monkeypatch.setattr("shutil.disk_usage", lambda path: seen.append(path) or SimpleNamespace(free=7))
     assert free_bytes(tmp_path / "not/yet/there") == 7
@@ -84,12 +84,12 @@ def printed(monkeypatch, caplog, tmp_path):
     monkeypatch.setattr(f"{name}.time", SimpleNamespace(time=lambda: order.append("clock") or 5000.0))
 
     def gather(found):
-        def from_every_rank(own, world_size):
+        def gather_objects(own):
             assert own["clock"] == 5000.0
             assert order == ["look", "barrier", "clock"]  # or slow imports would pass for a clock that is ahead
             return found
 
-        monkeypatch.setattr(f"{name}.from_every_rank", from_every_rank)
+        monkeypatch.setattr(f"{name}.gather_objects", gather_objects)
         order.clear()
         caplog.clear()
         trainer = SimpleNamespace(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import random
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from lightning_sq.errors import InputError
-from lightning_sq.training import module
+from lightning_sq.training import run_state
 from lightning_sq.training.cluster.time_limit import TimePlan, parse_time_limit
 
 LIMIT, TOTAL, PER_EPOCH = 48 * 60.0, 12000, 500
@@ -50,10 +49,11 @@ def test_the_slowest_process_decides_for_all(monkeypatch):
     plan = TimePlan(51.0, 100, 10, step_seconds=1.0)
     assert plan.propose(0.0) == 50
     others = torch.tensor([0, 0, 0, -20])  # has no broken loss, is not to stop or to save, sees time for 20 steps
-    monkeypatch.setattr(module, "largest_of_all", lambda own: own.maximum(others).tolist())
-    ours = SimpleNamespace(global_rank=0, save_is_due=False, elapsed=0.0, plan=plan)
-    module.ClassifierModule._agree(ours, torch.tensor(1.0), None)
-    plan.take(ours._possible_steps)
+    monkeypatch.setattr(run_state, "largest_of_all", lambda own: own.maximum(others).tolist())
+    monkeypatch.setattr(run_state, "seconds_since_start", lambda: 0.0)
+    run = run_state.RunState(plan=plan)
+    assert run.agree(torch.tensor(1.0), rank=0) is None
+    plan.take(run.possible_steps)
     assert plan.position == 5
 
 

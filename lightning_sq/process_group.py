@@ -1,0 +1,51 @@
+"""The process group of a launch: whether there is one, which process this is, and what all of them say or decide."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch.distributed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.distributed import ProcessGroup
+
+
+def in_process_group() -> bool:
+    """Whether there is one, of this process alone perhaps (Lightning, torchrun or srun made it)."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def rank() -> int:
+    """Of this process, over all nodes; 0 where there is only one."""
+    return torch.distributed.get_rank() if in_process_group() else 0
+
+
+def world_size() -> int:
+    """Number of processes."""
+    return torch.distributed.get_world_size() if in_process_group() else 1
+
+
+def gather_objects(value: Any, group: ProcessGroup | None = None) -> list[Any]:
+    """`value` of every process, by rank, in every process. Plain values only; all processes have to come here.
+
+    Args:
+        value: Of this process.
+        group: All processes by a backend and with a patience of its own; None is what the launch has made.
+    """
+    if not in_process_group():
+        return [value]
+    values: list[Any] = [None] * world_size()
+    torch.distributed.all_gather_object(values, value, group=group)
+    return values
+
+
+def largest_of_all(values: Tensor) -> list[int]:
+    """The largest of each value over all processes, in each of them; waits for the others and for the GPU.
+
+    One all-reduce of a few numbers, as 32-bit integers. Lightning's `reduce` puts a barrier before it.
+    """
+    values = values.to(torch.int32)
+    if in_process_group():
+        torch.distributed.all_reduce(values, op=torch.distributed.ReduceOp.MAX)
+    return values.tolist()

@@ -1,0 +1,15 @@
+"""English that every part of the package prints alike."""
+
+from __future__ import annotations
+
+
+def counted(number: float, noun: str, form: str = ",") -> str:
+    """`number` and as many of `noun` as that is: 1 image, 2,000 images, 3 classes.
+
+    Args:
+        number: How many.
+        noun: For one of them.
+        form: How the number is written, as in a format string.
+    """
+    ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
+    return f"{number:{form}} {noun}{ending}"
