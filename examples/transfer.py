@@ -36,18 +36,26 @@ from lightning_sq.words import counted
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def read(folder: Path, model: PixelClassifier) -> tuple[Tensor, Tensor, list[str]]:
-    """(images (N, C, H, W) uint8 as `model` wants them, labels (N,), class names)."""
+def read(folder: Path, model: PixelClassifier, known: list[str] | None = None) -> tuple[Tensor, Tensor, list[str]]:
+    """(images (N, C, H, W) uint8 as `model` wants them, labels (N,), class names).
+
+    The names are those of the folders, or `known` ones, of which it may lack some. Raises: InputError for another one.
+    """
     config = model.config
     steps = [v2.Resize(config.resize_size), v2.CenterCrop(config.image_size), v2.PILToTensor()]
     steps += [v2.Grayscale()] if config.num_channels == 1 else [v2.RGB()]
+    if not folder.is_dir():
+        raise InputError(f"There is no folder {folder}. Give --data a folder with train/<class>/ and val/<class>/.")
     dataset, images, labels = ImageFolder(folder, v2.Compose(steps)), [], []
     with progress_bar(f"reading {folder.name}", "images") as advance:
         for number, (image, label) in enumerate(dataset, start=1):
             images.append(image)
             labels.append(label)
             advance(number, len(dataset))
-    return torch.stack(images), torch.tensor(labels), dataset.classes
+    known = known or dataset.classes
+    if strangers := [name for name in dataset.classes if name not in known]:
+        raise InputError(f"{folder} has the class {strangers[0]!r}, which the training images have not. Remove it.")
+    return torch.stack(images), torch.tensor([known.index(dataset.classes[label]) for label in labels]), known
 
 
 def train(model: PixelClassifier, images: Tensor, labels: Tensor, options: argparse.Namespace, name: str) -> None:
@@ -88,7 +96,7 @@ def transfer(name: str, source: str, folder: Path, options: argparse.Namespace) 
     images, labels, classes = read(folder / "train", began_from)
     model = lightning_sq.load(source, num_classes=len(classes)).to(DEVICE)
     train(model, images, labels, options, name)
-    images, labels, _ = read(folder / "val", began_from)
+    images, labels, _ = read(folder / "val", began_from, classes)
     chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(options.seed))[: options.num_images]
     with progress_bar(f"attacking {name}", "passes") as advance:
         found = lightning_sq.evaluate(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import sys
 
 import pytest
 import torch
 
+from lightning_sq.errors import InputError
 from lightning_sq.models import ModelConfig, QuantizerConfig, build_model
 from lightning_sq.models.checkpoint_format import TrainedModel
 from lightning_sq.models.release_format import write_release
@@ -78,3 +80,21 @@ def test_only_what_is_said_to_be_trained_is_trained(example, few_digits, tmp_pat
     module.train(model, images, labels, options, "one")
     changed = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
     assert changed == {"backbone.fc.weight", "backbone.fc.bias"}
+
+
+def test_labels_go_by_the_names_of_the_training_images_where_val_lacks_a_class(few_digits, tmp_path):
+    spec = importlib.util.spec_from_file_location("transfer", REPOSITORY / "examples/transfer.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    model = build_model(ModelConfig("test_resnet", ("a", "b"), (0.5,) * 3, (0.25,) * 3, 32, 32))
+    names = [str(digit) for digit in range(10)]
+    whole = module.read(few_digits / "val", model, names)[1]
+    shutil.copytree(few_digits / "val", tmp_path / "val")
+    shutil.rmtree(tmp_path / "val/0")
+    images, labels, _ = module.read(tmp_path / "val", model, names)
+    assert len(images) == len(labels)
+    assert torch.equal(labels, whole[whole != 0])
+    with pytest.raises(InputError, match="has the class '1', which the training images have not"):
+        module.read(tmp_path / "val", model, names[2:])
+    with pytest.raises(InputError, match="Give --data a folder with train/<class>/ and val/<class>/"):
+        module.read(tmp_path / "train", model)

@@ -9,9 +9,15 @@ from torch import Tensor
 
 
 class _ReplaceBackward(torch.autograd.Function):
+    generate_vmap_rule = True  # with `setup_context` what torch.func asks for: grad, vmap, jacrev
+
     @staticmethod
-    def forward(ctx: Any, value: Tensor, proxy: Tensor) -> Tensor:
+    def forward(value: Tensor, proxy: Tensor) -> Tensor:
         return value.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        """Nothing is kept: the gradient goes on as it is."""
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:

@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
+from lightning_sq.errors import InputError
 from lightning_sq.metrics import input_gradient_l1, one_of_every
 from lightning_sq.models import ModelConfig, PixelClassifier
 from lightning_sq.models.checkpoint_format import CHECKPOINT_KEY
@@ -68,6 +69,11 @@ class ClassifierModule(LightningModule):
             self.val_metrics["noisy_top1"] = MulticlassAccuracy(**top1)
 
     def setup(self, stage: str) -> None:
+        if self.trainer.datamodule is None:
+            raise InputError(
+                "ClassifierModule takes its images from a data module, with which a run can stop and go on at any "
+                "step: give the Trainer datamodule=lightning_sq.data.datamodule.ImageFolderData(...), not a DataLoader."
+            )
         self.objective.seed(self.seed, self.global_rank)
         if stage == "fit" and self.global_rank:  # all ranks have the same: they would draw the same dropout
             torch.manual_seed((self.seed + 1) * SEED_STRIDE - self.global_rank)  # from above: none of the objective's

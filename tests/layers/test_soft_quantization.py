@@ -185,3 +185,15 @@ def test_the_layer_says_what_it_is():
 def test_a_layer_that_cannot_be_is_refused(settings, message):
     with pytest.raises(InputError, match=message):
         SoftQuantization(**settings)
+
+
+@pytest.mark.parametrize(
+    "options", [{"staircase": "tanh"}, {"backward": "identity"}, {"hard": True, "backward": "surrogate"}]
+)
+def test_torch_func_takes_the_derivative_that_autograd_takes(options):
+    quantize = SoftQuantization(3, 20.0, **options)
+    x = torch.tensor([[0.1, 0.24], [0.6, 0.76]], requires_grad=True)
+    (expected,) = torch.autograd.grad(quantize(x).sum(), x)
+    each = torch.func.vmap(torch.func.grad(lambda row: quantize(row).sum()))(x.detach())
+    assert torch.equal(each, expected)
+    assert torch.equal(torch.func.jacrev(quantize)(x.detach()).sum((0, 1)), expected)

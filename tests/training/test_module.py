@@ -6,7 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
+from torch.utils.data import DataLoader
 
+from lightning_sq.errors import InputError
 from lightning_sq.models import ModelConfig, build_model
 from lightning_sq.objectives import NoisyNatural
 from lightning_sq.training.module import ClassifierModule
@@ -17,7 +20,7 @@ def drawn_after_setup(rank: int, seed: int = 0, stage: str = "fit") -> tuple[tor
     """What torch draws next, for dropout say, and the noise that the objective draws next."""
     config = ModelConfig("test_resnet", ("a", "b"), (0.0,) * 3, (1.0,) * 3, 32, 32, None)
     module = ClassifierModule(build_model(config), NoisyNatural("uniform", 0.5), Optimization(), seed)
-    module._trainer = SimpleNamespace(global_rank=rank)
+    module._trainer = SimpleNamespace(global_rank=rank, datamodule=object())
     torch.manual_seed(seed)
     module.setup(stage)
     noise = module.objective.perturb(torch.full((1, 3, 32, 32), 0.5)) - 0.5
@@ -41,3 +44,12 @@ def test_dropout_has_nothing_to_do_with_the_noise(rank):
     dropout, noise = drawn_after_setup(rank)
     together = torch.corrcoef(torch.stack([dropout, noise]))[0, 1]
     assert together.abs() < 0.1  # 3,072 numbers each: six standard deviations
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's advice
+def test_a_data_loader_in_the_place_of_a_data_module_is_refused_with_what_to_give():
+    config = ModelConfig("test_resnet", ("a", "b"), (0.0,) * 3, (1.0,) * 3, 32, 32, None)
+    module = ClassifierModule(build_model(config), NoisyNatural("uniform", 0.5), Optimization())
+    trainer = Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu")
+    with pytest.raises(InputError, match="give the Trainer datamodule="):
+        trainer.fit(module, DataLoader([(torch.rand(3, 32, 32), 0)]))
