@@ -13,14 +13,16 @@ if TYPE_CHECKING:
     from lightning_sq.evaluation import evaluate
     from lightning_sq.layers import SoftQuantization
     from lightning_sq.release import load
+    from lightning_sq.releasing.save import save
 
 _HOMES = {
     "SoftQuantization": "lightning_sq.layers",
     "evaluate": "lightning_sq.evaluation",
     "load": "lightning_sq.release",
+    "save": "lightning_sq.releasing.save",
 }
 
-__all__ = ["SoftQuantization", "__version__", "evaluate", "load"]
+__all__ = ["SoftQuantization", "__version__", "evaluate", "load", "save"]
 
 
 def __getattr__(name: str) -> Any:

@@ -16,6 +16,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get("LIGHTNING_SQ_CACHE") or default)
 
 
+def expanded(path: str | Path) -> Path:
+    """`path` with ~ and ~user replaced by their folder, as a shell does; one that there is not stays as it is."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises for an unknown user
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A temporary name beside `path`: what the block writes there becomes `path` at once, or nothing if it fails.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from lightning_sq.errors import InputError
@@ -10,10 +11,18 @@ from lightning_sq.models import ModelConfig, PixelClassifier, backbone, build_mo
 from lightning_sq.models.build import as_feature_maps, with_head
 from lightning_sq.models.checkpoint_format import TrainedModel, read_checkpoint
 from lightning_sq.models.release_format import read_release
+from lightning_sq.models.weights_file import file_state
+from lightning_sq.paths import expanded
 from lightning_sq.release_files import SUMS_FILE, WEIGHTS_FILE
 
 
-def load(source: str | Path, *, features: bool = False, num_classes: int | None = None) -> PixelClassifier:
+def load(
+    source: str | Path,
+    *,
+    features: bool = False,
+    num_classes: int | None = None,
+    class_names: Sequence[str] | None = None,
+) -> PixelClassifier:
     """A trained model in eval mode: images (B, C, H, W) in [0, 1] in, logits (B, classes) out.
 
     Args:
@@ -24,7 +33,10 @@ def load(source: str | Path, *, features: bool = False, num_classes: int | None 
         features: Feature maps instead of logits, a list of (B, C_i, H_i, W_i), as timm's `features_only`;
             `model.backbone.feature_info` says what they are.
         num_classes: A new head of so many random logits; 0 for pooled features (B, D).
+        class_names: What the new logits are of, in order: the names of class folders, by which `lightning-sq evaluate`
+            finds images. Without them classes are named by their numbers.
     Returns: `model.backbone` is a plain timm model, `model.forward_features(images)` its last feature map.
+        `lightning_sq.save` makes a release of it.
     Raises: InputError if it is missing, damaged, or something else. Nothing that the file contains is run.
     Example:
         >>> model = lightning_sq.load("runs/demo/release")        # doctest: +SKIP
@@ -32,21 +44,23 @@ def load(source: str | Path, *, features: bool = False, num_classes: int | None 
     """
     if features and num_classes is not None:
         raise InputError("features=True has no head, so leave out num_classes.")
+    if class_names is not None and num_classes is None:
+        raise InputError("class_names are those of a new head. Give num_classes too.")
     model = read_trained(source).build()
     if features:
         return as_feature_maps(model)
-    return model if num_classes is None else with_head(model, num_classes)
+    return model if num_classes is None else with_head(model, num_classes, class_names)
 
 
 def read_trained(source: str | Path) -> TrainedModel:
     """Weights and description of anything that `load` takes."""
     if str(source).startswith("timm:"):
         return _timm_model(str(source).removeprefix("timm:"))
-    path = Path(source)
+    path = expanded(source)
     if not path.exists():
         folder = fetch(str(source))
         if folder is None:
-            raise no_such_source(source)
+            raise no_such_source(source, timm=backbone.has_weights(str(source)))
         return read_release(folder)
     if path.is_dir():
         return read_release(path)
@@ -62,7 +76,7 @@ def _timm_model(text: str) -> TrainedModel:
     names = backbone.imagenet_class_names(1000)
     config = ModelConfig(architecture, names, mean, std, image_size, resize_size)
     model = build_model(config)
-    state = backbone.file_state(Path(file)) if file else backbone.pretrained_state(architecture)
+    state = file_state(Path(file)) if file else backbone.pretrained_state(architecture)
     skipped = backbone.load_backbone(model.backbone, state, source=file or f"timm's {architecture}")
     if skipped:
         raise InputError(

@@ -32,8 +32,14 @@ def main(arguments: list[str]) -> None:
     for name, size in done.files:
         print(f"{size:>14,}  {name}")
     name = f"{config.architecture}.{options.repository.rpartition('/')[2]}"
-    shape = (config.num_channels, config.image_size, config.image_size)
-    entry = RegistryEntry(name, done.address, sha256(options.folder / SUMS_FILE), len(config.class_names), shape)
+    entry = RegistryEntry(
+        name,
+        done.address,
+        sha256(options.folder / SUMS_FILE),
+        len(config.class_names),
+        (config.num_channels, config.image_size, config.image_size),
+        config.resize_size,
+    )
     print(f"for a list of released models:\n\n{entry.as_toml()}")
     if done.url is None:
         print(f"nothing was uploaded; without --dry-run these files go to {done.repository}")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import re
 import time
+import warnings
 from collections.abc import Callable
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 from lightning_sq import __version__
@@ -51,6 +53,22 @@ def read_small_file(url: str, limit: int = SMALL) -> bytes:
     if len(content) > limit:
         raise InputError(f"{url} is larger than the {limit:,} bytes that such a list has. Is the address right?")
     return content
+
+
+def warn_of_plain_http(url: str, instead: str) -> None:
+    """Warn of what comes unencrypted and is held against no known checksum; on this machine nobody is in between.
+
+    Args:
+        url: From where.
+        instead: The end of "Take https, or ...".
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "http" and not re.fullmatch(r"localhost|127\.[\d.]+|::1", parts.hostname or ""):
+        warnings.warn(
+            f"{url} comes over plain http: whoever is in between can put another model in its place. Take https, or "
+            f"{instead}.",
+            stacklevel=2,
+        )
 
 
 def unreachable(url: str, error: Exception) -> UnreachableError:

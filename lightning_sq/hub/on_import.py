@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+import threading
 import warnings
 from collections.abc import Sequence
-from importlib.abc import MetaPathFinder
+from contextlib import suppress
+from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType
+from typing import Any
 
 from lightning_sq.errors import InputError
 
@@ -40,21 +43,44 @@ def _register() -> None:
 
 
 class _TimmWatcher(MetaPathFinder):
-    """Finds nothing itself: when timm is looked for it steps aside, and adds to what timm's loader does."""
+    """Finds nothing itself: lets the others find timm, and adds to what its loader does.
+
+    Libraries look whether timm is there and do not import it, so the watcher goes away when timm has been executed.
+    """
+
+    def __init__(self) -> None:
+        self._looking = threading.local()
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname != "timm":
+        if fullname != "timm" or getattr(self._looking, "now", False):
             return None
-        sys.meta_path.remove(self)
-        spec = find_spec(fullname)
+        self._looking.now = True
+        try:
+            spec = find_spec(fullname)
+        finally:
+            self._looking.now = False
         if spec is not None and spec.loader is not None:
-            execute = spec.loader.exec_module
-
-            def execute_and_register(module: ModuleType) -> None:
-                execute(module)
-                _register()
-
-            spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]
+            spec.loader = _RegisteringLoader(spec.loader, self)
         return spec
+
+
+class _RegisteringLoader(Loader):
+    """timm's own loader, which the module gets back before it is executed; the released names are registered then."""
+
+    def __init__(self, loader: Loader, watcher: _TimmWatcher) -> None:
+        self._loader, self._watcher = loader, watcher
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)  # whoever looks at a spec may ask a loader for files
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__loader__ = module.__spec__.loader = self._loader
+        self._loader.exec_module(module)
+        with suppress(ValueError):  # it has gone already
+            sys.meta_path.remove(self._watcher)
+        _register()

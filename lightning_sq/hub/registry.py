@@ -33,6 +33,7 @@ class RegistryEntry:
         sha256: Of its SHA256SUMS, in hexadecimal.
         num_classes: Logits.
         input_size: (channels, height, width) that it was trained for.
+        resize_size: Length of the shorter side before the centre crop; None where the entry does not say.
     """
 
     name: str
@@ -40,6 +41,7 @@ class RegistryEntry:
     sha256: str
     num_classes: int
     input_size: tuple[int, int, int]
+    resize_size: int | None = None
 
     @property
     def architecture(self) -> str:
@@ -53,9 +55,10 @@ class RegistryEntry:
 
     def as_toml(self) -> str:
         """As it stands in a registry."""
+        resize = "" if self.resize_size is None else f"resize_size = {self.resize_size}\n"
         return (
             f'["{self.name}"]\nurl = "{self.url}"\nsha256 = "{self.sha256}"\n'
-            f"num_classes = {self.num_classes}\ninput_size = {list(self.input_size)}\n"
+            f"num_classes = {self.num_classes}\ninput_size = {list(self.input_size)}\n{resize}"
         )
 
 
@@ -72,8 +75,9 @@ def entries() -> dict[str, RegistryEntry]:
 
 def _text_of(index: str) -> str:
     if IS_ADDRESS.match(index):
-        from lightning_sq.hub.download import read_small_file
+        from lightning_sq.hub.download import read_small_file, warn_of_plain_http
 
+        warn_of_plain_http(index, "a file")
         return read_small_file(index).decode(errors="replace")
     try:
         return Path(index).expanduser().read_text()
@@ -105,8 +109,9 @@ def _entry(name: str, values: Any, source: str, base: str) -> RegistryEntry:
             str(values["sha256"]).lower(),
             int(values["num_classes"]),
             tuple(int(value) for value in values["input_size"]),
+            None if values.get("resize_size") is None else int(values["resize_size"]),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{source}: the entry {name!r} lacks or spoils a value ({one_line(error)}).") from error
     if not NAME.fullmatch(name) or not re.fullmatch(r"[0-9a-f]{64}", entry.sha256) or len(entry.input_size) != 3:
         raise InputError(

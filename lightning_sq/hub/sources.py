@@ -26,10 +26,15 @@ def fetch(source: str) -> Path | None:
     return None
 
 
-def no_such_source(source: str | Path) -> InputError:
-    """What to say where nothing is found: every form that would have been understood, and the nearest name."""
+def no_such_source(source: str | Path, *, timm: bool = False) -> InputError:
+    """What to say where nothing is found: every form that would have been understood, and the nearest name.
+
+    Args:
+        source: What was typed.
+        timm: Whether timm has weights of this name.
+    """
     names = list(entries())
-    near = difflib.get_close_matches(str(source), names, n=1)
+    near = [f"timm:{source}"] if timm else difflib.get_close_matches(str(source), names, n=1)
     known = f"Did you mean {near[0]}?" if near else f"Released: {', '.join(names) or 'none yet'}."
     return InputError(
         f"There is no model at {source}, and no released one has this name. {known} Give a release folder, a .ckpt of "

@@ -1,18 +1,23 @@
 """Released models under timm's names: `timm.create_model("resnet50.sq_in1k", pretrained=True)`.
 
 timm looks a tag up in its registry and calls the architecture's own function, which knows nothing of a quantizer. So
-that function is wrapped, for the architectures that something was released of: asked for one of our tags with
-`pretrained=True` it downloads the release, lets timm load the backbone as it loads its own weights (`num_classes`,
-`features_only` and so on work), and puts quantizer and normalisation in front of the first convolution. What comes out
-is timm's model with timm's state-dict keys, and it takes pixels in [0, 1], which its `pretrained_cfg` says.
+that function is wrapped, for the architectures that something was released of. Asked for one of our tags it downloads
+the release, lets timm load the backbone as it loads its own weights (`num_classes`, `features_only` and so on work),
+and puts quantizer and normalisation in front of the first convolution. What comes out is timm's model with timm's
+state-dict keys, and it takes pixels in [0, 1], which its `pretrained_cfg` says.
+
+Without `pretrained=True` the weights are random and the front end is the same: a tag is one network, so weights that
+were saved from it load into it again. Its front end is in no state-dict key, and so `resnet50` without the tag would
+take these weights too, and answer wrongly.
 """
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from functools import wraps
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
 import timm.models
@@ -21,6 +26,7 @@ from torch import Tensor, nn
 
 from lightning_sq.errors import InputError
 from lightning_sq.hub.cache import fetch_entry
+from lightning_sq.hub.download import UnreachableError
 from lightning_sq.hub.registry import RegistryEntry
 from lightning_sq.layers import SoftQuantization
 from lightning_sq.models.backbone import forget_state_dict
@@ -28,10 +34,12 @@ from lightning_sq.release_files import LIBRARY
 from lightning_sq.words import counted
 
 if TYPE_CHECKING:
-    from lightning_sq.models import PixelClassifier, QuantizerConfig
+    from lightning_sq.models import ModelConfig, PixelClassifier, QuantizerConfig
 
 FRONT = "front_end"
 """Name of the module in the first convolution."""
+OF_THE_ARCHITECTURE = ("min_input_size", "fixed_input_size", "pool_size", "first_conv", "classifier")
+"""What timm says of an architecture whichever its weights; all else is of some weights."""
 
 
 def register(entry: RegistryEntry) -> None:
@@ -46,21 +54,15 @@ def register(entry: RegistryEntry) -> None:
     if not timm.is_model(entry.architecture):
         raise InputError(f"{entry.name} is of an architecture that this timm lacks. Update timm.")
     known = timm.get_pretrained_cfg(entry.architecture) or PretrainedCfg()
-    _registry._model_pretrained_cfgs[entry.name] = replace(
-        known,
+    _registry._model_pretrained_cfgs[entry.name] = PretrainedCfg(
         url=entry.url,
-        file=None,
-        state_dict=None,
-        hf_hub_id=None,
-        hf_hub_filename=None,
         architecture=entry.architecture,
         tag=entry.tag,
-        custom_load=False,
         num_classes=entry.num_classes,
-        input_size=entry.input_size,
-        label_offset=None,
         mean=(0.0,) * entry.input_size[0],
         std=(1.0,) * entry.input_size[0],
+        **{name: getattr(known, name) for name in OF_THE_ARCHITECTURE},
+        **preprocessing(entry.input_size, entry.resize_size),
         notes=(LIBRARY,),
     )
     _registry._model_has_pretrained.add(entry.name)
@@ -68,33 +70,88 @@ def register(entry: RegistryEntry) -> None:
     _wrap(entry)
 
 
+def preprocessing(input_size: tuple[int, int, int], resize_size: int | None) -> dict[str, Any]:
+    """What makes timm's transforms cut images as `data.crop` does: the shorter side to `resize_size`, and the centre.
+
+    Args:
+        input_size: (C, H, W).
+        resize_size: None where it is not known: timm's own share of the image then, 7/8.
+    """
+    found = {"input_size": input_size, "interpolation": "bilinear", "crop_mode": "center"}
+    return found if resize_size is None else found | {"crop_pct": _crop_share(input_size[-1], resize_size)}
+
+
+def _crop_share(image_size: int, resize_size: int) -> float:
+    """The share of which timm makes `resize_size` again, by rounding image_size / share down."""
+    share = image_size / resize_size
+    return share if math.floor(image_size / share) == resize_size else math.nextafter(share, 0)
+
+
 def _wrap(entry: RegistryEntry) -> None:
     original = timm.models.model_entrypoint(entry.architecture)
 
     @wraps(original)
     def create(pretrained: bool = False, pretrained_cfg: Any = None, **options: Any) -> nn.Module:
-        if not pretrained or pretrained_cfg != entry.tag:
-            return original(pretrained=pretrained, pretrained_cfg=pretrained_cfg, **options)
-        return _released(entry, original, options)
+        said = _said(entry, pretrained_cfg)
+        ours = said.get("tag") == entry.tag and LIBRARY in (said.get("notes") or ())
+        make = partial(_released, entry, original) if ours else original
+        return make(pretrained=pretrained, pretrained_cfg=pretrained_cfg, **options)
 
     _registry._model_entrypoints[entry.architecture] = create
 
 
-def _released(entry: RegistryEntry, original: Callable[..., nn.Module], options: dict[str, Any]) -> nn.Module:
-    from lightning_sq.models.release_format import read_release
+def _said(entry: RegistryEntry, pretrained_cfg: Any) -> dict[str, Any]:
+    """timm hands on a tag, or a whole description: of a model that was saved, it is the one beside its weights."""
+    if pretrained_cfg is None or isinstance(pretrained_cfg, str):
+        return {"tag": pretrained_cfg, "url": entry.url, "notes": (LIBRARY,)}
+    return pretrained_cfg if isinstance(pretrained_cfg, dict) else asdict(pretrained_cfg)
 
-    trained = read_release(fetch_entry(entry))
-    channels, config = options.get("in_chans", trained.config.num_channels), trained.config
-    if channels != config.num_channels:
-        raise InputError(f"{entry.name} takes images of {counted(config.num_channels, 'channel')}, not of {channels}.")
-    if (config.architecture, len(config.class_names)) != (entry.architecture, entry.num_classes):
-        raise InputError(f"The release of {entry.name} is not what its entry in the registry says. Do not use it.")
-    whole = trained.build()  # refuses weights that do not fit, which timm would pass over
-    overlay = {"state_dict": OrderedDict(whole.backbone.state_dict())} | (options.pop("pretrained_cfg_overlay") or {})
-    model = original(pretrained=True, pretrained_cfg=entry.tag, pretrained_cfg_overlay=overlay, **options)
+
+def _released(
+    entry: RegistryEntry,
+    original: Callable[..., nn.Module],
+    *,
+    pretrained: bool,
+    pretrained_cfg: Any,
+    pretrained_cfg_overlay: dict[str, Any] | None = None,
+    **options: Any,
+) -> nn.Module:
+    try:
+        whole = _whole(entry, options.get("in_chans"))
+    except UnreachableError as error:
+        if pretrained:
+            raise
+        raise UnreachableError(
+            f"{error} The quantizer of {entry.name} stands there, so it is needed without pretrained=True as well: "
+            f"lightning-sq download {entry.name}, where there is a network."
+        ) from error
+    overlay: dict[str, Any] = {}
+    if _said(entry, pretrained_cfg).get("url") == entry.url:  # else weights and images are others
+        overlay |= preprocessing(_input_size(whole.config), whole.config.resize_size)
+        overlay |= {"state_dict": OrderedDict(whole.backbone.state_dict())} if pretrained else {}
+    overlay |= pretrained_cfg_overlay or {}
+    model = original(pretrained=pretrained, pretrained_cfg=pretrained_cfg, pretrained_cfg_overlay=overlay, **options)
     forget_state_dict(model)
     _put_in_front(model, whole)
     return model
+
+
+def _whole(entry: RegistryEntry, channels: int | None) -> PixelClassifier:
+    """The released model. Raises: InputError where it cannot be had, or is not what was asked for."""
+    from lightning_sq.models.release_format import read_release
+
+    trained = read_release(fetch_entry(entry))
+    config = trained.config
+    if channels not in (None, config.num_channels):
+        raise InputError(f"{entry.name} takes images of {counted(config.num_channels, 'channel')}, not of {channels}.")
+    said = (entry.architecture, entry.num_classes, entry.input_size, entry.resize_size or config.resize_size)
+    if (config.architecture, len(config.class_names), _input_size(config), config.resize_size) != said:
+        raise InputError(f"The release of {entry.name} is not what its entry in the registry says. Do not use it.")
+    return trained.build()  # refuses weights that do not fit, which timm would pass over
+
+
+def _input_size(config: ModelConfig) -> tuple[int, int, int]:
+    return config.num_channels, config.image_size, config.image_size
 
 
 def _put_in_front(model: nn.Module, whole: PixelClassifier) -> None:
@@ -110,7 +167,7 @@ def _put_in_front(model: nn.Module, whole: PixelClassifier) -> None:
     normalize = whole.normalize
     for name, value in list(normalize.named_buffers()):
         normalize.register_buffer(name, value, persistent=False)
-    conv.add_module(FRONT, front.append(normalize))
+    conv.add_module(FRONT, front.append(normalize).train(conv.training))
     conv.register_forward_pre_hook(_through_front)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_sq.errors import InputError
+from lightning_sq.ops.checks import check_floats
 
 
 class Normalize(nn.Module):
@@ -18,7 +19,8 @@ class Normalize(nn.Module):
         mean: One number a channel, in pixel units ([0, 1]).
         std: The same, above 0.
     Shape: (B, C, H, W) in, the same out.
-    Raises: InputError for numbers of mean and std that do not go together, and for a std that is not above 0.
+    Raises: InputError for numbers of mean and std that do not go together, for a std that is not above 0, and for
+        images of integers, which would be taken for pixels in [0, 1].
     """
 
     mean: Tensor
@@ -33,6 +35,8 @@ class Normalize(nn.Module):
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
+        if isinstance(x, Tensor):  # and no symbol of torch.fx, which has no dtype yet
+            check_floats(x)
         return (x - self.mean) / self.std
 
     def extra_repr(self) -> str:

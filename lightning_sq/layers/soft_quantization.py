@@ -132,6 +132,7 @@ class SoftQuantization(nn.Module):
         )
         for name in ("thresholds", "_smallest_gap", "learnable_thresholds", "log_sharpness", "learnable_sharpness"):
             setattr(other, name, getattr(self, name))
+        other.training = self.training
         return other
 
     def forward(self, x: Tensor) -> Tensor:

@@ -5,26 +5,21 @@ from __future__ import annotations
 import difflib
 import os
 from importlib import import_module
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import timm
 import torch
-from safetensors.torch import load_file
 from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
 from lightning_sq.errors import InputError, one_line
 from lightning_sq.layers.eval_mode import in_eval_mode
 from lightning_sq.models import small_networks  # noqa: F401 - timm knows its names from here on
+from lightning_sq.models.weights_file import UNTRACKED, without_prefix
 from lightning_sq.release_files import LIBRARY
 from lightning_sq.words import counted
 
-IN_RELEASE = "backbone."
-"""What the names of a backbone's tensors begin with in a release."""
-IN_CHECKPOINT = "model.backbone."
-"""And in a checkpoint of `fit`."""
 IMPORT_VARIABLE = "LIGHTNING_SQ_IMPORT"
 
 
@@ -63,6 +58,11 @@ def check_architecture(name: str) -> str:
             f"{name.split('.')[0]} and --model.checkpoint_path to its model.safetensors (lightning-sq download {name})."
         )
     return name
+
+
+def has_weights(name: str) -> bool:
+    """Whether timm has weights of its own under this name, with or without a tag."""
+    return timm.models.is_model_pretrained(name) and LIBRARY not in (timm.get_pretrained_cfg(name).notes or ())
 
 
 def pretrained_normalization(architecture: str, channels: int = 3) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -105,7 +105,8 @@ def check_image_size(model: nn.Module, architecture: str, image_size: int, num_c
     except Exception as error:  # each architecture refuses in its own way
         raise InputError(
             f"{architecture} takes no images of {image_size} x {image_size} pixels ({one_line(error)}). "
-            f"Set --data.image_size {evaluation_sizes(architecture)[0]}, or choose another --model.architecture."
+            f"Its own size is {evaluation_sizes(architecture)[0]}: set image_size, or --data.image_size "
+            f"{evaluation_sizes(architecture)[0]}, or choose another --model.architecture."
         ) from error
     if getattr(logits, "shape", None) != (1, num_classes):
         raise InputError(
@@ -174,46 +175,28 @@ def pretrained_state(architecture: str, channels: int = 3) -> dict[str, Tensor]:
         ) from error
 
 
-def file_state(path: Path) -> dict[str, Tensor]:
-    """The float32 tensors of a safetensors file, or of a `.pth` with nothing but tensors in it.
-
-    Of a release's model.safetensors, and of a checkpoint of `fit`, it is the backbone.
-    """
-    if not path.is_file():
-        raise InputError(f"There is no weights file {path}. Give another --model.checkpoint_path, or name behind @.")
-    try:
-        if path.suffix == ".safetensors":
-            state = load_file(path)
-        else:
-            state = torch.load(path, weights_only=True, map_location="cpu")
-            state = state.get("state_dict", state)
-        for prefix in (IN_RELEASE, IN_CHECKPOINT):
-            if part := {key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)}:
-                state = part
-        return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
-    except Exception as error:  # SafetensorError, UnpicklingError, and whatever a damaged pickle makes torch raise
-        raise InputError(
-            f"{path} is not a readable weights file ({type(error).__name__}). Download it again, or give another."
-        ) from error
-
-
 def load_backbone(backbone: nn.Module, state: dict[str, Tensor], *, source: str) -> list[str]:
     """Put pretrained weights into `backbone`; a head of another size stays as it was made.
 
+    Args:
+        backbone: Of timm.
+        state: Its tensors, which may stand behind one prefix; see `without_prefix`.
+        source: For messages.
     Returns: the names of the tensors that were left as they are because the head has other classes.
     Raises: InputError if anything but the head does not fit.
     """
     own = backbone.state_dict()
+    state = without_prefix(state, own, source=source)
     head = backbone.pretrained_cfg["classifier"]
     skipped = [key for key in state if key in own and key.startswith(head) and state[key].shape != own[key].shape]
     wrong = sorted(
-        {key for key in own.keys() ^ state.keys() if not key.endswith("num_batches_tracked")}
+        {key for key in own.keys() ^ state.keys() if not key.endswith(UNTRACKED)}
         | {key for key in own.keys() & state.keys() if own[key].shape != state[key].shape and key not in skipped}
     )
     if wrong:
         raise InputError(
             f"{source} does not fit the model: {counted(len(wrong), 'difference')}, the first in {wrong[0]!r}. "
-            "Set --model.architecture to the one that the weights are for."
+            "Name the architecture that the weights are for: --model.architecture, or NAME in timm:NAME@FILE."
         )
     kept: dict[str, Any] = {key: value for key, value in state.items() if key not in skipped}
     backbone.load_state_dict({**own, **kept})

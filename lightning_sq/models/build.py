@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from lightning_sq.errors import InputError, one_line
 from lightning_sq.layers import Normalize, SoftQuantization
 from lightning_sq.models.backbone import create_backbone, feature_maps, replace_head
 from lightning_sq.ops.staircases import Staircase
+from lightning_sq.words import counted
 
 
 @dataclass(frozen=True)
@@ -83,28 +85,42 @@ class ModelConfig:
 class PixelClassifier(nn.Sequential):
     """`quantize` (if the model has one), `normalize`, `backbone`: images (B, C, H, W) in [0, 1] to logits (B, classes).
 
-    `print(model)` is the method's diagram, and `model.backbone.state_dict()` loads into plain timm.
+    `print(model)` is the method's diagram, and `model.backbone.state_dict()` loads into plain timm. It begins in the
+    mode of its parts: in training mode if all of them are.
+
+    Raises: InputError for images of integers.
     """
 
     def __init__(self, parts: OrderedDict[str, nn.Module], config: ModelConfig | None = None) -> None:
         super().__init__(parts)
         self.config = config
+        self.training = all(part.training for part in parts.values())
 
     @property
-    def quantizer(self) -> SoftQuantization | None:
-        """The soft-quantization layer, or None."""
+    def quantizer(self) -> nn.Module | None:
+        """The soft-quantization layer, or what `with_quantizer` put in its place, or None."""
         return getattr(self, "quantize", None)
 
     def current_config(self) -> ModelConfig | None:
-        """`config`, if there is one, with the quantizer as it is now, after a schedule or after learning."""
+        """`config`, if there is one, with the quantizer as it is now, after a schedule or after learning.
+
+        Raises: InputError for a quantizer that is no `SoftQuantization`: a description has words for that one alone.
+        """
         if self.config is None or self.quantizer is None:
             return self.config
+        if not isinstance(self.quantizer, SoftQuantization):
+            raise InputError(
+                f"The model's quantizer is a {type(self.quantizer).__name__}, and a description has words for a "
+                "SoftQuantization alone. Put one with the same levels and thresholds in front by with_quantizer."
+            )
         return replace(self.config, quantizer=QuantizerConfig(**self.quantizer.settings()))
 
     @property
     def network(self) -> nn.Sequential:
-        """Everything behind the quantizer."""
-        return nn.Sequential(OrderedDict((k, part) for k, part in self.named_children() if k != "quantize"))
+        """Everything behind the quantizer, in the mode of the model."""
+        behind = nn.Sequential(OrderedDict((k, part) for k, part in self.named_children() if k != "quantize"))
+        behind.training = self.training
+        return behind
 
     def forward_features(self, images: Tensor) -> Tensor:
         """The backbone's last feature map (timm's `forward_features`) of images (B, C, H, W) in [0, 1]."""
@@ -112,25 +128,61 @@ class PixelClassifier(nn.Sequential):
             images = part.forward_features(images) if name == "backbone" else part(images)
         return images
 
-    def with_quantizer(self, quantizer: SoftQuantization) -> PixelClassifier:
-        """The same weights behind another quantizer; a model without one stays without."""
-        parts = OrderedDict(self.named_children())
-        if self.quantizer is not None:
-            parts["quantize"] = quantizer.train(self.training)
+    def with_quantizer(self, quantizer: Callable[[Tensor], Tensor]) -> PixelClassifier:
+        """The same weights behind another quantizer; a model that has none gets it in front.
+
+        Args:
+            quantizer: A `SoftQuantization`, or any module or function from pixels to pixels; put into the model's mode.
+        Raises: InputError for what is no function.
+        """
+        if not callable(quantizer):
+            raise InputError(
+                f"quantizer={quantizer!r} is no function of pixels. Give a SoftQuantization, a module or a function; "
+                "without a quantizer the model is model.network."
+            )
+        layer = quantizer if isinstance(quantizer, nn.Module) else FunctionLayer(quantizer)
+        parts = OrderedDict(self.named_children()) | {"quantize": layer.train(self.training)}
+        parts.move_to_end("quantize", last=False)
         model = PixelClassifier(parts, self.config)
         model.training = self.training
         return model
 
 
-def with_head(model: PixelClassifier, num_classes: int) -> PixelClassifier:
+class FunctionLayer(nn.Module):
+    """A function as a part of a model."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+    def extra_repr(self) -> str:
+        return getattr(self.function, "__qualname__", repr(self.function))
+
+
+def with_head(model: PixelClassifier, num_classes: int, class_names: Sequence[str] | None = None) -> PixelClassifier:
     """`model` itself with a head of `num_classes` random logits, its front end and its other weights as they are.
 
-    With 0 it gives pooled features (B, D). Raises: InputError if the architecture can have no such head.
+    With 0 it gives pooled features (B, D).
+
+    Args:
+        model: Changed in place.
+        num_classes: Logits of the new head.
+        class_names: One for each, in order; their numbers if left out.
+    Raises: InputError if the architecture can have no such head, or the names do not go with it.
     """
     if num_classes < 0:
         raise InputError(f"num_classes={num_classes} is not 0 (pooled features) or more.")
+    given = [class_names] if isinstance(class_names, str) else class_names
+    names = tuple(map(str, range(num_classes) if given is None else given))
+    if not len(names) == len(set(names)) == num_classes:
+        raise InputError(
+            f"class_names has {counted(len(names), 'name')}, of which {len(set(names))} differ, and num_classes is "
+            f"{num_classes}. Give each logit a name of its own, in order."
+        )
     replace_head(model.backbone, model.config.architecture, num_classes)
-    names = tuple(str(number) for number in range(num_classes))
     model.config = replace(model.config, class_names=names)
     return model.train(model.training)
 

@@ -60,12 +60,10 @@ class TrainedModel:
             raise InputError(
                 f"No model is as its description says ({one_line(error, named=True)}). Export the checkpoint again."
             ) from error
-        if wrong := misfits(model, self.state):
+        if wrong := misfit_in_words(model, self.state):
             raise InputError(
                 f"The weights do not fit a {self.config.architecture} with "
-                f"{counted(len(self.config.class_names), 'class')}: {counted(len(wrong), 'difference')}, the first in "
-                f"{wrong[0]!r}, which {_difference(model.state_dict().get(wrong[0]), self.state.get(wrong[0]))}. "
-                "Export the checkpoint again."
+                f"{counted(len(self.config.class_names), 'class')}: {wrong}. Export the checkpoint again."
             )
         model.load_state_dict(self.state)
         return model.eval()
@@ -83,6 +81,15 @@ def misfits(model: PixelClassifier, state: dict[str, Tensor]) -> list[str]:
     return sorted(own.keys() ^ state.keys()) or sorted(
         key for key in own if own[key].shape != state[key].shape or own[key].dtype != state[key].dtype
     )
+
+
+def misfit_in_words(model: PixelClassifier, state: dict[str, Tensor]) -> str | None:
+    """What `misfits` finds, for the inside of a sentence; None if that is nothing."""
+    wrong = misfits(model, state)
+    if not wrong:
+        return None
+    difference = _difference(model.state_dict().get(wrong[0]), state.get(wrong[0]))
+    return f"{counted(len(wrong), 'difference')}, the first in {wrong[0]!r}, which {difference}"
 
 
 def _difference(wanted: Tensor | None, found: Tensor | None) -> str:

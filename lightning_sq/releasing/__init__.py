@@ -1,1 +1,1 @@
-"""Makes a release of a checkpoint: card, golden logits, programs for other runtimes, and the check that it loads."""
+"""Makes a release of a trained model: card, golden logits, programs for other runtimes, and the check that it loads."""

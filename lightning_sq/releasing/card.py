@@ -120,6 +120,8 @@ def _facts(trained: TrainedModel) -> str:
 
 def _duration(training: dict[str, Any]) -> str:
     epochs, steps = training.get("epochs"), training.get("steps")
+    if epochs is None and steps is None:
+        return "not said"
     known = "? epochs" if epochs is None else counted(epochs, "epoch", ".4g")
     return f"{known}, {'? steps' if steps is None else counted(steps, 'step')}"
 
@@ -206,12 +208,18 @@ images of another size.{not_run}"""
 
 
 def _training(trained: TrainedModel) -> str:
-    versions = trained.training.get("versions") or {}
-    recipe = json.dumps(_without_nulls(trained.training.get("recipe", {})), indent=2)
-    by = f"lightning_sq {versions['lightning_sq']}, commit {versions.get('commit', 'unknown')}. " if versions else ""
+    if not trained.training.get("recipe"):
+        return "## Training recipe\n\nNone was given with the weights."
+    versions = trained.training.get("versions")
+    recipe = json.dumps(_without_nulls(trained.training["recipe"]), indent=2)
+    if versions:
+        by = f"lightning_sq {versions['lightning_sq']}, commit {versions.get('commit', 'unknown')}. "
+        by += "Values that were left as they are by default are in config.json."
+    else:
+        by = "As told by whoever saved the model."
     return f"""## Training recipe
 
-{by}Values that were left as they are by default are in config.json.
+{by}
 
 ```json
 {recipe}

@@ -1,4 +1,4 @@
-"""A checkpoint becomes a release folder, which a fresh process has loaded before it gets its name."""
+"""A trained model becomes a release folder, which a fresh process has loaded before it gets its name."""
 
 from __future__ import annotations
 
@@ -30,8 +30,23 @@ def verify_in_a_fresh_process(folder: Path) -> None:
         raise InputError(f"No release was written, since a new process cannot load it: {refusal}")
 
 
-def export(
-    checkpoint: Path,
+def export(checkpoint: Path, folder: Path, *, overwrite: bool = False, **options: Any) -> dict[str, Any] | None:
+    """Write a release of the model in `checkpoint`; of its averaged weights if the run kept an average.
+
+    Args:
+        checkpoint: A .ckpt of `lightning-sq fit`.
+        folder: Where the release is to be.
+        overwrite: Replace a release that is there.
+        options: Of `release`.
+    Returns: the evaluation as it is released, None without one.
+    Raises: InputError if the checkpoint cannot be read, and as `release` does.
+    """
+    check_replaceable(folder, overwrite=overwrite)
+    return release(read_checkpoint(checkpoint), folder, overwrite=overwrite, **options)
+
+
+def release(
+    trained: TrainedModel,
     folder: Path,
     *,
     overwrite: bool = False,
@@ -41,10 +56,10 @@ def export(
     license_name: str | None = None,
     check: Callable[[Path], object] = verify_in_a_fresh_process,
 ) -> dict[str, Any] | None:
-    """Write a release of the model in `checkpoint`; of its averaged weights if the run kept an average.
+    """Write a release of `trained`.
 
     Args:
-        checkpoint: A .ckpt of `lightning-sq fit`.
+        trained: The model.
         folder: Where the release is to be.
         overwrite: Replace a release that is there.
         results: Folder of a `lightning-sq evaluate` of the same weights; without one the card claims nothing.
@@ -53,11 +68,8 @@ def export(
         license_name: For the card, an identifier of the Hub's such as apache-2.0.
         check: Looks at the finished folder, and raises an InputError if it is not to be released.
     Returns: the evaluation as it is released, None without one.
-    Raises: InputError if the checkpoint cannot be read, `results` are of other weights, the model cannot be exported,
-        or `folder` is in the way.
+    Raises: InputError if `results` are of other weights, the model cannot be exported, or `folder` is in the way.
     """
-    check_replaceable(folder, overwrite=overwrite)
-    trained = read_checkpoint(checkpoint)
     model = trained.build()  # refuses weights that do not fit, before anything is written
     trained = without_private_parts(trained)
     evidence = None if results is None else evidence_for(trained, results)
@@ -77,7 +89,7 @@ def export(
 
 def without_private_parts(trained: TrainedModel) -> TrainedModel:
     """`trained` with a recipe that says nothing of whose disk it was."""
-    recipe = without_paths(trained.training["recipe"])
+    recipe = without_paths(trained.training.get("recipe") or {})
     return replace(trained, training=trained.training | {"recipe": recipe})
 
 

@@ -69,7 +69,7 @@ def golden_images(config: ModelConfig) -> Tensor:
 
 @torch.no_grad()
 def logits_of(model: nn.Module, images: Tensor) -> Tensor:
-    """Of uint8 images, on the CPU, in float32."""
+    """Of uint8 images, on the device of the model, in float32."""
     return model(images.float() / 255).float()
 
 

@@ -10,11 +10,11 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning_sq.models import ModelConfig, QuantizerConfig, build_model
 from lightning_sq.models.backbone import (
     check_image_size,
-    file_state,
     load_backbone,
     pretrained_normalization,
     pretrained_state,
 )
+from lightning_sq.models.weights_file import file_state
 from lightning_sq.objectives import Natural, Objective
 from lightning_sq.training.module import ClassifierModule
 from lightning_sq.training.optim import Optimization
@@ -42,7 +42,8 @@ def build_module(
         channels: From the data.
         architecture: Any timm model name.
         pretrained: Start from the weights that timm downloads.
-        checkpoint_path: Start from a local .safetensors (or plain .pth) file of backbone weights instead.
+        checkpoint_path: Start from a local file of backbone weights instead, .safetensors or what torch.save wrote, a
+            checkpoint of timm, torchvision or Lightning too, if it holds tensors alone; see `file_state`.
         quantizer: The layer in front; null for none.
         objective: What is minimised; plain cross-entropy on natural samples if left out.
         optimization: Learning rate, momentum, weight decay and warm-up.

@@ -15,6 +15,7 @@ import torch
 import lightning_sq
 from lightning_sq.__main__ import main
 from lightning_sq.errors import InputError
+from lightning_sq.hub import cache, download, registry
 from lightning_sq.hub.cache import cached, fetch_address, releases_folder
 from lightning_sq.hub.registry import INDEX_VARIABLE, OWN_INDEX, entries, parse_index
 from lightning_sq.hub.sources import fetch
@@ -120,6 +121,28 @@ def test_a_digest_that_is_none_is_refused(fragment):
         fetch_address(f"http://127.0.0.1:9/pets/{fragment}")
 
 
+@pytest.mark.parametrize("address", ["http://models.example/pets", "http://127.example/", "http://10.0.0.1:80/pets/"])
+def test_an_address_over_plain_http_without_a_digest_is_warned_of(address, monkeypatch):
+    def nobody(url, limit=0):
+        raise download.UnreachableError(f"{url} cannot be reached.")
+
+    monkeypatch.setattr(cache, "read_small_file", nobody)
+    monkeypatch.setattr(download, "read_small_file", nobody)
+    with pytest.warns(UserWarning, match="plain http: whoever is in between.*#sha256="), pytest.raises(InputError):
+        fetch(address)
+    monkeypatch.setenv(INDEX_VARIABLE, address)
+    warned = pytest.warns(UserWarning, match="plain http: whoever is in between.*Take https, or a file")
+    with warned, pytest.raises(InputError):
+        registry.entries()
+
+
+@pytest.mark.parametrize(
+    "address", ["https://models.example/", "http://localhost:80/", "http://[::1]/", "http://127.0.0.2/"]
+)
+def test_https_and_this_machine_are_not_warned_of(address):
+    download.warn_of_plain_http(address, "a file")
+
+
 def process(*source: str) -> subprocess.Popen:
     program = f"from lightning_sq.hub.sources import fetch; import sys; print(fetch({source[0]!r}))"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -208,6 +231,7 @@ GOOD = '["a.b"]\nurl = "http://x/y"\nsha256 = "' + "0" * 64 + '"\nnum_classes = 
     ("text", "problem"),
     [
         ("[", "no list of released models"),
+        ("a = 1", "lacks or spoils a value"),
         (GOOD.replace("num_classes = 2\n", ""), "num_classes"),
         (GOOD.replace("[3, 32, 32]", "[3, 32]"), "input_size"),
         (GOOD.replace("0000", "", 1), "64 digits"),

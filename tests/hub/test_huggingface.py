@@ -157,6 +157,7 @@ def test_an_upload_makes_the_repository_and_sends_the_files_of_the_release_alone
         sha256(whole / "SHA256SUMS"),
         3,
         (3, 32, 32),
+        36,
     )
 
 

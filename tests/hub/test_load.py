@@ -77,9 +77,24 @@ def test_the_small_networks_change_their_heads_and_say_that_they_have_no_feature
         lightning_sq.load(tmp_path / "small", features=True)
 
 
+def test_the_classes_of_a_new_head_have_the_names_that_are_given(release):
+    other = lightning_sq.load(release, num_classes=2, class_names=["n01440764", "n02102040"])
+    assert other.config.class_names == ("n01440764", "n02102040")
+    assert other(IMAGES).shape == (2, 2)
+    assert lightning_sq.load(release, num_classes=2).config.class_names == ("0", "1")
+    assert lightning_sq.load(release, num_classes=0).config.class_names == ()
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
-    [({"num_classes": -1}, "is not 0"), ({"features": True, "num_classes": 2}, "leave out num_classes")],
+    [
+        ({"num_classes": -1}, "is not 0"),
+        ({"features": True, "num_classes": 2}, "leave out num_classes"),
+        ({"class_names": ["a", "b"]}, "Give num_classes too"),
+        ({"num_classes": 2, "class_names": ["a"]}, "class_names has 1 name, .* num_classes is 2"),
+        ({"num_classes": 2, "class_names": ["a", "a"]}, "2 names, of which 1 differ"),
+        ({"num_classes": 2, "class_names": "ab"}, "class_names has 1 name"),
+    ],
 )
 def test_options_that_make_no_sense_are_refused(release, options, sentence):
     with pytest.raises(InputError, match=sentence):
@@ -89,6 +104,22 @@ def test_options_that_make_no_sense_are_refused(release, options, sentence):
 def test_what_is_nothing_gets_every_form_that_would_be_something(tmp_path):
     with pytest.raises(InputError, match=r"no model at .*none yet.*hf-hub:org/name, timm:NAME"):
         lightning_sq.load("resnet50.sq_in1k")
+
+
+def test_a_name_that_is_timms_is_said_to_be_so(monkeypatch):
+    for name in ("resnet50", "resnet50.a1_in1k"):
+        with pytest.raises(InputError, match=rf"no model at {name}, .*Did you mean timm:{name}\?"):
+            lightning_sq.load(name)
+    with pytest.raises(InputError, match="none yet"):
+        lightning_sq.load("small_cnn")  # timm has no weights of it
+
+
+def test_a_home_folder_is_found_as_a_shell_does(release, monkeypatch):
+    monkeypatch.setenv("HOME", str(release.parent))
+    expected = lightning_sq.load(release)(IMAGES)
+    assert torch.equal(lightning_sq.load(f"~/{release.name}")(IMAGES), expected)
+    with pytest.raises(InputError, match="There is no model at ~nobody-of-this-name/x"):
+        lightning_sq.load("~nobody-of-this-name/x")
 
 
 def test_it_keeps_robustbenchs_convention(release):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import json
+import math
 import pickle
 import subprocess
 import sys
@@ -13,18 +15,25 @@ from dataclasses import replace
 import pytest
 import timm
 import torch
+from PIL import Image
 from timm.data import create_transform, resolve_data_config
-from timm.models import _registry
+from timm.models import _registry, save_for_hf
 
 import lightning_sq
+from lightning_sq.data.backends import make_loader
+from lightning_sq.data.crop import resize_and_center_crop
+from lightning_sq.data.index import look_through
+from lightning_sq.data.loader import Dataset
+from lightning_sq.data.order import EpochOrder
 from lightning_sq.errors import InputError
 from lightning_sq.hub import on_import, timm_names
-from lightning_sq.hub.registry import INDEX_VARIABLE, RegistryEntry
+from lightning_sq.hub.registry import INDEX_VARIABLE, RegistryEntry, parse_index
 from lightning_sq.hub.timm_names import register
 from lightning_sq.models import ModelConfig, QuantizerConfig, build_model
-from lightning_sq.models.backbone import check_architecture, file_state, load_backbone
+from lightning_sq.models.backbone import check_architecture, load_backbone
 from lightning_sq.models.checkpoint_format import TrainedModel
 from lightning_sq.models.release_format import write_release
+from lightning_sq.models.weights_file import file_state
 from lightning_sq.paths import sha256
 from tests.conftest import REPOSITORY
 from tests.hub.conftest import IMAGES, NAME, put
@@ -58,13 +67,47 @@ def test_the_model_by_timms_name_is_the_released_function_with_the_keys_of_plain
     assert not torch.allclose(plain(IMAGES), released(IMAGES))
 
 
-def test_timms_own_transform_gives_it_pixels(named):
-    model = timm.create_model(NAME, pretrained=True)
-    transform = create_transform(**resolve_data_config(model=model))
-    from PIL import Image
+def stripes(height: int, width: int) -> Image.Image:
+    pixels = torch.randint(0, 256, (height, width, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    return Image.fromarray(pixels.numpy())
 
+
+@pytest.mark.parametrize("use_test_size", [False, True])
+@pytest.mark.parametrize("resize_size", [None, 36])
+def test_timms_own_transform_cuts_images_as_our_evaluation_does(entry, resize_size, use_test_size, tmp_path):
+    """resnet18 has a larger size for tests and another interpolation in timm; an older registry says no resize_size."""
+    register(replace(entry, resize_size=resize_size))
+    model = timm.create_model(NAME, pretrained=True)
+    transform = create_transform(**resolve_data_config(model=model, use_test_size=use_test_size))
     white = transform(Image.new("RGB", (40, 40), "white"))
     assert torch.equal(white, torch.ones(3, 32, 32))
+    (tmp_path / "a").mkdir()
+    stripes(70, 50).save(tmp_path / "a/0.png")
+    order = EpochOrder(1, 1)
+    data = Dataset(look_through(tmp_path), resize_and_center_crop(32, resize_size=36), 32)
+    ((images, *_),) = make_loader(data, order, backend="torch", num_threads=1).batches(0, 0)
+    assert (transform(stripes(70, 50)) - images[0]).abs().max() < 0.02
+
+
+def test_a_tag_says_nothing_of_the_weights_that_timm_has_of_the_architecture(entry):
+    register(replace(entry, name="resnet18.sq_pets", resize_size=36))
+    found, known = timm.get_pretrained_cfg("resnet18.sq_pets"), timm.get_pretrained_cfg("resnet18")
+    assert known.test_input_size == (3, 288, 288)
+    assert found.test_input_size is found.test_crop_pct is found.license is found.hf_hub_id is None
+    assert (found.input_size, found.interpolation, found.crop_pct) == ((3, 32, 32), "bilinear", 32 / 36)
+    assert (found.first_conv, found.classifier) == (known.first_conv, known.classifier)
+
+
+def test_timm_makes_every_resize_size_again_of_the_share_that_it_is_told():
+    for image_size in range(1, 400):
+        for resize_size in range(image_size, 2 * image_size):
+            share = timm_names.preprocessing((3, image_size, image_size), resize_size)["crop_pct"]
+            assert math.floor(image_size / share) == resize_size
+
+
+def test_a_list_without_and_one_with_the_resize_size_are_read(entry):
+    for one in (entry, replace(entry, resize_size=36)):
+        assert parse_index(one.as_toml(), source="list", base="") == {NAME: one}
 
 
 def test_it_takes_what_timm_takes_for_transfer(named, release):
@@ -86,12 +129,48 @@ def test_it_is_copied_pickled_and_listed_like_any_other(named):
     assert timm.get_pretrained_cfg(NAME).num_classes == 3
 
 
-def test_without_weights_and_under_its_own_name_timms_model_is_what_it_was(named, server):
+def test_under_its_own_name_timms_model_is_what_it_was(named, server):
     assert timm.create_model("test_resnet", num_classes=3).conv1[0]._forward_pre_hooks == {}
-    untrained = timm.create_model(NAME)
-    assert untrained.num_classes == 3
-    assert untrained.conv1[0]._forward_pre_hooks == {}
     assert server.requests == []
+
+
+def test_a_tag_is_the_same_network_without_its_weights(named, release):
+    untrained, released = timm.create_model(NAME).eval(), lightning_sq.load(release)
+    assert untrained.num_classes == 3
+    assert not torch.equal(untrained.fc.weight, released.backbone.fc.weight)
+    plain = timm.create_model("test_resnet", num_classes=3).eval()
+    plain.load_state_dict(untrained.state_dict())
+    assert torch.equal(untrained(IMAGES), plain(released.normalize(released.quantize(IMAGES))))
+    tuned = timm.create_model(NAME, pretrained=True).eval()
+    untrained.load_state_dict(tuned.state_dict(), strict=True)
+    assert torch.equal(untrained(IMAGES), tuned(IMAGES))
+
+
+def test_what_timm_saved_of_a_fine_tuned_model_keeps_its_front_end_and_its_own_weights(named, tmp_path):
+    tuned = timm.create_model(NAME, pretrained=True, num_classes=7).eval()
+    save_for_hf(tuned, tmp_path / "tuned", safe_serialization=True)
+    again = timm.create_model(f"local-dir:{tmp_path / 'tuned'}", pretrained=True).eval()
+    assert torch.equal(again(IMAGES), tuned(IMAGES))
+
+
+def test_the_description_of_a_tag_makes_the_same_model_as_the_tag(named):
+    for description in (timm.get_pretrained_cfg(NAME), timm.get_pretrained_cfg(NAME).to_dict()):
+        model = timm.create_model("test_resnet", pretrained=True, pretrained_cfg=description).eval()
+        assert torch.equal(model(IMAGES), timm.create_model(NAME, pretrained=True).eval()(IMAGES))
+
+
+def test_a_front_end_that_cannot_be_had_is_not_left_out(named, server):
+    server.server_close()
+    server.shutdown()
+    with pytest.raises(
+        InputError, match=r"cannot be reached.*The quantizer of .*lightning-sq download test_resnet\.sq"
+    ):
+        timm.create_model(NAME)
+
+
+def test_a_front_end_is_in_the_mode_of_the_network(named):
+    model = timm.create_model(NAME, pretrained=True)
+    assert {part.training for part in model.modules()} == {True}
 
 
 def test_a_learnt_quantizer_comes_along_and_adds_no_parameter(server, tmp_path):
@@ -123,9 +202,11 @@ def test_a_network_with_several_first_convolutions_is_refused(architecture):
 def test_other_channels_and_an_entry_that_is_not_so_are_refused(named, entry):
     with pytest.raises(InputError, match="3 channels, not of 1"):
         timm.create_model(NAME, pretrained=True, in_chans=1)
-    register(replace(entry, name="test_resnet.sq_other", num_classes=4))
-    with pytest.raises(InputError, match="not what its entry in the registry says"):
-        timm.create_model("test_resnet.sq_other", pretrained=True)
+    wrong = {"num_classes": 4, "input_size": (3, 64, 64), "resize_size": 40}
+    for name, value in wrong.items():
+        register(replace(entry, name=f"test_resnet.{name}", **{name: value}))
+        with pytest.raises(InputError, match="not what its entry in the registry says"):
+            timm.create_model(f"test_resnet.{name}", pretrained=True)
     with pytest.raises(InputError, match="this timm lacks"):
         register(replace(entry, name="resnet5O.sq"))
 
@@ -180,6 +261,48 @@ def test_in_a_fresh_process_the_name_works_in_either_order_of_imports(index, ent
     expected = lightning_sq.load(release)(images)
     assert torch.allclose(torch.tensor(logits), expected, atol=1e-6)
     assert (before == []) == (order[0] == "lightning_sq")
+
+
+PROBE = """
+import importlib.util, sys
+{imports}
+import lightning_sq
+for _ in range(3):
+    spec = importlib.util.find_spec("timm")
+assert spec.loader.get_filename("timm") == spec.origin and "timm" not in sys.modules
+import timm
+assert timm.__loader__ is timm.__spec__.loader and type(timm.__loader__).__name__ == "SourceFileLoader"
+assert not any(type(finder).__name__ == "_TimmWatcher" for finder in sys.meta_path)
+print(timm.list_pretrained("test_resnet.sq*"))
+"""
+OTHER_HOOK = """
+class Other:
+    def find_spec(self, name, path=None, target=None):  # asks all others too
+        found = (finder.find_spec(name, path, target) for finder in list(sys.meta_path) if finder is not self)
+        return next((spec for spec in found if spec is not None), None)
+sys.meta_path.insert(0, Other())
+"""
+
+
+@pytest.mark.end_to_end
+@pytest.mark.parametrize("imports", ["", OTHER_HOOK], ids=["", "another hook"])
+def test_a_look_whether_timm_is_there_leaves_the_names_for_the_import(index, imports):
+    """As transformers, accelerate and others look."""
+    program = PROBE.format(imports=imports)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=REPOSITORY)
+    assert done.stdout.strip() == f"['{NAME}']", done.stderr
+
+
+def test_where_timm_cannot_be_imported_the_watcher_waits_for_the_next_time(monkeypatch, tmp_path):
+    (tmp_path / "timm").mkdir()
+    (tmp_path / "timm/__init__.py").write_text("raise ImportError('half installed')")
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.setattr(sys, "modules", {name: one for name, one in sys.modules.items() if name != "timm"})
+    watcher = on_import._TimmWatcher()
+    monkeypatch.setattr(sys, "meta_path", [watcher, *sys.meta_path])
+    with pytest.raises(ImportError, match="half installed"):
+        importlib.import_module("timm")
+    assert watcher in sys.meta_path
 
 
 STRICT = """

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import fx
 
 from lightning_sq import SoftQuantization
 from lightning_sq.errors import InputError
@@ -46,6 +47,27 @@ def test_an_unknown_backward_is_refused():
 def test_normalize_by_hand():
     layer = Normalize((0.5, 0.25, 0.0), (0.5, 0.5, 2.0))
     assert layer(torch.ones(1, 3, 1, 1)).flatten().tolist() == [1.0, 1.5, 0.5]
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool])
+def test_normalize_refuses_what_are_no_floats_instead_of_taking_255_for_a_pixel(dtype):
+    layer = Normalize((0.5,) * 3, (0.2,) * 3)
+    with pytest.raises(InputError, match=f"The intensities are {dtype}.*Divide uint8 by 255"):
+        layer((255 * IMAGES).to(dtype))
+    for floats in (torch.float16, torch.bfloat16, torch.float64):
+        assert torch.equal(layer(IMAGES.to(floats)), (IMAGES.to(floats) - layer.mean) / layer.std)
+
+
+def test_normalize_can_still_be_traced_exported_and_compiled_in_one_graph():
+    layer = Normalize((0.5,) * 3, (0.2,) * 3)
+    shapes = {"x": {0: torch.export.Dim.DYNAMIC}}
+    for program in (
+        fx.symbolic_trace(layer),
+        torch.export.export(layer, (IMAGES,), dynamic_shapes=shapes).module(),
+        torch.compile(layer, fullgraph=True, backend="aot_eager"),
+        torch.func.vmap(layer),
+    ):
+        assert torch.allclose(program(IMAGES[:3]), layer(IMAGES[:3]), atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["uniform", "rademacher", "gaussian"])

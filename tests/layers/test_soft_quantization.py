@@ -131,6 +131,7 @@ def test_another_derivative_keeps_the_staircase_and_shares_what_is_learnt(backwa
     assert [id(p) for p in other.parameters()] == [id(p) for p in layer.parameters()]
     assert other.state_dict().keys() == layer.state_dict().keys()
     assert other.settings() == layer.settings()
+    assert [layer.eval().with_backward(backward).training, layer.train().with_backward(backward).training] == [0, 1]
     for parameter in layer.parameters():
         parameter.data += 0.01
     assert torch.equal(other(IMAGES), layer(IMAGES))

@@ -9,17 +9,17 @@ from safetensors.torch import load_file, save_file
 
 import lightning_sq
 from lightning_sq.errors import InputError
-from lightning_sq.layers import Normalize
+from lightning_sq.layers import Normalize, SoftQuantization
 from lightning_sq.models import ModelConfig, QuantizerConfig, build_model
 from lightning_sq.models.backbone import (
     check_architecture,
     check_image_size,
     create_backbone,
-    file_state,
     load_backbone,
 )
 from lightning_sq.models.checkpoint_format import TrainedModel, checkpoint_entry
 from lightning_sq.models.release_format import write_release
+from lightning_sq.models.weights_file import file_state
 from lightning_sq.releasing.export import export, without_paths
 from lightning_sq.releasing.golden import verify
 
@@ -48,6 +48,70 @@ def test_the_model_is_a_visible_pipeline(model):
     plain = build_model(ModelConfig(**{**CONFIG.__dict__, "quantizer": None}))
     assert [name for name, _ in plain.named_children()] == ["normalize", "backbone"]
     assert plain.quantizer is None
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_what_is_cut_out_of_a_model_is_in_its_mode(training):
+    """An attack library puts back the mode that it found: `train()` would move the statistics of batch norms."""
+    model = build_model(CONFIG).train(training)
+    parts = [
+        model.network,
+        model[1:],
+        model[:2],
+        model.with_quantizer(torch.round),
+        model.with_quantizer(SoftQuantization()),
+    ]
+    for part in parts:
+        assert {module.training for module in part.modules()} == {training}
+
+
+def test_an_attack_that_puts_the_network_back_into_its_mode_leaves_its_statistics_alone():
+    model = build_model(CONFIG).eval()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    network = model.network
+    found = network.training
+    network.eval()
+    network.train(found)  # as torchattacks ends
+    network(IMAGES)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_another_quantizer_stands_in_front_whether_there_was_one_or_not(model):
+    plain = build_model(ModelConfig(**{**CONFIG.__dict__, "quantizer": None})).eval()
+    for one in (model, plain):
+        other = one.with_quantizer(SoftQuantization(3, hard=True))
+        assert [name for name, _ in other.named_children()] == ["quantize", "normalize", "backbone"]
+        assert torch.equal(other(IMAGES), one.network((IMAGES * 2).round() / 2))
+        assert other.current_config().quantizer == QuantizerConfig(3, 30.0, hard=True)
+    assert plain.quantizer is None
+    assert plain.current_config() == plain.config
+
+
+class Dither(torch.nn.Module):
+    def forward(self, x):
+        return (x * 3).round() / 3
+
+
+@pytest.mark.parametrize("own", [Dither(), lambda x: (x * 3).round() / 3], ids=["module", "function"])
+def test_a_quantizer_of_ones_own_works_and_cannot_be_described(model, own):
+    other = model.with_quantizer(own)
+    assert torch.equal(other(IMAGES), model.network(Dither()(IMAGES)))
+    assert torch.equal(other.quantizer(IMAGES), Dither()(IMAGES))
+    with pytest.raises(InputError, match="a description has words for a SoftQuantization alone"):
+        other.current_config()
+    assert torch.equal(other.with_quantizer(model.quantizer)(IMAGES), model(IMAGES))
+
+
+@pytest.mark.parametrize("nothing", [None, 4])
+def test_what_is_no_function_is_no_quantizer(model, nothing):
+    with pytest.raises(InputError, match=f"quantizer={nothing} is no function of pixels"):
+        model.with_quantizer(nothing)
+
+
+def test_integers_are_refused_with_and_without_a_quantizer(model):
+    for one in (model, build_model(ModelConfig(**{**CONFIG.__dict__, "quantizer": None})).eval()):
+        with pytest.raises(InputError, match=r"torch\.uint8.*Divide uint8 by 255"):
+            one((255 * IMAGES).byte())
 
 
 def test_the_backbone_loads_into_plain_timm(model):
@@ -242,15 +306,6 @@ def test_weights_of_another_architecture_or_no_weights_are_refused(tmp_path):
         file_state(tmp_path / "broken.safetensors")
     with pytest.raises(InputError, match="no weights file"):
         file_state(tmp_path / "none.safetensors")
-
-
-def test_a_checkpoint_of_fit_gives_its_backbone(tmp_path):
-    source = timm.create_model("test_resnet", num_classes=3).state_dict()
-    held = {f"model.backbone.{name}": value for name, value in source.items()} | {"model.normalize.std": torch.ones(3)}
-    torch.save({"state_dict": held, "epoch": 3}, tmp_path / "last.ckpt")
-    backbone = timm.create_model("test_resnet", num_classes=3)
-    assert load_backbone(backbone, file_state(tmp_path / "last.ckpt"), source="last.ckpt") == []
-    assert torch.equal(backbone.state_dict()["conv1.0.weight"], source["conv1.0.weight"])
 
 
 OWN_NETWORK = """

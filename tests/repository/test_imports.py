@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "evaluation": {"attacks", "layers", "ops", "verification"},
     "hub": {"layers", "models"},
     "release": {"hub", "models"},
-    "releasing": {"evaluation", "models"},
+    "releasing": {"evaluation", "layers", "models"},
     "training": {"attacks", "data", "metrics", "models", "objectives", "layers", "ops"},
     "reproduction": {"attacks", "data", "evaluation", "layers", "models", "release", "verification"},
     "commands": {
