@@ -88,7 +88,7 @@ def test_killed_and_resumed_and_in_two_processes_it_finds_the_same(releases, few
     text = resumed.communicate()[0].decode()
     assert resumed.returncode == 0
     assert text.count("Going on with the verdicts") == 1
-    assert text.count("robust at 2/255") == 2  # process 0 alone speaks
+    assert text.count("withstood every attack at 2/255") == 2  # process 0 alone speaks
     assert found(tmp_path / "killed") == found(tmp_path / "whole")
     left = sorted(str(path.relative_to(tmp_path / "killed")) for path in (tmp_path / "killed").rglob("*.*"))
     assert left == [
