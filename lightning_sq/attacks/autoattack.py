@@ -155,12 +155,31 @@ def load_package() -> dict[str, Any]:
 def _as_the_package_expects(
     model: Callable[[Tensor], Tensor], device: torch.device
 ) -> Iterator[Callable[[Tensor], Tensor]]:
+    of_the_caller = torch.get_default_dtype()
+
     def float32_model(x: Tensor) -> Tensor:
-        with torch.autocast(device.type, enabled=False):
+        with torch.autocast(device.type, enabled=False), _by_default(of_the_caller):
             logits = model(x).float().clone()  # Square writes into its logits
         if x.requires_grad:
             logits = logits + 0 * x.flatten(1).sum(1, keepdim=True)  # where the model gives no gradient it is 0
         return logits
 
-    with torch.inference_mode(False), torch.enable_grad(), random_numbers_kept(device), frozen(model):
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        random_numbers_kept(device),
+        frozen(model),
+        _by_default(torch.float32),  # of which the package's own numbers are
+    ):
         yield float32_model
+
+
+@contextmanager
+def _by_default(dtype: torch.dtype) -> Iterator[None]:
+    """What torch makes without a dtype is of this one."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

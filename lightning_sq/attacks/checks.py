@@ -25,17 +25,32 @@ def fools(
     *,
     epsilon: float,
     norm: Norm = "linf",
+    attack: str = "The attack",
 ) -> Tensor:
     """(B,) bool: misclassified in a fresh forward pass of the true model in float32.
 
-    Raises: AssertionError if an image is outside the ball or the box, or not a number: the attack is broken.
-        InputError if a logit is not a number: the model is.
+    Args:
+        model: Pixels to logits.
+        adversarial: (B, C, H, W).
+        images: What the attack was given, alike.
+        labels: (B,) int64.
+        epsilon: Radius of the ball.
+        norm: Of the ball.
+        attack: How a message calls it.
+    Raises: InputError if an image is outside the ball or the box, or not a number: the attack is to be mended; or if a
+        logit is not a number: the model is.
     """
-    low, high = PIXEL_BOUNDS
-    assert torch.isfinite(adversarial).all(), "an adversarial image is not a number"
-    assert ((adversarial >= low) & (adversarial <= high)).all(), "an adversarial image is outside [0, 1]"
-    distance = BALLS[norm].distance(adversarial, images).max()
-    assert distance <= epsilon + _rounding(images, epsilon, norm), "an adversarial image is outside the ball"
+    if not torch.isfinite(adversarial).all():
+        raise InputError(f"{attack} gave pixels that are not numbers. Look for a division by 0 in it.")
+    low, high = (value.item() for value in adversarial.aminmax())
+    if low < PIXEL_BOUNDS[0] or high > PIXEL_BOUNDS[1]:
+        raise InputError(f"{attack} gave pixels from {low:.9g} to {high:.9g}, outside [0, 1]. Clip them: .clamp(0, 1).")
+    distance = BALLS[norm].distance(adversarial, images).max().item()
+    if distance > epsilon + _rounding(images, epsilon, norm):
+        raise InputError(
+            f"{attack} gave an image {distance:.9g} away from the one that it was given, outside the ball of "
+            f"{epsilon:.9g} ({norm}). End it with lightning_sq.ops.{norm}_ball.project(adversarial, images, epsilon)."
+        )
     return classify(model, adversarial) != labels
 
 
@@ -45,11 +60,16 @@ def _rounding(images: Tensor, epsilon: float, norm: Norm) -> float:
 
 
 def classify(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """The class of the largest logit, (B,), in float32. Raises: InputError if a logit is not a number."""
+    """The class of the largest logit, (B,), in float32. Raises: InputError if a logit is not a finite number."""
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
         logits = model(images.float())
-    if not torch.isfinite(logits).all():
+    if torch.isfinite(logits).all():
+        return logits.argmax(1)
+    if (logits.isfinite() | logits.isneginf()).all():
         raise InputError(
-            "The model gives logits that are not finite numbers. An accuracy would mean nothing: mend the model first."
+            "The model gives logits of -inf, as of classes that are masked, and losses of these are not finite. Give a "
+            "large negative number instead, such as -1e4."
         )
-    return logits.argmax(1)
+    raise InputError(
+        "The model gives logits that are not finite numbers. An accuracy would mean nothing: mend the model first."
+    )

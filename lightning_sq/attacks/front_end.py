@@ -12,12 +12,15 @@ from torch import Tensor, nn
 
 from lightning_sq.errors import InputError, one_line
 from lightning_sq.layers.soft_quantization import SoftQuantization
+from lightning_sq.ops.noise import noise_like
 from lightning_sq.ops.random_numbers import random_numbers_kept
 
 Quantizer = Callable[[Tensor], Tensor]
-"""Elementwise and non-decreasing, pixels to pixels."""
+"""Elementwise and non-decreasing: pixels to what a network is given in their place, in any unit."""
+NUM_GREYS = 256
+"""At so many grey values of each pixel a quantizer must not decrease, and at so many more."""
 ROUNDING = 1e-6
-"""By so much a quantizer may decrease, or depend on other pixels."""
+"""By so much of its largest value a quantizer may decrease, or depend on other pixels."""
 SAME_LOGITS = 1e-5
 """Relative to the largest: so far apart float32 may leave the logits of a model and of its parts."""
 
@@ -91,7 +94,7 @@ def take_apart(model: Any, images: Tensor, *, quantizer: Quantizer | None = None
 
 
 def check_quantizer(quantizer: Quantizer, images: Tensor) -> None:
-    """Raises: InputError if a quantizer is seen not to be elementwise, or to decrease on a grid of 256 grey values."""
+    """Raises: InputError if a quantizer is seen not to be elementwise, or to decrease between some grey values."""
     if not _is_quantizer(quantizer, images):
         raise InputError(
             "The quantizer is not an elementwise, non-decreasing function of the pixels. "
@@ -106,17 +109,26 @@ def _is_quantizer(quantizer: Quantizer, images: Tensor) -> bool:
 
 def _is_elementwise(quantizer: Quantizer, images: Tensor) -> bool:
     """Whether an image put together from the pixels of two becomes what is put together from what the two become."""
-    one, other = torch.cat([images, _noise_like(images)]), torch.cat([_noise_like(images, 1), _greys_like(images)])
-    from_one = _noise_like(one, 2) < 0.5
+    one, other = torch.cat([images, noise_like(images)]), torch.cat([noise_like(images, 1), _greys_like(images)])
+    from_one = noise_like(one, 2) < 0.5
     mixed, first, second = quantizer(torch.where(from_one, one, other)), quantizer(one), quantizer(other)
     if not mixed.shape == first.shape == second.shape == one.shape:
         return False
-    return torch.allclose(mixed, torch.where(from_one, first, second), rtol=0, atol=ROUNDING)
+    return bool(((mixed - torch.where(from_one, first, second)).abs() <= ROUNDING * mixed.abs().max()).all())
 
 
 def _is_non_decreasing(quantizer: Quantizer, images: Tensor) -> bool:
-    grey = torch.linspace(0, 1, 256, device=images.device).view(-1, 1, 1, 1).expand(-1, *images.shape[1:])
-    return not (quantizer(grey).diff(dim=0) < -ROUNDING).any()
+    """At the 8-bit greys, and at others of each pixel's own, which lie at all distances from each other: a dip may be
+    narrow, or the same between any two 8-bit greys.
+    """
+    like = images[:1].expand(NUM_GREYS, -1, -1, -1)
+    alike = torch.linspace(0, 1, NUM_GREYS, device=images.device, dtype=torch.float32).view(-1, 1, 1, 1)
+    of_each_pixel = noise_like(like).pow(3).cumsum(0)
+    for greys in (alike.expand_as(like).contiguous(), of_each_pixel / of_each_pixel[-1:]):
+        values = quantizer(greys)
+        if (values.diff(dim=0) < -ROUNDING * values.abs().max()).any():
+            return False
+    return True
 
 
 def _shown_by(model: Any) -> Quantized | None:
@@ -154,7 +166,7 @@ def _are_parts(apart: Quantized, model: Any, images: Tensor) -> bool:
     quantizer = apart.quantizer
     if not isinstance(quantizer, SoftQuantization) and not _is_quantizer(quantizer, images):
         return False
-    for some in (images, _noise_like(images)):
+    for some in (images, noise_like(images)):
         whole = _with_the_same_draws(model, some)
         of_parts = _with_the_same_draws(lambda x: apart.network(quantizer(x)), some)
         if whole.shape != of_parts.shape or (whole - of_parts).abs().max() > SAME_LOGITS * whole.abs().max():
@@ -167,11 +179,6 @@ def _with_the_same_draws(function: Callable[[Tensor], Tensor], images: Tensor) -
         return function(images)
 
 
-def _noise_like(images: Tensor, seed: int = 0) -> Tensor:
-    """Uniform in [0, 1], always the same."""
-    return torch.rand(images.shape, generator=torch.Generator().manual_seed(seed)).to(images)
-
-
 def _greys_like(images: Tensor) -> Tensor:
     """Images of one grey value each, at random."""
-    return _noise_like(images[:, :1, :1, :1]).expand_as(images)
+    return noise_like(images[:, :1, :1, :1]).expand_as(images)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_sq.attacks.bpda import quantizer_with_backward
+from lightning_sq.ops.noise import noise_like
 from lightning_sq.ops.replace_backward import replace_backward
 from lightning_sq.types import PIXEL_BOUNDS
 
@@ -38,7 +39,7 @@ def to_reachable(quantizer: Callable[[Tensor], Tensor], images: Tensor) -> Calla
 @torch.no_grad()
 def _is_idempotent(quantizer: Callable[[Tensor], Tensor], images: Tensor) -> bool:
     """On noise: of images there may be some that a soft one leaves as they are too."""
-    values = quantizer(torch.rand(images[:1].shape, generator=torch.Generator().manual_seed(0)).to(images))
+    values = quantizer(noise_like(images[:1]))
     low, high = PIXEL_BOUNDS
     return bool(values.min() >= low and values.max() <= high) and torch.equal(quantizer(values), values)
 
@@ -59,9 +60,10 @@ def levels_of_each_channel(quantizer: Callable[[Tensor], Tensor], images: Tensor
         pixels = greys.view(channels, -1, height, width).transpose(0, 1)
         return quantizer(pixels.contiguous()).transpose(0, 1).reshape(channels, count)
 
-    greys = torch.linspace(0, 1, count, device=images.device).expand(channels, count)
+    greys = torch.linspace(0, 1, count, device=images.device, dtype=torch.float32).expand(channels, count)
     levels = at(greys)
-    elsewhere = torch.randperm(count, generator=torch.Generator().manual_seed(0)).to(images.device)
+    generator = torch.Generator("cpu").manual_seed(0)
+    elsewhere = torch.randperm(count, generator=generator, device="cpu").to(images.device)
     if not _near(at(greys[:, elsewhere]), levels[:, elsewhere], levels).all():
         return None
     return _distinct(levels.sort(1).values) if _jumps(at, greys, levels) else None

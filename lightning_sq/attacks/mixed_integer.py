@@ -93,13 +93,13 @@ class MixedInteger:
     ) -> tuple[bool, Tensor | None]:
         """(whether all other classes are ruled out, an input of the network where one may not be)."""
         ends = time.monotonic() + self.max_seconds
-        margins = logits - logits.flat(torch.full((logits.constant.numel(),), label))
+        margins = logits - logits.flat(torch.full((logits.constant.numel(),), label, device="cpu"))
         largest = program.bounds(margins).upper
         largest[label] = float("-inf")
         for j in largest.argsort(descending=True).tolist():
             if largest[j] < -SAFETY:
                 break
-            shortfall = margins.flat(torch.tensor([j])) * torch.tensor([-1.0]) - torch.tensor([SAFETY])
+            shortfall = margins.flat(slice(j, j + 1)) * _one_number(-1.0) - _one_number(SAFETY)
             try:
                 point = _point_nowhere_above_0(program, shortfall, ends - time.monotonic())
             except _NotKnown:
@@ -107,6 +107,10 @@ class MixedInteger:
             if point is not None:
                 return False, inputs.at(point)
         return True, None
+
+
+def _one_number(value: float) -> Tensor:
+    return torch.tensor([value], dtype=torch.float32, device="cpu")
 
 
 class _NotKnown(Exception):
@@ -149,5 +153,5 @@ def _point_nowhere_above_0(program: IntegerProgram, value: Affine, seconds: floa
     solution = solver.getSolution()
     if not solution.value_valid:
         raise _NotKnown
-    point = torch.tensor(solution.col_value, dtype=torch.float64)
+    point = torch.tensor(solution.col_value, dtype=torch.float64, device="cpu")
     return torch.where(program.whole, point.round(), point)

@@ -117,7 +117,7 @@ def preimage(quantizer: Callable[[Tensor], Tensor], values: Tensor, images: Tens
         epsilon: Radius of the ball.
     """
     rises = values >= quantizer(images)
-    ends = (images + torch.where(rises, epsilon, -epsilon)).clamp(*PIXEL_BOUNDS)
+    ends = torch.where(rises, images + epsilon, images - epsilon).clamp(*PIXEL_BOUNDS)
     near, far = images, ends  # the quantizer reaches the value at `far`, perhaps before
     for _ in range(BISECTIONS):
         middle = (near + far) / 2

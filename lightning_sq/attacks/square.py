@@ -80,7 +80,7 @@ def _draw(images: Tensor, seeds: Sequence[int], num_queries: int) -> tuple[Tenso
     widths = (channels * width, num_queries * channels, num_queries * 2)
 
     def draw(x: Tensor, generator: Generator) -> Tensor:
-        return torch.rand(sum(widths), generator=generator, device=x.device)
+        return torch.rand(sum(widths), generator=generator, device=x.device, dtype=torch.float32)
 
     stripes, signs, corners = draw_for_each(images, seeds, draw).split(widths, dim=1)
     return (

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lightning_sq.attacks.frozen import frozen
 from lightning_sq.attacks.interface import Attack, Model
 
 
@@ -25,4 +26,5 @@ class Transfer:
 
     def __call__(self, model: Model, images: Tensor, labels: Tensor, seeds: Sequence[int], epsilon: float) -> Tensor:
         """See `PGD.__call__`; `model` is not called."""
-        return self.attack(self.source, images, labels, seeds, epsilon)
+        with frozen(self.source):
+            return self.attack(self.source, images, labels, seeds, epsilon)

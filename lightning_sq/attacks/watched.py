@@ -18,7 +18,7 @@ class Watched:
 
     def __init__(self, attack: Attack) -> None:
         self.attack = attack
-        self.seen = torch.zeros(0, dtype=torch.bool)
+        self.seen = torch.zeros(0, dtype=torch.bool, device="cpu")
 
     def __call__(self, model: Model, images: Tensor, labels: Tensor, seeds: Sequence[int], epsilon: float) -> Tensor:
         """See `PGD.__call__`."""

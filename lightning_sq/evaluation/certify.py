@@ -6,15 +6,17 @@ import torch
 from torch import Tensor, nn
 
 from lightning_sq.attacks.front_end import Quantized
-from lightning_sq.errors import InputError
 from lightning_sq.evaluation.runner import StageRunner
 from lightning_sq.ops.interval import quantized_box
 from lightning_sq.verification.integer_program import piecewise_linear_chain
 from lightning_sq.verification.interval_network import certified, interval_forward
+from lightning_sq.verification.tracing import forget_graph
 
 
 def has_bounds(apart: Quantized, images: Tensor) -> bool:
     """Whether the network can be bounded: it is an nn.Module, and interval bounds have a rule for all its operations.
+
+    It is traced anew, and once: whatever its forward method reads is as now in all that is proven of it afterwards.
 
     Args:
         apart: The model's parts.
@@ -22,10 +24,11 @@ def has_bounds(apart: Quantized, images: Tensor) -> bool:
     """
     if not isinstance(apart.network, nn.Module):
         return False
+    forget_graph(apart.network)
     try:
         with torch.no_grad():
             interval_forward(apart.network, quantized_box(images[:1], 0.0, apart.quantizer))
-    except InputError:
+    except Exception:  # what runs a network on boxes instead of tensors can fail in any way
         return False
     return True
 
@@ -34,7 +37,7 @@ def has_program(apart: Quantized) -> bool:
     """Whether an integer program can be made of the network: it is a chain of layers that are linear or ReLU."""
     try:
         return isinstance(apart.network, nn.Module) and bool(piecewise_linear_chain(apart.network))
-    except InputError:
+    except Exception:  # as above
         return False
 
 

@@ -74,12 +74,12 @@ def evaluate(
         progress: Called with (model passes done, passes in all as far as can be told, note).
     Raises: InputError for an epsilon or an attack that cannot be, for images that are not pixels in [0, 1], for
         labels that are no classes of the model, for a model that gives no logits (B, classes) that are numbers or
-        writes into its images, and for a `store` of another evaluation.
+        writes into its images, for an attack that gives no images in its ball, and for a `store` of another evaluation.
     """
     entries = inputs.attacks_in(attacks, norm)
     budgets, epsilons = inputs.epsilons_in(epsilon, curve, norm)
     images = inputs.images_in(images)
-    labels = inputs.labels_in(labels, len(images))
+    labels = inputs.labels_in(labels, len(images)).to(images.device)
     inputs.check_size(batch_size)
     sources = transfer_from or {}
     models = (model, quantizer, *sources.values())
@@ -88,13 +88,11 @@ def evaluate(
     settings = {"epsilons": epsilons, "budgets": budgets, "norm": norm, "batch_size": batch_size}
     with _held_still(models):
         few = images[:16].to(device).clone()  # what a caller's model does to it is no matter of the caller's images
-        entries |= transfer_entries(sources, few, norm)
         look = look_at(model, few, labels, quantizer=quantizer, sources=sources, norm=norm)
-        chosen, skipped = look.that_apply(entries)
+        chosen, skipped = look.that_apply(entries | transfer_entries(sources, few, norm))
 
         def identity() -> dict[str, Any]:
-            said = {"the model": look.logits, **look.of_sources}
-            of_models = identity_of(look.whole, quantizer, images, labels, sources, said)
+            of_models = identity_of(look.whole, quantizer, images, labels, sources, look.said, look.said_of_noise())
             of_attacks = {name: entry.to_dict() for name, entry in chosen.items()}
             return of_models | settings | {"seed": seed, "suite_version": SUITE_VERSION, "attacks": of_attacks}
 
@@ -121,8 +119,7 @@ def _held_still(models: Iterable[Any]) -> Iterator[None]:
     """All of them frozen, and float32 in full; as they were afterwards."""
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))  # a caller's: inside it there is no gradient
-        for model in models:
-            stack.enter_context(frozen(model))
+        stack.enter_context(frozen(*models))
         stack.enter_context(full_precision())
         yield
 
@@ -158,13 +155,31 @@ def _announcing(found: Evaluation, passes: int, progress: Progress | None) -> Ca
 
 
 def _attack_all(runner: StageRunner, found: Evaluation, progress: Progress | None) -> int:
-    """Every stage, into `found`; returns the passes of the model that they were, about."""
+    """Every stage, into `found`; returns the passes of the model that they were, about.
+
+    Once an attack breaks an image that is proven, no proof is believed: the stages begin anew without any. Those on
+    everyone have their verdicts still, the others get more images than before.
+    """
+    done = _run_stages(runner, found, progress)
+    if found.refuted.any():
+        found.disbelieved, found.certified = found.certified, None
+        found.outcomes.clear()
+        done = _run_stages(runner, found, progress, done)
+    return done
+
+
+def _run_stages(runner: StageRunner, found: Evaluation, progress: Progress | None, done: int = 0) -> int:
+    """All of them, or up to the first that refutes a proof.
+
+    Args:
+        done: Passes of the model before.
+    Returns: the same afterwards, about.
+    """
     stages = [
         (name, entry, value)
         for name, entry in found.attacks.items()
         for value in (found.epsilons if entry.on_everyone else found.budgets)
     ]
-    done = 0
 
     def left_in(entry: SuiteEntry, value: float) -> Tensor:
         if entry.on_everyone:
@@ -189,6 +204,8 @@ def _attack_all(runner: StageRunner, found: Evaluation, progress: Progress | Non
         found.outcomes.setdefault(name, {})[value] = outcome
         for smaller in (e for e in found.certified or () if e <= value):
             found.certified[smaller] |= outcome.proven
+        if found.certified is not None and found.refuted.any():
+            break
     return done
 
 

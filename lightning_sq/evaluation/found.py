@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,10 @@ from torch import Tensor
 from lightning_sq.errors import InputError
 from lightning_sq.evaluation.runner import Outcome
 from lightning_sq.evaluation.suites import SuiteEntry
-from lightning_sq.types import Norm
+from lightning_sq.types import Norm, parse_epsilon
+
+SAME_EPSILON = 1e-6
+"""Two numbers that differ by less, relative to themselves, are one epsilon."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +49,14 @@ class Evaluation:
         norm: Of all of them.
         correct: (N,) bool: clean images that are classified as labelled.
         certified: For each epsilon (N,) bool, proven by interval bounds or by an attack that proves as well; None where
-            there is no proof for this model.
+            there is no proof for this model, or none that is believed.
         attacks: What was run, by name.
         skipped: Why an attack of the suite was not.
         outcomes: What each attack did, by name and epsilon.
         diagnostics: What may be wrong with these numbers; None if that was not asked.
         batch_size: Images at a time, at most.
         num_processes: That shared the work.
+        disbelieved: What would be `certified`, had no attack broken an image that is proven.
     """
 
     epsilons: tuple[float, ...]
@@ -65,6 +70,7 @@ class Evaluation:
     diagnostics: list[Diagnostic] | None = None
     batch_size: int = 128
     num_processes: int = 1
+    disbelieved: dict[float, Tensor] | None = None
 
     @property
     def clean_accuracy(self) -> float:
@@ -80,6 +86,13 @@ class Evaluation:
     def certified_accuracy(self) -> float | None:
         """Share of images that are proven at the largest budget: a lower bound of the truth."""
         return None if self.certified is None else share_of(self.certified[self.budgets[-1]])
+
+    @property
+    def refuted(self) -> Tensor:
+        """(N,) bool: proven and yet broken, in a ball of the same size."""
+        proofs = self.certified or self.disbelieved or {}
+        both = [proven & ~self.survived(epsilon) for epsilon, proven in proofs.items()]
+        return torch.stack(both).any(0) if both else torch.zeros_like(self.correct)
 
     @property
     def flags(self) -> list[str]:
@@ -120,19 +133,36 @@ class Evaluation:
             )
         return rows
 
-    def survived(self, epsilon: float | None = None, attacks: Sequence[str] | None = None) -> Tensor:
-        """(N,) bool: right, and not broken by any of `attacks` (all) at `epsilon` (the largest budget) or less."""
-        epsilon = self.budgets[-1] if epsilon is None else epsilon
+    def survived(self, epsilon: float | str | None = None, attacks: Sequence[str] | None = None) -> Tensor:
+        """(N,) bool: right, and not broken by any of `attacks` (all) at `epsilon` (the largest budget) or less.
+
+        Raises: InputError for an epsilon that was not evaluated, or an attack that was not run.
+        """
+        epsilon = self.budgets[-1] if epsilon is None else self._evaluated(epsilon, self.epsilons)
         alive = self.correct.clone()
         for name in self.outcomes if attacks is None else attacks:
-            for value, outcome in self.outcomes[name].items():
+            for value, outcome in self._outcomes_of(name).items():
                 if value <= epsilon:
                     alive &= ~outcome.broken
         return alive
 
-    def accuracy(self, attack: str, epsilon: float) -> float:
-        """Share of images that survive one attack at one epsilon, if it attacked everyone."""
-        return share_of(self.correct & ~self.outcomes[attack][epsilon].broken)
+    def accuracy(self, attack: str, epsilon: float | str) -> float:
+        """Share of images that survive one attack at one epsilon, if it attacked everyone. Raises: as `survived`."""
+        outcomes = self._outcomes_of(attack)
+        return share_of(self.correct & ~outcomes[self._evaluated(epsilon, outcomes)].broken)
+
+    def _evaluated(self, epsilon: float | str, among: Iterable[float]) -> float:
+        """The one of `among` that is meant by a number, which may be rounded to float32."""
+        wanted = parse_epsilon(epsilon, norm=self.norm)
+        for known in among:
+            if math.isclose(known, wanted, rel_tol=SAME_EPSILON):
+                return known
+        raise InputError(f"epsilon={epsilon} was not evaluated. Ask for one of {', '.join(map(repr, among))}.")
+
+    def _outcomes_of(self, attack: str) -> dict[float, Outcome]:
+        if attack not in self.outcomes:
+            raise InputError(f"The attack {attack!r} was not run. Ask for one of {', '.join(self.outcomes)}.")
+        return self.outcomes[attack]
 
     def examples(self) -> dict[int, Tensor]:
         """For each image that was to be shown: what broke it at the smallest epsilon, else the last attempt."""
@@ -152,4 +182,5 @@ def share_of(flags: Tensor, among: Tensor | None = None) -> float:
 
 def spread(numbers: Tensor, count: int) -> Tensor:
     """`count` of them at equal distances, from the first to the last; all where there are no more. (n,) -> (m,)."""
-    return numbers[torch.linspace(0, len(numbers) - 1, min(count, len(numbers))).round().long()]
+    options = {"device": numbers.device, "dtype": torch.float32}
+    return numbers[torch.linspace(0, len(numbers) - 1, min(count, len(numbers)), **options).round().long()]

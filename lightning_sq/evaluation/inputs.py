@@ -139,7 +139,12 @@ def logits_of(model: Callable[[Tensor], Tensor], images: Tensor, who: str = "the
 
 
 def check_labels(labels: Tensor, num_classes: int) -> None:
-    """Raises: InputError for one that is no class."""
+    """Raises: InputError for one that is no class, and for a model with one logit, which knows no other class."""
+    if num_classes == 1:
+        raise InputError(
+            "The model gives one logit z, and an attack needs one for each class. Wrap it in a function that gives "
+            "torch.cat([-z, z], 1), over the labels 0 and 1."
+        )
     low, high = (value.item() for value in labels.aminmax())
     if low < 0 or high >= num_classes:
         raise InputError(

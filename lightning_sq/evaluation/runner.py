@@ -23,6 +23,7 @@ from torch import Tensor
 from lightning_sq.attacks import Attack, Prover, Settled, fools
 from lightning_sq.attacks.autoattack import LOGGER
 from lightning_sq.attacks.checks import classify
+from lightning_sq.attacks.frozen import frozen
 from lightning_sq.attacks.interface import Model
 from lightning_sq.errors import InputError
 from lightning_sq.evaluation.processes import gather
@@ -114,14 +115,14 @@ class StageRunner:
             todo: (N,) bool: ask of these images only, of the others it is 0 or false.
         """
         found: list[tuple[Tensor, Tensor]] = []
-        numbers = torch.arange(len(self.images)) if todo is None else torch.nonzero(todo)[:, 0]
+        numbers = torch.arange(len(self.images), device="cpu") if todo is None else torch.nonzero(todo)[:, 0]
         for chunk in self._own_batches(numbers):
             x, y = self._to_device(chunk)
             with random_numbers_kept(self.device, zlib.crc32(f"{self._seeds(chunk)[0]}".encode())):
                 found.append((chunk, question(x, y, chunk.tolist()).cpu()))
         parts = [part for of_rank in gather(found) for part in of_rank]
         if not parts:
-            return torch.zeros(len(self.images), dtype=torch.bool)
+            return self._flags(())
         answers = parts[0][1].new_zeros(len(self.images), *parts[0][1].shape[1:])
         for chunk, answer in parts:
             answers[chunk] = answer
@@ -173,12 +174,11 @@ class StageRunner:
         seeds = self._seeds(chunk)
         of_batch = zlib.crc32(f"{stage}/{seeds[0]}".encode())  # so what a random model draws is a function of the batch
         with random_numbers_kept(self.device, of_batch), _collected_notes() as notes:
-            # copies, because an attack that writes into what it is given would be compared with its own
-            found = attack(self.attacked, x.clone(), y.clone(), seeds, epsilon) if epsilon > 0 else x.clone()
-            found, proven = found if isinstance(found, Settled) else (found, torch.zeros_like(y, dtype=torch.bool))
-            if found.shape != x.shape:
-                raise InputError(f"{stage} gave images of {tuple(found.shape)} for {tuple(x.shape)}: one for each.")
-            broken = fools(self.model, found, x, y, epsilon=epsilon, norm=self.norm)
+            with frozen(self.model, self.attacked):  # once more: an attack may leave them in training mode
+                # copies, because an attack that writes into what it is given would be compared with its own
+                given = attack(self.attacked, x.clone(), y.clone(), seeds, epsilon) if epsilon > 0 else x.clone()
+            found, proven = _taken(given, x, stage)
+            broken = fools(self.model, found, x, y, epsilon=epsilon, norm=self.norm, attack=stage)
         shown = {i: found[k].cpu() for k, i in enumerate(chunk.tolist()) if i in self.show}
         verdicts = dict(zip(chunk.tolist(), broken.tolist(), strict=True))
         certain = frozenset(chunk[(proven & ~broken).cpu()].tolist())
@@ -198,9 +198,25 @@ class StageRunner:
         return self.images[chunk].to(self.device), self.labels[chunk].to(self.device)
 
     def _flags(self, numbers: Iterable[int]) -> Tensor:
-        flags = torch.zeros(len(self.images), dtype=torch.bool)
+        flags = torch.zeros(len(self.images), dtype=torch.bool, device="cpu")
         flags[list(numbers)] = True
         return flags
+
+
+def _taken(given: Any, images: Tensor, stage: str) -> tuple[Tensor, Tensor]:
+    """(adversarial images, which are proven to have none) from what an attack gave for `images`, in their dtype.
+
+    Raises: InputError if that is not one image for each.
+    """
+    found, proven = given if isinstance(given, Settled) else (given, images.new_zeros(len(images), dtype=torch.bool))
+    if not isinstance(found, Tensor):
+        raise InputError(
+            f"{stage} gave a {type(found).__name__}. An attack gives the adversarial images alone, as a tensor of "
+            f"{tuple(images.shape)} like the images that it was given."
+        )
+    if found.shape != images.shape:
+        raise InputError(f"{stage} gave images of {tuple(found.shape)} for {tuple(images.shape)}: one for each.")
+    return found.detach().to(images), proven
 
 
 def _distinct(notes: Iterable[str]) -> tuple[str, ...]:

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from lightning_sq.errors import InputError
 
-LOGITS = "logits"
-"""The part of an identity that another machine rounds otherwise: what a few models say of a few images."""
+LOGITS, LOGITS_OF_NOISE = "logits", "logits_of_noise"
+"""The parts of an identity that another machine rounds otherwise: what a few models say of a few images."""
 SAME_LOGITS = 1e-4
 """Relative to the largest: so far apart another GPU may leave them."""
 
@@ -61,8 +61,8 @@ class VerdictStore:
 
     Args:
         folder: Made on first use; None keeps nothing beyond the process.
-        identity: What is evaluated and how: plain values. What was kept for another identity is refused; `LOGITS` in
-            it, name -> rows of numbers, may differ by rounding.
+        identity: What is evaluated and how: plain values. What was kept for another identity is refused; `LOGITS` and
+            `LOGITS_OF_NOISE` in it, name -> rows of numbers, may differ by rounding.
         rank: Of this process; names its file.
     Raises: OtherVerdictsError if the folder holds verdicts of another evaluation, or a file that is none; InputError if
         a file cannot be used now.
@@ -167,13 +167,16 @@ def _last_at_most(firsts: list[int], image: int) -> int:
 
 def _difference(found: dict[str, Any], wanted: dict[str, Any]) -> str:
     """In words; empty if there is none."""
-    names = [name for name in found.keys() | wanted.keys() if name != LOGITS and found.get(name) != wanted.get(name)]
-    logits = found.get(LOGITS, {}), wanted.get(LOGITS, {})
-    if not names and not (logits[0].keys() == logits[1].keys() and all(map(_near, *map(dict.values, logits)))):
-        names = [LOGITS]
+    rounded = {LOGITS, LOGITS_OF_NOISE}
+    names = [name for name in (found.keys() | wanted.keys()) - rounded if found.get(name) != wanted.get(name)]
+    names = names or [name for name in rounded if not _near(found.get(name, {}), wanted.get(name, {}))]
     return f"{', '.join(sorted(names))} differ{'s' * (len(names) == 1)}" if names else ""
 
 
-def _near(one: list[list[float]], other: list[list[float]]) -> bool:
-    a, b = np.asarray(one), np.asarray(other)
-    return a.shape == b.shape and bool(np.abs(a - b).max(initial=0) <= SAME_LOGITS * np.abs(a).max(initial=0))
+def _near(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Of rows of numbers, by name."""
+    for name in one.keys() | other.keys():
+        a, b = np.asarray(one.get(name, [])), np.asarray(other.get(name, []))
+        if a.shape != b.shape or np.abs(a - b).max(initial=0) > SAME_LOGITS * np.abs(a).max(initial=0):
+            return False
+    return True

@@ -70,7 +70,7 @@ class SuiteEntry:
     ) -> str | None:
         """Why this attack cannot be run on a model and on images of this size, or None."""
         if self.needs_quantizer and not quantized:
-            return "the model has no quantizer in front"
+            return "no quantizer was found in front of the model; evaluate takes a hidden one as quantizer="
         if self.needs_bounds and not bounded:
             return "interval bounds have no rule for a part of the network"
         if self.needs_program and not programmable:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -68,6 +69,16 @@ class Objective(nn.Module):
         """Cross-entropy with label smoothing, averaged over the batch."""
         return cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
 
+    def __call__(self, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
+        """`forward`. Raises: InputError if an objective of somebody else gives something else than (loss, logits)."""
+        found = super().__call__(*arguments, **options)
+        if not isinstance(found, (tuple, list)) or len(found) != 2:
+            raise InputError(
+                f"{type(self).__name__} gives a {type(found).__name__}. Let its forward give (loss, logits): the "
+                "scalar to minimise, and the logits (B, classes) that it was computed from."
+            )
+        return found
+
     def forward(self, model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """(loss, logits): the scalar to minimise, and the logits (B, classes) that it was computed from.
 
@@ -76,6 +87,11 @@ class Objective(nn.Module):
             images: (B, C, H, W) natural images in [0, 1].
             labels: (B,) int64.
         """
+        if type(self).perturb is Objective.perturb:
+            raise InputError(
+                f"{type(self).__name__} has neither perturb nor forward. Write perturb(images), or a forward that "
+                "gives (loss, logits)."
+            )
         logits = model(self.perturb(images))
         return self.loss(logits, labels), logits
 

@@ -15,6 +15,9 @@ from torch.nn import functional
 
 from lightning_sq.types import PIXEL_BOUNDS
 
+MOST_NUMBERS = 2**26
+"""Of differences of weights in memory: 256 MiB, as much as 128 images take at 1000 classes and 512 features."""
+
 
 class Interval(NamedTuple):
     """A box: every tensor x with lower <= x <= upper, value by value.
@@ -141,9 +144,15 @@ def margin_upper_bounds(features: Interval, weight: Tensor, bias: Tensor | None,
         weight: (classes, n).
         bias: (classes,) or None.
         labels: (B,) int64.
-    Returns: (B, classes). Needs memory for B * classes * n numbers.
+    Returns: (B, classes). Classes are taken so many at a time that `MOST_NUMBERS` are in memory twice or three times;
+        where a gradient is asked for, those of all classes stay there, B * classes * n.
     """
-    difference = weight - weight[labels][:, None]
-    bounds = torch.einsum("bkn,bn->bk", difference, features.centre)
-    bounds = bounds + torch.einsum("bkn,bn->bk", difference.abs(), features.radius)
+    own, at_a_time = weight[labels][:, None], max(1, MOST_NUMBERS // max(1, features.lower.numel()))
+    bounds = torch.cat([_bounds_of(classes - own, features) for classes in weight.split(at_a_time)], 1)
     return bounds if bias is None else bounds + (bias - bias[labels][:, None])
+
+
+def _bounds_of(difference: Tensor, features: Interval) -> Tensor:
+    """Of `difference` (B, k, n) times h: (B, k)."""
+    bounds = torch.einsum("bkn,bn->bk", difference, features.centre)
+    return bounds + torch.einsum("bkn,bn->bk", difference.abs(), features.radius)

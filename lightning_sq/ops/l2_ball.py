@@ -30,8 +30,9 @@ def random_start(images: Tensor, epsilon: float, seeds: Sequence[int]) -> Tensor
     """A point drawn uniformly from each image's ball, cut to the box; one seed an image."""
 
     def draw(x: Tensor, generator: torch.Generator) -> Tensor:
-        direction = torch.randn(x.shape, generator=generator, device=x.device)
-        radius = epsilon * torch.rand((), generator=generator, device=x.device) ** (1 / x.numel())
+        options = {"generator": generator, "device": x.device, "dtype": torch.float32}
+        direction = torch.randn(x.shape, **options)
+        radius = epsilon * torch.rand((), **options) ** (1 / x.numel())
         return direction * (radius / direction.norm().clamp(min=SMALLEST))
 
     return project(images + draw_for_each(images, seeds, draw), images, epsilon)

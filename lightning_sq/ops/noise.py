@@ -26,7 +26,7 @@ def random_int16(like: Tensor, *, generator: Generator) -> Tensor:
 
 def as_uniform(integers: Tensor, *, epsilon: float) -> Tensor:
     """int16 -> 65,536 equally spaced values in (-epsilon, epsilon), symmetric about 0; far finer than 8-bit pixels."""
-    return (integers + 0.5).mul_(epsilon / 2**15)
+    return integers.float().add_(0.5).mul_(epsilon / 2**15)
 
 
 def uniform_noise(like: Tensor, *, epsilon: float, generator: Generator) -> Tensor:
@@ -36,12 +36,12 @@ def uniform_noise(like: Tensor, *, epsilon: float, generator: Generator) -> Tens
 
 def rademacher_noise(like: Tensor, *, epsilon: float, generator: Generator) -> Tensor:
     """-epsilon or +epsilon with equal odds, independently: the corners of the L-inf ball."""
-    return torch.where(random_int16(like, generator=generator) < 0, -epsilon, epsilon)
+    return _of_sign(random_int16(like, generator=generator), epsilon)
 
 
 def gaussian_noise(like: Tensor, *, epsilon: float, generator: Generator) -> Tensor:
     """Normal with standard deviation `epsilon`, independently; not bounded by the L-inf ball."""
-    return torch.randn(like.shape, generator=generator, device=like.device) * epsilon
+    return torch.randn(like.shape, generator=generator, device=like.device, dtype=torch.float32) * epsilon
 
 
 INDEPENDENT = {"uniform": uniform_noise, "rademacher": rademacher_noise, "gaussian": gaussian_noise}
@@ -53,8 +53,13 @@ def from_gaussian(field: Tensor, *, kind: NoiseKind, epsilon: float) -> Tensor:
         case "uniform":  # the normal distribution function is uniform in [0, 1]
             return torch.erf(field / 2**0.5) * epsilon
         case "rademacher":
-            return torch.where(field < 0, -epsilon, epsilon)
+            return _of_sign(field, epsilon)
     return field * epsilon
+
+
+def _of_sign(values: Tensor, epsilon: float) -> Tensor:
+    """-epsilon where a value is below 0, else epsilon; float32."""
+    return torch.full_like(values, epsilon, dtype=torch.float32).masked_fill_(values < 0, -epsilon)
 
 
 def gaussian_field(like: Tensor, *, cells: int, smooth: bool, generator: Generator) -> Tensor:
@@ -67,7 +72,7 @@ def gaussian_field(like: Tensor, *, cells: int, smooth: bool, generator: Generat
     Returns: (B, 1, H, W) float32.
     """
     height, width = like.shape[-2:]
-    grid = torch.randn((len(like), 1, cells, cells), generator=generator, device=like.device)
+    grid = torch.randn((len(like), 1, cells, cells), generator=generator, device=like.device, dtype=torch.float32)
     rows, columns = (_interpolation(cells, length, smooth=smooth, device=like.device) for length in (height, width))
     with torch.autocast(like.device.type, enabled=False):
         return rows @ grid @ columns.T
@@ -75,7 +80,7 @@ def gaussian_field(like: Tensor, *, cells: int, smooth: bool, generator: Generat
 
 def _interpolation(cells: int, length: int, *, smooth: bool, device: torch.device) -> Tensor:
     """(length, cells): each row weighs the cells that a pixel lies in or between, with squares that sum to 1."""
-    identity = torch.eye(cells, device=device)[None]
+    identity = torch.eye(cells, device=device, dtype=torch.float32)[None]
     mode = {"mode": "linear", "align_corners": True} if smooth and cells > 1 else {"mode": "nearest"}
     weights = interpolate(identity, size=length, **mode)[0].T
     return weights / weights.norm(dim=1, keepdim=True)
@@ -115,7 +120,7 @@ def correlated_noise(
             recipes += [(each, cells) for cells in scales for each in ("blocks", "smooth")]
     if len(recipes) == 1:
         return _one_pattern(like, recipes[0], kind=kind, epsilon=epsilon, generator=generator)
-    noise = torch.empty(like.shape, device=like.device)
+    noise = torch.empty(like.shape, device=like.device, dtype=torch.float32)
     for k in range(min(len(recipes), len(like))):
         share, recipe = slice(k, None, len(recipes)), recipes[(k + turn) % len(recipes)]
         noise[share] = _one_pattern(like[share], recipe, kind=kind, epsilon=epsilon, generator=generator)
@@ -139,10 +144,16 @@ BLURRED_DEVIATION = 1.5
 def blurred(field: Tensor) -> Tensor:
     """(B, C, H, W) -> the same: each pixel and its neighbours, that beside it by half, that across by a quarter."""
     channels = field.shape[1]
-    kernel = torch.tensor([0.5, 1.0, 0.5], device=field.device)
+    kernel = torch.tensor([0.5, 1.0, 0.5], device=field.device, dtype=torch.float32)
     weight = (kernel[:, None] * kernel).expand(channels, 1, 3, 3)
     with torch.autocast(field.device.type, enabled=False):
         return conv2d(field, weight, padding=1, groups=channels)
+
+
+def noise_like(images: Tensor, seed: int = 0) -> Tensor:
+    """Uniform in [0, 1], float32, like `images`: from the CPU, and so the same on every device."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+    return torch.rand(images.shape, generator=generator, device="cpu", dtype=torch.float32).to(images)
 
 
 def draw_for_each(images: Tensor, seeds: Iterable[int], draw: Callable[[Tensor, Generator], Tensor]) -> Tensor:

@@ -209,7 +209,13 @@ MNIST = Study(
         Row("quantizer_pgd", "soft quantization + PGD-4 in its box", num_seeds=3, **_LONG_AND_ATTACKED),
         Row("quantizer_pgd_2", "soft quantization + PGD-2 in its box", num_seeds=3, **_LONG_AND_ATTACKED),
         Row("quantizer_pgd_1", "soft quantization + one step in its box", num_seeds=3, **_LONG_AND_ATTACKED),
-        Row("interval_bound_wide", "quantizer + interval bounds, twice as wide", in_quick=False, by_proof=True),
+        Row(
+            "interval_bound_wide",
+            "quantizer + interval bounds, twice as wide",
+            num_seeds=3,
+            in_quick=False,
+            by_proof=True,
+        ),
         interval_bound={"quick": quick_form(epochs=3, ramp=300, warmup=0.5)},
         interval_bound_unquantized={"quick": quick_form(epochs=3, ramp=300, warmup=0.5)},
         fgsm_rs={

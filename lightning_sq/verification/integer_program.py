@@ -90,8 +90,8 @@ class IntegerProgram:
 
     def __init__(self, max_variables: int) -> None:
         self.max_variables = max_variables
-        self.upper = torch.zeros(0, dtype=torch.float64)
-        self.whole = torch.zeros(0, dtype=torch.bool)
+        self.upper = torch.zeros(0, dtype=torch.float64, device="cpu")
+        self.whole = torch.zeros(0, dtype=torch.bool, device="cpu")
         self.nowhere_above_0: list[Affine] = []
 
     def variables(self, upper: Tensor, *, whole: bool) -> Affine:
@@ -100,8 +100,9 @@ class IntegerProgram:
         if before + count > self.max_variables:
             raise TooLarge
         self.upper = torch.cat([self.upper, upper])
-        self.whole = torch.cat([self.whole, torch.full((count,), whole)])
-        return Affine(pad(torch.eye(count, dtype=torch.float64), [0, 0, before, 0]), torch.zeros_like(upper))
+        self.whole = torch.cat([self.whole, self.whole.new_full((count,), whole)])
+        each = torch.eye(count, dtype=torch.float64, device="cpu")
+        return Affine(pad(each, [0, 0, before, 0]), torch.zeros_like(upper))
 
     def bounds(self, value: Affine) -> Interval:
         """What each variable can do on its own: nothing that holds among them is used."""
@@ -131,7 +132,7 @@ class IntegerProgram:
         cut = self.relu(value) - self.relu(value - torch.ones_like(value.constant))
         lower, upper = self.bounds(cut)
         places = ((lower < -ROUNDING) | (upper > 1 + ROUNDING)).flatten().nonzero()[:, 0]
-        c = self.variables(torch.ones(len(places), dtype=torch.float64), whole=False)
+        c = self.variables(lower.new_ones(len(places)), whole=False)
         self.nowhere_above_0 += [c - cut.flat(places), cut.flat(places) - c]
         return cut.with_values(places, c)
 
@@ -196,7 +197,7 @@ def _inputs(program: IntegerProgram, box: Interval, num_levels: int | None) -> A
                 earlier, before, _ = taken[-1]
                 program.nowhere_above_0.append(variables - before.flat(torch.isin(earlier, pixels)))
             taken.append((pixels, variables, torch.full_like(width[pixels], 1 / (num_levels - 1))))
-    spread = torch.zeros(len(program.upper), lower.numel(), dtype=torch.float64)
+    spread = lower.new_zeros(len(program.upper), lower.numel())
     for pixels, variables, lengths in taken:
         spread[: len(variables.coefficients), pixels] += variables.coefficients * lengths
     return Affine(spread.view(-1, *lower.shape), lower)

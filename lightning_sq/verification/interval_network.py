@@ -1,8 +1,8 @@
 """Interval bounds of a whole network: torch.fx says which operations it is made of, `ops/interval` bounds each.
 
 Bounds are those of the network in eval mode, whatever mode it is in: dropout does nothing, and batch norm uses its
-running statistics, because statistics of a batch are not a function of one image. A graph is traced once a network and
-again if its modules change; other things that its forward method reads (a flag, a rate) are as at the first call.
+running statistics, because statistics of a batch are not a function of one image. What a forward method goes by besides
+its input is as when the network was traced: see `tracing.graph_of`.
 """
 
 from __future__ import annotations

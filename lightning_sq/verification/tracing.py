@@ -17,16 +17,19 @@ from lightning_sq.layers.unit_clamp import UnitClamp
 
 LEAVES = (nn.BatchNorm2d, SoftQuantization, Normalize, UnitClamp)
 """Besides those of torch.nn: seen whole, as are the subclasses, such as timm's batch norm with an activation."""
+PLAIN = (type(None), bool, int, float, str)
+"""Attributes by which a forward method may go."""
 
 
 def graph_of(network: nn.Module) -> fx.Graph:
     """The graph of nn.Sequential(network), which makes a network of a single operation like any other.
 
-    As it is in eval mode; traced once, and again if the network's modules change.
+    As it is in eval mode; traced once, and again if the network's modules change, or a flag, a number or a text of one
+    that is traced through. Whatever else its forward methods read is as at the first call: see `forget_graph`.
 
     Raises: InputError if it cannot be traced.
     """
-    key = tuple((name, type(module), has_hooks(module)) for name, module in network.named_modules())
+    key = _key(network)
     known_key, graph = _GRAPHS.get(network, (None, None))
     if graph is None or key != known_key:
         try:
@@ -42,6 +45,21 @@ def graph_of(network: nn.Module) -> fx.Graph:
             ) from error
         _GRAPHS[network] = key, graph
     return graph
+
+
+def forget_graph(network: nn.Module) -> None:
+    """It is traced anew when its graph is next asked for: as its forward method is by then."""
+    _GRAPHS.pop(network, None)
+
+
+def _key(network: nn.Module) -> tuple[Any, ...]:
+    """What a graph of `network` rests on. A leaf's own numbers are read at each use of the graph."""
+    tracer, found = _Tracer(), []
+    for name, module in network.named_modules():
+        values = {} if tracer.is_leaf_module(module, name) else vars(module)
+        plain = [(key, one) for key, one in values.items() if isinstance(one, PLAIN) and key != "training"]
+        found.append((name, type(module), has_hooks(module), tuple(plain)))
+    return tuple(found)
 
 
 def chain_of_modules(network: nn.Module) -> list[nn.Module]:

@@ -78,6 +78,30 @@ def test_a_front_end_that_decreases_is_refused():
         take_apart(linear(), IMAGES, quantizer=lambda x: 1 - x)
 
 
+DIPS = {
+    "between any two 8-bit greys": lambda x: x + 0.3 * torch.sin(255 * 2 * torch.pi * x),
+    "between any two of 1024 greys": lambda x: x + 0.01 * torch.sin(1023 * 2 * torch.pi * x),
+    "at one grey, by a thousandth": lambda x: x - 0.001 * ((x - 0.4321).abs() < 5e-4),
+    "fast and small": lambda x: x + 1e-4 * torch.sin(2e4 * torch.pi * x),
+}
+
+
+@pytest.mark.parametrize("name", DIPS)
+def test_a_front_end_that_decreases_between_the_8_bit_greys_is_refused(name):
+    with pytest.raises(InputError, match="non-decreasing"):
+        take_apart(linear(), IMAGES, quantizer=DIPS[name])
+
+
+@pytest.mark.parametrize("scale", [1.0, 255.0, 1e-3])
+def test_what_rounding_takes_away_is_no_decrease_whatever_the_unit(scale):
+    def through(x):
+        return x + (scale * five_levels(x) - x).detach()
+
+    assert take_apart(linear(), IMAGES, quantizer=through).quantizer is through
+    with pytest.raises(InputError, match="non-decreasing"):
+        take_apart(linear(), IMAGES, quantizer=lambda x: scale * (five_levels(x) - 1e-4 * (x > 0.6)))
+
+
 class Beside(nn.Module):
     """The network is given more than the quantizer lets through, which binary images do not tell."""
 

@@ -1,6 +1,6 @@
 """Every objective, every attack and a whole training on a device that is not the CPU.
 
-`python -m tests.devices.everything objectives`, `attacks`, `training FOLDER`, or `refusals`.
+`python -m tests.devices.everything objectives`, `attacks`, `places`, `training FOLDER`, or `refusals`.
 """
 
 from __future__ import annotations
@@ -96,6 +96,23 @@ def attack_by_each() -> None:
                 assert name in found.outcomes
 
 
+def evaluate_wherever_things_are() -> None:
+    classifier = model("box_cnn", HARD).eval()
+    here = pixels(12), classifier(pixels(12).to(NAME)).argmax(1).cpu()
+    there = tuple(part.to(NAME) for part in here)
+    names = ("pgd", "quantized_box", "own_square", "branch_and_bound", "mixed_integer", "apgd_ce")
+    attacks = {name: replace(catalogue()[name], attack=quick(catalogue()[name].attack)) for name in names}
+    options = {"epsilon": 0.1, "attacks": attacks}
+    expected = evaluate(classifier, *here, **options)
+    for images, labels in ((there[0], here[1]), (here[0], there[1]), there):
+        assert evaluate(classifier, images, labels, **options).verdicts.equal(expected.verdicts)
+    torch.set_default_device(NAME)
+    found = evaluate(classifier, *there, **options)
+    torch.set_default_device("cpu")
+    assert found.verdicts.equal(expected.verdicts)
+    assert found.attacks.keys() == attacks.keys()
+
+
 def train_stop_and_go_on(folder: Path) -> None:
     for number in range(24):
         file = folder / "data" / ("val" if number % 3 == 0 else "train") / str(number % 2) / f"{number}.png"
@@ -136,6 +153,7 @@ if __name__ == "__main__":
     does = {
         "objectives": train_by_each_objective,
         "attacks": attack_by_each,
+        "places": evaluate_wherever_things_are,
         "training": lambda: train_stop_and_go_on(Path(sys.argv[2])),
         "refusals": refusals,
     }

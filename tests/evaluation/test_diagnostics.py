@@ -211,6 +211,28 @@ def test_a_quantizer_that_changes_no_8_bit_pixel_widens_nothing():
     assert (check.fired, check.measured) == (False, pytest.approx(1.0, abs=1e-6))  # 1.0000001
 
 
+def four_levels(x):
+    return (3 * x).round() / 3
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(255.0, 0.0), (2.0, -1.0), (0.01, 0.0)])
+def test_a_quantizer_is_measured_in_its_own_unit(scale, shift):
+    """The same front end and the same network, by other numbers between them."""
+    net = linear_model()
+    images = 0.1 + 0.1 * IMAGES  # far from the first threshold, so that the box is narrow
+    labels = net(four_levels(images)).argmax(1)
+
+    def measured(network, quantizer):
+        found = lightning_sq.evaluate(network, images, labels, epsilon=0.02, attacks="fgsm", quantizer=quantizer)
+        return {check.name: (check.fired, pytest.approx(check.measured, abs=1e-5)) for check in found.diagnostics}
+
+    expected = measured(net, four_levels)
+    assert expected["quantizer_widens_the_ball"][1].expected > 0
+    found = measured(lambda x: net((x - shift) / scale), lambda x: scale * four_levels(x) + shift)
+    for name in ("quantizer_widens_the_ball", "zero_gradients"):
+        assert found[name] == expected[name]
+
+
 def test_a_limit_changes_on_purpose_alone_and_a_check_fires_above_it():
     """Every planted model is far beyond its limit: none of them would notice a laxer one."""
     model = linear_model(SoftQuantization(4, 60.0))

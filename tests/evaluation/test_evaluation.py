@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from torch import fx, nn
 
 import lightning_sq
 from lightning_sq.attacks import PGD
@@ -68,7 +69,7 @@ def test_what_is_broken_at_a_smaller_budget_counts_at_the_largest_too(budgets):
 def test_an_attack_that_cheats_is_caught():
     model = linear_model()
     labels = model(IMAGES).argmax(1)
-    with pytest.raises(AssertionError, match="outside the ball"):
+    with pytest.raises(InputError, match=r"only@0\.1 gave an image .* outside the ball"):
         lightning_sq.evaluate(
             model, IMAGES, labels, epsilon=0.1, attacks=only(lambda model, images, labels, seeds, epsilon: 1 - images)
         )
@@ -152,7 +153,7 @@ def test_the_seed_changes_the_random_starts_and_nothing_else():
 def test_an_attack_that_makes_no_sense_for_a_model_is_left_out_with_a_reason():
     model = linear_model()
     found = lightning_sq.evaluate(model, IMAGES, model(IMAGES).argmax(1), epsilon=0.02)
-    assert "no quantizer" in found.skipped["bpda"]
+    assert found.skipped["bpda"].startswith("no quantizer was found")
     assert "needs 4 classes" in found.skipped["apgd_t"]
     with pytest.raises(InputError, match="No attack is left"):
         lightning_sq.evaluate(model, IMAGES, model(IMAGES).argmax(1), epsilon=0.02, attacks="bpda")
@@ -247,6 +248,98 @@ def test_a_network_is_traced_once_however_often_it_is_bounded(quantizer, monkeyp
     )
     assert found.certified.keys() == set(epsilons)
     assert len(traced) == 1
+
+
+class Defends(nn.Module):
+    """A linear model that may see all images alike, by what its forward method reads."""
+
+    def __init__(self, **reads) -> None:
+        super().__init__()
+        self.net, self.reads = linear_model(), reads
+        for name, value in reads.items():
+            setattr(self, name, value)
+
+    def forward(self, x):
+        defends = self.reads["nested"][0] if "nested" in self.reads else self.front is not None
+        return self.net(torch.clamp(x, 0.5, 0.5) if defends else x)
+
+
+@pytest.mark.parametrize("name", ["nested", "front"])
+def test_each_evaluation_proves_something_of_the_model_as_it_is_by_then(name):
+    model = Defends(**{name: [True]})
+    labels = torch.full((40,), int(model(IMAGES)[0].argmax()))
+    options = {"epsilon": 0.3, "attacks": "fgsm", "checks": False}
+    assert lightning_sq.evaluate(model, IMAGES, labels, **options).certified_accuracy == 1.0
+    if name == "nested":
+        model.nested[0] = False
+    else:
+        model.front = None
+    assert lightning_sq.evaluate(model, IMAGES, labels, **options).certified_accuracy < 0.5
+
+
+class TwoFaced(nn.Module):
+    """Shows those who would prove something of it another network than the one that answers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = linear_model()
+
+    def forward(self, x):
+        return self.net(x.clamp(0.5, 0.5) if isinstance(x, fx.Proxy) else x)
+
+
+ORDERS = {"fgsm first": ["fgsm", "own_square:num_queries=50"], "fgsm last": ["own_square:num_queries=50", "fgsm"]}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_once_a_proof_is_refuted_none_is_believed_and_every_image_is_attacked(order, tmp_path):
+    model = TwoFaced()
+    labels = model(IMAGES).argmax(1)
+    by_name = suites.attacks_by_name(ORDERS[order])
+    entries = {name: by_name[name] for name in ORDERS[order]}
+    seen = []
+    options = {"epsilon": [0.01, 0.02], "attacks": entries, "batch_size": 8, "store": tmp_path}
+    found, again = (
+        lightning_sq.evaluate(model, IMAGES, labels, **options, progress=lambda *said: seen.append(said))
+        for _ in range(2)
+    )
+    alone = lightning_sq.evaluate(lambda x: model(x), IMAGES, labels, **options | {"store": None})
+    assert found.certified_accuracy is None
+    assert found.certified is None
+    assert "attacks_break_what_is_proven" in found.flags
+    assert 0 < found.robust_accuracy < found.clean_accuracy == 1
+    for name in entries:
+        for epsilon in (0.01, 0.02):
+            outcome, of_function = found.outcomes[name][epsilon], alone.outcomes[name][epsilon]
+            assert torch.equal(outcome.attacked, of_function.attacked)
+            assert torch.equal(outcome.broken, of_function.broken)
+            assert torch.equal(outcome.broken, again.outcomes[name][epsilon].broken)
+    passes = [done for done, _, _ in seen[: len(seen) // 2]]
+    assert passes == sorted(passes)
+    assert seen[-1][0] == seen[-1][1]
+
+
+def test_an_epsilon_is_one_that_was_evaluated_or_a_sentence_says_which_were():
+    model = linear_model()
+    labels = model(IMAGES).argmax(1)
+    found = lightning_sq.evaluate(
+        model, IMAGES, labels, epsilon="8/255", curve=[0.01], attacks=["fgsm", "own_square:num_queries=9"], checks=False
+    )
+    assert 0 < found.robust_accuracy < found.survived(0.01).float().mean() < 1
+    for rounded in (8 / 255, "8/255", torch.tensor(8 / 255).item(), 0.03137255):
+        assert torch.equal(found.survived(rounded), found.verdicts)
+        assert found.accuracy("fgsm", rounded) == found.accuracy("fgsm", found.budgets[0])
+    for other in (0.0313, 0.5, 0.0):
+        for ask in (found.survived, lambda epsilon: found.accuracy("fgsm", epsilon)):
+            with pytest.raises(
+                InputError, match=rf"epsilon={other} was not evaluated\. Ask for one of 0\.01, 0\.0313725"
+            ):
+                ask(other)
+    with pytest.raises(InputError, match=r"epsilon=0\.01 was not evaluated\. Ask for one of 0\.0313725\d*\.$"):
+        found.accuracy("own_square:num_queries=9", 0.01)
+    for ask in (lambda: found.accuracy("pgd", 0.01), lambda: found.survived(0.01, ["pgd"])):
+        with pytest.raises(InputError, match=r"The attack 'pgd' was not run\. Ask for one of fgsm, own_square"):
+            ask()
 
 
 def test_what_is_shown_of_an_image_broke_it_at_the_smallest_budget_or_was_tried_last():

@@ -86,6 +86,19 @@ def test_a_source_behind_a_hard_quantizer_lends_images_too(wrap):
     assert entry.cost == 3 * 40
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated")
+@pytest.mark.parametrize("quantizer", [None, SoftQuantization(3, 30.0)])
+def test_a_model_of_torchscript_has_no_bounds_and_is_attacked_all_the_same(quantizer):
+    model = nn.Sequential(*([] if quantizer is None else [quantizer]), nn.BatchNorm2d(3), linear_model()).eval()
+    traced = torch.jit.trace(model, IMAGES[:2])
+    labels = model(IMAGES).argmax(1)
+    options = {"epsilon": 0.02, "attacks": "pgd", "checks": False}
+    found, expected = (lightning_sq.evaluate(one, IMAGES, labels, **options) for one in (traced.train(), model))
+    assert found.certified_accuracy is None
+    assert torch.equal(found.outcomes["pgd"][0.02].broken, expected.outcomes["pgd"][0.02].broken)
+    assert traced.training
+
+
 class Inverts(nn.Module):
     """Its "quantizer" is a convolution, 1 - x, which turns the sides of a box about."""
 

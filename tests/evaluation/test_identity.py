@@ -19,7 +19,8 @@ import lightning_sq
 from lightning_sq.attacks import BPDA, PGD, Expectation
 from lightning_sq.errors import InputError
 from lightning_sq.evaluation import SuiteEntry
-from lightning_sq.evaluation.identity import described, parameters_of
+from lightning_sq.evaluation.description import described, made_of
+from lightning_sq.evaluation.identity import parameters_of
 from lightning_sq.evaluation.suites import catalogue
 from lightning_sq.layers import SoftQuantization
 from tests.conftest import REPOSITORY
@@ -152,9 +153,10 @@ def test_the_attacks_of_the_catalogue_say_their_parameters_and_nothing_else():
 
 WORDS = """
 import json
-from tests.evaluation.test_identity import MAKE, described, parameters_of
-values = {"a": {"x", "y", "z"}, "b": object(), "c": lambda value: value in {"p", "q", "r"}}
-print(json.dumps([[name, parameters_of(make(values))] for name, make in MAKE.items()] + [described(values)]))
+from tests.evaluation.test_identity import MAKE, MODELS, described, made_of, parameters_of
+values = {"a": {"x", "y", "z"}, "b": object(), "c": lambda value: value in {"p", "q", "r"}, "d": {len, sorted}}
+said = [[name, parameters_of(make(values))] for name, make in MAKE.items()] + [described(values)]
+print(json.dumps(said + [[name, [made_of(model) for model in make()]] for name, make in MODELS.items()]))
 """
 
 
@@ -176,12 +178,14 @@ def test_another_process_says_the_same():
 def test_what_holds_itself_can_be_described():
     around: list = [1]
     around.append(around)
-    assert described(around) == [1, "itself"]
+    other: list = [2]
+    other.append(other)
+    assert described(around) == described(around) != described(other)
 
 
-def kept(model, tmp_path, **options):
+def kept(model, tmp_path, images=IMAGES, **options):
     given = {"epsilon": 0.02, "attacks": "fgsm", "checks": False, "store": tmp_path} | options
-    return lightning_sq.evaluate(model, IMAGES, torch.zeros(40).long(), **given)
+    return lightning_sq.evaluate(model, images, torch.zeros(40).long(), **given)
 
 
 @pytest.mark.parametrize("wrap", [BPDA, Expectation])
@@ -254,5 +258,137 @@ def test_another_quantizer_of_the_callers_is_another_evaluation(name, tmp_path):
     one, other = QUANTIZERS[name]
     for _ in range(2):
         kept(linear_model(), tmp_path, quantizer=one)
-    with pytest.raises(InputError, match=r"another evaluation \(beside_weights differs"):
+    with pytest.raises(InputError, match=r"another evaluation \(beside_weights.* differ"):
         kept(linear_model(), tmp_path, quantizer=other)
+
+
+BINARY = IMAGES.round()
+"""On which a hard quantizer does nothing."""
+NET = linear_model().backbone
+
+
+class Around(nn.Module):
+    """A network behind whatever it holds."""
+
+    def __init__(self, *front) -> None:
+        super().__init__()
+        self.net, self.front = NET, front
+
+    def forward(self, x):
+        for one in self.front:
+            x = one(x)
+        return self.net(x)
+
+
+class Clamps(nn.Module):
+    def __init__(self, *ends) -> None:
+        super().__init__()
+        self.net, self.ends = NET, ends
+
+    def forward(self, x):
+        return self.net(x.clamp(*self.ends))
+
+
+def in_a_notebook(*lines, **names):
+    """`model` as these lines define it, as a cell that is run again does."""
+    exec("\n".join(lines), names := {"nn": nn, "torch": torch, "NET": NET, "__name__": "__main__"} | names)
+    return names["model"]
+
+
+def class_with(line):
+    text = f"class M(nn.Module):\n def __init__(self):\n  super().__init__()\n  self.net = NET\n {line}\nmodel = M()"
+    return in_a_notebook(*text.split("\n"))
+
+
+def hooked(hook=None):
+    model = linear_model()
+    if hook is not None:
+        model.register_forward_pre_hook(hook)
+    return model
+
+
+def traced(front):
+    return torch.jit.trace(nn.Sequential(front, NET), IMAGES[:2], check_trace=False)
+
+
+def rounds(x):
+    return x.round()
+
+
+MODELS = {
+    "functions": lambda: (lambda x: NET(x.round()), lambda x: NET(x)),
+    "a function and what it calls": lambda: tuple(
+        in_a_notebook(f"def front(x): return {text}", "def model(x): return NET(front(x))")
+        for text in ("x.round()", "x")
+    ),
+    "a number that a function reads": lambda: tuple(
+        in_a_notebook(f"LEVELS = {n}", "def model(x): return NET((x * LEVELS).round() / LEVELS)") for n in (1, 2)
+    ),
+    "a network that a function reads": lambda: tuple(
+        in_a_notebook("def model(x): return NET(front(x))", front=front)
+        for front in (SoftQuantization(2, hard=True), nn.Identity())
+    ),
+    "a class that is run again": lambda: tuple(
+        class_with(f"def forward(self, x): return self.net({text})") for text in ("x.round()", "x")
+    ),
+    "another method of a class": lambda: tuple(
+        class_with(f"def forward(self, x): return self.net(self.front(x))\n def front(self, x): return {text}")
+        for text in ("x.round()", "x")
+    ),
+    "a class and what is above it": lambda: tuple(
+        in_a_notebook(
+            f"class Above(nn.Module):\n def front(self, x): return {text}",
+            "class Below(Above):\n def forward(self, x): return NET(self.front(x))\nmodel = Below()",
+        )
+        for text in ("x.round()", "x")
+    ),
+    "a function that a module holds": lambda: (Around(rounds), Around(lambda x: x)),
+    "one of torch's": lambda: (Around(torch.round), Around(torch.relu)),
+    "modules in a tuple": lambda: (Around(SoftQuantization(2, hard=True)), Around(nn.Identity())),
+    "numbers in a tuple": lambda: (Clamps(0, 1), Clamps(0.0, 1.5)),
+    "tensors in a tuple": lambda: (
+        Clamps(torch.zeros(1), torch.ones(1)),
+        Clamps(torch.zeros(1), torch.full((1,), 1.5)),
+    ),
+    "parts of torch": lambda: (nn.Sequential(nn.Identity(), NET), nn.Sequential(nn.Tanh(), NET)),
+    "hooks": lambda: (hooked(), hooked(lambda module, args: (args[0].round(),))),
+    "TorchScript": lambda: (traced(SoftQuantization(2, hard=True)), traced(nn.ReLU())),
+}
+"""Pairs with the same weights and the same plain attributes."""
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated")
+@pytest.mark.parametrize("name", MODELS)
+def test_another_model_with_the_same_weights_is_another_one_by_its_code_and_by_what_it_holds(name):
+    (one, other), (again, _) = MODELS[name](), MODELS[name]()
+    assert made_of(one) == made_of(again) != made_of(other)
+
+
+@pytest.mark.parametrize("name", ["functions", "a class that is run again", "a function that a module holds"])
+def test_verdicts_of_one_are_not_given_to_another_that_says_the_same_of_the_images(name, tmp_path):
+    (one, other), (again, _) = MODELS[name](), MODELS[name]()
+    assert torch.allclose(one(BINARY), other(BINARY))
+    for model in (one, again):
+        kept(model, tmp_path, images=BINARY)
+    with pytest.raises(InputError, match=r"another evaluation \(made_of differs"):
+        kept(other, tmp_path, images=BINARY)
+
+
+class Hides:
+    """A function in C, say: nothing of it can be looked at."""
+
+    def __init__(self, function) -> None:
+        self.function = function
+
+    def __call__(self, x):
+        return self.function(x)
+
+    def __reduce__(self):
+        return "Hides"
+
+
+def test_a_function_of_which_nothing_can_be_seen_is_told_by_what_it_says_of_noise(tmp_path):
+    kept(Hides(lambda x: NET(x.round())), tmp_path, images=BINARY)
+    kept(Hides(lambda x: NET(x.round()) * (1 + 1e-6)), tmp_path, images=BINARY)  # as another GPU rounds
+    with pytest.raises(InputError, match=r"another evaluation \(logits_of_noise differs"):
+        kept(Hides(NET), tmp_path, images=BINARY)

@@ -41,6 +41,23 @@ def test_a_model_that_gives_no_numbers_is_refused():
         )
 
 
+def test_a_model_that_masks_classes_is_told_what_to_give_in_the_place_of_infinity():
+    model, masked = linear_model(classes=3), torch.tensor([False, False, True])
+    with pytest.raises(InputError, match=r"gives logits of -inf, as of classes that are masked.*such as -1e4"):
+        evaluated(lambda x: model(x).masked_fill(masked, float("-inf")))
+    found = evaluated(lambda x: model(x).masked_fill(masked, -1e4), attacks="quick,apgd_ce,fab_t:num_steps=3")
+    assert 0 < found.robust_accuracy <= found.clean_accuracy
+
+
+@pytest.mark.parametrize("labels", [LABELS, 0 * LABELS])
+def test_a_model_with_one_logit_is_told_how_to_give_two(labels):
+    model = linear_model(classes=1)
+    with pytest.raises(InputError, match=r"gives one logit z.*torch\.cat\(\[-z, z\], 1\)"):
+        evaluated(model, labels=labels)
+    wrapped = evaluated(lambda x: torch.cat([-model(x), model(x)], 1), labels=(model(IMAGES)[:, 0] > 0).long())
+    assert wrapped.clean_accuracy == 1.0
+
+
 def test_labels_that_are_not_one_for_each_image_are_refused():
     with pytest.raises(InputError, match="40 images and 3 labels"):
         lightning_sq.evaluate(linear_model(), IMAGES, torch.zeros(3).long(), epsilon=0.1)
@@ -158,6 +175,47 @@ def test_a_model_of_other_numbers_is_told_what_to_write():
     assert evaluated(lambda x: model(x.double())).clean_accuracy == 1.0
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_a_model_of_other_numbers_behind_a_quantizer_is_told_so_too(dtype):
+    sentence = rf"has weights in {dtype} .* Write model\.float\(\)"
+    with pytest.raises(InputError, match=f"The model {sentence}"):
+        evaluated(linear_model(SoftQuantization(3, 30.0)).to(dtype))
+    with pytest.raises(InputError, match=f"The model {sentence}"):
+        evaluated(linear_model().to(dtype), quantizer=nn.Hardtanh(0, 1))
+    with pytest.raises(InputError, match=f"ransfer_from 'other' {sentence}"):
+        evaluated(transfer_from={"other": linear_model(SoftQuantization(3, 30.0)).to(dtype)})
+
+
+ATTACKS = (
+    "quick,own_square:num_queries=9,quantized_box_flips,branch_and_bound:max_boxes=4,mixed_integer:max_variables=99"
+)
+
+
+@pytest.mark.parametrize("quantizer", [None, SoftQuantization(3, 30.0), SoftQuantization(3, hard=True)])
+def test_torchs_defaults_are_no_matter_of_an_evaluation(quantizer):
+    model = linear_model(quantizer)
+    labels = model(IMAGES).argmax(1)
+
+    def all_that_is_found(attacks=ATTACKS, **options):
+        found = evaluated(model, labels=labels, **{"attacks": attacks, "epsilon": 0.02, "checks": True} | options)
+        return found.verdicts.tolist(), found.certified_accuracy, [check.measured for check in found.diagnostics]
+
+    def with_the_package():
+        attacks = "apgd_ce:num_steps=5,fab_t:num_steps=3,square:num_queries=20"
+        return all_that_is_found(attacks), all_that_is_found("pgd,apgd_ce:num_steps=5", norm="l2", epsilon=0.3)
+
+    expected, of_the_package = all_that_is_found(), with_the_package()
+    assert 0 < sum(expected[0]) < 40
+    with torch.device("meta"):  # as by torch.set_default_device, a device that holds no numbers
+        assert all_that_is_found() == expected
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert all_that_is_found() == expected
+        assert with_the_package() == of_the_package
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_a_model_that_writes_into_its_images_is_refused_and_they_stay_as_they_were():
     model, images = linear_model(), IMAGES.clone()
     with pytest.raises(InputError, match=r"The model writes into its images\. Write \(x - mean\)"):
@@ -177,7 +235,7 @@ def test_an_attack_that_writes_into_what_it_is_given_is_held_against_what_was_gi
         labels.add_(1)
         return images
 
-    with pytest.raises(AssertionError, match="outside the ball"):
+    with pytest.raises(InputError, match="outside the ball"):
         evaluated(attacks=own(moves_too_far))
     assert evaluated(attacks=own(changes_the_labels)).robust_accuracy == 1.0
     with pytest.raises(InputError, match=r"mine@0\.01 gave images of .*: one for each"):

@@ -7,6 +7,7 @@ import sqlite3
 
 import pytest
 import torch
+from torch import nn
 
 import lightning_sq
 from lightning_sq.errors import InputError
@@ -97,17 +98,20 @@ def test_verdicts_of_something_else_are_refused(tmp_path, change):
 
 
 @pytest.mark.parametrize(("off", "is_same"), [(1e-6, True), (1e-2, False)])
-def test_verdicts_of_another_gpu_that_rounds_otherwise_are_gone_on_with(tmp_path, off, is_same):
-    """The same function, whose weights cannot be looked at: only what it says tells."""
-    model = linear_model()
+def test_verdicts_of_another_gpu_that_rounds_otherwise_are_gone_on_with(tmp_path, off, is_same, monkeypatch):
+    """The same function, which nothing tells from itself but what it says."""
+    model, rounding = linear_model(), 0.0
+    forward = nn.Linear.forward
+    monkeypatch.setattr(nn.Linear, "forward", lambda self, x: forward(self, x) * (1 + rounding))
     labels = model(IMAGES).argmax(1)
     options = {"epsilon": 0.02, "attacks": "pgd", "store": tmp_path, "checks": False}
-    lightning_sq.evaluate(lambda x: model(x), IMAGES, labels, **options)
+    lightning_sq.evaluate(model, IMAGES, labels, **options)
+    rounding = off
     if is_same:
-        lightning_sq.evaluate(lambda x: model(x) * (1 + off), IMAGES, labels, **options)
+        lightning_sq.evaluate(model, IMAGES, labels, **options)
     else:
-        with pytest.raises(InputError, match=r"another evaluation \(logits differs"):
-            lightning_sq.evaluate(lambda x: model(x) * (1 + off), IMAGES, labels, **options)
+        with pytest.raises(InputError, match=r"another evaluation \(logits, logits_of_noise differ"):
+            lightning_sq.evaluate(model, IMAGES, labels, **options)
 
 
 def test_a_random_model_is_known_again(tmp_path):

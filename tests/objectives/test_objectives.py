@@ -245,3 +245,24 @@ def test_refined_draws_where_the_margin_does_not_change_are_noise_still():
 def test_draws_and_patterns_that_cannot_be_are_refused(options):
     with pytest.raises(InputError, match=next(iter(options))):
         NoisyNatural(**options)
+
+
+class LossAlone(Objective):
+    def forward(self, model, images, labels):
+        return torch.nn.functional.cross_entropy(model(images), labels)
+
+
+class Nothing(Objective):
+    """Neither perturb nor forward."""
+
+
+@pytest.mark.parametrize(
+    ("objective", "sentence"),
+    [
+        (LossAlone(), r"LossAlone gives a Tensor\. Let its forward give \(loss, logits\)"),
+        (Nothing(), r"Nothing has neither perturb nor forward\. Write perturb\(images\)"),
+    ],
+)
+def test_an_objective_of_ones_own_is_told_what_it_is_to_give(objective, sentence):
+    with pytest.raises(InputError, match=sentence):
+        objective(first_pixels, IMAGES, LABELS)

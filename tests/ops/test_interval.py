@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional
 
 from lightning_sq.layers import SoftQuantization
+from lightning_sq.ops import interval
 from lightning_sq.ops.interval import (
     Interval,
     batch_norm,
@@ -200,6 +201,22 @@ def test_margins_with_the_last_layer_folded_in_are_sound_and_at_least_as_tight(b
         logits = functional.linear(point, weight, bias)
         assert (logits - logits.gather(1, own) <= margins + ROUNDING).all()
         assert (functional.cross_entropy(logits, labels) <= functional.cross_entropy(margins, labels)).all()
+
+
+@pytest.mark.parametrize("at_once", [1, 48, 100, 10**6])
+def test_the_margins_of_many_classes_are_the_same_a_few_at_a_time(at_once, monkeypatch):
+    features, weight, bias, labels = random_box(8, 6), random(23, 6), random(23), torch.arange(8) % 23
+    weight.requires_grad_()
+    expected = margin_upper_bounds(features, weight, bias, labels)
+    (gradient,) = torch.autograd.grad(expected.sum(), weight)
+    taken, bounds_of = [], interval._bounds_of
+    monkeypatch.setattr(interval, "MOST_NUMBERS", at_once)
+    monkeypatch.setattr(interval, "_bounds_of", lambda some, box: taken.append(some.numel()) or bounds_of(some, box))
+    found = margin_upper_bounds(features, weight, bias, labels)
+    assert torch.allclose(found, expected, rtol=0, atol=ROUNDING)
+    assert torch.allclose(torch.autograd.grad(found.sum(), weight)[0], gradient, rtol=0, atol=ROUNDING)
+    assert max(taken) <= max(at_once, features.lower.numel())
+    assert sum(taken) == 23 * 48
 
 
 def test_bounds_are_differentiable_in_the_weights():

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from lightning_sq.ops import l2_ball
 from lightning_sq.ops.linf_ball import distance, project, random_start
 from lightning_sq.ops.noise import (
     BLURRED_DEVIATION,
@@ -12,6 +13,7 @@ from lightning_sq.ops.noise import (
     correlated_noise,
     draw_for_each,
     gaussian_field,
+    noise_like,
     random_int16,
 )
 
@@ -172,3 +174,23 @@ def test_a_blurred_point_weighs_on_its_neighbours():
 def test_the_deviation_of_blurred_noise_is_as_stated():
     noise = torch.randn(200, 1, 22, 22, generator=torch.Generator().manual_seed(0))
     assert blurred(noise)[..., 1:-1, 1:-1].std().item() == pytest.approx(BLURRED_DEVIATION, rel=0.02)
+
+
+@pytest.mark.parametrize("kind", INDEPENDENT)
+@pytest.mark.parametrize("pattern", ["pixel", "image", "blocks", "smooth", "mixture"])
+def test_noise_is_float32_whatever_torchs_default(kind, pattern):
+    def drawn():
+        generator = torch.Generator().manual_seed(0)
+        options = {"kind": kind, "epsilon": 0.1, "pattern": pattern, "scales": (2, 3), "generator": generator}
+        images = torch.full((7, 3, 8, 8), 0.5, dtype=torch.float32)
+        return correlated_noise(images, **options), l2_ball.random_start(images, 0.1, range(7)), noise_like(images)
+
+    expected = drawn()
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = drawn()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == torch.float32
+        assert torch.equal(one, other)

@@ -231,6 +231,34 @@ def test_a_network_is_traced_once_and_again_when_its_modules_change():
     assert interval_forward(network, box).upper.tolist() == [[0.5, 0.5]]
 
 
+class Defends(nn.Module):
+    """Goes by a flag and by a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.fc, self.defends, self.half = nn.Linear(3, 5), True, 0.0
+        self.steps = nn.Hardtanh(0.0, 1.0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.steps(x)
+        return self.fc((torch.clamp(x, 0.5 - self.half, 0.5 + self.half) if self.defends else x).mean((2, 3)))
+
+
+def test_a_network_is_traced_again_when_a_flag_or_a_number_changes_that_it_goes_by():
+    network, labels = Defends().eval(), torch.zeros(4).long()
+    labels[:] = network(IMAGES).argmax(1)
+    assert certified(network, IMAGES, labels, 1.0).all()  # every image is grey to it
+    graph = graph_of(network)
+    network.steps.max_val = 0.9  # a leaf's own, which is read at each use
+    assert graph_of(network) is graph
+    for name, value in (("half", 0.5), ("defends", False)):
+        setattr(network, name, value)
+        assert not certified(network, IMAGES, labels, 1.0).any()
+        network.half, network.defends = 0.0, True
+        assert certified(network, IMAGES, labels, 1.0).all()
+
+
 def test_the_cache_of_graphs_keeps_no_network_alive():
     network = small_cnn().eval()
     interval_forward(network, quantized_box(IMAGES, EPSILON))

@@ -107,13 +107,13 @@ def larger_ball_helps_the_model(s: Situation) -> Diagnostic | None:
 
 
 def attacks_break_what_is_proven(s: Situation) -> Diagnostic | None:
-    """Both cannot be. Only attacks on everyone are shown what is proven."""
-    if s.found.certified is None:
+    """Both cannot be. Only attacks on everyone are shown what is proven, until one of them breaks it."""
+    if s.found.certified is None and s.found.disbelieved is None:
         return None
-    refuted = [proven & ~s.found.survived(epsilon) for epsilon, proven in s.found.certified.items()]
     return row(
         "share of images that are proven and yet broken, in a ball of the same size",
-        share_of(torch.stack(refuted).any(0)),
+        share_of(s.found.refuted),
         0.0,
-        "The proof is wrong: its bounds are of another function than the model, or nearer to 0 than float32 rounds.",
+        "The proof is wrong: its bounds are of another function than the model, or nearer to 0 than float32 rounds. So "
+        "no proof of this model counts, and every image was attacked.",
     )

@@ -14,7 +14,9 @@ from lightning_sq.attacks.pgd import BALLS
 from lightning_sq.attacks.watched import Watched
 from lightning_sq.evaluation.diagnostics.situation import FEW, MANY, Diagnostic, Situation, row
 from lightning_sq.evaluation.found import share_of
+from lightning_sq.layers.soft_quantization import SoftQuantization
 from lightning_sq.ops.interval import quantized_box
+from lightning_sq.types import PIXEL_BOUNDS
 
 
 def zero_gradients(s: Situation) -> Diagnostic:
@@ -24,7 +26,7 @@ def zero_gradients(s: Situation) -> Diagnostic:
     def counts(images: Tensor, labels: Tensor, numbers: list[int]) -> Tensor:
         with torch.no_grad():
             movable = quantized_box(images, epsilon, s.apart.quantizer)
-            can_move = movable.upper - movable.lower > 0.01 * epsilon
+            can_move = movable.upper - movable.lower > 0.01 * epsilon * _white_less_black(s, images)
         with torch.enable_grad():
             x = images.clone().requires_grad_()
             value = cross_entropy(s.runner.model(x), labels).sum()
@@ -42,14 +44,24 @@ def zero_gradients(s: Situation) -> Diagnostic:
     )
 
 
+def _white_less_black(s: Situation, images: Tensor) -> Tensor:
+    """Q(1) - Q(0), like `images`: the unit of a quantizer that is not ours, which may give 0 to 255, or -1 to 1."""
+    quantizer = s.apart.quantizer
+    if quantizer is None or isinstance(quantizer, SoftQuantization):
+        return torch.ones_like(images)
+    black, white = (quantizer(torch.full_like(images, value)) for value in PIXEL_BOUNDS)
+    return (white - black).clamp(min=1e-12)
+
+
 def quantizer_widens_the_ball(s: Situation) -> Diagnostic | None:
-    """The mean width of the quantized box against that of the ball of pixels."""
+    """The mean width of the quantized box against that of the ball of pixels, each in its own unit."""
     if s.apart.quantizer is None or s.found.norm != "linf":
         return None
     images, _ = s.batch(MANY)
     with torch.no_grad():
         behind, before = (quantized_box(images, s.budget, q) for q in (s.apart.quantizer, None))
-    ratio = (behind.upper - behind.lower).mean() / (before.upper - before.lower).mean().clamp(min=1e-12)
+        unit = _white_less_black(s, images)
+    ratio = ((behind.upper - behind.lower) / unit).mean() / (before.upper - before.lower).mean().clamp(min=1e-12)
     return row(
         "mean width of the quantized box, relative to the ball of pixels",
         ratio.item(),
@@ -66,7 +78,7 @@ def small_steps_jump(s: Situation) -> Diagnostic:
         here = cross_entropy(s.runner.model(images), labels)
         found = torch.zeros_like(here)
         for _ in range(10):
-            seeds = torch.randint(2**31, (len(images),)).tolist()
+            seeds = torch.randint(2**31, (len(images),), device="cpu").tolist()
             near = BALLS[s.found.norm].random_start(images, s.budget / 100, seeds)
             found += (cross_entropy(s.runner.model(near), labels) - here).abs() / 10
         return (found / here.clamp(min=1.0)).clamp(max=1.0)
