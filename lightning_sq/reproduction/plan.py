@@ -37,8 +37,9 @@ PROBES: tuple[Attack, ...] = (PGD(num_steps=3, stop_when_fooled=False), Square(n
 """Short attacks by which a pass is timed, with gradients and without: for small networks the rest costs as much."""
 UNSEEN = 1e-6
 """A budget in which they break nothing, so that they go to their end."""
-FEW_IMAGES, SLOW_STEP = 16, 2.0
-"""Images with which a step is timed if a whole batch takes more than SLOW_STEP seconds."""
+FEW_IMAGES, SLOW_STEP = (16, 64), 2.0
+"""Numbers of images by which a step is told if a whole batch takes more than SLOW_STEP seconds. Two, because some of it
+may be the same for any number, as bounds of large weights are."""
 
 
 class Estimate(NamedTuple):
@@ -131,21 +132,23 @@ def _seconds_of_pass(probe: Attack, model: PixelClassifier, images: Tensor) -> f
 
 
 def _seconds_of_each(run: Callable[[int], Any], num_images: int) -> float:
-    """Seconds of `run(num_images)` over that number; of fewer images if it is slow, see `SLOW_STEP`."""
+    """Seconds of `run(num_images)` over that number; on a line through fewer images if it is slow: see `SLOW_STEP`."""
 
     def seconds(count: int) -> float:
         began = time.perf_counter()
         run(count)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        return (time.perf_counter() - began) / count
+        return time.perf_counter() - began
 
-    few = min(FEW_IMAGES, num_images)
-    seconds(few)  # the first is slower
-    of_few = seconds(few)
-    if of_few * num_images > SLOW_STEP:
-        return of_few
-    return (seconds(num_images) + seconds(num_images)) / 2
+    few, more = FEW_IMAGES
+    seconds(min(few, num_images))  # the first is slower
+    if num_images > more:
+        of_few, of_more = seconds(few), seconds(more)
+        told = of_more + max(0.0, of_more - of_few) * (num_images - more) / (more - few)
+        if told > SLOW_STEP:
+            return told / num_images
+    return (seconds(num_images) + seconds(num_images)) / 2 / num_images
 
 
 def plan_in_words(settings: Settings, known: dict[str, Estimate], *, anew: bool = False) -> str:

@@ -120,7 +120,22 @@ def test_a_step_that_takes_long_is_timed_on_a_few_of_its_images(monkeypatch):
     network.register_forward_pre_hook(lambda module, arguments: seen.append(len(arguments[0])))
     monkeypatch.setattr(type(given), "model", lambda self, num_classes: network)
     assert min(seconds_per_image(given, 100)) > 0
-    assert set(seen) == {plan.FEW_IMAGES}
+    assert set(seen) == set(plan.FEW_IMAGES)
+
+
+def test_what_a_step_takes_for_any_number_of_images_is_not_counted_for_each(monkeypatch):
+    now, counts = 0.0, []
+
+    def run(count):
+        nonlocal now
+        now += 3.0 + 0.25 * count
+        counts.append(count)
+
+    monkeypatch.setattr(plan.time, "perf_counter", lambda: now)
+    assert plan._seconds_of_each(run, 512) == pytest.approx((3.0 + 0.25 * 512) / 512)
+    assert max(counts) == 64
+    assert plan._seconds_of_each(run, 48) == pytest.approx((3.0 + 0.25 * 48) / 48)
+    assert counts[-1] == 48
 
 
 def test_a_pass_is_timed_on_as_many_images_as_are_attacked_together(monkeypatch):
@@ -130,7 +145,7 @@ def test_a_pass_is_timed_on_as_many_images_as_are_attacked_together(monkeypatch)
     network.register_forward_pre_hook(lambda module, arguments: seen.append((module.training, len(arguments[0]))))
     monkeypatch.setattr(type(given), "model", lambda self, num_classes: network)
     seconds_per_image(given, 20)
-    assert {count for training, count in seen if not training} == {plan.FEW_IMAGES, 20}
+    assert {count for training, count in seen if not training} == {min(plan.FEW_IMAGES), 20}
     assert max(count for training, count in seen if training) == 128
 
 
