@@ -125,7 +125,8 @@ def work(rank: int, side: Side, options: argparse.Namespace, folder: str) -> Non
         found = lightning_sq.evaluate(net, x, y, epsilon=case.epsilon, attacks=stages, batch_size=batch_size)
         checks = time.perf_counter() - began - sum(row["seconds"] for row in found.table) / side.processes
         robust = found.verdicts
-        profile = {row["attack"]: row["seconds"] for row in found.table} | {"checks and the rest": checks}
+        spent = {row["attack"]: row["seconds"] for row in found.table}
+        profile = {"seconds of the stages, all processes together": spent, "seconds of checks and the rest": checks}
     else:
         from pyautoattack import AutoAttack
 

@@ -37,6 +37,8 @@ from lightning_sq.progress import progress_bar
 
 SIZE = 32
 MARKERS = "osD^v<>PX*"
+TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50)
+"""Of the rise of the loss."""
 SHARPNESSES = (5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0)
 HIDDEN = 0.9
 """Plain PGD finds less than this share of what the strongest attack finds: called hidden."""
@@ -192,6 +194,9 @@ def draw(rows: dict[str, dict[str, Any]], epsilon: float) -> plt.Figure:
     left.set(yscale="log", xlabel=r"predicted: $\epsilon\,\|\nabla_x CE\|_1$", ylabel="strongest attack")
     left.set_title("rise of the loss (dashed: first order is all; ringed in red: hidden from plain PGD)", fontsize=9)
     left.yaxis.set_minor_formatter("")
+    lowest, highest = left.get_ylim()
+    left.set_yticks([tick for tick in TICKS if lowest <= tick <= highest])
+    left.yaxis.set_major_formatter("{x:g}")
     if learned:
         left.legend(fontsize=7.5, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2)
     sweep = [rows[f"2 levels, sharpness {a:g}, noise"] for a in SHARPNESSES]

@@ -21,7 +21,9 @@ from gpu_parts.training import FIRST_GUESS, Rates
 from lightning_sq.data.image_index import ImageIndex
 from lightning_sq.data.index import load_index
 
-NVIDIA = "NVIDIA's own ResNet-50 with DALI: 2,470 on one A100"
+NVIDIA = (
+    "NVIDIA's own ResNet-50 v1.5 with DALI: 2,470 on one A100 (github.com/NVIDIA/DeepLearningExamples, mixed precision)"
+)
 TO_REACH, STRETCH = 4000, 5000  # images/s of an H100-class GPU, from files
 H100_CLASS = ("H100", "H200", "B200")
 RESNET50 = ("resnet50", 224)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
-from statistics import fmean, stdev
 from typing import Any
 
+from lightning_sq.evaluation.results import is_older
+from lightning_sq.reproduction.measured import (
+    Spread,
+    by_length,
+    error_of_gap,
+    error_to_published,
+    seconds_to,
+    spread_of,
+    standard_error,
+)
 from lightning_sq.reproduction.studies import Study
 from lightning_sq.words import counted
 
-PAPERS_ATTACKS = ("pgd", "bpda")
-"""By which the paper judged: plain PGD, and PGD through BPDA where there is a quantizer."""
 COMPARABLE = 0.03
 """Two accuracies are comparable if they differ by no more than this."""
 _LIMIT = f"{100 * COMPARABLE:.0f} points"
@@ -36,63 +42,9 @@ class Claim:
     holds: bool | None
 
 
-@dataclass(frozen=True)
-class Spread:
-    """Mean and standard deviation over seeds (None for one)."""
-
-    mean: float
-    deviation: float | None
-
-    @classmethod
-    def of(cls, values: list[float]) -> Spread:
-        """Raises: statistics.StatisticsError if there are none."""
-        return cls(fmean(values), stdev(values) if len(values) > 1 else None)
-
-    def __str__(self) -> str:
-        spread = "" if self.deviation is None else f" ± {100 * self.deviation:.1f}"
-        return f"{100 * self.mean:.1f}{spread}"
-
-
-def spread_of(rows: dict[str, Any], name: str, key: str) -> Spread | None:
-    """Of one number of a row over its seeds; None if the row was not run, or has no such number."""
-    values = [seed[key] for seed in rows.get(name, {}).get("seeds", []) if seed.get(key) is not None]
-    return Spread.of(values) if values else None
-
-
-def by_length(study: Study, name: str, row: dict[str, Any]) -> list[tuple[float, float]]:
-    """[(seconds of training, accuracy)] at the end of each schedule of a row, the shortest first.
-
-    The accuracy is the worst case over all attacks, or what interval bounds prove of the same images if the row is
-    trained by them; of its whole schedule, the mean over the seeds.
-    """
-    key = "certified_of_attacked" if study.row(name).by_proof else "worst_case"
-    ends = [[one] for one in row["shorter"]] + [row["seeds"]]
-    ends = [one for one in ends if all(end.get(key) is not None for end in one)]
-    return sorted((fmean(end["seconds"] for end in one), fmean(end[key] for end in one)) for one in ends)
-
-
-def seconds_to(points: list[tuple[float, float]], accuracy: float) -> float:
-    """Length of the shortest schedule that reaches `accuracy`, on the straight line between two that were measured.
-
-    Args:
-        points: Of `by_length`.
-        accuracy: One of them reaches it.
-    """
-    index = next(k for k, (_, reached) in enumerate(points) if reached >= accuracy)
-    if index == 0:
-        return points[0][0]
-    (before, less), (after, more) = points[index - 1 : index + 1]
-    return before + (after - before) * (accuracy - less) / (more - less)
-
-
-def standard_error(accuracy: float, num_images: int) -> float:
-    """sqrt(p (1 - p) / n): how well n images tell it."""
-    return math.sqrt(accuracy * (1 - accuracy) / num_images)
-
-
 def judge(study: Study, rows: dict[str, Any], num_images: int) -> list[dict[str, Any]]:
     """The claims as plain values, for the page and its JSON; `num_images` were attacked."""
-    claims = [_comparable(study, rows, num_images)]
+    claims = [_comparable(study, rows, name, num_images) for name in (study.method, study.plain_method)]
     claims += [_robust(study, rows, name, num_images) for name in study.methods]
     claims += [_certified(study, rows, num_images)]
     claims += [_proven_as_published(study, rows, name) for name in study.proven_rows]
@@ -101,28 +53,29 @@ def judge(study: Study, rows: dict[str, Any], num_images: int) -> list[dict[str,
     return [asdict(claim) for claim in claims]
 
 
-def _do_not_tell(num_images: int) -> str:
-    return f"{counted(num_images, 'image')} {'does' if num_images == 1 else 'do'} not tell"
+def _do_not_tell(num_images: int, num_seeds: int) -> str:
+    seeds = f" and {counted(num_seeds, 'seed')}" if num_seeds > 1 else ""
+    return f"{counted(num_images, 'image')}{seeds} {'does' if num_images == 1 and not seeds else 'do'} not tell"
 
 
-def _not_told_apart(one: float, other: float, num_images: int) -> str:
-    """A warning where two accuracies are nearer than two standard errors."""
-    error = _error_of_both(one, other, num_images)
-    if abs(one - other) >= 2 * error:
+def _not_told_apart(one: Spread, other: Spread | float, num_images: int) -> str:
+    """A warning where an accuracy is nearer than two standard errors to another row's, or to a published one."""
+    return _nearly(one, other, 0.0, "them apart", num_images)
+
+
+def _hardly_comparable(one: Spread, other: Spread | float, num_images: int) -> str:
+    """A warning where what `one` lacks is nearer than two standard errors to what still counts as comparable."""
+    return _nearly(one, other, COMPARABLE, f"{_LIMIT} for sure", num_images)
+
+
+def _nearly(one: Spread, other: Spread | float, limit: float, what: str, num_images: int) -> str:
+    if isinstance(other, Spread):
+        gap, error, most = other.mean - one.mean, error_of_gap(one, other, num_images), "at most "
+    else:
+        gap, error, most = other - one.mean, error_to_published(one, other, num_images), ""
+    if abs(gap - limit) >= 2 * error:
         return ""
-    return f", but {_do_not_tell(num_images)} them apart (standard error {100 * error:.1f} points)"
-
-
-def _hardly_comparable(gap: float, error: float, num_images: int) -> str:
-    """A warning where `gap` is nearer than two standard errors to what still counts as comparable."""
-    if abs(gap - COMPARABLE) >= 2 * error:
-        return ""
-    return f", but {_do_not_tell(num_images)} {_LIMIT} for sure (standard error {100 * error:.1f} points)"
-
-
-def _error_of_both(one: float, other: float, num_images: int) -> float:
-    """The larger standard error of two accuracies, of which one may be 0 or 1, and so have none."""
-    return max(standard_error(one, num_images), standard_error(other, num_images))
+    return f", but {_do_not_tell(num_images, one.num_seeds)} {what} (standard error {most}{100 * error:.1f} points)"
 
 
 def _of_one_seed(rows: dict[str, Any], *names: str) -> str:
@@ -138,31 +91,43 @@ def _doubted(rows: dict[str, Any], *names: str, lengths: tuple[str, ...] = ("see
     return f"; upper bounds, which checks doubt in {doubted}" if doubted else ""
 
 
+def _outdated(rows: dict[str, Any], *names: str, lengths: tuple[str, ...] = ("seeds",)) -> str:
+    """A warning where one of the rows was attacked by an older set than is run now."""
+    older = [name for name in names if any(is_older(end) for length in lengths for end in rows[name][length])]
+    titles = " and ".join(rows[name]["title"] for name in older)
+    return f"; by an older and weaker set of attacks: {titles}" if older else ""
+
+
+def _published(accuracy: float) -> str:
+    """With the decimals of its source: 91.95 %, 88.5 %."""
+    return f"{100 * accuracy:.4g} %"
+
+
 def _not_run(claim: str, rows: dict[str, Any], *names: str) -> Claim:
     missing = [name for name in names if name not in rows] or names
     return Claim(claim, "–", "–", f"not measured: {' and '.join(missing)} not trained here", None)
 
 
-def _comparable(study: Study, rows: dict[str, Any], num_images: int) -> Claim:
+def _comparable(study: Study, rows: dict[str, Any], name: str, num_images: int) -> Claim:
     text = "the method is comparable to PGD training under PGD and BPDA"
-    both = study.method, study.adversarial
-    method, pgd = (spread_of(rows, name, "papers_attacks") for name in both)
+    if name != study.method:
+        text = f"the same of the method without a search for the noise ({study.row(name).title})"
+    both = name, study.adversarial
+    method, pgd = (spread_of(rows, row, "papers_attacks") for row in both)
     if method is None or pgd is None:
         return _not_run(text, rows, *both)
-    worst, worst_pgd = (spread_of(rows, name, "worst_case") for name in both)
+    worst, worst_pgd = (spread_of(rows, row, "worst_case") for row in both)
     holds = method.mean >= pgd.mean - COMPARABLE
     verdict = "reproduced" if holds else f"not reproduced: {100 * (pgd.mean - method.mean):.1f} points less"
-    error = _error_of_both(method.mean, pgd.mean, num_images)
-    warning = _hardly_comparable(pgd.mean - method.mean, error, num_images)
     if holds and worst.mean < worst_pgd.mean - COMPARABLE:
-        verdict = (
-            f"reproduced by the paper's attacks, but {100 * (worst_pgd.mean - worst.mean):.1f} points less in truth"
-        )
+        less = f"{100 * (worst_pgd.mean - worst.mean):.1f} points less"
+        verdict = f"reproduced by the paper's attacks, but {less} in the worst case"
+    verdict += _hardly_comparable(method, pgd, num_images)
     return Claim(
         text,
         f"{method} against {pgd} of PGD training",
         f"{worst} against {worst_pgd} of PGD training",
-        verdict + warning + _of_one_seed(rows, *both) + _doubted(rows, *both),
+        verdict + _of_one_seed(rows, *both) + _doubted(rows, *both) + _outdated(rows, *both),
         holds,
     )
 
@@ -172,18 +137,18 @@ def _robust(study: Study, rows: dict[str, Any], name: str, num_images: int) -> C
     method = "the method" if name == study.method else study.row(name).title
     worst = spread_of(rows, name, "worst_case")
     if published is None:
-        text = f"PGD training is not needed: {method} is as robust as PGD-trained models in truth"
-        other = spread_of(rows, study.adversarial, "worst_case")
-        goal, source = (None, "") if other is None else (other.mean, "our PGD-trained row")
+        text = f"PGD training is not needed: {method} is as robust in the worst case as our PGD-trained row"
+        goal, source, judged = spread_of(rows, study.adversarial, "worst_case"), "it", (name, study.adversarial)
     else:
-        goal, source = published
-        text = f"PGD training is not needed: {method} is as robust in truth as {source} ({100 * goal:.1f} %)"
+        (goal, source), judged = published, (name,)
+        text = f"PGD training is not needed: {method} is as robust in the worst case as {source} ({_published(goal)})"
     if worst is None or goal is None:
-        return _not_run(text, rows, name)
-    holds = worst.mean >= goal
-    verdict = "reached" if holds else f"not reached: {100 * (goal - worst.mean):.1f} points less than {source}"
-    verdict += _not_told_apart(worst.mean, goal, num_images) + _of_one_seed(rows, name) + _doubted(rows, name)
-    return Claim(text, str(spread_of(rows, name, "papers_attacks")), str(worst), verdict, holds)
+        return _not_run(text, rows, *judged)
+    gap = (goal.mean if isinstance(goal, Spread) else goal) - worst.mean
+    verdict = "reached" if gap <= 0 else f"not reached: {100 * gap:.1f} points less than {source}"
+    verdict += _not_told_apart(worst, goal, num_images)
+    verdict += _of_one_seed(rows, *judged) + _doubted(rows, *judged) + _outdated(rows, *judged)
+    return Claim(text, str(spread_of(rows, name, "papers_attacks")), str(worst), verdict, gap <= 0)
 
 
 def _certified(study: Study, rows: dict[str, Any], num_images: int) -> Claim:
@@ -201,13 +166,13 @@ def _certified(study: Study, rows: dict[str, Any], num_images: int) -> Claim:
     shown += f"; {same} by interval bounds on those attacked, where PGD training keeps {worst_pgd} without a proof"
     verdict = "at least as much is proven as" if holds else "less is proven than"
     verdict += " PGD training keeps under attack on the same images"
-    verdict += _not_told_apart(same.mean, worst_pgd.mean, num_images)
-    verdict += _of_one_seed(rows, study.certified_row, study.adversarial)
+    verdict += _not_told_apart(same, worst_pgd, num_images)
+    verdict += _of_one_seed(rows, study.certified_row, study.adversarial) + _outdated(rows, study.adversarial)
     return Claim(text, str(paper), shown, verdict, holds)
 
 
 def _proven_as_published(study: Study, rows: dict[str, Any], name: str) -> Claim:
-    known = ", ".join(f"{100 * accuracy:.1f} %: {source}" for accuracy, source in study.published_proofs)
+    known = ", ".join(f"{_published(accuracy)}: {source}" for accuracy, source in study.published_proofs)
     text = f"{study.row(name).title}: as much is proven as has been published ({known})"
     proven = spread_of(rows, name, "certified")
     if proven is None:
@@ -231,6 +196,9 @@ def _faster(study: Study, rows: dict[str, Any], name: str, num_images: int) -> C
         return Claim(text, "–", "–", "not measured: no shorter schedules of the two here", None)
     goal, (first, shortest) = _both_reach(ours, theirs), theirs[0]
     ratio, seconds, seconds_pgd = _ratio(ours, theirs), seconds_to(ours, goal), seconds_to(theirs, goal)
+    both, lengths = (name, study.adversarial), ("seeds", "shorter")
+    warnings = _of_one_seed(rows, *both) + _doubted(rows, *both, lengths=lengths)
+    warnings += _outdated(rows, *both, lengths=lengths)
     how = "proven, against PGD training under attack" if study.row(name).by_proof else "in the worst case"
     measured = f"{100 * goal:.1f} % {how}: {seconds:.0f} s of training against "
     if goal < shortest:
@@ -238,20 +206,20 @@ def _faster(study: Study, rows: dict[str, Any], name: str, num_images: int) -> C
         verdict = f"not reached: at most {ratio:.1f} times"
         if ratio >= wanted:
             verdict = "not measured: PGD training has no schedule so short"
-        return Claim(text, "–", measured, verdict, False if ratio < wanted else None)
+        return Claim(text, "–", measured, verdict + warnings, False if ratio < wanted else None)
     error = standard_error(goal, num_images)
-    least, most = sorted(_ratio(ours, [(time, reached + off) for time, reached in theirs]) for off in (-error, error))
-    measured += f"{seconds_pgd:.0f} s, {ratio:.1f} times"
-    measured += f" ({least:.1f} to {most:.1f} where PGD training keeps {100 * error:.1f} points more or less)"
+    shifted = [[(time, reached + off * error) for time, reached in theirs] for off in (-2, -1, 0, 1, 2)]
+    ratios = [_ratio(ours, points) for points in shifted]
+    least, most = min(ratios), max(ratios)
+    measured += f"{seconds_pgd:.0f} s, {ratio:.1f} times ({least:.1f} to {most:.1f} where PGD training keeps up to "
+    measured += f"{200 * error:.1f} points more or less, two standard errors)"
     for number, (sooner, less) in enumerate(ours):
         if shortest <= less < goal and all(less > before for _, before in ours[:number]):
             measured += f"; to {100 * less:.1f} %: {sooner:.0f} s, {seconds_to(theirs, less) / sooner:.1f} times"
     verdict = "reached" if ratio >= wanted else f"not reached: {ratio:.1f} times"
     if least < wanted <= most:
-        verdict += f", but {_do_not_tell(num_images)} {wanted:g} times for sure"
-    verdict += _of_one_seed(rows, name, study.adversarial)
-    verdict += _doubted(rows, name, study.adversarial, lengths=("seeds", "shorter"))
-    return Claim(text, "–", measured, verdict, ratio >= wanted)
+        verdict += f", but {_do_not_tell(num_images, 1)} {wanted:g} times for sure"
+    return Claim(text, "–", measured, verdict + warnings, ratio >= wanted)
 
 
 def _both_reach(ours: list[tuple[float, float]], theirs: list[tuple[float, float]]) -> float:
@@ -268,17 +236,17 @@ def _ratio(ours: list[tuple[float, float]], theirs: list[tuple[float, float]]) -
 def _as_published(study: Study, rows: dict[str, Any], name: str, num_images: int) -> Claim:
     row = study.row(name)
     accuracy, source = row.published
-    text = f"our {row.title} row is as robust as published ({100 * accuracy:.1f} %: {source})"
+    text = f"our {row.title} row is as robust as published ({_published(accuracy)}: {source})"
     worst = spread_of(rows, name, "worst_case")
     if worst is None:
         return _not_run(text, rows, name)
     gap = accuracy - worst.mean
     verdict = f"within {_LIMIT}, or better" if gap <= COMPARABLE else f"{100 * gap:.1f} points less"
-    warning = _hardly_comparable(gap, _error_of_both(worst.mean, accuracy, num_images), num_images)
     each = [f"{100 * seed['worst_case']:.1f}" for seed in rows[name]["seeds"]]
     if len(each) > 1:
         verdict += f" (seed by seed {', '.join(each)})"
-        if gap > COMPARABLE and row.why_not:
-            verdict += f"; {row.why_not}"
-    verdict += warning + _of_one_seed(rows, name)
+    verdict += _hardly_comparable(worst, accuracy, num_images)
+    if len(each) > 1 and gap > COMPARABLE and row.why_not:
+        verdict += f"; {row.why_not}"
+    verdict += _of_one_seed(rows, name) + _doubted(rows, name) + _outdated(rows, name)
     return Claim(text, str(spread_of(rows, name, "papers_attacks")), str(worst), verdict, gap <= COMPARABLE)

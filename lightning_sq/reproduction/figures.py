@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -10,7 +10,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from lightning_sq.evaluation.figures import NORMS
-from lightning_sq.reproduction.claims import by_length
+from lightning_sq.evaluation.tables import format_epsilon
+from lightning_sq.reproduction.measured import by_length
 from lightning_sq.reproduction.studies import STUDIES, Study
 from lightning_sq.words import counted
 
@@ -21,7 +22,7 @@ NATURAL, ATTACKED = "-", "--"
 MARKERS = {NATURAL: "o", ATTACKED: "s"}
 PANELS = {False: "natural samples alone", True: "input gradients in training"}
 LINES = "solid, round: natural samples alone; dashed, square: input gradients in training; triangle: proven"
-TICKS = (0, 50, 70, 80, 85, 90, 95, 98)
+TICKS = (0, 50, 70, 80, 85, 90, 92, 94, 96, 98, 99)
 NEAR_ALL = 90.0
 """Percent: where a line comes above it, the axis is logarithmic in the error."""
 
@@ -29,7 +30,8 @@ NEAR_ALL = 90.0
 def curves_figure(content: dict[str, Any]) -> Figure:
     """Worst case over the budget, a line a row, the mean over its seeds; a triangle is what is proven of all images.
 
-    Hollow marks are over the attacks on everyone alone: at budgets below the largest no others are run.
+    Hollow marks are over the attacks on everyone alone: at budgets below the largest no others are run. A bar at the
+    largest is the standard deviation over the seeds.
     Rows whose training takes input gradients have a panel of their own.
     """
     study, rows = STUDIES[content["study"]], content["rows"]
@@ -47,17 +49,23 @@ def curves_figure(content: dict[str, Any]) -> Figure:
         x, y = zip(*((epsilon, 100 * accuracy) for epsilon, accuracy in points), strict=True)
         axes.plot(x, y, label=row["title"], **style)
         axes.plot(x[1:-1], y[1:-1], style["marker"], color=style["color"], ms=style["ms"], mfc="white", zorder=3)
+        if len(seeds) > 1:
+            spread = 100 * stdev(seed["over_epsilon"][-1][1] for seed in seeds)
+            axes.errorbar(x[-1], y[-1], spread, fmt="none", ecolor=style["color"], elinewidth=1)
         proven = [seed["certified"] for seed in seeds if seed["certified"] is not None]
         if proven and fmean(proven) >= TELLING:
             axes.plot([points[-1][0]], [100 * fmean(proven)], "^", color=style["color"], ms=8, mfc="white")
+    budgets = sorted({epsilon for row in rows.values() for epsilon, _ in row["seeds"][0]["over_epsilon"]})
     for gradients, axes in panel.items():
+        axes.set_xticks([0.0, *budgets], ["0", *map(format_epsilon, budgets)])
         axes.set(xlabel=rf"perturbation budget $\epsilon$ ({NORMS['linf']})", xlim=(0, None))
         images = counted(content["num_images"], "test image")
         axes.set_title(f"{content['title']}, {images}, {PANELS[gradients]}", fontsize=10)
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, fontsize=8, handlelength=3.5,
                     frameon=False)  # fmt: skip
     panels[0, 0].set(ylabel="accuracy under the worst case, %")
-    figure.supxlabel("hollow: over some of the attacks alone; triangle: proven of all test images", fontsize=9)
+    figure.supxlabel("hollow: over some of the attacks alone; bar: standard deviation over the seeds; "
+                     "triangle: proven of all test images", fontsize=9)  # fmt: skip
     _scaled(list(panels[0]))
     return figure
 
@@ -124,9 +132,10 @@ def _scaled(panels: list[plt.Axes]) -> None:
     for axes in panels:
         if highest > NEAR_ALL:
             axes.set_yscale("function", functions=stretched)
-            axes.set_yticks([tick for tick in TICKS if tick <= highest])
+            top = (highest + 100) / 2
+            axes.set_yticks([tick for tick in TICKS if tick <= top])
             axes.yaxis.set_major_formatter("{x:g}")
-            axes.set_ylim(-5, (highest + 100) / 2)
+            axes.set_ylim(-5, top)
         else:
             axes.set_ylim(-2, highest + 2)
         axes.grid(alpha=0.3)

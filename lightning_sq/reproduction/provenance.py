@@ -23,6 +23,18 @@ def machines(rows: dict[str, Any]) -> str:
     return f"Trained {'; '.join(sorted(machines))}. Measured on {', '.join(sorted({seed['day'] for seed in seeds}))}."
 
 
+def clock(rows: dict[str, Any]) -> list[str]:
+    """How far the seconds of the seeds of a row differ, which all take the same steps: what else the machine did."""
+    seconds = [[seed["seconds"] for seed in row["seeds"]] for row in rows.values()]
+    most = max((max(one) / min(one) for one in seconds if len(one) > 1), default=None)
+    if most is None:
+        return []
+    return [
+        "Seconds are the clock's, on a machine that did other things at times: those of the seeds of one row, which",
+        f"take the same steps, differ by up to {most:.1f} times.",
+    ]
+
+
 def _ends(*rows: dict[str, Any]) -> list[dict[str, Any]]:
     """Every seed and every shorter schedule."""
     return [end for row in rows for end in (*row["seeds"], *row["shorter"])]

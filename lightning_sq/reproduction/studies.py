@@ -79,7 +79,8 @@ class Study:
         left_out: What was tried of it and of the bounds besides, and is no option of this project, a sentence each.
         looked_at: The same of what was judged on test images.
         times_faster: Than PGD training, to the same accuracy, as the paper says; None if it says nothing of that.
-        method: The row that is the paper's method.
+        method: The row that is the paper's method, with what this project has found of the noise.
+        plain_method: The same with one draw of independent noise, which is all that the paper's abstract says of it.
         same_network: The method with the network of the published PGD-trained model; None where the method has it.
         natural: The undefended control.
         adversarial: The row of PGD adversarial training, which the paper says is not needed.
@@ -100,6 +101,7 @@ class Study:
     looked_at: tuple[str, ...] = ()
     times_faster: float | None = None
     method: str = "method"
+    plain_method: str = "independent_noise"
     same_network: str | None = None
     natural: str = "natural"
     adversarial: str = "pgd"

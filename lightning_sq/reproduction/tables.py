@@ -6,8 +6,8 @@ from statistics import fmean, stdev
 from typing import Any
 
 from lightning_sq.evaluation.tables import percent
-from lightning_sq.reproduction.claims import PAPERS_ATTACKS, Spread, spread_of
-from lightning_sq.reproduction.trials import TRIAL_SHARE
+from lightning_sq.reproduction.measured import PAPERS_ATTACKS, Spread, spread_of, standard_error
+from lightning_sq.reproduction.trials import TRIAL_IMAGES, TRIAL_SHARE
 from lightning_sq.words import counted
 
 _SHARES = {1 / 2: "half", 1 / 3: "a third", 1 / 4: "a quarter"}
@@ -101,19 +101,31 @@ def rates_section(rows: dict[str, Any]) -> list[str]:
             bold = "**" * (tried["rate"] == row["learning_rate"])
             cells.append(f"{bold}{percent(tried['accuracy'])}{bold}")
         lines.append(f"| {' | '.join([row['title'], *cells, format(row['learning_rate'], 'g')])} |")
-    return lines
+    return lines + _at_the_edge(tuned)
+
+
+def _at_the_edge(tuned: dict[str, Any]) -> list[str]:
+    """Which rows took the largest or smallest rate that was tried, and so might do better beyond it."""
+    edges = {name: [extreme(tried["rate"] for tried in row["tuning"]) for extreme in (min, max)]
+             for name, row in tuned.items()}  # fmt: skip
+    beyond = [row["title"] for name, row in tuned.items() if row["learning_rate"] in edges[name]]
+    if not beyond:
+        return []
+    return ["", f"Taken at the edge of what was tried, so that another rate may do better still: {'; '.join(beyond)}."]
 
 
 def choice_section(tried: list[dict[str, Any]]) -> list[str]:
     """The lines on what was tried of the method, the best in bold."""
     best, epochs = max(entry["accuracy"] for entry in tried), counted(tried[0]["epochs"], "epoch", "g")
+    error = f"{100 * standard_error(best, TRIAL_IMAGES):.1f} points"
     return [
         "",
         "## What was tried of the method",
         "",
         "The recipe and single changes of it, one seed, on training images that are held out (never on test images):",
-        f"accuracy under a quick attack after {epochs}. Seconds are of several at a time,",
-        "and of what else the machine did meanwhile.",
+        f"accuracy under a quick attack after {epochs}. On some {TRIAL_IMAGES:,} images the standard error of the",
+        f"best is {error}: what is nearer to each other than twice that is not told apart.",
+        "Seconds are of several at a time, and of what else the machine did meanwhile.",
         "",
         "| the method | % | seconds of training |",
         "| --- | ---: | ---: |",

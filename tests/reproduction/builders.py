@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lightning_sq.evaluation.suites import SUITE_VERSION
 from lightning_sq.reproduction.settings import Settings
 from lightning_sq.reproduction.studies import MNIST
 from tests.conftest import REPOSITORY
@@ -46,6 +47,7 @@ def seed(worst, papers=None, certified=None, curve=((10, 0.5), (20, 0.8))):
         "certified": certified,
         "certified_of_attacked": certified,
         "over_epsilon": [[0.1, 0.9], [0.3, worst]],
+        "suite_version": SUITE_VERSION,
         "flags": [],
         "verdict": "",
     }

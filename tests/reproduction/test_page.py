@@ -54,6 +54,7 @@ def test_the_page_has_a_line_for_each_row_and_claim_and_says_what_is_missing(con
     assert "not the data set as published" in page.markdown(content | {"data": content["data"] | {"whole": False}})
     assert "Not run here: PGD-40." in text
     assert "after 3 epochs" in text
+    assert "standard error of the\nbest is 1.3 points" in text  # of 80 % on 1,000
     assert "| as the recipe | **80.0** | 60 |\n| 3 levels | 10.0 | 59 |" in text
     assert all(claim["claim"] in text for claim in content["claims"])
     for name in (page.CURVES_FILE, page.TRAINING_FILE):
@@ -70,6 +71,10 @@ def test_the_page_shows_what_every_learning_rate_gave(content):
     content["rows"]["method"]["tuning"] = tried
     text = page.markdown(content)
     assert "| soft quantization + noisy natural samples | 50.0 | **60.0** | 55.0 | 0.002 |" in text
+    assert "at the edge" not in text
+    content["rows"]["method"]["learning_rate"] = 0.004
+    edge = "another rate may do better still: soft quantization + noisy natural samples.\n"
+    assert edge in page.markdown(content)
     assert "those of the recipes in natural samples; quantizer + interval bounds." in text
 
 
@@ -91,6 +96,22 @@ def test_legends_list_the_most_robust_first_and_attacks_in_training_have_a_panel
     assert {line.get_linestyle() for line in natural.lines if not line.get_label().startswith("_")} == {"-"}
     line, _ = attacked.lines  # and its hollow marks
     assert (line.get_label(), line.get_linestyle()) == ("PGD-40", "--")
+
+
+def test_a_bar_at_the_largest_budget_is_the_spread_of_the_seeds_and_budgets_are_named(content):
+    del content["rows"]["interval_bound"], content["rows"]["natural"]
+    (axes,) = figures.curves_figure(content).axes
+    (bar,) = (collection.get_segments()[0] for collection in axes.collections)
+    assert [x for x, _ in bar] == [0.3, 0.3]
+    assert bar[1][1] - bar[0][1] == pytest.approx(2 * 7.07, abs=0.01)  # of 80 and 70 %
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0", "0.1", "0.3"]
+
+
+def test_the_page_says_how_far_the_seconds_of_the_same_steps_differ(content):
+    content["rows"]["method"]["seeds"][1]["seconds"] = 31.0
+    assert "take the same steps, differ by up to 1.6 times.\n" in page.markdown(content)
+    del content["rows"]["method"]["seeds"][1]
+    assert "take the same steps" not in page.markdown(content)
 
 
 def test_a_page_of_another_schema_is_refused(content, tmp_path):
@@ -138,6 +159,8 @@ def test_every_number_of_an_evaluation_is_kept_as_what_it_is():
 
 def test_the_page_names_rows_that_were_judged_by_weaker_attacks_or_never_saw_those_of_other_nets(content):
     older = "By an older and weaker set of attacks and checks, so that numbers may be too good: "
+    for row in content["rows"].values():
+        row["seeds"] = [end | {"suite_version": SUITE_VERSION - 1} for end in row["seeds"]]
     assert f"\n{older}all rows.\n" in page.markdown(content)
     assert "Adversarial images of" not in page.markdown(content)
     present = {"suite_version": SUITE_VERSION, "transfers": ["natural"]}
