@@ -25,14 +25,11 @@ from data_parts.loaders import DaliLoader, bare_decode, loaders, ours
 from data_parts.pixels import pixels_row, validation_images
 from data_parts.start import seconds_to_first_batch
 from data_parts.training import training_rows
-from safetensors.torch import load_file
-from timm.data import ImageNetInfo
 
 from lightning_sq.data.image_index import ImageIndex
 from lightning_sq.data.index import load_index
 from lightning_sq.data.shard_writer import ShardSettings, write_shards
-from lightning_sq.models import ModelConfig, build_model
-from lightning_sq.models.backbone import load_backbone, pretrained_normalization
+from lightning_sq.release import load
 
 PIL, DALI, SHARDS, ALONE = "torchvision DataLoader (PIL)", "DALI CPU", "DALI CPU, shards", "DALI CPU, decoding alone"
 
@@ -101,12 +98,8 @@ def _resident_megabytes() -> float:
 
 def accuracy_rows(index: ImageIndex, shards: ImageIndex, options: argparse.Namespace) -> list[Row]:
     """Top-1 of a pretrained ResNet-18 on the files by both backends, and on the shards; and how far pixels differ."""
-    synsets = tuple(ImageNetInfo().label_names())
-    mean, std = pretrained_normalization("resnet18", 3)
-    model = build_model(ModelConfig("resnet18", synsets, mean, std, 224, 256, None)).eval()
-    weights = {name: value.float() for name, value in load_file(options.weights).items()}
-    load_backbone(model.backbone, weights, source=options.weights)
-    labels = torch.tensor([synsets.index(name) for name in index.class_names])
+    model = load(f"timm:resnet18@{options.weights}")
+    labels = torch.tensor([model.config.class_names.index(name) for name in index.class_names])
     top1, images = {}, {}
     for name, files, backend in (
         ("torchvision, original files", index, "torchvision"),

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import timm
 import torch
-from common.harness import Row, report, seconds_of
+from common.harness import Row, report, seconds_of, usual_device
 from common.steps import training_step
 from torch import Tensor
 
@@ -26,10 +26,10 @@ GPU_TIMES = 50
 """Calls of a quantizer that a GPU gets in a row: one of them may take less time than its launch."""
 
 
-def quantizer_rows(rounds: int, device: str, batch: int = 64) -> list[Row]:
+def quantizer_rows(rounds: int, device: str) -> list[Row]:
     """256 levels against 2, and against their full sum; on a GPU over eight batches at once, `GPU_TIMES` in a row."""
     times, many = (GPU_TIMES, 8) if device == "cuda" else (1, 1)
-    x = torch.rand(many * batch, 3, 224, 224, device=device)
+    x = torch.rand(many * 64, 3, 224, 224, device=device)
 
     def run(num_levels: int) -> Callable[[], Tensor]:
         layer = SoftQuantization(num_levels, RELATIVE_SHARPNESS * (num_levels - 1))
@@ -93,8 +93,9 @@ def in_a_row(run: Callable[[], object], times: int) -> Callable[[], None]:
     return runs
 
 
-def copy_bandwidth(device: str, rounds: int, num_bytes: int = 2**28) -> float:
+def copy_bandwidth(device: str, rounds: int) -> float:
     """Bytes a second that a plain copy reads and writes."""
+    num_bytes = 2**28
     source = torch.empty(num_bytes, dtype=torch.uint8, device=device)
     times = 10 if device == "cuda" else 1
     return 2 * num_bytes * times / seconds_of({"copy": in_a_row(source.clone, times)}, rounds=rounds)["copy"]
@@ -146,7 +147,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = usual_device()
     architecture, batch = ("resnet50", 256) if device == "cuda" else ("resnet18", 64)
     rows = quantizer_rows(options.rounds, device)
     rows += front_end_rows(options.rounds, device, architecture, batch)

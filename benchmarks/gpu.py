@@ -33,7 +33,7 @@ from pathlib import Path
 
 import torch
 from common.budget import Record
-from common.harness import Row
+from common.harness import Row, usual_device
 from front_end import front_end_rows
 from gpu_parts.files import file_rows
 from gpu_parts.imagenette import command_line_rows, imagenette_rows
@@ -91,7 +91,7 @@ def parse() -> argparse.Namespace:
 
 def measure(record: Record, options: argparse.Namespace) -> None:
     """The sections in turn; each asks for its time, and one that fails does not take the others with it."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(usual_device())
     torch.backends.cudnn.benchmark = True
     compile_many()
     if device.type == "cpu":

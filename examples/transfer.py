@@ -64,13 +64,15 @@ def train(model: PixelClassifier, images: Tensor, labels: Tensor, options: argpa
     model.requires_grad_(False)
     learnt.requires_grad_(True)
     model.train(options.train == "all")
-    num_steps = options.epochs * -(-len(images) // options.batch_size)
+    num_batches = -(-len(images) // options.batch_size)
+    num_steps = options.epochs * num_batches
     optimizer = torch.optim.AdamW(learnt.parameters(), lr=options.learning_rate, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
     generator, step = torch.Generator().manual_seed(options.seed), 0
     with progress_bar(f"training {name}", "steps") as advance:
         for _ in range(options.epochs):
-            for chosen in torch.randperm(len(images), generator=generator).split(options.batch_size):
+            # of nearly the same size: batch norm that trains refuses a last one of a single image
+            for chosen in torch.randperm(len(images), generator=generator).tensor_split(num_batches):
                 pixels = images[chosen].to(DEVICE).float() / 255
                 loss = cross_entropy(model(pixels), labels[chosen].to(DEVICE))
                 optimizer.zero_grad()

@@ -20,17 +20,21 @@ from lightning_sq.errors import ERROR
 from lightning_sq.stop_request import handled
 
 _running: set[subprocess.Popen] = set()
+_handed_on: list[int] = []
+"""Signals that the children were told of. One that another thread was only starting hears of them from that thread."""
 
 
 @contextmanager
 def handing_on() -> Iterator[None]:
     """End on SIGTERM by status 143, once every child has ended: a training saves where it is before it does."""
+    _handed_on.clear()
     with handled(_hand_on, signal.SIGTERM):
         yield
 
 
 def _hand_on(number: int, frame: FrameType | None) -> None:
     signal.signal(number, signal.SIG_IGN)  # the children are waited for
+    _handed_on.append(number)
     for child in tuple(_running):
         child.send_signal(number)
     raise SystemExit(128 + number)
@@ -50,6 +54,8 @@ def run_command(words: Sequence[str], **options: Any) -> int:
         with _sigterm_held_back() as came:
             child = ended.enter_context(subprocess.Popen([sys.executable, "-m", "lightning_sq", *words], **options))
             _running.add(child)
+            for number in tuple(_handed_on):
+                child.send_signal(number)
         for number in came:
             os.kill(os.getpid(), number)
         status = child.wait()

@@ -76,7 +76,7 @@ def _timm_model(text: str) -> TrainedModel:
     names = backbone.imagenet_class_names(1000)
     config = ModelConfig(architecture, names, mean, std, image_size, resize_size)
     model = build_model(config)
-    state = file_state(Path(file)) if file else backbone.pretrained_state(architecture)
+    state = file_state(file) if file else backbone.pretrained_state(architecture)
     skipped = backbone.load_backbone(model.backbone, state, source=file or f"timm's {architecture}")
     if skipped:
         raise InputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 import shutil
@@ -17,14 +18,19 @@ from lightning_sq.models.release_format import write_release
 from tests.conftest import REPOSITORY
 
 
+def module_of(name: str):
+    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "examples" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.fixture
 def example(monkeypatch):
     """Runs examples/NAME.py with words, and gives back the module."""
 
     def run(name: str, *words: str):
-        spec = importlib.util.spec_from_file_location(name, REPOSITORY / "examples" / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        module = module_of(name)
         monkeypatch.setattr(sys, "argv", [name, *words])
         module.main()
         return module
@@ -82,10 +88,18 @@ def test_only_what_is_said_to_be_trained_is_trained(example, few_digits, tmp_pat
     assert changed == {"backbone.fc.weight", "backbone.fc.bias"}
 
 
+def test_no_batch_is_left_with_one_image_which_batch_norm_refuses():
+    module = module_of("transfer")
+    model = build_model(ModelConfig("resnet18", ("a", "b"), (0.5,) * 3, (0.25,) * 3, 32, 32)).to(module.DEVICE)
+    images, labels = torch.zeros(5, 3, 32, 32, dtype=torch.uint8), torch.tensor([0, 1, 0, 1, 0])
+    options = argparse.Namespace(train="all", epochs=1, batch_size=4, learning_rate=1e-3, seed=0)
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        model.train()(torch.rand(1, 3, 32, 32, device=module.DEVICE))
+    module.train(model, images, labels, options, "one")
+
+
 def test_labels_go_by_the_names_of_the_training_images_where_val_lacks_a_class(few_digits, tmp_path):
-    spec = importlib.util.spec_from_file_location("transfer", REPOSITORY / "examples/transfer.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = module_of("transfer")
     model = build_model(ModelConfig("test_resnet", ("a", "b"), (0.5,) * 3, (0.25,) * 3, 32, 32))
     names = [str(digit) for digit in range(10)]
     whole = module.read(few_digits / "val", model, names)[1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import timm
 import torch
-from common.harness import Row
+from common.harness import Row, usual_device
 from common.steps import Step, rate, training_step
 from data_parts.cuts import SIZE, dataset_of, order_of
 from torch import Tensor
@@ -17,7 +17,7 @@ from lightning_sq.objectives import Natural
 
 def training_rows(index: ImageIndex, architecture: str, batch_size: int, threads: int) -> list[Row]:
     """The share of the step's own speed that training from files reaches, and what would be needed where it is low."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(usual_device())
     loader = training_loader(index, SIZE, batch_size, threads, device)
     model = timm.create_model(architecture).to(device, memory_format=torch.channels_last).train()
     train = training_step(Natural(), model, torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9))

@@ -53,7 +53,7 @@ class MixedInteger:
     max_variables: int = 5000
 
     def __post_init__(self) -> None:
-        if self.max_seconds <= 0 or self.max_variables < 1:
+        if not self.max_seconds > 0 or self.max_variables < 1:
             raise InputError(
                 f"max_seconds={self.max_seconds} and max_variables={self.max_variables} have to be above 0."
             )

@@ -116,7 +116,8 @@ def preimage(quantizer: Callable[[Tensor], Tensor], values: Tensor, images: Tens
         images: (B, C, H, W) in [0, 1].
         epsilon: Radius of the ball.
     """
-    rises = values >= quantizer(images)
+    here = quantizer(images)
+    rises = values >= here
     ends = torch.where(rises, images + epsilon, images - epsilon).clamp(*PIXEL_BOUNDS)
     near, far = images, ends  # the quantizer reaches the value at `far`, perhaps before
     for _ in range(BISECTIONS):
@@ -124,4 +125,4 @@ def preimage(quantizer: Callable[[Tensor], Tensor], values: Tensor, images: Tens
         found = quantizer(middle)
         reached = torch.where(rises, found >= values, found <= values)
         near, far = torch.where(reached, near, middle), torch.where(reached, middle, far)
-    return torch.where(values == quantizer(images), images, far)
+    return torch.where(values == here, images, far)

@@ -17,14 +17,16 @@ def main(arguments: list[str]) -> None:
         dest="command", required=True, metavar="{digits,mnist,cifar10,check,shard}", parser_class=Parser
     )
     digits = commands.add_parser("digits", help="write the 1,797 UCI handwritten digits as a JPEG image folder")
-    digits.add_argument("folder", nargs="?", type=Path, default=Path("data/digits"), help="default: data/digits")
-    digits.add_argument("--overwrite", action="store_true", help="write anew a folder that this command wrote")
-    digits.add_argument("--keep", action="store_true", help="be content with a folder that exists already")
+    digits.add_argument("folder", nargs="?", type=Path, help="default: data/digits")
+    digits.set_defaults(tuning=False)
+    written = [digits]
     for name in ("mnist", "cifar10"):
         known = commands.add_parser(name, help=f"write {name.upper()} as an image folder of PNG files")
         known.add_argument("folder", nargs="?", type=Path, help=f"default: data/{name}, or data/{name}-tuning")
         known.add_argument("--from", dest="source", type=Path, help="where its files are; default: download them")
         known.add_argument("--tuning", action="store_true", help="val is the last training images; no test images")
+        written.append(known)
+    for known in written:
         known.add_argument("--overwrite", action="store_true", help="write anew a folder that this command wrote")
         known.add_argument("--keep", action="store_true", help="be content with a folder that exists already")
     check = commands.add_parser(
@@ -47,9 +49,7 @@ def main(arguments: list[str]) -> None:
     shard.add_argument("--images-per-shard", type=int, default=4096, help="default: 4096")
     shard.add_argument("--allow-unreadable", action="store_true", help="leave unreadable images out")
     options = parser.parse_args(arguments)
-    if options.command == "digits":
-        _digits(options.folder, overwrite=options.overwrite, keep=options.keep)
-    elif options.command == "check":
+    if options.command == "check":
         from lightning_sq.commands.data_check import check_data
 
         check_data(options.folder, again=options.again, report=options.report)
@@ -58,30 +58,29 @@ def main(arguments: list[str]) -> None:
 
         shard_data(options)
     else:
-        _benchmark_set(options)
+        _write(options)
 
 
-def _digits(folder: Path, *, overwrite: bool, keep: bool) -> None:
-    from lightning_sq.data.digits import write_digits
-
-    if keep and folder.is_dir():
-        print(f"{folder} is there already")
-        return
-    print(f"{counted(write_digits(folder, overwrite=overwrite), 'image')} written to {folder}")
-
-
-def _benchmark_set(options: Namespace) -> None:
-    from lightning_sq.data import benchmark_sets
-    from lightning_sq.progress import progress_bar
-
-    name = options.command
-    folder = options.folder or Path("data") / f"{name}{'-tuning' * options.tuning}"
+def _write(options: Namespace) -> None:
+    folder = options.folder or Path("data") / f"{options.command}{'-tuning' * options.tuning}"
     if options.keep and folder.is_dir():
         print(f"{folder} is there already")
         return
-    write = {"mnist": benchmark_sets.write_mnist, "cifar10": benchmark_sets.write_cifar10}[name]
+    if options.command == "digits":
+        from lightning_sq.data.digits import write_digits
+
+        count = write_digits(folder, overwrite=options.overwrite)
+    else:
+        count = _write_benchmark_set(folder, options)
+    print(f"{counted(count, 'image')} written to {folder}")
+
+
+def _write_benchmark_set(folder: Path, options: Namespace) -> int:
+    from lightning_sq.data import benchmark_sets
+    from lightning_sq.progress import progress_bar
+
+    write = {"mnist": benchmark_sets.write_mnist, "cifar10": benchmark_sets.write_cifar10}[options.command]
     with progress_bar(f"writing {folder}", "images") as advance:
-        count = write(
+        return write(
             folder, source=options.source, tuning=options.tuning, overwrite=options.overwrite, progress=advance
         )
-    print(f"{counted(count, 'image')} written to {folder}")

@@ -10,8 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lightning_sq.data.image_index import ImageIndex, UnreadableImage
 from lightning_sq.data.in_parts import map_in_parts
 from lightning_sq.data.index import class_names_of, look_through
@@ -63,10 +61,9 @@ def check_data(folder: Path, *, again: bool = False, report: Path | None = None)
 
 
 def _describe(index: ImageIndex, unreadable: list[UnreadableImage], damaged: list[str]) -> dict[str, Any]:
-    counts = np.bincount(index.labels, minlength=len(index.class_names)).tolist()
     return {
         "images": len(index),
-        "classes": dict(zip(index.class_names, counts, strict=True)),
+        "classes": index.class_counts,
         "odd": {kind: list(paths) for kind, paths in index.kinds.items()},
         "unreadable": [item._asdict() for item in unreadable],
         "damaged_shards": damaged,
@@ -74,11 +71,9 @@ def _describe(index: ImageIndex, unreadable: list[UnreadableImage], damaged: lis
 
 
 def _print_split(index: ImageIndex, unreadable: list[UnreadableImage], damaged: list[str]) -> None:
-    counts = np.bincount(index.labels, minlength=len(index.class_names))
-    few, many = counts.min(), counts.max()
-    split = index.folder
+    counts, split = index.class_counts.values(), index.folder
     images, classes = counted(len(index), "image"), counted(len(index.class_names), "class")
-    print(f"{split}: {images} in {classes}, {few:,} to {many:,} a class")
+    print(f"{split}: {images} in {classes}, {min(counts):,} to {max(counts):,} a class")
     for kind, paths in index.kinds.items():
         _print_kind(kind, paths)
     for item in unreadable:

@@ -11,13 +11,12 @@ from lightning_sq.children import run_command
 from lightning_sq.commands.parser import Parser, check_at_least_one
 from lightning_sq.errors import InputError
 from lightning_sq.paths import write_whole
-from lightning_sq.run_files import CSV_FILE, FIGURE_FILE, JSON_FILE, LAST_CHECKPOINT, REPORT_FILE
+from lightning_sq.run_files import CSV_FILE, EXAMPLES_FILE, FIGURE_FILE, JSON_FILE, LAST_CHECKPOINT, REPORT_FILE
 from lightning_sq.types import parse_epsilon
 
 MODELS = {"natural": "digits_natural.yaml", "soft_quantization": "digits.yaml"}
 METHOD = "soft_quantization"
-RESULTS = (JSON_FILE, CSV_FILE, "examples.safetensors", FIGURE_FILE, REPORT_FILE)
-MADE = (*MODELS, "release", *RESULTS)
+MADE = (*MODELS, "release", JSON_FILE, CSV_FILE, EXAMPLES_FILE, FIGURE_FILE, REPORT_FILE)
 """What the steps write into --output."""
 MARKER, MARKER_TEXT = "DEMO.txt", "Made by lightning-sq demo, which replaces it when it runs again.\n"
 
@@ -41,18 +40,8 @@ def main(arguments: list[str]) -> None:
 
     _run("data", "digits", options.data, "--keep")
     for name, config in MODELS.items():
-        data = ["--data.root", options.data]
-        _run(
-            "fit",
-            "--config",
-            options.configs / config,
-            *data,
-            "--output",
-            output / name,
-            "--overwrite",
-            *_processes(),
-            *epochs,
-        )
+        words = ["--config", options.configs / config, "--data.root", options.data, "--output", output / name]
+        _run("fit", *words, "--overwrite", *_processes(), *epochs)
     trained = output / METHOD / LAST_CHECKPOINT
     _run(
         "evaluate",

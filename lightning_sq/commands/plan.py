@@ -73,7 +73,7 @@ def _read(config: Path) -> dict[str, Any]:
 
     try:
         recipe = yaml.safe_load(config.read_text())
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"--config {config} cannot be read ({type(error).__name__}). Give a recipe.") from None
     parts = [recipe.get(name) for name in ("model", "data", "trainer")] if isinstance(recipe, dict) else [None]
     if not all(isinstance(part, dict) for part in parts):
@@ -103,6 +103,8 @@ def _check(options: argparse.Namespace, recipe: dict[str, Any]) -> None:
         value = getattr(options, name)
         if value is not None and not value > 0:
             raise InputError(f"--{name.replace('_', '-')} {value:g} is not above 0.")
+    if not options.latency >= 0:
+        raise InputError(f"--latency {options.latency:g} is not at least 0. 30 is usual.")
     if not 0 <= options.overlap <= 1:
         raise InputError(f"--overlap {options.overlap:g} is not in [0, 1]. 0.7 is usual.")
     epochs = recipe["trainer"].get("max_epochs")
@@ -138,6 +140,8 @@ def _measure(config: Path, data: Path | None) -> float:
         if refusal := refusal_of(words):
             raise InputError(f"The short run: {refusal} Or give --images-per-second.")
         epochs = training_curve(Path(folder), {"train/images_per_second": "rate"})
+    if not epochs:
+        raise InputError("The short run logged no speed. Give --images-per-second.")
     return epochs[-1]["rate"]  # the second epoch's: the first one fills caches
 
 

@@ -109,7 +109,7 @@ class DaliLoader(Loader):
         self._feed = iter(())
         while self._running:
             try:
-                self._pipeline.run()
+                self._run()
             except StopIteration:
                 self._pipeline.reset()
                 self._running = False

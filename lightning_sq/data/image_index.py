@@ -45,10 +45,15 @@ class ImageIndex:
         return len(self.paths)
 
     @property
+    def class_counts(self) -> dict[str, int]:
+        """Each class, in order, and how many readable images it has."""
+        counts = np.bincount(self.labels, minlength=len(self.class_names))
+        return dict(zip(self.class_names, counts.tolist(), strict=True))
+
+    @property
     def empty_classes(self) -> tuple[str, ...]:
         """The classes without a readable image."""
-        counts = np.bincount(self.labels, minlength=len(self.class_names))
-        return tuple(name for name, count in zip(self.class_names, counts, strict=True) if not count)
+        return tuple(name for name, count in self.class_counts.items() if not count)
 
     @property
     def named_unreadable(self) -> str:

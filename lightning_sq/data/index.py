@@ -100,8 +100,7 @@ def look_through_readable(folder: Path, *, allow_unreadable: bool) -> ImageIndex
 
 
 def _index_of(folder: Path, class_names: tuple[str, ...], files: Columns, labels: np.ndarray) -> ImageIndex:
-    bad = [(path, reason) for path, reason in zip(files.paths, files.reasons, strict=True) if reason]
-    good = files.heights > 0
+    good = np.flatnonzero(files.heights > 0)
     kinds: dict[str, list[str]] = {}
     for path, found in zip(files.paths, files.kinds, strict=True):
         for kind in found.split(",") if found else ():
@@ -109,12 +108,12 @@ def _index_of(folder: Path, class_names: tuple[str, ...], files: Columns, labels
     return ImageIndex(
         folder=folder,
         class_names=class_names,
-        paths=tuple(path for path, reason in zip(files.paths, files.reasons, strict=True) if not reason),
+        paths=tuple(files.paths[i] for i in good.tolist()),
         labels=labels[good],
         sizes=np.stack([files.heights, files.widths], axis=1)[good],
         digests=files.digests[good],
         kinds={kind: tuple(paths) for kind, paths in sorted(kinds.items())},
-        unreadable=tuple(UnreadableImage(*item) for item in bad),
+        unreadable=tuple(UnreadableImage(*bad) for bad in zip(files.paths, files.reasons, strict=True) if bad[1]),
     )
 
 

@@ -116,12 +116,12 @@ def _check_folder(folder: Path, plan: str) -> None:
             if not re.fullmatch(OURS, path.name):
                 raise InputError(f"{folder} holds {path.name}, which this command did not write. Give another folder.")
             if path.name == MANIFEST or path.suffix == f".{PART}":
-                found = json.loads(path.read_text()).get("plan")
-                if found != plan:
+                found = json.loads(path.read_text())
+                if not isinstance(found, dict) or found.get("plan") != plan:
                     raise InputError(
                         f"{folder} holds shards of other images, or made with other options. Give another folder."
                     )
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"{folder} cannot be used ({error}). Give another folder.") from error
 
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from lightning_sq.errors import InputError
 from lightning_sq.evaluation.found import spread
 from lightning_sq.ops.noise import draw_for_each, uniform_noise
+from lightning_sq.run_files import EXAMPLES_FILE
 from lightning_sq.types import PIXEL_BOUNDS
 
-FILE = "examples.safetensors"
 NUM_EXAMPLES = 6
 ORDER = ("clean", "noisy", "clean, quantized", "adversarial", "perturbation", "adversarial, quantized")
 
@@ -74,7 +74,7 @@ def save(folder: Path, models: dict[str, Examples]) -> None:
     }
     captions = json.dumps({name: shown.captions for name, shown in models.items()})
     # save_file would make it readable for its owner alone
-    (folder / FILE).write_bytes(serialize(tensors, metadata={"captions": captions}))
+    (folder / EXAMPLES_FILE).write_bytes(serialize(tensors, metadata={"captions": captions}))
 
 
 def read(folder: Path) -> dict[str, Examples]:
@@ -82,7 +82,7 @@ def read(folder: Path) -> dict[str, Examples]:
 
     Raises: InputError if it is missing or damaged.
     """
-    path = folder / FILE
+    path = folder / EXAMPLES_FILE
     try:
         with safe_open(path, framework="pt") as file:
             captions = json.loads(file.metadata()["captions"])

@@ -15,7 +15,7 @@ from lightning_sq.evaluation.figures import Figure, descent_figure, examples_fig
 from lightning_sq.evaluation.results import OLDER, is_older, read_results
 from lightning_sq.evaluation.tables import format_epsilon, largest_budget, percent, table_columns, table_rows
 from lightning_sq.paths import write_whole
-from lightning_sq.run_files import FIGURE_FILE, REPORT_FILE
+from lightning_sq.run_files import EXAMPLES_FILE, FIGURE_FILE, REPORT_FILE
 
 
 def write_report(folder: Path) -> None:
@@ -24,7 +24,7 @@ def write_report(folder: Path) -> None:
     Raises: InputError if there are no results, or something is damaged.
     """
     results = read_results(folder)
-    shown = examples.read(folder) if (folder / examples.FILE).exists() else {}
+    shown = examples.read(folder) if (folder / EXAMPLES_FILE).exists() else {}
     save_png(robustness_figure(results), folder / FIGURE_FILE)
     template = files("lightning_sq.evaluation").joinpath("templates/report.html.j2").read_text()
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)

@@ -20,9 +20,7 @@ def model_info(results: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]
     `autoattack_acc` is the share left by the four stages of AutoAttack and by what ran before them; null unless all
     four ran. `external` is the worst case over everything, `unreliable` says whether a diagnostic fired.
     """
-    ran = {row["attack"] for row in model["attacks"]}
-    last_stage = max((i for i, row in enumerate(model["attacks"]) if row["attack"] in AUTOATTACK), default=None)
-    complete = ran.issuperset(AUTOATTACK) and last_stage is not None
+    left = [row["accuracy_after"] for row in model["attacks"] if row["attack"] in AUTOATTACK]
     return {
         "name": model["name"],
         "dataset": Path(results["data"]["folder"]).parent.name or results["data"]["folder"],
@@ -33,7 +31,7 @@ def model_info(results: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]
         "number_forward_passes": 1,
         "additional_data": None,
         "clean_acc": f"{100 * model['clean_accuracy']:.2f}",
-        "autoattack_acc": f"{100 * model['attacks'][last_stage]['accuracy_after']:.2f}" if complete else None,
+        "autoattack_acc": f"{100 * left[-1]:.2f}" if len(left) == len(AUTOATTACK) else None,
         "external": f"{100 * model['robust_accuracy']:.2f}",
         "unreliable": bool(model["flags"]),
         "footnote": model["verdict"],

@@ -117,7 +117,7 @@ class StageRunner:
         found: list[tuple[Tensor, Tensor]] = []
         numbers = torch.arange(len(self.images), device="cpu") if todo is None else torch.nonzero(todo)[:, 0]
         for chunk in self._own_batches(numbers):
-            x, y = self._to_device(chunk)
+            x, y = self.batch(chunk)
             with random_numbers_kept(self.device, zlib.crc32(f"{self._seeds(chunk)[0]}".encode())):
                 found.append((chunk, question(x, y, chunk.tolist()).cpu()))
         parts = [part for of_rank in gather(found) for part in of_rank]
@@ -127,6 +127,11 @@ class StageRunner:
         for chunk, answer in parts:
             answers[chunk] = answer
         return answers
+
+    def batch(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """The images and labels of these numbers (B,), on the model's device."""
+        numbers = numbers.to(self.images.device)
+        return self.images[numbers].to(self.device), self.labels[numbers].to(self.device)
 
     def correct(self) -> Tensor:
         """(N,) bool: classified as labelled, before any attack."""
@@ -170,7 +175,7 @@ class StageRunner:
 
     def _attack(self, stage: str, attack: Attack | Prover, epsilon: float, chunk: Tensor) -> Kept:
         began = time.perf_counter()
-        x, y = self._to_device(chunk)
+        x, y = self.batch(chunk)
         seeds = self._seeds(chunk)
         of_batch = zlib.crc32(f"{stage}/{seeds[0]}".encode())  # so what a random model draws is a function of the batch
         with random_numbers_kept(self.device, of_batch), _collected_notes() as notes:
@@ -192,10 +197,6 @@ class StageRunner:
         first = self.seed * SEED_STRIDE
         first = first if abs(first) < LARGEST_SEED else first % LARGEST_SEED
         return [first + i for i in chunk.tolist()]
-
-    def _to_device(self, chunk: Tensor) -> tuple[Tensor, Tensor]:
-        chunk = chunk.to(self.images.device)
-        return self.images[chunk].to(self.device), self.labels[chunk].to(self.device)
 
     def _flags(self, numbers: Iterable[int]) -> Tensor:
         flags = torch.zeros(len(self.images), dtype=torch.bool, device="cpu")

@@ -101,12 +101,9 @@ def parts(attack: Any) -> list[Any]:
 
 
 def _fewest_classes(attack: Any) -> int:
-    match attack:
-        case PGD(criterion="dlr", targeted=False):
-            return FEWEST_CLASSES["apgd-dlr"]
-        case AutoAttackStage():
-            return FEWEST_CLASSES.get(attack.stage, 2)
-    return 2
+    """But for a stage of AutoAttack, which says so itself."""
+    by_dlr = isinstance(attack, PGD) and attack.criterion == "dlr" and not attack.targeted
+    return FEWEST_CLASSES["apgd-dlr"] if by_dlr else 2
 
 
 def passes(attack: Any) -> int:
@@ -121,9 +118,8 @@ def passes(attack: Any) -> int:
         case AutoAttackStage(stage="square"):
             return attack.num_queries * attack.num_restarts
         case AutoAttackStage():
-            per_step = {"apgd-t": 27, "fab-t": 36}.get(
-                attack.stage, 3
-            )  # nine targets; FAB looks once more at each step
+            # nine targets; FAB looks once more at each step
+            per_step = {"apgd-t": 27, "fab-t": 36}.get(attack.stage, 3)
             return per_step * attack.num_steps * attack.num_restarts * attack.num_draws
         case BranchAndBound():
             return 7 * attack.max_boxes

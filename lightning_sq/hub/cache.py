@@ -25,7 +25,7 @@ from urllib.parse import quote, urldefrag
 
 from lightning_sq.errors import InputError
 from lightning_sq.hub.download import UnreachableError, download, read_small_file, warn_of_plain_http
-from lightning_sq.hub.registry import IS_ADDRESS, RegistryEntry
+from lightning_sq.hub.registry import DIGEST, RegistryEntry
 from lightning_sq.paths import cache_folder, write_whole
 from lightning_sq.progress import progress_bar
 from lightning_sq.release_files import (
@@ -99,7 +99,7 @@ def fetch_address(address: str) -> Path:
     url = url if url.endswith("/") else f"{url}/"
     if fragment:
         algorithm, _, digest = fragment.partition("=")
-        if algorithm != "sha256" or len(digest) != 64:
+        if algorithm != "sha256" or not DIGEST.fullmatch(digest.lower()):
             raise InputError(f"{address}: behind # stands sha256= and the 64 digits of the release's {SUMS_FILE}.")
         return _fetch(url, digest.lower(), url, None)
     warn_of_plain_http(url, f"write behind the address #sha256= and the digest of its {SUMS_FILE}")
@@ -184,8 +184,3 @@ def _download_release(url: str, digest: str, folder: Path, sums: bytes | None) -
 def _beginning(content: bytes) -> str:
     text = " ".join(content[:200].decode(errors="replace").split())
     return f"it begins with {text[:40]!r}" if text else "it is empty"
-
-
-def is_address(source: str) -> bool:
-    """Whether `source` is to be downloaded from a server."""
-    return IS_ADDRESS.match(source) is not None

@@ -15,12 +15,14 @@ from typing import Any
 from urllib.parse import urljoin
 
 from lightning_sq.errors import InputError, one_line
+from lightning_sq.paths import expanded
 
 INDEX_VARIABLE = "LIGHTNING_SQ_INDEX"
 OWN_INDEX = Path(__file__).with_name("registry.toml")
 NAME = re.compile(r"\w+(\.[\w.-]+)?")
 """A name has no slash and no colon: those are folders and addresses."""
 IS_ADDRESS = re.compile(r"https?://")
+DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def _text_of(index: str) -> str:
         warn_of_plain_http(index, "a file")
         return read_small_file(index).decode(errors="replace")
     try:
-        return Path(index).expanduser().read_text()
+        return expanded(index).read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"The list of releases {index} cannot be read ({type(error).__name__}). "
@@ -113,7 +115,7 @@ def _entry(name: str, values: Any, source: str, base: str) -> RegistryEntry:
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{source}: the entry {name!r} lacks or spoils a value ({one_line(error)}).") from error
-    if not NAME.fullmatch(name) or not re.fullmatch(r"[0-9a-f]{64}", entry.sha256) or len(entry.input_size) != 3:
+    if not NAME.fullmatch(name) or not DIGEST.fullmatch(entry.sha256) or len(entry.input_size) != 3:
         raise InputError(
             f"{source}: the entry {name!r} needs a name like resnet50.sq_in1k, 64 digits of sha256, "
             "and an input_size of channels, height and width."

@@ -6,9 +6,9 @@ import difflib
 from pathlib import Path
 
 from lightning_sq.errors import InputError
-from lightning_sq.hub.cache import fetch_address, fetch_entry, is_address
+from lightning_sq.hub.cache import fetch_address, fetch_entry
 from lightning_sq.hub.huggingface import PREFIX, fetch_repository
-from lightning_sq.hub.registry import INDEX_VARIABLE, NAME, entries
+from lightning_sq.hub.registry import INDEX_VARIABLE, IS_ADDRESS, NAME, entries
 
 
 def fetch(source: str) -> Path | None:
@@ -19,7 +19,7 @@ def fetch(source: str) -> Path | None:
     """
     if source.startswith(PREFIX):
         return fetch_repository(source)
-    if is_address(source):
+    if IS_ADDRESS.match(source):
         return fetch_address(source)
     if NAME.fullmatch(source) and (entry := entries().get(source)):
         return fetch_entry(entry)

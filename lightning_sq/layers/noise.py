@@ -69,10 +69,11 @@ class PixelNoise(nn.Module):
     def generator_on(self, device: torch.device) -> Generator:
         """The layer's generator, made on first use because only then the device is known."""
         if self._generator is None or self._generator.device != device:
+            state = self.generator_state
             self._generator = Generator(device)
             self._generator.manual_seed(self._seed)
-            if self._restored_state is not None:
-                self._put_back(self._generator, self._restored_state)
+            if state is not None:
+                self._put_back(self._generator, state)
         return self._generator
 
     def _put_back(self, generator: Generator, state: Tensor) -> None:
@@ -149,8 +150,9 @@ class PixelNoise(nn.Module):
 
         So a validation says the same on any number of processes, and takes nothing from the training's stream.
         """
-        turns = iter(indices.tolist())
-        noise = draw_for_each(images, indices.tolist(), lambda x, g: self._draw(x[None], g, next(turns))[0])
+        numbers = indices.tolist()
+        turns = iter(numbers)
+        noise = draw_for_each(images, numbers, lambda x, g: self._draw(x[None], g, next(turns))[0])
         return (images + noise).clamp(*PIXEL_BOUNDS)
 
     def extra_repr(self) -> str:

@@ -48,7 +48,7 @@ class BoxAdversarial(SteppingObjective):
     ) -> None:
         super().__init__(epsilon, num_steps, criterion, label_smoothing=label_smoothing, ramp_steps=ramp_steps)
         self.step_size = usual_step_size(num_steps) if step_size is None else step_size
-        if self.step_size <= 0:
+        if not self.step_size > 0:
             raise InputError(f"step_size={step_size} is not above 0. 2.5 / num_steps is usual.")
         self.start = PixelNoise("uniform", 1.0)
 

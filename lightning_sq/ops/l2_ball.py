@@ -11,7 +11,7 @@ from lightning_sq.ops.noise import draw_for_each
 from lightning_sq.types import PIXEL_BOUNDS
 
 SMALLEST = 1e-12
-"""Added to a length before it divides."""
+"""A length that is divided by is at least this."""
 
 
 def distance(adversarial: Tensor, images: Tensor) -> Tensor:

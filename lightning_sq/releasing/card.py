@@ -14,8 +14,6 @@ from lightning_sq.release_files import LIBRARY
 from lightning_sq.releasing.evidence import why_not_robust
 from lightning_sq.words import counted
 
-FLOATING = "| --- |" + " ---: |"
-
 
 def model_card(
     trained: TrainedModel,
@@ -181,7 +179,7 @@ Measured on {measured_on} with `lightning-sq evaluate`; every number is from res
 bound: another attack can only lower it.
 
 | in % of the images | |
-{FLOATING}
+| --- | ---: |
 {lines}
 
 Proven by interval bounds: {f"{proven} (in %)" if proven else "nothing"}.

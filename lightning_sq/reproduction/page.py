@@ -104,12 +104,16 @@ def write_page(folder: Path, content: dict[str, Any]) -> None:
 
 
 def read_study(folder: Path) -> dict[str, Any]:
-    """What `write_page` wrote. Raises: InputError if it is missing or of another schema."""
+    """What `write_page` wrote. Raises: InputError if it is missing, damaged or of another schema."""
     path = folder / JSON_FILE
     if not path.is_file():
         raise InputError(f"There is no {path}. Make it with lightning-sq reproduce.")
-    content = json.loads(path.read_text())
-    if content.get("schema_version") != SCHEMA_VERSION:
+    try:
+        content = json.loads(path.read_text())
+        schema = content["schema_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged ({type(error).__name__}). Make it again.") from error
+    if schema != SCHEMA_VERSION:
         raise InputError(f"{path} has another schema than this version reads. Make it again.")
     return content
 

@@ -33,6 +33,8 @@ CHECKS_ON_MANY, CHECKS_ON_FEW = 450, 510
 """Passes of an evaluation's checks for each of the images that they take, `MANY` or `FEW` at most."""
 LARGEST_BATCH = 128
 """Of an evaluation, in images."""
+NUM_CLASSES = 10
+"""Of every study's data."""
 PROBES: tuple[Attack, ...] = (PGD(num_steps=3, stop_when_fooled=False), Square(num_queries=10))
 """Short attacks by which a pass is timed, with gradients and without: for small networks the rest costs as much."""
 UNSEEN = 1e-6
@@ -96,21 +98,20 @@ def passes_of_evaluation(attacks: str, num_images: int) -> int:
     return num_images * for_each + checks
 
 
-def seconds_per_image(recipe: Recipe, num_attacked: int, *, num_classes: int = 10) -> tuple[float, float]:
+def seconds_per_image(recipe: Recipe, num_attacked: int) -> tuple[float, float]:
     """(of a training step, of a pass of an attack) for one image on this machine and this many threads, measured.
 
     Args:
         recipe: Of the training.
         num_attacked: Images that are attacked together.
-        num_classes: Of the data.
     """
     torch.manual_seed(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model, objective = recipe.model(num_classes).to(device).train(), recipe.objective()
+    model, objective = recipe.model(NUM_CLASSES).to(device).train(), recipe.objective()
     data = recipe.values()["data"]
     together = max(data["batch_size_per_device"], num_attacked)
     images = torch.rand(together, data.get("channels", 3), *[data["image_size"]] * 2).to(device)
-    labels = torch.randint(0, num_classes, (together,), device=device)
+    labels = torch.randint(0, NUM_CLASSES, (together,), device=device)
 
     def step(count: int) -> None:
         loss, _ = objective(model, images[:count], labels[:count])

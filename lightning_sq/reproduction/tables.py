@@ -7,9 +7,10 @@ from typing import Any
 
 from lightning_sq.evaluation.tables import percent
 from lightning_sq.reproduction.measured import PAPERS_ATTACKS, Spread, spread_of, standard_error
-from lightning_sq.reproduction.trials import TRIAL_IMAGES, TRIAL_SHARE
+from lightning_sq.reproduction.trials import RATE_FACTORS, TRIAL_IMAGES, TRIAL_SHARE
 from lightning_sq.words import counted
 
+_OF_THE_RECIPE = {1 / 2: "half the recipe's", 1.0: "the recipe's", 2.0: "twice the recipe's"}
 _SHARES = {1 / 2: "half", 1 / 3: "a third", 1 / 4: "a quarter"}
 
 
@@ -92,8 +93,8 @@ def rates_section(rows: dict[str, Any]) -> list[str]:
         "held out: under a",
         "quick attack, or proven where the row is trained by bounds. A rate is that of 256 images a step.",
         "",
-        "| row | half the recipe's | the recipe's | twice the recipe's | taken |",
-        "| --- | ---: | ---: | ---: | ---: |",
+        f"| row | {' | '.join(_OF_THE_RECIPE[factor] for factor in RATE_FACTORS)} | taken |",
+        f"| --- |{' ---: |' * (len(RATE_FACTORS) + 1)}",
     ]
     for row in tuned.values():
         cells = []

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor, nn
 
 from lightning_sq.models import ModelConfig, QuantizerConfig, build_model
 from lightning_sq.models.backbone import (
@@ -55,13 +55,13 @@ def build_module(
     model = build_model(config)
     check_image_size(model, architecture, image_size, len(class_names), channels)
     if checkpoint_path is not None:
-        _start_from(model.backbone, file_state(Path(checkpoint_path)), source=checkpoint_path)
+        _start_from(model.backbone, file_state(checkpoint_path), source=checkpoint_path)
     elif pretrained:
         _start_from(model.backbone, pretrained_state(architecture, channels), source=f"timm's {architecture}")
     return ClassifierModule(model, objective or Natural(), optimization or Optimization(), seed)
 
 
-def _start_from(backbone, state, *, source: str) -> None:
+def _start_from(backbone: nn.Module, state: dict[str, Tensor], *, source: str) -> None:
     skipped = load_backbone(backbone, state, source=source)
     head = f"; a new head for these classes ({', '.join(skipped)})" if skipped else ""
     rank_zero_info(f"Weights from {source}{head}")

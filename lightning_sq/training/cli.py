@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -120,8 +121,10 @@ class CommandLine(LightningCLI):
         config = self.config[self.subcommand]
         fits, output = self.subcommand == "fit", Path(config.output)
         check_output(output)
-        if not config.checkpoint_minutes >= 0:
-            raise InputError(f"checkpoint_minutes={config.checkpoint_minutes:g} is not at least 0. 15 is usual.")
+        if not 0 <= config.checkpoint_minutes < math.inf:
+            raise InputError(
+                f"checkpoint_minutes={config.checkpoint_minutes:g} is not a finite number of at least 0. 15 is usual."
+            )
         check_hang_seconds(config.hang_seconds)
         self.time_limit = parse_time_limit(config.time_limit)
         if config.keep_last < 1:

@@ -20,12 +20,12 @@ class Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         hint = did_you_mean(message, getattr(ex, "subcommand_parser", self))
-        told = f"{_first_sentence(message)}{hint} `lightning-sq fit --help` lists the options."
+        told = f"{_in_one_line(message)}{hint} `lightning-sq fit --help` lists the options."
         raise input_error_in(ex) or InputError(told) from None
 
 
-def _first_sentence(message: str) -> str:
-    """jsonargparse nests its reasons over many lines; the innermost one is what was wrong."""
+def _in_one_line(message: str) -> str:
+    """The first 400 characters of the reasons, which jsonargparse nests over many lines."""
     lines = [line.strip(" -") for line in message.splitlines() if line.strip(" -")]
     return f"{' '.join(lines)[:400].rstrip('.')}."
 

@@ -117,6 +117,23 @@ def test_a_network_that_sees_the_pixels_too_is_not_taken_apart_though_binary_ima
     assert take_apart(Beside(), IMAGES.round()) is None
 
 
+class NumbersInFront(nn.Module):
+    """What stands before the quantizer is the image itself, but where it is given the black that a quantizer makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.quantize, self.net = SoftQuantization(2, hard=True), linear()
+
+    def forward(self, x):
+        return self.net(self.quantize(x * x / x))
+
+
+def test_parts_whose_logits_are_no_numbers_are_not_those_of_a_model_whose_logits_are():
+    model, images = NumbersInFront(), IMAGES.clamp(min=0.1)
+    assert model(images).isfinite().all()
+    assert take_apart(model, images) is None
+
+
 class Claims(nn.Module):
     """Says of itself what it is made of."""
 

@@ -188,7 +188,7 @@ def test_without_the_solver_one_is_told_what_to_install(monkeypatch):
         MixedInteger()(model, IMAGES, labels_of(model), (), EPSILON)
 
 
-@pytest.mark.parametrize("values", [{"max_seconds": 0.0}, {"max_variables": 0}])
+@pytest.mark.parametrize("values", [{"max_seconds": 0.0}, {"max_seconds": float("nan")}, {"max_variables": 0}])
 def test_no_time_and_no_variables_are_refused(values):
     with pytest.raises(InputError, match="above 0"):
         MixedInteger(**values)

@@ -114,7 +114,7 @@ def test_a_gpus_front_end_is_held_against_its_copy(benchmark, tmp_path):
 
 
 @pytest.mark.parametrize("dali", [True, False])
-def test_a_gpu_trains_from_files_by_dali_or_says_that_it_is_missing(benchmark, tmp_path, few_digits, monkeypatch, dali):
+def test_a_gpu_trains_from_files_by_dali_or_says_that_it_is_missing(benchmark, few_digits, monkeypatch, dali):
     if not dali:
         monkeypatch.setitem(sys.modules, "nvidia.dali", None)
     record, options, network = gpu_training(data=few_digits / "train", batches=2, threads=1 if dali else 2)
@@ -142,7 +142,7 @@ def test_a_plan_by_files_says_by_what_they_were_decoded(benchmark, tmp_path, few
     assert not any("pixels" in reason for reason in skipped)
 
 
-def test_only_files_of_imagenets_size_say_something_about_imagenet(benchmark, monkeypatch):
+def test_only_files_of_imagenets_size_say_something_about_imagenet(benchmark):
     files, plan = importlib.import_module("gpu_parts.files"), importlib.import_module("gpu_parts.plan")
     kinds = {}
     for height, width in ((375, 500), (224, 224)):
@@ -236,7 +236,7 @@ def test_a_gpu_benchmark_without_time_skips_everything_by_name(benchmark, tmp_pa
     assert "imagenette at full length (natural, method, FGSM-RS): it would take about" in told
 
 
-def test_a_gpu_that_has_no_memory_for_a_batch_halves_it_and_says_so(benchmark, tmp_path, monkeypatch):
+def test_a_gpu_that_has_no_memory_for_a_batch_halves_it_and_says_so(benchmark, monkeypatch):
     record, options, network = gpu_training()
     trains = network.trains
 

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 CHILD = """#!/bin/sh
 trap 'sleep 0.3; touch {folder}/saved; exit 75' TERM
 touch {folder}/started
@@ -35,25 +37,38 @@ def test_sigterm_is_handed_on_and_the_child_is_waited_for(tmp_path):
 
 
 STARTING = """
-import os, signal, subprocess, sys
+import os, signal, subprocess, sys, threading
+from concurrent.futures import ThreadPoolExecutor, wait
 from lightning_sq import children
 sys.executable = sys.argv[1]
+told = threading.Event()
 class Slow(subprocess.Popen):
     def __init__(self, *words, **options):
         super().__init__(*words, **options)
         while not os.path.exists(sys.argv[2]):
             pass
         os.kill(os.getpid(), signal.SIGTERM)  # the child runs, and nobody knows it yet
+        if threading.current_thread() is not threading.main_thread():
+            told.wait()
 children.subprocess.Popen = Slow
 with children.handing_on():
-    children.run_command(["fit"])
+    {start}
 """
+IN_THIS_THREAD = 'children.run_command(["fit"])'
+IN_ANOTHER_THREAD = """with ThreadPoolExecutor(1) as pool:
+        try:
+            starting = pool.submit(children.run_command, ["fit"])
+            while not starting.done():
+                wait([starting], 0.05)
+        finally:
+            told.set()  # the signal has been handed on to every child that is known"""
 
 
-def test_a_sigterm_while_a_child_is_being_started_reaches_it(tmp_path):
+@pytest.mark.parametrize("start", [IN_THIS_THREAD, IN_ANOTHER_THREAD], ids=["in this thread", "in another"])
+def test_a_sigterm_while_a_child_is_being_started_reaches_it(tmp_path, start):
     child = tmp_path / "child"
     child.write_text(CHILD.format(folder=tmp_path))
     child.chmod(0o755)
-    words = [sys.executable, "-c", STARTING, str(child), str(tmp_path / "started")]
+    words = [sys.executable, "-c", STARTING.format(start=start), str(child), str(tmp_path / "started")]
     assert subprocess.run(words, timeout=60).returncode == 128 + signal.SIGTERM
     assert (tmp_path / "saved").exists()

@@ -71,11 +71,25 @@ def test_a_recipe_with_a_slip_is_one_sentence(changes, sentence, tmp_path, capsy
     assert main(["plan", "--config", str(tmp_path / "slip.yaml"), *IMAGENET]) == 0  # by the defaults
 
 
+def test_a_file_that_is_no_text_is_no_recipe(tmp_path, capsys):
+    (tmp_path / "last.ckpt").write_bytes(b"PK\x03\x04\xe7")
+    assert main(["plan", "--config", str(tmp_path / "last.ckpt"), *IMAGENET]) == 2
+    assert "cannot be read (UnicodeDecodeError). Give a recipe." in capsys.readouterr().err
+
+
+def test_a_recipe_whose_short_run_logs_no_speed_is_told_the_way_out(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("lightning_sq.commands.plan.refusal_of", lambda words: None)
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"model": {}, "data": {}, "trainer": {"max_epochs": 2}}))
+    assert main(["plan", "--config", str(tmp_path / "recipe.yaml"), *IMAGENET[:4]]) == 2
+    assert "logged no speed. Give --images-per-second." in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
         (["--nodes", "0"], ["--nodes 0 is not at least 1"]),
         (["--images-per-second", "0"], ["--images-per-second 0 is not above 0"]),
+        (["--latency", "-1"], ["--latency -1 is not at least 0"]),
         (["--overlap", "2"], ["--overlap 2 is not in [0, 1]"]),
         (["--images-per-second", "5"], ["no images in data/imagenet/train", "--num-images"]),
         ([*IMAGENET, "--time-limit", "soon"], ["time_limit=soon", "48:00:00"]),

@@ -134,7 +134,7 @@ def test_the_report_counts_classes_and_names_odd_files_and_the_same_file_in_both
     assert f"  the same file in train and val: 1 ({original} = 4/copied.jpg)\n" in printed
 
 
-def test_a_class_may_be_called_like_a_split(data, capsys):
+def test_a_class_may_be_called_like_a_split(data):
     for split in ("train", "val"):
         (data / split / "0").rename(data / split / "train")
     assert [found["classes"]["train"] for found in check(data)["splits"].values()] == [9, 4]

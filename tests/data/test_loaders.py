@@ -287,6 +287,16 @@ def test_a_file_that_only_dali_refuses_is_named_with_its_reason(photographs, tmp
         list(loader(tmp_path / "copy", tmp_path_factory, "dali", train=False))
 
 
+def test_a_file_that_spoils_the_rest_of_an_epoch_that_was_left_is_named_too(photographs, tmp_path, tmp_path_factory):
+    shutil.copytree(photographs, tmp_path / "copy")
+    left = loader(tmp_path / "copy", tmp_path_factory, "dali", train=False)
+    (tmp_path / "copy/bee/12.jpg").write_bytes(b"no longer an image")
+    next(iter(left))
+    left.set_epoch(1)
+    with pytest.raises(InputError, match=r"bee/12\.jpg cannot be decoded"):
+        next(iter(left))
+
+
 def test_every_kind_of_file_that_the_index_accepts_is_the_same_image_to_both_backends(tmp_path, tmp_path_factory):
     written = write_kinds(tmp_path / "kinds/ant")
     index = load_index(tmp_path / "kinds", cache=tmp_path)

@@ -155,12 +155,14 @@ def test_a_shard_that_is_lost_is_named_and_made_again(index, tmp_path):
     assert contents(tmp_path / "shards") == before
 
 
-@pytest.mark.parametrize("spoil", ["other settings", "other images", "foreign file"])
+@pytest.mark.parametrize("spoil", ["other settings", "other images", "foreign file", "a list", "not text"])
 def test_a_folder_that_holds_something_else_is_left_alone(index, tmp_path, spoil):
     write_shards(index, tmp_path / "shards", ShardSettings())
     settings = ShardSettings(short_side=80) if spoil == "other settings" else ShardSettings()
     if spoil == "foreign file":
         (tmp_path / "shards/thesis.txt").write_text("years of work")
+    if spoil in ("a list", "not text"):
+        (tmp_path / "shards/shards.json").write_bytes(b"[1]" if spoil == "a list" else b"\xff\xfe")
     before = contents(tmp_path / "shards")
     with pytest.raises(InputError, match="Give another folder"):
         write_shards(index.take(np.arange(9)) if spoil == "other images" else index, tmp_path / "shards", settings)

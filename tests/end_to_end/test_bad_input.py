@@ -81,6 +81,7 @@ MISTAKES = {
     ),
     "a negative seed": (["--seed_everything", "-1"], ["seed_everything=-1"]),
     "a time before now": (["--checkpoint_minutes", "-1"], ["checkpoint_minutes=-1"]),
+    "a time that never comes": (["--checkpoint_minutes", ".inf"], ["checkpoint_minutes=inf is not a finite number"]),
     "no device": (["--trainer.devices", "0"], ["devices"]),
     "a word for devices": (["--trainer.devices", "many"], ["devices"]),
     "an unknown accelerator": (["--trainer.accelerator", "abacus"], ["accelerator='abacus'"]),

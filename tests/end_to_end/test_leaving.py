@@ -143,7 +143,7 @@ def test_a_validation_inside_an_epoch_is_made_up_for_too(fit, tmp_path):
 
 
 @pytest.mark.parametrize(("step", "hook"), [("6", "on_train_epoch_start"), ("9", "on_train_batch_start")])
-def test_a_run_with_a_number_of_steps_goes_on_with_the_epoch_that_would_have_come(fit, tmp_path, step, hook):
+def test_a_run_with_a_number_of_steps_goes_on_with_the_epoch_that_would_have_come(fit, step, hook):
     length = ["--trainer.max_epochs", "3", "--trainer.max_steps", "18", "--checkpoint_minutes", "0"]
     cut = ["--trainer.callbacks+=tests.callbacks.PowerCut", "--trainer.callbacks.step", step]
     with pytest.raises(SystemExit):

@@ -96,6 +96,26 @@ def test_noise_goes_on_where_its_saved_state_was_taken():
     assert torch.equal(other.generator_state, layer.generator_state)
 
 
+class Placed:
+    """A generator on a device that is not here."""
+
+    def __init__(self, device):
+        self.device, self.generator = device, torch.Generator()
+
+    def __getattr__(self, name):
+        return getattr(self.generator, name)
+
+
+def test_noise_that_moves_to_another_gpu_goes_on_there(monkeypatch):
+    monkeypatch.setattr("lightning_sq.layers.noise.Generator", Placed)
+    layer = PixelNoise("uniform", 0.1)
+    layer.generator_state = torch.Generator().manual_seed(3).get_state()
+    torch.rand(5, generator=layer.generator_on(torch.device("cuda:0")).generator)
+    state = layer.generator_state
+    assert layer.generator_on(torch.device("cuda:1")).device.index == 1
+    assert torch.equal(layer.generator_state, state)
+
+
 def test_repeatable_noise_leaves_the_training_stream_alone():
     layer, untouched = PixelNoise("uniform", 0.1), PixelNoise("uniform", 0.1)
     first = layer.repeatable(IMAGES, torch.arange(4))

@@ -230,7 +230,7 @@ def test_a_description_that_cannot_be_is_refused(release, what):
     assert re.search(sentence, the_sentence(release))
 
 
-def test_lines_of_checksums_are_those_of_sha256sum(tmp_path):
+def test_lines_of_checksums_are_those_of_sha256sum():
     text = f"{'a' * 64}  one\n{'B' * 64} *two words\r\nno line\n{'c' * 63}  short\n"
     assert parse_sums(text, source="s") == {"one": "a" * 64, "two words": "b" * 64}
 

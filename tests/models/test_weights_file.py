@@ -64,7 +64,7 @@ def test_behind_a_prefix_too_a_head_of_other_classes_is_left_as_it_was(weights, 
     assert torch.equal(backbone.conv1[0].weight, weights["conv1.0.weight"])
 
 
-def test_a_network_whose_own_names_have_a_prefix_keeps_it(tmp_path):
+def test_a_network_whose_own_names_have_a_prefix_keeps_it():
     network = torch.nn.Sequential()
     network.add_module("net", torch.nn.Linear(2, 2))
     network.pretrained_cfg = {"classifier": "net"}

@@ -15,7 +15,7 @@ from tests.conftest import REPOSITORY
 
 PACKAGE = REPOSITORY / "lightning_sq"
 
-# what each part of the package may import of the others; errors, types, paths, progress and words are everybody's
+# what each part of the package may import of the others, besides `EVERYBODYS`
 MAY_IMPORT = {
     "ops": set(),
     "layers": {"ops"},

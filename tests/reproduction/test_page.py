@@ -122,6 +122,13 @@ def test_a_page_of_another_schema_is_refused(content, tmp_path):
         page.read_study(tmp_path)
 
 
+@pytest.mark.parametrize("text", ["<<<<<<< HEAD\n{}", "{}", "[]"])
+def test_a_page_whose_numbers_are_damaged_is_refused(tmp_path, text):
+    (tmp_path / page.JSON_FILE).write_text(text)
+    with pytest.raises(InputError, match="is damaged"):
+        page.read_study(tmp_path)
+
+
 def entry(**changes):
     """What `seed_entry` makes of an evaluation in which every number is another."""
     model = {

@@ -61,10 +61,7 @@ class Situation:
 
     def batch(self, count: int) -> tuple[Tensor, Tensor]:
         """A few images and labels on the model's device, spread over the set."""
-        chosen = torch.nonzero(self.some(torch.ones_like(self.found.correct), count))[:, 0]
-        runner = self.runner
-        here = chosen.to(runner.images.device)
-        return runner.images[here].to(runner.device), runner.labels[here].to(runner.device)
+        return self.runner.batch(spread(torch.arange(len(self.found.correct), device="cpu"), count))
 
     def ask_few(self, question: Callable[[Tensor, Tensor, list[int]], Tensor]) -> Tensor:
         """(n, ...) on the CPU: `question(images, labels, numbers)` -> (B, ...) of those images, over all processes."""

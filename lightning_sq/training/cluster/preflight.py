@@ -138,9 +138,9 @@ def _joined(trainer: Trainer, device: torch.device) -> str:
     return f"an all-reduce of {REDUCED_BYTES / 1e6:.0f} MB moves {moved / seconds / 1e9:.2f} GB/s"
 
 
-def measured_all_reduce_seconds(device: torch.device, num_bytes: int = REDUCED_BYTES) -> float:
-    """Of one all-reduce, the second of two."""
-    values = torch.zeros(num_bytes // 4, device=device)
+def measured_all_reduce_seconds(device: torch.device) -> float:
+    """Of one all-reduce of `REDUCED_BYTES`, the second of two."""
+    values = torch.zeros(REDUCED_BYTES // 4, device=device)
     for _ in range(2):
         began = time.perf_counter()
         torch.distributed.all_reduce(values)

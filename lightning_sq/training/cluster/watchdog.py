@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import sys
@@ -29,8 +30,8 @@ OVER = "over"
 
 def check_hang_seconds(seconds: float) -> None:
     """Raises: InputError for a time in which no step could be waited for."""
-    if not seconds >= 1:
-        raise InputError(f"hang_seconds={seconds:g} is not at least 1. 40 is usual.")
+    if not 1 <= seconds < math.inf:
+        raise InputError(f"hang_seconds={seconds:g} is not a finite number of at least 1. 40 is usual.")
 
 
 class Watchdog(Callback):

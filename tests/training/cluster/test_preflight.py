@@ -38,7 +38,7 @@ def test_the_host_that_differs_is_named(what, remedy):
         check_alike(everybody(**{what: "other"}))
 
 
-def test_the_checkpoint_that_one_host_alone_goes_on_from_is_named(tmp_path):
+def test_the_checkpoint_that_one_host_alone_goes_on_from_is_named():
     with pytest.raises(
         InputError, match=r"all hosts share: last-1\.ckpt of step 5 in the place of last\.ckpt of step 9"
     ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from types import SimpleNamespace
 
@@ -137,6 +138,7 @@ def ended(monkeypatch, store: Store, *, inside: bool, at_most: float, member: bo
     return found
 
 
-def test_no_time_at_all_is_refused():
-    with pytest.raises(InputError, match="hang_seconds=0"):
-        check_hang_seconds(0)
+def test_no_time_at_all_and_a_time_without_end_are_refused():
+    for seconds in (0, math.inf):
+        with pytest.raises(InputError, match=f"hang_seconds={seconds:g}"):
+            check_hang_seconds(seconds)
