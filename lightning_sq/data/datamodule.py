@@ -132,6 +132,11 @@ class ImageFolderData(LightningDataModule):
                 f"{self.root}/train and {self.root}/val have different classes: {', '.join(odd[:5])} "
                 f"{'is' if len(odd) == 1 else 'are'} in one of them only. Give both the same folders."
             )
+        if len(train) == 1:
+            raise InputError(
+                f"{self.root}/train has one class alone, {train[0]!r}, and nothing to tell it from. "
+                "Images are expected as train/<class>/ and val/<class>/, of at least two classes."
+            )
         return train
 
     def prepare_data(self) -> None:

@@ -77,6 +77,13 @@ class Objective(nn.Module):
                 f"{type(self).__name__} gives a {type(found).__name__}. Let its forward give (loss, logits): the "
                 "scalar to minimise, and the logits (B, classes) that it was computed from."
             )
+        loss = found[0]
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            form = f"tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+            raise InputError(
+                f"{type(self).__name__} gives a {form} as its loss. Let its forward give (loss, logits), the loss a "
+                "tensor of one number, averaged over the batch."
+            )
         return found
 
     def forward(self, model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -31,6 +31,7 @@ from lightning_sq.training.cluster.leaving import LeaveWhenAsked, switch_off_own
 from lightning_sq.training.cluster.preflight import Preflight
 from lightning_sq.training.cluster.time_limit import TimePlan, parse_time_limit
 from lightning_sq.training.cluster.watchdog import Watchdog, check_hang_seconds
+from lightning_sq.training.loop import count_steps
 from lightning_sq.training.parser import Parser, check_seed, quiet_lightning
 from lightning_sq.training.prepare import prepare_data_once
 from lightning_sq.training.result import result_line
@@ -49,6 +50,7 @@ from lightning_sq.training.resume.start import (
 )
 from lightning_sq.training.robust_accuracy import RobustAccuracy
 from lightning_sq.training.run_state import RunState
+from lightning_sq.training.trainer_options import check_fit, check_trainer
 from lightning_sq.training.waiting import WaitingForData
 
 HOW_IT_WAS_STARTED = ("resume", "overwrite", "on_mismatch", "ckpt_path")
@@ -172,6 +174,7 @@ class CommandLine(LightningCLI):
             made = super().instantiate_trainer(**trainer, **kwargs)
         except (MisconfigurationException, ValueError, TypeError) as error:  # all it is given is what was typed
             raise InputError(f"{one_line(error)}. Mend the --trainer option; --help lists them.") from error
+        check_trainer(made)
         switch_off_own_handlers(made)
         made.fit_loop._iteration_based_training = lambda: False  # with max_steps a resumed epoch would count twice
         return made
@@ -182,7 +185,7 @@ class CommandLine(LightningCLI):
         return [
             Throughput(),
             WaitingForData(),
-            LearningRateMonitor("step"),
+            *([] if config["trainer"]["logger"] is False else [LearningRateMonitor("step")]),  # it needs one
             LogsGoOn(output),
             Preflight(output, _in_words(self.saved)),
             LastWords(output),
@@ -197,8 +200,12 @@ class CommandLine(LightningCLI):
         config = self.config_init["fit"]
         self.before_validate()
         prepare_data_once(self.trainer, self.datamodule)
+        self.trainer.datamodule = self.datamodule  # as `fit` does
+        check_fit(self.trainer)
+        count_steps(self.trainer)
         run = self.model.run = RunState(self.recipe, TimePlan(self.time_limit))
         if self.saved is not None:
+            self.saved.check_recipe(self.recipe)
             here = settings(self.trainer, self.datamodule, self.model.optimization)
             run.begins_epoch_again = self.saved.check_settings(here, config["on_mismatch"])
         if config["trainer"]["fast_dev_run"]:
@@ -224,6 +231,7 @@ class CommandLine(LightningCLI):
     def before_validate(self) -> None:
         if self.saved is not None:
             self.saved.check_model(self.model.model)
+            self.saved.check_objective(self.model.objective)
 
     before_test = before_validate
 

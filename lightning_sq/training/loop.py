@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import time
 
 from lightning.pytorch import Trainer
+
+from lightning_sq.errors import InputError
 
 
 def global_batch_size(trainer: Trainer) -> int:
@@ -12,16 +15,28 @@ def global_batch_size(trainer: Trainer) -> int:
     return trainer.datamodule.batch_size_per_device * trainer.world_size * trainer.accumulate_grad_batches
 
 
-def count_steps(trainer: Trainer) -> tuple[int, int]:
-    """(optimizer steps an epoch, in all), without `estimated_stepping_batches`, which drops a loader's state."""
+def count_batches(trainer: Trainer) -> int:
+    """Of this process, an epoch."""
     batches = trainer.datamodule.num_training_batches(trainer.world_size)
     limit = trainer.limit_train_batches
-    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-    steps_per_epoch = max(1, math.ceil(batches / trainer.accumulate_grad_batches))
+    return min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+
+
+def count_steps(trainer: Trainer) -> tuple[int, int]:
+    """(optimizer steps an epoch, in all), without `estimated_stepping_batches`, which drops a loader's state.
+
+    Raises: InputError for a training without an end, which the learning rate would have to fall towards.
+    """
+    steps_per_epoch = max(1, math.ceil(count_batches(trainer) / trainer.accumulate_grad_batches))
     epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else math.inf
     limits = [steps_per_epoch * epochs] + ([trainer.max_steps] if trainer.max_steps > 0 else [])
     total = min(limits)
-    return steps_per_epoch, int(total) if math.isfinite(total) else steps_per_epoch
+    if not math.isfinite(total):
+        raise InputError(
+            "The learning rate falls to the end of the schedule, and there is none. Set --trainer.max_epochs or "
+            "--trainer.max_steps; where time is short, --time_limit in the place of --trainer.max_time."
+        )
+    return steps_per_epoch, int(total)
 
 
 def ends_step(trainer: Trainer, batch_idx: int) -> bool:
@@ -35,6 +50,9 @@ def validates_behind(trainer: Trainer, batch_idx: int) -> bool:
     loop = trainer.fit_loop.epoch_loop
     if not loop._should_check_val_epoch():
         return False
+    seconds = trainer._val_check_time_interval  # of the clock, which takes no account of epochs
+    if seconds is not None and not trainer.should_stop:
+        return time.monotonic() - trainer._last_val_time >= seconds
     if batch_idx + 1 == trainer.num_training_batches or trainer.should_stop:
         return True
     every = trainer.val_check_batch

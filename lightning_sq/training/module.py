@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
+from lightning_sq.data.datamodule import ImageFolderData
 from lightning_sq.errors import InputError
 from lightning_sq.metrics import input_gradient_l1, one_of_every
 from lightning_sq.models import ModelConfig, PixelClassifier
@@ -69,12 +70,16 @@ class ClassifierModule(LightningModule):
             self.val_metrics["noisy_top1"] = MulticlassAccuracy(**top1)
 
     def setup(self, stage: str) -> None:
-        if self.trainer.datamodule is None:
+        if not isinstance(self.trainer.datamodule, ImageFolderData):
+            given = "a DataLoader" if self.trainer.datamodule is None else type(self.trainer.datamodule).__name__
             raise InputError(
                 "ClassifierModule takes its images from a data module, with which a run can stop and go on at any "
-                "step: give the Trainer datamodule=lightning_sq.data.datamodule.ImageFolderData(...), not a DataLoader."
+                "step: give the Trainer datamodule=lightning_sq.data.datamodule.ImageFolderData(...), or a subclass "
+                f"of it, not {given}."
             )
         self.objective.seed(self.seed, self.global_rank)
+        if stage == "fit":
+            self.run.plan.position = 0.0  # of a fit behind another; one that resumes is told its own after this
         if stage == "fit" and self.global_rank:  # all ranks have the same: they would draw the same dropout
             torch.manual_seed((self.seed + 1) * SEED_STRIDE - self.global_rank)  # from above: none of the objective's
 
@@ -133,7 +138,12 @@ class ClassifierModule(LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         plan, (steps_per_epoch, total_steps) = self.run.plan, count_steps(self.trainer)
         plan.steps_per_epoch, plan.total_steps = steps_per_epoch, total_steps
-        optimizer = make_optimizer(self.model, self.optimization, global_batch_size=global_batch_size(self.trainer))
+        optimizer = make_optimizer(
+            self.model,
+            self.optimization,
+            global_batch_size=global_batch_size(self.trainer),
+            objective=self.objective,
+        )
         schedule = make_schedule(
             optimizer,
             warmup_steps=min(total_steps, round(self.optimization.warmup_epochs * steps_per_epoch)),

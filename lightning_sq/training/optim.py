@@ -55,11 +55,18 @@ class Optimization:
         return self.base_learning_rate * global_batch_size / 256
 
 
-def make_optimizer(model: nn.Module, optimization: Optimization, *, global_batch_size: int) -> torch.optim.Optimizer:
-    """Over two groups: weights, which decay, and what does not: norms, biases, and what a quantizer learns."""
+def make_optimizer(
+    model: nn.Module, optimization: Optimization, *, global_batch_size: int, objective: nn.Module | None = None
+) -> torch.optim.Optimizer:
+    """Over two groups: weights, which decay, and what does not: norms, biases, and what a quantizer or the objective
+    learns.
+    """
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     decaying = [p for name, p in named if p.ndim > 1 and not name.startswith("quantize.")]
     free = [p for name, p in named if p.ndim <= 1 or name.startswith("quantize.")]
+    known = {id(p) for p in model.parameters()}  # an objective may hold the model, or a part of it
+    others = () if objective is None else objective.parameters()
+    free += [p for p in others if p.requires_grad and id(p) not in known]
     groups = [
         {"params": decaying, "weight_decay": optimization.weight_decay},
         {"params": free, "weight_decay": 0.0},

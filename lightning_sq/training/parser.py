@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from textwrap import shorten
 from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
@@ -13,6 +14,16 @@ from lightning_sq.errors import InputError, input_error_in
 from lightning_sq.misspelt import did_you_mean
 
 LARGEST_SEED = 2**32 - 1  # numpy's
+LONGEST = 400
+"""Characters of what is told of an option."""
+OF_TYPES = (
+    "Does not validate against any of",
+    "Subtypes:",
+    "Errors:",
+    "Given value type:",
+    "Expected a <class 'NoneType'>",
+)
+"""What begins the lines that tell nothing to whoever has typed an option."""
 
 
 class Parser(LightningArgumentParser):
@@ -25,9 +36,10 @@ class Parser(LightningArgumentParser):
 
 
 def _in_one_line(message: str) -> str:
-    """The first 400 characters of the reasons, which jsonargparse nests over many lines."""
-    lines = [line.strip(" -") for line in message.splitlines() if line.strip(" -")]
-    return f"{' '.join(lines)[:400].rstrip('.')}."
+    """The reasons, which jsonargparse nests over many lines: each once, without the types that Python has for them."""
+    lines = (line.strip(" -") for line in message.splitlines())
+    said = dict.fromkeys(line for line in lines if line and not line.startswith(OF_TYPES))
+    return f"{shorten('; '.join(said).replace(':; ', ': '), LONGEST, placeholder=' ...').rstrip('.')}."
 
 
 def check_seed(seed: Any) -> None:

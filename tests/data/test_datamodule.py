@@ -81,6 +81,13 @@ def test_different_classes_in_train_and_val_are_named(few_digits, tmp_path):
         ImageFolderData(root=str(tmp_path / "odd"))
 
 
+def test_one_class_alone_is_refused_by_its_name(few_digits, tmp_path):
+    for split in ("train", "val"):
+        shutil.copytree(few_digits / split / "3", tmp_path / "one" / split / "3")
+    with pytest.raises(InputError, match=r"one class alone, '3'"):
+        ImageFolderData(root=str(tmp_path / "one"))
+
+
 @pytest.fixture
 def spoilt(few_digits, tmp_path):
     shutil.copytree(few_digits, tmp_path / "spoilt")

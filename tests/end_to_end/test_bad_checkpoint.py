@@ -73,6 +73,15 @@ def test_a_checkpoint_of_another_model(command, stopped, name, field):
     assert contents(stopped) == before
 
 
+@pytest.mark.parametrize("name", ["fit", "validate"])
+def test_a_checkpoint_of_an_objective_that_learns_other_things(command, stopped, name):
+    before = contents(stopped)
+    start = ["--resume"] if name == "fit" else ["--ckpt_path", str(stopped / "checkpoints/last.ckpt")]
+    found = command(name, *start, "--model.objective", "tests.own_objective.Tempered")
+    assert_one_sentence(found, "last.ckpt is of another objective than Tempered: 'log_temperature'")
+    assert contents(stopped) == before
+
+
 def test_a_checkpoint_of_other_classes(command, checkpoint, few_digits, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(few_digits, data)
@@ -97,6 +106,23 @@ OTHER_BATCHES = {
 def test_going_on_with_other_batches(command, stopped, what):
     before, (options, parts) = contents(stopped), OTHER_BATCHES[what]
     assert_one_sentence(command("fit", "--resume", *options), *parts, "--output")
+    assert contents(stopped) == before
+
+
+OTHER_TRAINING = {
+    "noise": (["--model.objective.epsilon", "0.3"], ["--model.objective.epsilon 0.2, this one has 0.3"]),
+    "objective": (["--model.objective", "Natural"], ["lightning_sq.objectives.NoisyNatural", "objectives.Natural"]),
+    "average": (
+        ["--trainer.callbacks+=lightning.pytorch.callbacks.EMAWeightAveraging", "--trainer.callbacks.decay=0.9"],
+        ["the callback EMAWeightAveraging none, this one has {", "'decay': 0.9"],
+    ),
+}
+
+
+@pytest.mark.parametrize("what", OTHER_TRAINING)
+def test_going_on_with_another_training(command, stopped, what):
+    before, (options, parts) = contents(stopped), OTHER_TRAINING[what]
+    assert_one_sentence(command("fit", "--resume", *options), *parts, "--output", "--model.checkpoint_path")
     assert contents(stopped) == before
 
 

@@ -84,6 +84,26 @@ MISTAKES = {
     "a time that never comes": (["--checkpoint_minutes", ".inf"], ["checkpoint_minutes=inf is not a finite number"]),
     "no device": (["--trainer.devices", "0"], ["devices"]),
     "a word for devices": (["--trainer.devices", "many"], ["devices"]),
+    "a strategy that starts processes by itself": (
+        ["--trainer.strategy", "ddp_spawn", "--trainer.accelerator", "cpu", "--trainer.devices", "2"],
+        ["--trainer.strategy is spawn", "--trainer.strategy ddp"],
+    ),
+    "weights in double precision": (["--trainer.precision", "64"], ["64-true", "bf16-mixed"]),
+    "weights in half precision": (["--trainer.precision", "bf16-true"], ["bf16-true", "bf16-mixed"]),
+    "an average that nothing saves": (
+        [
+            *("--trainer.callbacks+", "lightning.pytorch.callbacks.StochasticWeightAveraging"),
+            *("--trainer.callbacks.swa_lrs", "0.1", "--trainer.callbacks.device", "null"),
+        ],
+        ["StochasticWeightAveraging", "EMAWeightAveraging"],
+    ),
+    "an accumulation that changes": (
+        [
+            "--trainer.callbacks+=lightning.pytorch.callbacks.GradientAccumulationScheduler",
+            "--trainer.callbacks.scheduling={1: 2}",
+        ],
+        ["GradientAccumulationScheduler", "--trainer.accumulate_grad_batches"],
+    ),
     "an unknown accelerator": (["--trainer.accelerator", "abacus"], ["accelerator='abacus'"]),
 }
 
@@ -93,6 +113,29 @@ def test_a_mistake_on_the_command_line(fit, tmp_path, name):
     options, parts = MISTAKES[name]
     assert_one_sentence(fit(*options), *parts)
     assert not (tmp_path / "run").exists()
+
+
+UNTRAINABLE = {
+    "overfitting by Lightning": (["--trainer.overfit_batches", "1"], ["overfit_batches is 1", "limit_train_batches"]),
+    "no batch a step": (["--trainer.accumulate_grad_batches", "0"], ["accumulate_grad_batches is 0"]),
+    "no epoch": (["--trainer.max_epochs", "0"], ["max_epochs is 0"]),
+    "no step": (["--trainer.max_steps", "0"], ["max_steps is 0"]),
+    "no batch": (["--trainer.limit_train_batches", "0"], ["limit_train_batches is 0"]),
+    "less than a batch": (["--trainer.limit_train_batches", "0.001"], ["limit_train_batches is 0.001"]),
+    "validation behind the end": (["--trainer.val_check_interval", "9999"], ["val_check_interval is 9999", "batches"]),
+    "no end": (["--trainer.max_epochs", "-1"], ["max_epochs", "--time_limit"]),
+}
+
+
+@pytest.mark.parametrize("name", UNTRAINABLE)
+def test_options_that_would_train_nothing_are_refused_before_a_run_is_replaced(fit, tmp_path, name):
+    options, parts = UNTRAINABLE[name]
+    old = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    old.parent.mkdir(parents=True)
+    old.write_text("weeks of work")
+    small = ["--model.architecture", "test_resnet", "--trainer.accelerator", "cpu", "--trainer.devices", "1"]
+    assert_one_sentence(fit("--overwrite", *small, *options), *parts)
+    assert old.read_text() == "weeks of work"
 
 
 def test_an_output_that_is_a_file(fit, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 
 import pytest
+import torch
 import yaml
 
 from lightning_sq.__main__ import main
@@ -64,6 +65,24 @@ def test_validation_inside_an_epoch_does_not_disturb_it(fit):
     _, rows = fit("--trainer.max_epochs", "2", "--overwrite", "--trainer.val_check_interval", "0.5")
     assert Recorder.seen == whole
     assert validations(rows) == [2, 5, 8, 11]
+
+
+def test_validation_by_the_clock_does_not_come_at_each_end_of_an_epoch_too(fit):
+    seen, rows = fit("--trainer.max_epochs", "2", "--trainer.val_check_interval", "00:01:00:00")
+    assert seen == {0: EPOCH, 1: EPOCH}
+    assert validations(rows) == []
+
+
+def test_a_run_needs_no_logger(fit, tmp_path):
+    seen, rows = fit("--trainer.max_epochs", "1", "--trainer.logger", "false")
+    assert (seen, rows) == ({0: EPOCH}, [])
+    assert (tmp_path / "run/checkpoints/last.ckpt").exists()
+
+
+def test_what_an_objective_learns_is_learnt(fit, tmp_path):
+    fit("--trainer.max_epochs", "1", "--model.objective", "tests.own_objective.Tempered")
+    saved = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
+    assert saved["state_dict"]["objective.log_temperature"] != 0
 
 
 def test_gathered_gradients_take_every_batch(fit):

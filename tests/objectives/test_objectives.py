@@ -252,6 +252,18 @@ class LossAlone(Objective):
         return torch.nn.functional.cross_entropy(model(images), labels)
 
 
+class LossOfEach(Objective):
+    def forward(self, model, images, labels):
+        logits = model(images)
+        return torch.nn.functional.cross_entropy(logits, labels, reduction="none"), logits
+
+
+class LossAsNumber(Objective):
+    def forward(self, model, images, labels):
+        logits = model(images)
+        return self.loss(logits, labels).item(), logits
+
+
 class Nothing(Objective):
     """Neither perturb nor forward."""
 
@@ -260,6 +272,8 @@ class Nothing(Objective):
     ("objective", "sentence"),
     [
         (LossAlone(), r"LossAlone gives a Tensor\. Let its forward give \(loss, logits\)"),
+        (LossOfEach(), r"LossOfEach gives a tensor of shape \(\d+,\) as its loss"),
+        (LossAsNumber(), r"LossAsNumber gives a float as its loss"),
         (Nothing(), r"Nothing has neither perturb nor forward\. Write perturb\(images\)"),
     ],
 )

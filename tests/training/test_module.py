@@ -6,9 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
+from lightning_sq.data.datamodule import ImageFolderData
 from lightning_sq.errors import InputError
 from lightning_sq.models import ModelConfig, build_model
 from lightning_sq.objectives import NoisyNatural
@@ -20,7 +21,7 @@ def drawn_after_setup(rank: int, seed: int = 0, stage: str = "fit") -> tuple[tor
     """What torch draws next, for dropout say, and the noise that the objective draws next."""
     config = ModelConfig("test_resnet", ("a", "b"), (0.0,) * 3, (1.0,) * 3, 32, 32, None)
     module = ClassifierModule(build_model(config), NoisyNatural("uniform", 0.5), Optimization(), seed)
-    module._trainer = SimpleNamespace(global_rank=rank, datamodule=object())
+    module._trainer = SimpleNamespace(global_rank=rank, datamodule=object.__new__(ImageFolderData))
     torch.manual_seed(seed)
     module.setup(stage)
     noise = module.objective.perturb(torch.full((1, 3, 32, 32), 0.5)) - 0.5
@@ -53,3 +54,33 @@ def test_a_data_loader_in_the_place_of_a_data_module_is_refused_with_what_to_giv
     trainer = Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu")
     with pytest.raises(InputError, match="give the Trainer datamodule="):
         trainer.fit(module, DataLoader([(torch.rand(3, 32, 32), 0)]))
+
+
+class OwnData(LightningDataModule):
+    def train_dataloader(self):
+        return DataLoader([(torch.rand(3, 32, 32), 0)])
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's advice
+def test_a_data_module_of_another_kind_is_refused_by_its_name():
+    config = ModelConfig("test_resnet", ("a", "b"), (0.0,) * 3, (1.0,) * 3, 32, 32, None)
+    module = ClassifierModule(build_model(config), NoisyNatural("uniform", 0.5), Optimization())
+    trainer = Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu")
+    with pytest.raises(InputError, match="or a subclass of it, not OwnData"):
+        trainer.fit(module, datamodule=OwnData())
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's advice
+def test_a_second_fit_of_the_same_module_has_the_whole_schedule_again(few_digits):
+    data = ImageFolderData(str(few_digits), "torchvision", 32, batch_size_per_device=32, num_threads=0)
+    config = ModelConfig("test_resnet", data.class_names, (0.0,) * 3, (1.0,) * 3, 32, 32, None)
+    module = ClassifierModule(build_model(config), NoisyNatural("uniform", 0.1), Optimization(warmup_epochs=0.0))
+    moved = []
+    for _ in range(2):
+        before = torch.cat([p.detach().flatten() for p in module.model.parameters()])
+        options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
+        trainer = Trainer(max_steps=2, use_distributed_sampler=False, limit_val_batches=0, **options)
+        trainer.fit(module, datamodule=data)
+        after = torch.cat([p.detach().flatten() for p in module.model.parameters()])
+        moved.append((after - before).norm().item())
+    assert min(moved) > 0

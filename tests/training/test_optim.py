@@ -69,3 +69,20 @@ def test_adamw_takes_the_step_of_its_paper_and_decays_weights_alone():
 
 def test_sgd_is_what_is_used_when_nothing_else_is_asked_for():
     assert isinstance(make_optimizer(nn.Linear(2, 2), Optimization(), global_batch_size=256), torch.optim.SGD)
+
+
+class Temperature(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.log = nn.Parameter(torch.zeros(1, 1))
+        self.fixed = nn.Parameter(torch.zeros(1), requires_grad=False)
+
+
+def test_what_an_objective_learns_is_trained_without_decay_and_what_it_shares_with_the_model_once():
+    model = nn.Linear(2, 2)
+    objective = Temperature(model)
+    optimizer = make_optimizer(model, Optimization(), global_batch_size=256, objective=objective)
+    decayed, free = (group["params"] for group in optimizer.param_groups)
+    assert [id(p) for p in decayed] == [id(model.weight)]
+    assert [id(p) for p in free] == [id(model.bias), id(objective.log)]

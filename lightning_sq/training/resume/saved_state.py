@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info
+from torch import nn
 
 from lightning_sq.data.datamodule import ImageFolderData
 from lightning_sq.errors import InputError
@@ -45,6 +47,15 @@ REMEDIES = {
 }
 """What decides which images a step sees, and what to type to have it as it was."""
 
+NATURAL = "lightning_sq.objectives.Natural"
+"""What is minimised where a recipe says nothing."""
+
+OBJECTIVE = "objective."
+"""Before the names of an objective's tensors in a checkpoint."""
+
+CHANGE_TRAINING = ("EMAWeightAveraging", "ProgressiveResizing", "SharpnessSchedule", "WeightAveraging")
+"""Callbacks that do more than look on."""
+
 RESTARTED = ("loops", "optimizer_states", "lr_schedulers", "callbacks")
 """What Lightning puts back itself; a checkpoint of weights alone lacks it."""
 
@@ -78,12 +89,14 @@ class SavedRun:
         model: Description, and tensors without their values.
         resume: `RESUME_KEYS`.
         logged: `global_step`, and what `LogsGoOn` noted; `rows` is None where it did not.
+        objective: The names of its parameters and buffers.
     """
 
     path: Path
     model: TrainedModel
     resume: dict[str, Any]
     logged: dict[str, Any]
+    objective: frozenset[str] = frozenset()
 
     @classmethod
     def read(cls, path: Path, *, to_go_on: bool) -> SavedRun:
@@ -98,7 +111,27 @@ class SavedRun:
         shapes = {name: tensor.to("meta") for name, tensor in model.state.items()}  # the weights need not stay
         logged = {"rows": None} | (content.get("callbacks") or {}).get(LOGS_KEY, {})
         logged["global_step"] = content.get("global_step")
-        return cls(path, replace(model, state=shapes), entry["resume"], logged)
+        own = frozenset(name.removeprefix(OBJECTIVE) for name in content["state_dict"] if name.startswith(OBJECTIVE))
+        return cls(path, replace(model, state=shapes), entry["resume"], logged, own)
+
+    def check_objective(self, objective: nn.Module) -> None:
+        """Raises: InputError if the checkpoint lacks what `objective` learns or keeps, or holds more than that."""
+        if odd := sorted(self.objective ^ objective.state_dict().keys()):
+            raise InputError(
+                f"{self.path} is of another objective than {type(objective).__name__}: {odd[0]!r} is in one of them "
+                "alone. Set --model.objective as it was, or leave this checkpoint."
+            )
+
+    def check_recipe(self, recipe: dict[str, Any]) -> None:
+        """Raises: InputError if another objective is to be minimised than in the saved run, or by other callbacks."""
+        there = self.model.training["recipe"]
+        others = chain(_other_objective(there, recipe), _other_callbacks(there, recipe))
+        for option, old, new in others:
+            raise InputError(
+                f"{self.path} is from a run with {option} {_short(old)}, this one has {_short(new)}, and a run goes on "
+                "as it began. Set it as it was, or start a new run in another --output, to which "
+                f"--model.checkpoint_path {self.path} gives these weights."
+            )
 
     def check_model(self, model: PixelClassifier) -> None:
         """Raises: InputError if the checkpoint is of another model than `model`."""
@@ -150,6 +183,34 @@ def _differences(there: ModelConfig, here: ModelConfig) -> Iterable[tuple[str, A
             yield from ((f"quantizer.{key}", old[key], new[key]) for key in old if old[key] != new[key])
         elif old != new:
             yield field.name, old, new
+
+
+def _other_objective(there: dict[str, Any], here: dict[str, Any]) -> Iterable[tuple[str, Any, Any]]:
+    """(option, in the checkpoint, here) wherever two recipes differ; an older one does not have every option."""
+    old, new = (recipe.get("model", {}).get("objective") or {"class_path": NATURAL} for recipe in (there, here))
+    if old["class_path"] != new["class_path"]:
+        yield "--model.objective", old["class_path"], new["class_path"]
+    old, new = (one.get("init_args") or {} for one in (old, new))
+    yield from ((f"--model.objective.{key}", old[key], new[key]) for key in old if key in new and old[key] != new[key])
+
+
+def _other_callbacks(there: dict[str, Any], here: dict[str, Any]) -> Iterable[tuple[str, Any, Any]]:
+    """The same of callbacks that `CHANGE_TRAINING`."""
+    old, new = (
+        {name: one for one in recipe.get("trainer", {}).get("callbacks") or [] if (name := _class_name(one))}
+        for recipe in (there, here)
+    )
+    for name in CHANGE_TRAINING:
+        if old.get(name) != new.get(name):
+            yield f"the callback {name}", *(_options_in_words(one.get(name)) for one in (old, new))
+
+
+def _options_in_words(callback: dict[str, Any] | None) -> str | None:
+    return None if callback is None else str(callback.get("init_args") or "with its defaults")
+
+
+def _class_name(given: Any) -> str:
+    return given["class_path"].rpartition(".")[2] if isinstance(given, dict) and "class_path" in given else ""
 
 
 def _first_difference(old: tuple[str, ...], new: tuple[str, ...]) -> tuple[str, str]:

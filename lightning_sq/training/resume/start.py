@@ -48,14 +48,16 @@ def choose_start(output: Path, ckpt_path: Path | None, *, resume: bool, overwrit
 
     Raises: InputError if `output` holds a run that the fit would neither go on with nor was told to replace.
     """
-    if resume and not (overwrite and _is_to_be_replaced(output)):
+    goes_on = resume and not (overwrite and _is_to_be_replaced(output))
+    if goes_on:
         last = _last_whole(output)
         if last is not None:
             rank_zero_info(f"Going on from {last}")
             return last
-        rank_zero_info(f"There is no checkpoint in {output} to go on from: a new run starts.")
     if not overwrite and not (ckpt_path and is_of_run(ckpt_path, output)):
         _refuse_other_run(output, allow_without_checkpoint=resume)
+    if goes_on:
+        rank_zero_info(f"There is no checkpoint in {output} to go on from: a new run starts.")
     if overwrite and not (ckpt_path and is_of_run(ckpt_path, output)):
         _note_replacement(output)
     return ckpt_path
@@ -118,11 +120,17 @@ def _parts_of_run(output: Path) -> list[Path]:
 
 @rank_zero_only
 def _refuse_other_run(output: Path, *, allow_without_checkpoint: bool) -> None:
-    others = sorted((output / CHECKPOINTS).glob("*.ckpt"))
+    damaged = _checkpoints(output)  # if the run is to go on: a whole one of them would have been taken
+    others = sorted(set((output / CHECKPOINTS).glob("*.ckpt")) - set(damaged))
     if allow_without_checkpoint and others:
         raise InputError(
             f"{output} holds no whole checkpoint to go on from, but {others[0].name}. "
             f"Give --ckpt_path {others[0]} to go on from it, or --overwrite to replace the run."
+        )
+    if allow_without_checkpoint and damaged:
+        raise InputError(
+            f"{output} holds damaged checkpoints alone ({', '.join(path.name for path in damaged)}). Put back a copy "
+            "of one, or add --overwrite to replace the run."
         )
     if _parts_of_run(output) and not allow_without_checkpoint:
         raise InputError(

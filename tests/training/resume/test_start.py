@@ -56,6 +56,15 @@ def test_a_run_that_is_resumed_without_its_last_checkpoint_loses_no_other(run):
         choose_start(run, None, resume=True, overwrite=False)
 
 
+def test_a_run_whose_checkpoints_are_all_damaged_is_neither_gone_on_with_nor_replaced(run, capsys):
+    for name in ("last", "best"):
+        (run / f"checkpoints/{name}.ckpt").write_bytes(b"junk")
+    with pytest.raises(InputError, match=r"damaged checkpoints alone \(last\.ckpt, best\.ckpt\).*--overwrite"):
+        choose_start(run, None, resume=True, overwrite=False)
+    assert "a new run starts" not in capsys.readouterr().err
+    assert choose_start(run, None, resume=True, overwrite=True) is None
+
+
 def test_a_checkpoint_of_elsewhere_does_not_open_a_folder_that_holds_a_run(run):
     other, last = run.parent / "other" / "last.ckpt", run / "checkpoints/last.ckpt"
     for ckpt_path in (None, other):

@@ -1,0 +1,77 @@
+"""Which options of Lightning's Trainer a run cannot have, known before anything is written, or removed for it."""
+
+from __future__ import annotations
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
+
+from lightning_sq.errors import InputError
+from lightning_sq.training.loop import count_batches
+
+PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
+"""In which weights and pixels stay float32, as a checkpoint, an evaluation and a release have them."""
+
+
+def check_trainer(trainer: Trainer) -> None:
+    """Raises: InputError for a strategy, a precision or a callback that this project does not work with."""
+    strategy = trainer.strategy
+    spawns = isinstance(strategy.launcher, _MultiProcessingLauncher)
+    if not isinstance(strategy, (SingleDeviceStrategy, DDPStrategy)) or spawns:
+        raise InputError(
+            f"--trainer.strategy is {_name_of(strategy)}, and a run is one process or several of DDP, each started by "
+            "the command itself. Set --trainer.strategy ddp, or leave it out."
+        )
+    if trainer.precision not in PRECISIONS:
+        raise InputError(
+            f"--trainer.precision is {trainer.precision}, and weights and pixels stay float32 here. "
+            f"Set --trainer.precision to one of {', '.join(PRECISIONS)}."
+        )
+    for callback in trainer.callbacks:
+        if isinstance(callback, StochasticWeightAveraging):
+            raise InputError(
+                "StochasticWeightAveraging puts its average in place behind the last checkpoint, where nothing saves "
+                "it. Take lightning.pytorch.callbacks.EMAWeightAveraging."
+            )
+        if isinstance(callback, GradientAccumulationScheduler) and set(callback.scheduling.values()) != {1}:
+            raise InputError(
+                "GradientAccumulationScheduler changes the steps of an epoch, which the schedule of the learning rate "
+                "counts beforehand. Set --trainer.accumulate_grad_batches, or leave the callback out."
+            )
+
+
+def _name_of(strategy: object) -> str:
+    return getattr(strategy, "_start_method", None) or type(strategy).__name__
+
+
+def check_fit(trainer: Trainer) -> None:
+    """What Lightning would refuse, or train nothing with, when the run that was there is already removed.
+
+    Raises: InputError, if there would be no step, or validation would never come.
+    """
+    if trainer.overfit_batches:
+        raise InputError(
+            f"--trainer.overfit_batches is {trainer.overfit_batches:g}, and takes torch's DataLoader, which this "
+            "project's loaders are not. Set --trainer.limit_train_batches, and --data.root to a folder of few images."
+        )
+    if trainer.accumulate_grad_batches < 1:
+        raise InputError(
+            f"--trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}, not at least 1. Leave it out."
+        )
+    if 0 in (trainer.max_epochs, trainer.max_steps):
+        name = "max_epochs" if trainer.max_epochs == 0 else "max_steps"
+        raise InputError(f"--trainer.{name} is 0: nothing would be trained. Set it to at least 1.")
+    batches = count_batches(trainer)
+    if not batches:
+        raise InputError(
+            f"--trainer.limit_train_batches is {trainer.limit_train_batches:g}, which leaves no batch of an epoch. "
+            "Set it to at least 1, or leave it out."
+        )
+    every = getattr(trainer, "val_check_interval", None)  # Lightning has none where it is a time
+    by_epoch = trainer.check_val_every_n_epoch is not None and trainer.limit_val_batches
+    if isinstance(every, int) and by_epoch and every > batches:
+        raise InputError(
+            f"--trainer.val_check_interval is {every}, and an epoch has {batches} batches. Set it to at most that, or "
+            "--trainer.check_val_every_n_epoch null to count over epochs, or --trainer.limit_val_batches 0 for none."
+        )
