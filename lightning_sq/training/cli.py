@@ -31,7 +31,6 @@ from lightning_sq.training.cluster.leaving import LeaveWhenAsked, switch_off_own
 from lightning_sq.training.cluster.preflight import Preflight
 from lightning_sq.training.cluster.time_limit import TimePlan, parse_time_limit
 from lightning_sq.training.cluster.watchdog import Watchdog, check_hang_seconds
-from lightning_sq.training.loop import count_steps
 from lightning_sq.training.parser import Parser, check_seed, quiet_lightning
 from lightning_sq.training.prepare import prepare_data_once
 from lightning_sq.training.result import result_line
@@ -202,7 +201,6 @@ class CommandLine(LightningCLI):
         prepare_data_once(self.trainer, self.datamodule)
         self.trainer.datamodule = self.datamodule  # as `fit` does
         check_fit(self.trainer)
-        count_steps(self.trainer)
         run = self.model.run = RunState(self.recipe, TimePlan(self.time_limit))
         if self.saved is not None:
             self.saved.check_recipe(self.recipe)

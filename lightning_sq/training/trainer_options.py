@@ -8,7 +8,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
 from lightning_sq.errors import InputError
-from lightning_sq.training.loop import count_batches
+from lightning_sq.training.loop import count_batches, count_steps
 
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 """In which weights and pixels stay float32, as a checkpoint, an evaluation and a release have them."""
@@ -48,7 +48,7 @@ def _name_of(strategy: object) -> str:
 def check_fit(trainer: Trainer) -> None:
     """What Lightning would refuse, or train nothing with, when the run that was there is already removed.
 
-    Raises: InputError, if there would be no step, or validation would never come.
+    Raises: InputError, if there would be no step, no end, or validation that never came.
     """
     if trainer.overfit_batches:
         raise InputError(
@@ -68,6 +68,7 @@ def check_fit(trainer: Trainer) -> None:
             f"--trainer.limit_train_batches is {trainer.limit_train_batches:g}, which leaves no batch of an epoch. "
             "Set it to at least 1, or leave it out."
         )
+    count_steps(trainer)
     every = getattr(trainer, "val_check_interval", None)  # Lightning has none where it is a time
     by_epoch = trainer.check_val_every_n_epoch is not None and trainer.limit_val_batches
     if isinstance(every, int) and by_epoch and every > batches:
