@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+import math
 from collections import OrderedDict
 
 import pytest
@@ -47,6 +49,27 @@ def test_pgd_never_leaves_the_ball_or_the_box(epsilon):
     assert distance(found, IMAGES).max() <= epsilon + 1e-6
     assert found.min() >= 0
     assert found.max() <= 1
+
+
+def test_the_cosine_step_goes_from_twice_the_mean_towards_0():
+    model, seen, images = linear(), [], 0.25 + 0.5 * IMAGES
+    attack = PGD(4, 0.05, schedule="cosine", from_random_start=False, stop_when_fooled=False)
+    attack(lambda x: seen.append(x.detach()) or model(x), images, torch.zeros(24).long(), SEEDS, 0.2)
+    steps = [(after - before).abs().max().item() / 0.2 for before, after in itertools.pairwise(seen)]
+    assert steps == pytest.approx([0.05 * (1 + math.cos(math.pi * k / 4)) for k in range(4)], rel=1e-3)
+
+
+@pytest.mark.parametrize(("momentum", "last"), [(0.0, 0.45), (1.0, 0.75)])
+def test_momentum_carries_on_past_a_gradient_that_turns(momentum, last):
+    seen = []
+
+    def hill(x):
+        seen.append(x.item())
+        return torch.stack([0 * x.flatten(), -((x.flatten() - 0.5) ** 2)], 1)
+
+    options = {"criterion": "margin", "from_random_start": False, "stop_when_fooled": False}
+    PGD(3, 0.15, momentum=momentum, **options)(hill, torch.full((1, 1, 1, 1), 0.3), torch.tensor([0]), [0], 1.0)
+    assert seen == pytest.approx([0.3, 0.45, 0.6, last])
 
 
 def test_more_restarts_fool_more_images():
@@ -156,5 +179,6 @@ def test_an_adversarial_image_outside_ball_or_box_is_caught():
     "options", [{"num_steps": 0}, {"num_restarts": 0}, {"criterion": "guess"}, {"norm": "l7"}, {"schedule": "no"}]
 )
 def test_an_attack_that_cannot_be_is_refused(options):
-    with pytest.raises(InputError):
+    ((name, value),) = options.items()
+    with pytest.raises(InputError, match=f"{name}={value!r}"):
         PGD(**options)

@@ -112,7 +112,20 @@ def test_square_finds_the_same_for_an_image_alone_and_in_a_batch():
     assert torch.allclose(together[5], alone[0], atol=1e-6)
 
 
-@pytest.mark.parametrize("attack", [PGD(10, criterion="margin"), GreedyFlips(), Square(400)])
+def test_square_asks_as_often_as_it_says_by_squares_that_shrink():
+    asked, images = [], torch.full((2, 1, 10, 10), 0.5)
+
+    def unbreakable(x):
+        asked.append(x)
+        return torch.tensor([[1.0, 0.0]]).expand(len(x), 2)
+
+    Square(60, 0.8)(unbreakable, images, torch.zeros(2).long(), [0, 1], 0.1)
+    rows = [(x != asked[0]).any(3).sum((1, 2)).max().item() for x in asked[1:]]
+    assert len(asked) == 60
+    assert [max(rows[:10]), max(rows[10:50]), max(rows[50:])] == [9, 6, 4]  # of areas 0.8, 0.4, 0.2
+
+
+@pytest.mark.parametrize("attack", [GreedyFlips(), Square(400)])
 @pytest.mark.parametrize("hard", [False, True])
 def test_any_search_inside_the_quantized_box_finds_the_closed_form(attack, hard):
     epsilon = 0.15

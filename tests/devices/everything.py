@@ -53,6 +53,7 @@ def pixels(count: int) -> torch.Tensor:
 
 
 def train_by_each_objective() -> None:
+    assert {type(one).__name__ for one in OBJECTIVES} | {"Objective"} == set(objectives.__all__)
     for objective in OBJECTIVES:
         for architecture, quantizer in (("box_cnn", HARD), ("small_cnn", SOFT)):
             classifier, objective = model(architecture, quantizer).train(), objective.to(NAME).train()
@@ -82,6 +83,7 @@ def attack_by_each() -> None:
         ("l2", 2.0, [model("small_cnn", SOFT)]),
     ):
         entries = {name: replace(entry, attack=quick(entry.attack)) for name, entry in catalogue(norm).items()}
+        ran = set()
         for classifier in classifiers:
             images = pixels(6)
             labels = classifier.eval()(images.to(NAME)).argmax(1).cpu()
@@ -94,6 +96,8 @@ def attack_by_each() -> None:
                         continue
                     raise
                 assert name in found.outcomes
+                ran.add(name)
+        assert ran == entries.keys(), entries.keys() - ran
 
 
 def evaluate_wherever_things_are() -> None:

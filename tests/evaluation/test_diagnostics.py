@@ -162,6 +162,12 @@ LIMITS = {
 }
 
 
+def test_every_check_has_a_model_that_it_must_catch():
+    """Those besides `PLANTED` are asked of made-up results."""
+    of_results = {"more_steps_break_more", "more_steps_help_the_model", "larger_ball_helps_the_model"}
+    assert PLANTED.keys() | of_results == LIMITS.keys()
+
+
 @pytest.mark.parametrize(
     "convert",
     [

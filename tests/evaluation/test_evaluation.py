@@ -288,6 +288,10 @@ class TwoFaced(nn.Module):
         return self.net(x.clamp(0.5, 0.5) if isinstance(x, fx.Proxy) else x)
 
 
+def test_the_suite_for_models_with_noise_takes_expectations():
+    assert list(suites.attacks_by_name("rand")) == ["pgd", "eot_pgd", "eot_apgd_ce", "eot_apgd_dlr"]
+
+
 ORDERS = {"fgsm first": ["fgsm", "own_square:num_queries=50"], "fgsm last": ["own_square:num_queries=50", "fgsm"]}
 
 

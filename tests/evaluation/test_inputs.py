@@ -17,7 +17,6 @@ from lightning_sq.attacks import (
     GreedyFlips,
     QuantizedBox,
     Square,
-    autoattack,
 )
 from lightning_sq.errors import InputError
 from lightning_sq.evaluation import SuiteEntry, suites
@@ -291,6 +290,11 @@ def test_an_attack_that_would_do_nothing_is_refused(make, sentence):
         make()
 
 
+def test_without_checks_nobody_is_told_that_none_fired():
+    with pytest.raises(InputError, match="Nothing was checked"):
+        _ = evaluated(attacks="fgsm").flags
+
+
 def test_a_package_that_is_missing_is_missed_before_anything_is_attacked(monkeypatch):
     def missing():
         raise InputError("AutoAttack and Square need pyautoattack.")
@@ -298,7 +302,6 @@ def test_a_package_that_is_missing_is_missed_before_anything_is_attacked(monkeyp
     monkeypatch.setattr("lightning_sq.evaluation.inputs.load_package", missing)
     with pytest.raises(InputError, match="need pyautoattack"):
         evaluated(lambda x: pytest.fail("the model was asked"), attacks="fgsm,bpda_apgd_ce")
-    assert isinstance(BPDA(AutoAttackStage("apgd-ce")).attack, autoattack.AutoAttackStage)
 
 
 def test_an_evaluation_inside_inference_mode_finds_what_it_finds_outside():

@@ -63,9 +63,11 @@ def test_an_address_follows_the_server_and_falls_back_to_the_last_copy_when_noth
     assert second != first
     assert (second / "README.md").read_bytes() == card
     assert {one.folder for one in cached()} == {first, second}
+    note = releases_folder() / f"{first.name}.json"
+    note.write_text(note.read_text().replace('"when": "20', '"when": "19'))  # the two are of one second
     server.server_close()
     with pytest.warns(UserWarning, match=r"cannot be reached.*The copy of 2"):
-        assert fetch(address) in (first, second)
+        assert fetch(address) == second
 
 
 def test_offline_it_says_what_is_cached(server, index, entry, tmp_path):

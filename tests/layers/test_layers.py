@@ -123,6 +123,17 @@ def test_repeatable_noise_leaves_the_training_stream_alone():
     assert torch.equal(layer(IMAGES), untouched(IMAGES))
 
 
+@pytest.mark.parametrize("pattern", ["pixel", "image", "blocks", "smooth", "mixture"])
+def test_repeatable_noise_is_of_an_images_index_whatever_is_beside_it(pattern):
+    layer, images = PixelNoise("uniform", 0.1, pattern), torch.full((4, 3, 8, 8), 0.5)
+    whole = layer.repeatable(images, torch.tensor([7, 3, 1, 9]))
+    assert torch.equal(layer.repeatable(images[:2], torch.tensor([1, 7])), whole[[2, 0]])
+    assert len({tuple(x.flatten().tolist()) for x in whole}) == 4
+    if pattern == "mixture":  # index 1 is dealt one value for all pixels, index 3 a smooth field
+        assert (whole[2] == whole[2, 0, 0, 0]).all()
+        assert not (whole[1] == whole[1, 0, 0, 0]).all()
+
+
 def test_a_clamp_to_0_and_1_has_a_derivative_on_its_ends():
     x = torch.tensor([-1.0, 0.0, 0.25, 1.0, 2.0], requires_grad=True)
     y = UnitClamp()(x)

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 import lightning_sq
 from lightning_sq.errors import InputError
-from lightning_sq.models import ModelConfig, PixelClassifier, QuantizerConfig, build_model
+from lightning_sq.models import ModelConfig, PixelClassifier, QuantizerConfig, build_model, small_networks
 from lightning_sq.models.backbone import (
     check_image_size,
     evaluation_sizes,
@@ -58,6 +58,10 @@ def network(name: str, seed: int = 0, **options) -> nn.Module:
             nn.init.uniform_(module.running_var, 0.5, 2.0)
             nn.init.uniform_(module.weight, -1.0, 1.0)
     return model.eval()
+
+
+def test_every_network_is_tested():
+    assert set(small_networks.default_cfgs) == set(NETWORKS)
 
 
 @each_network

@@ -211,11 +211,11 @@ DESCRIPTIONS = {
     "a local architecture": (lambda d: d["model"].update(architecture="local-dir:/etc"), "no model named"),
     "levels": (lambda d: d["model"]["quantizer"].update(num_levels=1e30), "num_levels"),
     "levels in words": (lambda d: d["model"]["quantizer"].update(num_levels="two"), "num_levels"),
-    "a staircase": (lambda d: d["model"]["quantizer"].update(staircase=[]), "."),
-    "thresholds": (lambda d: d["model"]["quantizer"].update(thresholds={}), "."),
-    "no channel": (lambda d: d["model"].update(mean=[], std=[]), "."),
-    "unlike channels": (lambda d: d["model"].update(std=[1.0, 1.0]), "."),
-    "no class": (lambda d: d["model"].update(class_names=[]), "."),
+    "a staircase": (lambda d: d["model"]["quantizer"].update(staircase=[]), r"staircase=\[\] is not one of"),
+    "thresholds": (lambda d: d["model"]["quantizer"].update(thresholds={}), r"thresholds=\{\} is neither a list"),
+    "no channel": (lambda d: d["model"].update(mean=[], std=[]), "weights do not fit|as its description says"),
+    "unlike channels": (lambda d: d["model"].update(std=[1.0, 1.0]), "are not one number a channel each"),
+    "no class": (lambda d: d["model"].update(class_names=[]), "weights do not fit|as its description says"),
 }
 
 

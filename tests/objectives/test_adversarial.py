@@ -222,6 +222,16 @@ def test_free_training_takes_the_weights_gradient_from_the_same_pass():
     assert torch.equal(ours, grad(model))
 
 
+@pytest.mark.parametrize("cls", WITH_A_START)
+def test_labels_are_smoothed_in_the_trained_loss_alone(cls):
+    model = classifier()
+    model.backbone[1].weight.data.mul_(20)  # so sure that smoothing would turn gradients round
+    hard, smoothed = seeded(cls(0.1)).attack(model, IMAGES, LABELS), cls(0.1, label_smoothing=0.3)
+    assert torch.equal(seeded(smoothed).attack(model, IMAGES, LABELS), hard)
+    loss, _ = seeded(smoothed)(model, IMAGES, LABELS)
+    assert loss.item() == pytest.approx(cross_entropy(model(hard), LABELS, label_smoothing=0.3).item(), rel=1e-6)
+
+
 def test_delta_is_carried_on_to_the_next_batch_and_starts_again_for_another_shape():
     model, objective = classifier(), FreeAdversarial(0.1)
     objective(model, IMAGES, LABELS)[0].backward()
@@ -230,6 +240,7 @@ def test_delta_is_carried_on_to_the_next_batch_and_starts_again_for_another_shap
     assert torch.equal(objective.perturb(IMAGES[:5]), IMAGES[:5])
     assert objective.delta.shape == (5, 3, 6, 6)
     assert objective.random_state is None
+    assert set(objective.state_dict()) == {"step"}
 
 
 def test_a_gradient_that_is_not_a_number_does_not_stay_in_delta():

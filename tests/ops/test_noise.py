@@ -171,6 +171,15 @@ def test_a_blurred_point_weighs_on_its_neighbours():
     assert not blurred(point)[0, 0].any()  # no channel weighs on another
 
 
+def test_random_starts_fill_the_l2_ball_evenly():
+    images = torch.full((4000, 1, 1, 2), 0.5)
+    offsets = (l2_ball.random_start(images, 0.2, range(4000)) - images).flatten(1)
+    radii = offsets.norm(dim=1) / 0.2
+    assert radii.max() <= 1 + 1e-5
+    assert radii.square().mean().item() == pytest.approx(0.5, abs=0.03)  # uniform in two dimensions
+    assert offsets.mean(0).tolist() == pytest.approx([0.0, 0.0], abs=0.01)
+
+
 def test_the_deviation_of_blurred_noise_is_as_stated():
     noise = torch.randn(200, 1, 22, 22, generator=torch.Generator().manual_seed(0))
     assert blurred(noise)[..., 1:-1, 1:-1].std().item() == pytest.approx(BLURRED_DEVIATION, rel=0.02)

@@ -15,6 +15,7 @@ from lightning_sq.models import ModelConfig, PixelClassifier, QuantizerConfig, b
 from lightning_sq.models.checkpoint_format import TrainedModel
 from lightning_sq.models.release_format import write_release
 from lightning_sq.releasing.golden import verify
+from tests.conftest import REPOSITORY
 
 CONFIG = ModelConfig(
     "test_resnet", tuple("abcdef"), (0.5,) * 3, (0.25,) * 3, 32, 36, QuantizerConfig(4, 60.0, learnable_sharpness=True)
@@ -92,6 +93,8 @@ def test_what_was_saved_is_verified_evaluated_saved_with_the_evidence_and_upload
 def test_evidence_of_other_weights_is_refused_and_nothing_is_written(tuned, tmp_path):
     with pytest.raises(InputError, match="There is no"):
         lightning_sq.save(tuned, tmp_path / "mine", results=tmp_path, check=verify)
+    with pytest.raises(InputError, match="is of other weights"):
+        lightning_sq.save(tuned, tmp_path / "mine", results=REPOSITORY / "results/demo", check=verify)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -152,12 +152,13 @@ def test_shellcheck_finds_nothing_in_a_script(script):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_batch_script_starts_a_recipe_that_exists():
+def test_a_job_without_a_recipe_takes_imagenets_and_its_processes_get_their_cpus():
     assert "CONFIG=${CONFIG:-configs/imagenet.yaml}" in (REPOSITORY / "slurm/imagenet.sh").read_text()
     text = (REPOSITORY / "slurm/start.sh").read_text()
     assert re.search(r"^ +export SRUN_CPUS_PER_TASK=.*SLURM_CPUS_PER_TASK", text, re.MULTILINE)
 
 
+SOURCE = "\n".join(path.read_text() for path in (REPOSITORY / "lightning_sq").rglob("*.py"))
 READMES = [
     REPOSITORY / "README.md",
     *sorted(path for path in REPOSITORY.glob("*/README.md") if not path.parent.name.startswith(".")),
@@ -171,6 +172,9 @@ def test_a_readme_names_commands_options_and_files_that_exist(readme):
     text = readme.read_text()
     for name in re.findall(r"lightning-sq (\w+)", text):
         assert name in COMMANDS, name
+    for line in re.findall(r"lightning-sq \w+(?:[^\n]*\\\n)*[^\n]*", text):
+        for option in re.findall(r"(?<!\S)(--[a-z][\w-]*)(?![\w.+-])", line):
+            assert f'"{option}"' in SOURCE, option
     for target in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (readme.parent / target).exists(), target
     for path in re.findall(r"\b((?:configs|slurm|docker|tests|benchmarks|lightning_sq)/[\w./-]+\w)", text):
@@ -246,6 +250,12 @@ def test_the_outcome_in_the_readme_is_that_of_the_pages():
         f"With timm's ResNet-18 {worst(mnist, 'method_resnet18')} (one seed)",
     ):
         assert sentence in text, sentence
+
+    def seconds(row):
+        return spread_of(mnist["rows"], row, "seconds").mean
+
+    assert round(seconds("pgd") / seconds("quantizer_pgd")) == 9
+    assert [len(mnist["rows"][row]["seeds"]) for row in ("method_madry", "method_resnet18")] == [3, 1]
 
 
 @pytest.mark.parametrize(
