@@ -44,12 +44,12 @@ class PowerCut(Callback):
 
 
 class Recorder(Callback):
-    """Notes which images came in each epoch, in order, and the sum of the pixels of each batch."""
+    """Notes which images came in each epoch, in order, and the sum of the pixels of each image."""
 
-    seen: ClassVar[dict[int, list[tuple[list[int], float]]]] = {}
+    seen: ClassVar[dict[int, list[tuple[list[int], list[float]]]]] = {}
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
-        row = (batch.indices.tolist(), batch.images.sum().item())
+        row = (batch.indices.tolist(), batch.images.sum((1, 2, 3)).tolist())
         self.seen.setdefault(trainer.current_epoch, []).append(row)
 
 

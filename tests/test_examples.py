@@ -66,18 +66,18 @@ def test_two_backbones_are_transferred_to_another_folder_and_attacked(example, f
         assert (row["num_images"], row["num_attacked"], row["attacks"]) == (40, 12, ["fgsm"])
         assert row["robust_accuracy"] <= row["clean_accuracy_of_attacked"]
     printed = capsys.readouterr().out.strip()
+    assert "| robust |" in printed
     assert printed in (tmp_path / "out/README.md").read_text()
     assert str(tmp_path) not in (tmp_path / "out/transfer.json").read_text()
 
 
-def test_only_what_is_said_to_be_trained_is_trained(example, few_digits, tmp_path, monkeypatch):
+def test_only_what_is_said_to_be_trained_is_trained(few_digits, tmp_path, monkeypatch):
     config = ModelConfig("test_resnet", ("a", "b"), (0.5,) * 3, (0.25,) * 3, 32, 32)
     write_release(tmp_path / "one", TrainedModel(config, build_model(config).state_dict()), "# card\n")
-    monkeypatch.setattr(sys, "argv", ["transfer", f"one={tmp_path / 'one'}"])
-    fast = ["--epochs", "1", "--attacks", "fgsm", "--num-images", "4", "--data", str(few_digits), "--train", "head"]
-    module = example("transfer", f"one={tmp_path / 'one'}", *fast)
+    fast = ["--epochs", "1", "--data", str(few_digits), "--train", "head"]
+    monkeypatch.setattr(sys, "argv", ["transfer", f"one={tmp_path / 'one'}", *fast])
+    module = module_of("transfer")
     options = module.parse()
-    options.train, options.epochs = "head", 1
     model = module.lightning_sq.load(tmp_path / "one", num_classes=10).to(module.DEVICE)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     images, labels, classes = module.read(few_digits / "train", model)

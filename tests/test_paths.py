@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_sq.paths import nearest_existing, replace_folder, write_whole
+from lightning_sq.paths import cache_folder, nearest_existing, replace_folder, write_whole
 
 
 def test_a_folder_that_cannot_be_put_in_its_place_leaves_the_one_that_was_there(tmp_path, monkeypatch):
@@ -44,3 +44,14 @@ def test_the_folder_in_which_another_would_be_made_is_found(tmp_path, monkeypatc
     assert nearest_existing(tmp_path / "a/b/c") == tmp_path
     monkeypatch.chdir(tmp_path)
     assert nearest_existing(Path("a/b")) == tmp_path
+
+
+def test_what_is_kept_between_runs_lies_where_a_user_or_a_system_says(monkeypatch):
+    names = {"LIGHTNING_SQ_CACHE": "/own", "XDG_CACHE_HOME": "/xdg", "HOME": "/home/me"}
+    for name, value in names.items():
+        monkeypatch.setenv(name, value)
+    found = [cache_folder()]
+    for name in ("LIGHTNING_SQ_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name)
+        found.append(cache_folder())
+    assert found == [Path("/own"), Path("/xdg/lightning_sq"), Path("/home/me/.cache/lightning_sq")]

@@ -16,14 +16,15 @@ while :; do sleep 0.02; done
 """
 PARENT = """
 import sys
-from lightning_sq.children import handing_on, run_command
+from lightning_sq.__main__ import main
+from lightning_sq.commands import demo
+demo.main = lambda words: demo.run_command(["fit"])
 sys.executable = sys.argv[1]
-with handing_on():
-    run_command(["fit"])
+main(["demo"])
 """
 
 
-def test_sigterm_is_handed_on_and_the_child_is_waited_for(tmp_path):
+def test_the_demo_hands_sigterm_on_and_waits_for_its_child(tmp_path):
     child = tmp_path / "child"
     child.write_text(CHILD.format(folder=tmp_path))
     child.chmod(0o755)

@@ -14,8 +14,8 @@ from lightning_sq.errors import InputError
 @given(st.integers(1, 700), st.integers(1, 700), st.integers(0, 1000))
 def test_a_training_window_lies_inside_the_image(height, width, seed):
     crop = random_resized_crop(224)(np.random.default_rng(seed), height, width)
-    assert 0 <= crop.top <= crop.top + crop.height <= height
-    assert 0 <= crop.left <= crop.left + crop.width <= width
+    assert 0 <= crop.top < crop.top + crop.height <= height
+    assert 0 <= crop.left < crop.left + crop.width <= width
     assert (crop.box_top, crop.box_left, crop.box_bottom, crop.box_right) == (0, 0, crop.height, crop.width)
 
 

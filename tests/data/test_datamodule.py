@@ -106,14 +106,24 @@ def spoilt(few_digits, tmp_path):
         ({"resize_size": 0}, "resize_size=0"),
         ({"resize_size": 16}, "resize_size=16"),
         ({"batch_size_per_device": 0}, "batch_size_per_device=0"),
+        ({"batch_repeats": 0}, "batch_repeats=0"),
         ({"num_threads": 0}, "num_threads=0"),
         ({"hw_decoder_load": 1.5}, "hw_decoder_load=1.5"),
         ({"num_threads": -1, "backend": "torchvision"}, "num_threads=-1"),
     ],
 )
-def test_an_option_that_cannot_be_is_refused_before_any_file_is_looked_at(few_digits, options, message):
+def test_an_option_that_cannot_be_is_refused_before_any_file_is_looked_at(options, message):
     with pytest.raises(InputError, match=message):
-        ImageFolderData(**{"root": str(few_digits), "image_size": 32} | options)
+        ImageFolderData(**{"root": "nowhere", "image_size": 32} | options)
+
+
+def test_training_batches_come_as_often_as_is_said_and_validation_once(few_digits):
+    options = {"batch_size_per_device": 30, "num_threads": 0, "batch_repeats": 2}
+    data = ImageFolderData(str(few_digits), "torchvision", 32, **options)
+    train = [batch.indices.tolist() for batch in data.loader("train")]
+    assert len(train) == data.num_training_batches(1) == 6
+    assert train[::2] == train[1::2]
+    assert len(list(data.loader("val"))) == 2
 
 
 @pytest.mark.parametrize(("where", "root"), [("/", "{}/train"), ("{}", "val"), ("{}/train", ".")])

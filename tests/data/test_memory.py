@@ -291,9 +291,9 @@ def data(folder: Path, **options) -> ImageFolderData:
         ({"num_threads": 0}, "num_threads=0"),
     ],
 )
-def test_an_option_that_cannot_be_is_refused_before_any_file_is_looked_at(split, options, message):
+def test_an_option_that_cannot_be_is_refused_before_any_file_is_looked_at(options, message):
     with pytest.raises(InputError, match=message) as refused:
-        data(split, **options)
+        data(Path("nowhere"), **options)
     assert "\n" not in str(refused.value)
 
 
@@ -305,3 +305,7 @@ def test_training_is_shifted_and_flipped_and_validation_is_as_stored(split):
     assert all(torch.equal(validation[i], stored[i]) for i in stored)
     assert sum(not torch.equal(training[i], stored[i]) for i in stored) > COUNT // 2
     assert next(iter(module.loader("train"))).images.shape == (32, 1, SIZE, SIZE)
+    flipped = by_index(data(split, channels=1).loader("train"))  # without shifts
+    mirrored = {i for i in stored if torch.equal(flipped[i], stored[i].flip(-1))}
+    assert 0 < len(mirrored) < COUNT
+    assert all(torch.equal(flipped[i], stored[i]) for i in stored.keys() - mirrored)

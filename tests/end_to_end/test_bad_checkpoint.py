@@ -12,7 +12,7 @@ import torch
 
 from lightning_sq.__main__ import main
 from tests.conftest import REPOSITORY
-from tests.end_to_end.test_bad_input import assert_one_sentence
+from tests.sentences import assert_one_sentence
 
 CONFIG = str(REPOSITORY / "configs" / "digits.yaml")
 SMALL = [

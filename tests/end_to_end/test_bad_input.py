@@ -7,16 +7,15 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
 
 from lightning_sq.__main__ import main
 from tests.conftest import REPOSITORY
+from tests.sentences import assert_one_sentence
 
 CONFIG = str(REPOSITORY / "configs" / "digits.yaml")
-FAST = ["--trainer.fast_dev_run", "true", "--model.architecture", "test_resnet", "--trainer.accelerator", "cpu"]
 
 
 @pytest.fixture
@@ -29,18 +28,6 @@ def fit(few_digits, tmp_path, capsys, monkeypatch):
         return main(words), capsys.readouterr().err
 
     return run
-
-
-def assert_one_sentence(found: tuple[int, str], *parts: str) -> None:
-    status, text = found
-    errors = [line for line in text.splitlines() if "error" in line]
-    assert status == 2
-    assert "Traceback" not in text
-    assert len(errors) == 1, text
-    assert errors[0].startswith("lightning-sq: error: ")
-    assert errors[0].endswith(".")
-    for part in parts:
-        assert part in errors[0]
 
 
 MISTAKES = {
@@ -82,6 +69,7 @@ MISTAKES = {
     "a negative seed": (["--seed_everything", "-1"], ["seed_everything=-1"]),
     "a time before now": (["--checkpoint_minutes", "-1"], ["checkpoint_minutes=-1"]),
     "a time that never comes": (["--checkpoint_minutes", ".inf"], ["checkpoint_minutes=inf is not a finite number"]),
+    "no last checkpoint": (["--keep_last", "0"], ["keep_last=0", "at least 1"]),
     "no device": (["--trainer.devices", "0"], ["devices"]),
     "a word for devices": (["--trainer.devices", "many"], ["devices"]),
     "a strategy that starts processes by itself": (
@@ -225,24 +213,24 @@ def test_a_checkpoint_to_resume_from_that_is_no_good(fit, tmp_path, content):
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "named"),
     [
-        [],
-        ["fitt"],
-        ["data"],
-        ["data", "check", "nowhere"],
-        ["export", "none.ckpt", "out"],
-        ["report", "nowhere"],
-        ["evaluate", "none.ckpt", "--data", "x", "--output", "y"],
-        ["evaluate", "m", "--data", "x", "--output", "y", "--epsilon", "8"],
+        ([], "SUBCOMMAND"),
+        (["fitt"], "'fitt'"),
+        (["data"], "shard"),
+        (["data", "check", "nowhere"], "nowhere"),
+        (["export", "none.ckpt", "out"], "none.ckpt"),
+        (["report", "nowhere"], "nowhere"),
+        (["evaluate", "none.ckpt", "--data", "x", "--output", "y"], "none.ckpt"),
+        (["evaluate", "m", "--data", "x", "--output", "y", "--epsilon", "8"], "Write 8/255"),
     ],
 )
-def test_the_other_commands_say_what_is_wrong_too(arguments, capsys, tmp_path, monkeypatch):
+def test_the_other_commands_say_what_is_wrong_too(arguments, named, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
     text = "".join(capsys.readouterr())
     assert "Traceback" not in text
-    assert "error" in text or "usage" in text
+    assert named in text
     assert list(tmp_path.iterdir()) == []
 
 
@@ -259,8 +247,6 @@ def test_a_reader_that_goes_away_is_no_error(unbuffered):
 
 def test_help_answers_before_anything_heavy_is_imported():
     program = "import sys; from lightning_sq.__main__ import main; main(['--help']); print('torch' in sys.modules)"
-    began = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.strip().endswith("False")
     assert "evaluate" in done.stdout
-    assert time.perf_counter() - began < 10  # a hang, not a speed

@@ -14,6 +14,9 @@ import lightning_sq
 from tests.conftest import REPOSITORY
 from tests.ports import port_that_stays_free
 
+MODELS = ("natural", "soft_quantization")
+OF_A_RUN = ("config.yaml", "checkpoints/last.ckpt", "checkpoints/best.ckpt", "logs/version_0/metrics.csv")
+
 
 @pytest.mark.end_to_end
 def test_the_demo_makes_everything_that_the_readme_names(few_digits, tmp_path):
@@ -31,8 +34,6 @@ def test_the_demo_makes_everything_that_the_readme_names(few_digits, tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     for name in (
-        "natural/checkpoints/last.ckpt",
-        "soft_quantization/checkpoints/last.ckpt",
         "release/model.safetensors",
         "release/config.json",
         "release/README.md",
@@ -43,6 +44,8 @@ def test_the_demo_makes_everything_that_the_readme_names(few_digits, tmp_path):
         "results.csv",
         "robustness.png",
         "report.html",
+        *(f"robustbench/{model}.json" for model in MODELS),
+        *(f"{model}/{file}" for model in MODELS for file in OF_A_RUN),
     ):
         assert (output / name).stat().st_size > 0, name
     results = json.loads((output / "results.json").read_text())
@@ -51,6 +54,8 @@ def test_the_demo_makes_everything_that_the_readme_names(few_digits, tmp_path):
     for model in results["models"]:
         worst = [model["clean_accuracy"], *(point["worst_case"] for point in model["curve"])]
         assert worst == sorted(worst, reverse=True)
+    tried = [{n for n in m["verdicts"]["attacks"] if not n.startswith("transfer_")} for m in results["models"]]
+    assert tried == [{"pgd", "pgd_margin"}, {"pgd", "pgd_margin", "bpda", "quantized_box"}]
     assert "distributed_backend=gloo" in done.stderr
     assert done.stdout.rstrip().endswith(str(output / "report.html"))
     assert "worst case" in done.stdout

@@ -12,6 +12,7 @@ import torch
 
 from lightning_sq.__main__ import main
 from lightning_sq.stop_request import STOPPED
+from lightning_sq.training.robust_accuracy import RobustAccuracy
 from tests.conftest import REPOSITORY
 from tests.run_logs import assert_same_weights, logged_rows, weights
 
@@ -101,7 +102,7 @@ def test_the_time_of_all_starts_counts_against_a_limit(fit, tmp_path, monkeypatc
         fit("run", *DISASTER, *limit, "--trainer.callbacks.step", "3", "--trainer.callbacks.number", "SIGTERM")
     elapsed = [last(output)["lightning_sq"]["resume"]["plan"]["elapsed"] for output in [tmp_path / "run"]]
     elapsed += [last(fit("run", *limit, "--resume"))["lightning_sq"]["resume"]["plan"]["elapsed"]]
-    assert elapsed == [pytest.approx(100, abs=5), pytest.approx(200, abs=10)]
+    assert elapsed == [100.0, 200.0]
 
 
 def test_the_rate_goes_by_all_images_of_a_step(fit):
@@ -114,10 +115,13 @@ def test_a_limit_with_time_enough_changes_nothing(fit):
     assert_same_weights(weights(fit("limited", "--time_limit", "10:00:00")), weights(fit("free")))
 
 
-def test_the_best_by_the_worst_case_is_kept_beside_the_best_by_clean_accuracy(fit):
-    robust = ["--trainer.callbacks+=lightning_sq.training.robust_accuracy.RobustAccuracy"]
-    output = fit("run", *robust, "--trainer.callbacks.num_steps", "1", "--trainer.callbacks.num_images", "8")
+def test_the_best_by_the_worst_case_is_kept_beside_the_best_by_clean_accuracy(fit, monkeypatch):
+    # less and less robust, whatever clean accuracy does
+    monkeypatch.setattr(RobustAccuracy, "_count", lambda self, module, _: (8 - module.global_step // 2, 8))
+    output = fit("run", "--trainer.callbacks+=lightning_sq.training.robust_accuracy.RobustAccuracy")
     assert sorted(path.stem for path in (output / "checkpoints").iterdir()) == ["best", "best_robust", "last", "last-1"]
+    robust = torch.load(output / "checkpoints/best_robust.ckpt", weights_only=True)
+    assert (robust["global_step"], last(output)["global_step"]) == (6, 12)
 
 
 def test_a_second_run_in_the_same_output_is_refused_while_the_first_runs(fit, tmp_path, capsys, few_digits):
@@ -159,7 +163,6 @@ def test_a_run_that_was_left_before_a_validation_makes_up_for_it(fit, tmp_path):
         fit("run", *DISASTER, *options)
     assert last(tmp_path / "run")["global_step"] == 12  # of 12
     resumed, whole = logged_rows(fit("run", "--resume")), logged_rows(fit("whole"))
-    assert [row for row in resumed if "val/loss" in row] == [row for row in whole if "val/loss" in row]
     assert resumed == whole
     checkpoints = [torch.load(tmp_path / name / "checkpoints/best.ckpt")["global_step"] for name in ("run", "whole")]
     assert checkpoints[0] == checkpoints[1]

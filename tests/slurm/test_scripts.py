@@ -62,6 +62,7 @@ class Scripts:
         self._program(self.stubs / "srun", f"{NOTES_WORDS}{threads}{does}exit ${{STATUS:-0}}\n")
 
     def run(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        (self.stubs / "srun.words").unlink(missing_ok=True)  # of a run before
         values = {"PATH": f"{self.stubs}:{os.environ['PATH']}", "STUBS": str(self.stubs), "STATE": "RUNNING"} | JOB
         values |= {"VENV": str(self.folder / "venv"), "DATA": "/data/few", "OUTPUT": str(self.output)} | environment
         return subprocess.run(
@@ -181,6 +182,15 @@ def test_what_lies_behind_a_link_is_seen_by_both_names_and_what_lies_in_the_clon
     for model in ("README.md", str(REPOSITORY / "README.md"), "hf-hub:org/name", "resnet50.tag", "nowhere/last.ckpt"):
         scripts.run("slurm/evaluate.sh", MODEL=model, **scripts.container())
         assert mounts(scripts) == []
+
+
+@pytest.mark.parametrize(("script", "most"), [("imagenet", 3), ("evaluate", 20)])
+def test_where_nothing_is_said_a_job_may_fail_as_often_as_the_readme_says(scripts, script, most):
+    scripts.output.mkdir()
+    over = f"It is not started again: MAX_RESTARTS={most}."
+    for failures, said in ((most - 1, "To be queued again."), (most, over)):
+        (scripts.output / ".failures-7").write_text(f"{failures} elsewhere\n")
+        assert scripts.run(f"slurm/{script}.sh", STATUS="1").stdout.splitlines()[-1] == said
 
 
 @pytest.mark.parametrize("recipe", ["imagenet", "imagenet_fgsm_rs"])

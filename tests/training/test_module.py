@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
 from lightning_sq.data.datamodule import ImageFolderData
@@ -70,17 +70,26 @@ def test_a_data_module_of_another_kind_is_refused_by_its_name():
         trainer.fit(module, datamodule=OwnData())
 
 
+class Rates(Callback):
+    """Notes the learning rate of each step."""
+
+    def __init__(self):
+        self.rates = []
+
+    def on_train_batch_start(self, trainer, *_):
+        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
 @pytest.mark.filterwarnings("ignore")  # Lightning's advice
 def test_a_second_fit_of_the_same_module_has_the_whole_schedule_again(few_digits):
     data = ImageFolderData(str(few_digits), "torchvision", 32, batch_size_per_device=32, num_threads=0)
     config = ModelConfig("test_resnet", data.class_names, (0.0,) * 3, (1.0,) * 3, 32, 32, None)
     module = ClassifierModule(build_model(config), NoisyNatural("uniform", 0.1), Optimization(warmup_epochs=0.0))
-    moved = []
+    rates = []
     for _ in range(2):
-        before = torch.cat([p.detach().flatten() for p in module.model.parameters()])
+        seen = Rates()
         options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
-        trainer = Trainer(max_steps=2, use_distributed_sampler=False, limit_val_batches=0, **options)
-        trainer.fit(module, datamodule=data)
-        after = torch.cat([p.detach().flatten() for p in module.model.parameters()])
-        moved.append((after - before).norm().item())
-    assert min(moved) > 0
+        options |= {"use_distributed_sampler": False, "limit_val_batches": 0, "callbacks": [seen]}
+        Trainer(max_steps=2, **options).fit(module, datamodule=data)
+        rates.append(seen.rates)
+    assert rates == [pytest.approx([0.0125, 0.00625])] * 2

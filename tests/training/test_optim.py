@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import pytest
 import torch
 from torch import nn
 
 from lightning_sq.errors import InputError
+from lightning_sq.layers import SoftQuantization
+from lightning_sq.models import PixelClassifier
 from lightning_sq.training.optim import Optimization, make_optimizer, make_schedule, warmup_decay
 
 
@@ -69,6 +73,17 @@ def test_adamw_takes_the_step_of_its_paper_and_decays_weights_alone():
 
 def test_sgd_is_what_is_used_when_nothing_else_is_asked_for():
     assert isinstance(make_optimizer(nn.Linear(2, 2), Optimization(), global_batch_size=256), torch.optim.SGD)
+
+
+def test_what_a_quantizer_learns_does_not_decay_however_many_dimensions_it_has():
+    options = {"learnable_thresholds": True, "learnable_sharpness": True}
+    quantizer = SoftQuantization(3, thresholds=[[0.3, 0.6]] * 3, **options)
+    model = PixelClassifier(OrderedDict(quantize=quantizer, backbone=nn.Linear(2, 2, bias=False)))
+    decayed, free = make_optimizer(model, Optimization(), global_batch_size=256).param_groups
+    assert [id(p) for p in decayed["params"]] == [id(model.backbone.weight)]
+    assert {id(p) for p in free["params"]} == {id(p) for p in quantizer.parameters()}
+    assert any(p.ndim > 1 for p in free["params"])
+    assert decayed["nesterov"]
 
 
 class Temperature(nn.Module):

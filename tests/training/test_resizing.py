@@ -58,10 +58,23 @@ def test_a_position_inside_an_epoch_of_another_size_is_put_back(few_digits):
     assert torch.equal(epoch_of(second, 1), expected)
 
 
-@pytest.mark.parametrize("sizes", [[], [(1, 16)], [(0, 16), (0, 24)], [(0, 16), (3, 24), (2, 32)], [(0, 0)]])
-def test_a_list_that_cannot_be_is_refused(few_digits, sizes):
-    with pytest.raises(InputError):
-        data_of(few_digits).resize_progressively(sizes)
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        *((sizes, "do not rise from 0") for sizes in ([], [(1, 16)], [(0, 16), (0, 24)], [(0, 16), (3, 24), (2, 32)])),
+        ([(0, 0)], "image_size=0"),
+    ],
+)
+def test_a_list_that_cannot_be_is_refused(few_digits, sizes, message):
+    data = data_of(few_digits)
+    with pytest.raises(InputError, match=message):
+        data.resize_progressively(sizes)
+
+
+def test_images_in_memory_are_not_resized(few_digits):
+    data = ImageFolderData(str(few_digits), "memory", 32)
+    with pytest.raises(InputError, match="takes images as they are"):
+        data.resize_progressively([(0, 16)])
 
 
 def test_pairs_are_wanted():

@@ -31,11 +31,13 @@ def images_of(margins):
     return torch.stack([0.5 + margins / 2, 0.5 - margins / 2], 1).view(-1, 1, 1, 2)
 
 
-def measured(callback, model, batches, num_images, world_size=1):
+def measured(callback, model, batches, num_images, others=(0, 0)):
     logged = {}
     trainer = SimpleNamespace(
         datamodule=SimpleNamespace(index=lambda split: range(num_images), batch_size_per_device=2),
-        strategy=SimpleNamespace(reduce=lambda counts, reduce_op: counts * world_size),
+        strategy=SimpleNamespace(
+            reduce=lambda counts, reduce_op: counts + torch.tensor(others) if reduce_op == "sum" else None
+        ),
     )
     module = SimpleNamespace(
         model=model, device=torch.device("cpu"), log=lambda name, value, **options: logged.update({name: value.item()})
@@ -76,7 +78,8 @@ def test_one_image_of_every_n_is_attacked_and_processes_are_counted_together():
     chosen = one_of_every(2, torch.arange(8))
     margins = torch.where(chosen, 0.05, 0.35)  # those that are attacked all break
     callback = RobustAccuracy(0.1, num_images=4)
-    assert measured(callback, linear_model(), [batch_of(margins, list(range(8)))], 8, 2) == {"val/robust_top1": 0.0}
+    found = measured(callback, linear_model(), [batch_of(margins, list(range(8)))], 8, others=(3, 4))
+    assert found == {"val/robust_top1": 3 / 8}
 
 
 def test_bad_input_is_one_sentence():

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 from types import SimpleNamespace
 
+from lightning_sq.errors import InputError
 from lightning_sq.training.cluster.last_words import LastWords, seconds_noted
 
 
@@ -25,3 +27,12 @@ def test_the_step_and_the_seconds_are_noted_and_a_quota_that_is_used_up_ends_no_
     words.on_train_batch_start(SimpleNamespace(global_step=5), module, None, 2)
     assert (tmp_path / ".step").read_text().split() == ["5", "12.5"]
     words.teardown(None, module, "fit")
+
+
+def test_a_process_that_dies_is_named_with_its_host(tmp_path, capsys):
+    trainer = SimpleNamespace(global_rank=1, world_size=2, global_step=7)
+    LastWords(tmp_path).on_exception(trainer, None, OSError("gone"))
+    assert capsys.readouterr().err == f"process 1 of 2 on {socket.gethostname()} stops at step 7: OSError: gone\n"
+    for error in (SystemExit(75), InputError("said by the command itself")):
+        LastWords(tmp_path).on_exception(trainer, None, error)
+    assert capsys.readouterr().err == ""
