@@ -159,21 +159,36 @@ def write_results(folder: Path, results: dict[str, Any]) -> None:
     write_whole(folder / CSV_FILE, stream.getvalue())
 
 
+def read_of_schema(path: Path, schema: int, *, made_by: str, again: str) -> dict[str, Any]:
+    """The JSON in `path`, which says by which schema it was written.
+
+    Args:
+        path: The file.
+        schema: That is read.
+        made_by: The command that makes the file.
+        again: What to do about a file that is no good.
+    Raises: InputError if it is missing, damaged, or of another schema.
+    """
+    if not path.is_file():
+        raise InputError(f"There is no {path}. Make it with {made_by}.")
+    try:
+        content = json.loads(path.read_text())
+        found = content["schema_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged ({type(error).__name__}). {again}") from error
+    if found != schema:
+        raise InputError(f"{path} has schema {found}, this version reads {schema}. {again}")
+    return content
+
+
 def read_results(folder: Path) -> dict[str, Any]:
     """What `write_results` wrote.
 
     Raises: InputError if it is missing, damaged, or of another schema.
     """
     path = folder / JSON_FILE
-    if not path.is_file():
-        raise InputError(f"There is no {path}. Make it with lightning-sq evaluate MODEL --data DIR --output {folder}.")
-    try:
-        results = json.loads(path.read_text())
-        schema = results["schema_version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is damaged ({type(error).__name__}). Evaluate again.") from error
-    if schema != SCHEMA_VERSION:
-        raise InputError(f"{path} has schema {schema}, this version reads {SCHEMA_VERSION}. Evaluate again.")
+    made_by = f"lightning-sq evaluate MODEL --data DIR --output {folder}"
+    results = read_of_schema(path, SCHEMA_VERSION, made_by=made_by, again="Evaluate again.")
     missing = {"data", "threat_model", "attacks", "models", "seed", "device", "versions", "seconds"} - results.keys()
     if missing or not results["models"]:
         raise InputError(f"{path} is damaged ({min(missing, default='models')} is missing). Evaluate again.")

@@ -33,8 +33,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lightning_sq.errors import InputError
 from lightning_sq.evaluation.figures import save_png
+from lightning_sq.evaluation.results import read_of_schema
 from lightning_sq.evaluation.suites import TRANSFER
 from lightning_sq.evaluation.tables import format_epsilon, percent
 from lightning_sq.paths import whole_file, write_whole
@@ -105,17 +105,8 @@ def write_page(folder: Path, content: dict[str, Any]) -> None:
 
 def read_study(folder: Path) -> dict[str, Any]:
     """What `write_page` wrote. Raises: InputError if it is missing, damaged or of another schema."""
-    path = folder / JSON_FILE
-    if not path.is_file():
-        raise InputError(f"There is no {path}. Make it with lightning-sq reproduce.")
-    try:
-        content = json.loads(path.read_text())
-        schema = content["schema_version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is damaged ({type(error).__name__}). Make it again.") from error
-    if schema != SCHEMA_VERSION:
-        raise InputError(f"{path} has another schema than this version reads. Make it again.")
-    return content
+    made_by = "lightning-sq reproduce"
+    return read_of_schema(folder / JSON_FILE, SCHEMA_VERSION, made_by=made_by, again="Make it again.")
 
 
 def markdown(content: dict[str, Any]) -> str:

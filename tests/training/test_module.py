@@ -47,27 +47,25 @@ def test_dropout_has_nothing_to_do_with_the_noise(rank):
     assert together.abs() < 0.1  # 3,072 numbers each: six standard deviations
 
 
-@pytest.mark.filterwarnings("ignore")  # Lightning's advice
-def test_a_data_loader_in_the_place_of_a_data_module_is_refused_with_what_to_give():
-    config = ModelConfig("test_resnet", ("a", "b"), (0.0,) * 3, (1.0,) * 3, 32, 32, None)
-    module = ClassifierModule(build_model(config), NoisyNatural("uniform", 0.5), Optimization())
-    trainer = Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu")
-    with pytest.raises(InputError, match="give the Trainer datamodule="):
-        trainer.fit(module, DataLoader([(torch.rand(3, 32, 32), 0)]))
-
-
 class OwnData(LightningDataModule):
     def train_dataloader(self):
         return DataLoader([(torch.rand(3, 32, 32), 0)])
 
 
 @pytest.mark.filterwarnings("ignore")  # Lightning's advice
-def test_a_data_module_of_another_kind_is_refused_by_its_name():
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ({"train_dataloaders": DataLoader([(torch.zeros(3, 32, 32), 0)])}, "a DataLoader"),
+        ({"datamodule": OwnData()}, "OwnData"),
+    ],
+)
+def test_what_is_no_data_module_of_ours_is_refused_with_what_to_give(given, name):
     config = ModelConfig("test_resnet", ("a", "b"), (0.0,) * 3, (1.0,) * 3, 32, 32, None)
     module = ClassifierModule(build_model(config), NoisyNatural("uniform", 0.5), Optimization())
     trainer = Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu")
-    with pytest.raises(InputError, match="or a subclass of it, not OwnData"):
-        trainer.fit(module, datamodule=OwnData())
+    with pytest.raises(InputError, match=f"give the Trainer datamodule=.* or a subclass of it, not {name}"):
+        trainer.fit(module, **given)
 
 
 class Rates(Callback):
