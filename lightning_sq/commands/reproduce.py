@@ -51,8 +51,8 @@ def _parser() -> Parser:
     parser.add_argument(
         "--no-tuning",
         action="store_true",
-        help="take each row's learning rate from its recipe; else three are tried on held-out training images "
-        "(never in the quick form)",
+        help="take each row's learning rate from its recipe; else several, as many for each, are tried on held-out "
+        "training images (never in the quick form)",
     )
     parser.add_argument(
         "--no-shorter",

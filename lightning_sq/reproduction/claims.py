@@ -11,9 +11,11 @@ from lightning_sq.reproduction.measured import (
     by_length,
     error_of_gap,
     error_to_published,
+    is_paired,
     seconds_to,
     spread_of,
     standard_error,
+    strongest,
 )
 from lightning_sq.reproduction.studies import Study
 from lightning_sq.words import counted
@@ -70,7 +72,8 @@ def _hardly_comparable(one: Spread, other: Spread | float, num_images: int) -> s
 
 def _nearly(one: Spread, other: Spread | float, limit: float, what: str, num_images: int) -> str:
     if isinstance(other, Spread):
-        gap, error, most = other.mean - one.mean, error_of_gap(one, other, num_images), "at most "
+        gap, error = other.mean - one.mean, error_of_gap(one, other, num_images)
+        most = "" if is_paired(one, other) else "at most "
     else:
         gap, error, most = other - one.mean, error_to_published(one, other, num_images), ""
     if abs(gap - limit) >= 2 * error:
@@ -207,7 +210,8 @@ def _faster(study: Study, rows: dict[str, Any], name: str, num_images: int) -> C
         if ratio >= wanted:
             verdict = "not measured: PGD training has no schedule so short"
         return Claim(text, "–", measured, verdict + warnings, False if ratio < wanted else None)
-    error = standard_error(goal, num_images)
+    spreads = spread_of(rows, name, strongest(study, name)), spread_of(rows, study.adversarial, "worst_case")
+    error = error_of_gap(*spreads, num_images) if is_paired(*spreads) else standard_error(goal, num_images)
     shifted = [[(time, reached + off * error) for time, reached in theirs] for off in (-2, -1, 0, 1, 2)]
     ratios = [_ratio(ours, points) for points in shifted]
     least, most = min(ratios), max(ratios)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
@@ -15,16 +16,29 @@ PAPERS_ATTACKS = ("pgd", "bpda")
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and standard deviation over seeds (None for one), and how many these are."""
+    """One number of a row over its seeds.
+
+    Args:
+        mean: Over the seeds.
+        deviation: Their standard deviation; None for one seed.
+        num_seeds: How many these are.
+        by_image: The share of the seeds that got each image right, where the number is an accuracy whose verdicts
+            are known.
+    """
 
     mean: float
     deviation: float | None
     num_seeds: int = 1
+    by_image: tuple[float, ...] = ()
 
     @classmethod
-    def of(cls, values: list[float]) -> Spread:
-        """Raises: statistics.StatisticsError if there are none."""
-        return cls(fmean(values), stdev(values) if len(values) > 1 else None, len(values))
+    def of(cls, values: list[float], verdicts: Sequence[str] = ()) -> Spread:
+        """From the values of the seeds, and of each its verdicts ("1011...").
+
+        Raises: statistics.StatisticsError if there are none.
+        """
+        by_image = tuple(fmean(map(int, image)) for image in zip(*verdicts, strict=True))
+        return cls(fmean(values), stdev(values) if len(values) > 1 else None, len(values), by_image)
 
     def __str__(self) -> str:
         spread = "" if self.deviation is None else f" ± {100 * self.deviation:.1f}"
@@ -33,8 +47,14 @@ class Spread:
 
 def spread_of(rows: dict[str, Any], name: str, key: str) -> Spread | None:
     """Of one number of a row over its seeds; None if the row was not run, or has no such number."""
-    values = [seed[key] for seed in rows.get(name, {}).get("seeds", []) if seed.get(key) is not None]
-    return Spread.of(values) if values else None
+    seeds = [seed for seed in rows.get(name, {}).get("seeds", []) if seed.get(key) is not None]
+    verdicts = [seed.get("verdicts", {}).get(key) for seed in seeds]
+    return Spread.of([seed[key] for seed in seeds], verdicts if all(verdicts) else ()) if seeds else None
+
+
+def strongest(study: Study, name: str) -> str:
+    """The number by which a row is timed: what is proven of the images attacked, or what all attacks leave."""
+    return "certified_of_attacked" if study.row(name).by_proof else "worst_case"
 
 
 def by_length(study: Study, name: str, row: dict[str, Any]) -> list[tuple[float, float]]:
@@ -43,7 +63,7 @@ def by_length(study: Study, name: str, row: dict[str, Any]) -> list[tuple[float,
     The accuracy is the worst case over all attacks, or what interval bounds prove of the same images if the row is
     trained by them; of its whole schedule, the mean over the seeds.
     """
-    key = "certified_of_attacked" if study.row(name).by_proof else "worst_case"
+    key = strongest(study, name)
     ends = [[one] for one in row["shorter"]] + [row["seeds"]]
     ends = [one for one in ends if all(end.get(key) is not None for end in one)]
     return sorted((fmean(end["seconds"] for end in one), fmean(end[key] for end in one)) for one in ends)
@@ -73,12 +93,23 @@ def _error_of_mean(spread: Spread, of_images: float) -> float:
     return math.hypot(of_images, (spread.deviation or 0.0) / math.sqrt(spread.num_seeds))
 
 
-def error_of_gap(one: Spread, other: Spread, num_images: int) -> float:
-    """Standard error of the difference of two rows as if each had images of its own; on the same ones it is smaller.
+def is_paired(one: Spread | None, other: Spread | None) -> bool:
+    """Whether the verdicts on the images of both rows are known, which are the same images."""
+    return all(row is not None and row.by_image for row in (one, other))
 
-    How much smaller would need the verdict on each image, which a page does not have.
+
+def error_of_gap(one: Spread, other: Spread, num_images: int) -> float:
+    """Standard error of the difference of two rows, of the images and of the seeds.
+
+    Where the verdicts of both are known, that of the images is of the differences image by image, s / sqrt(n);
+    else as if each had images of its own: on the same ones it is at most that, as what is hard for one is for both.
     """
-    return math.hypot(*(_error_of_mean(row, standard_error(row.mean, num_images)) for row in (one, other)))
+    if not is_paired(one, other):
+        return math.hypot(*(_error_of_mean(row, standard_error(row.mean, num_images)) for row in (one, other)))
+    differences = [a - b for a, b in zip(one.by_image, other.by_image, strict=True)]
+    deviation = stdev(differences) if len(differences) > 1 else 1.0  # one image tells nothing
+    of_images = deviation / math.sqrt(len(differences))
+    return math.hypot(of_images, *(_error_of_mean(row, 0.0) for row in (one, other)))
 
 
 def error_to_published(one: Spread, published: float, num_images: int) -> float:

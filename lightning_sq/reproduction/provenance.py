@@ -5,11 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lightning_sq.evaluation.results import OLDER, is_older
-from lightning_sq.reproduction.trials import RATE_FACTORS
 from lightning_sq.words import counted
-
-_NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five"}
-_BEST = f"the best of {_NUMBERS[len(RATE_FACTORS)]} on held-out training images"
 
 
 def machines(rows: dict[str, Any]) -> str:
@@ -72,10 +68,11 @@ def networks(rows: dict[str, Any]) -> str:
 
 def tuning(rows: dict[str, Any]) -> str:
     """The sentence on where the learning rates are from."""
-    tuned = [bool(row["tuning"]) for row in rows.values()]
-    if all(tuned):
-        return f"The learning rate of each row is {_BEST}."
-    if not any(tuned):
+    tried = sorted({len(row["tuning"]) for row in rows.values()} - {0})
+    if not tried:
         return "The learning rate of each row is its recipe's; none was tuned here."
-    titles = "; ".join(row["title"] for row in rows.values() if not row["tuning"])
-    return f"Learning rates are {_BEST}, those of the recipes in {titles}."
+    best = f"the best of {' or '.join(map(str, tried))} on held-out training images"
+    untuned = "; ".join(row["title"] for row in rows.values() if not row["tuning"])
+    if not untuned:
+        return f"The learning rate of each row is {best}."
+    return f"Learning rates are {best}, those of the recipes in {untuned}."

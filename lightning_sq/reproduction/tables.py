@@ -10,7 +10,7 @@ from lightning_sq.reproduction.measured import PAPERS_ATTACKS, Spread, spread_of
 from lightning_sq.reproduction.trials import RATE_FACTORS, TRIAL_IMAGES, TRIAL_SHARE
 from lightning_sq.words import counted
 
-_OF_THE_RECIPE = {1 / 2: "half the recipe's", 1.0: "the recipe's", 2.0: "twice the recipe's"}
+_OF_THE_RECIPE = {1 / 2: "half the recipe's", 1.0: "the recipe's", 2.0: "twice", 4.0: "four times as much"}
 _SHARES = {1 / 2: "half", 1 / 3: "a third", 1 / 4: "a quarter"}
 
 
@@ -101,6 +101,7 @@ def rates_section(rows: dict[str, Any]) -> list[str]:
         for tried in sorted(row["tuning"], key=lambda tried: tried["rate"]):
             bold = "**" * (tried["rate"] == row["learning_rate"])
             cells.append(f"{bold}{percent(tried['accuracy'])}{bold}")
+        cells += ["–"] * (len(RATE_FACTORS) - len(cells))
         lines.append(f"| {' | '.join([row['title'], *cells, format(row['learning_rate'], 'g')])} |")
     return lines + _at_the_edge(tuned)
 

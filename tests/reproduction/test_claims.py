@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from statistics import stdev
 
 import pytest
 
@@ -125,6 +127,29 @@ def test_a_verdict_says_which_of_its_rows_were_trained_once():
             assert ("one seed of" in claim["verdict"]) is bool(told), claim
 
 
+def test_a_difference_on_the_same_images_is_known_by_what_happened_to_each_of_them():
+    """Of 200 images the method loses 12 more than PGD training; which ones these are tells how sure that is."""
+    pgd = seed(0.9) | {"verdicts": {"papers_attacks": "1" * 180 + "0" * 20}}
+    nested, crossed = "1" * 168 + "0" * 32, "0" * 20 + "1" * 168 + "0" * 12
+    told = {}
+    for lost in (nested, crossed):
+        method = seed(0.84) | {"verdicts": {"papers_attacks": lost}}
+        told[lost] = verdict(COMPARABLE, rows(method=[method], pgd=[pgd]), num_images=200)["verdict"]
+    less = "not reproduced: 6.0 points less, but 200 images do not tell 3 points for sure (standard error "
+    assert told == {nested: f"{less}1.7 points)", crossed: f"{less}2.6 points)"}
+    assert verdict(COMPARABLE, rows(method=[seed(0.84)], pgd=[pgd]), num_images=200)["verdict"].startswith(
+        f"{less}at most 3.3 points)"
+    )
+
+
+def test_the_seeds_of_two_rows_are_part_of_how_well_their_difference_is_known():
+    """Image by image on the average of the seeds; and on these images the rows' own means are known so well."""
+    one, other = (measured.Spread.of(*known) for known in (([0.5, 1.0], ["10", "11"]), ([0.5, 0.5], ["10", "10"])))
+    assert (one.by_image, other.by_image) == ((1.0, 0.5), (1.0, 0.0))
+    of_images, of_seeds = stdev([0.0, 0.5]) / math.sqrt(2), stdev([0.5, 1.0]) / math.sqrt(2)
+    assert measured.error_of_gap(one, other, 2) == pytest.approx(math.hypot(of_images, of_seeds))
+
+
 def test_a_verdict_says_where_the_images_are_too_few_to_tell_what_is_comparable():
     known = rows(method=[seed(0.88)], pgd=[seed(0.9)])
     assert verdict(COMPARABLE, known)["verdict"] == "reproduced"
@@ -184,6 +209,15 @@ def test_time_is_counted_to_the_worst_case_that_both_reach_and_not_to_what_a_qui
     assert verdict(METHOD_FASTER, known)["by_strongest"] == whole
     known["pgd"]["shorter"][1]["seconds"] = 200
     assert verdict(METHOD_FASTER, known)["verdict"] == "not reached: 20.0 times"
+
+
+def test_how_surely_a_time_is_known_follows_from_the_images_that_both_rows_share():
+    known = timed(method=ends((5, 0.6), (10, 0.8)), pgd=ends((100, 0.1), (250, 0.8), (500, 0.9)))
+    known["method"]["seeds"][0]["verdicts"] = {"worst_case": "1" * 160 + "0" * 40}
+    apart = verdict(METHOD_FASTER, known, num_images=200)["by_strongest"]
+    assert "keeps up to 5.7 points more or less" in apart
+    known["pgd"]["seeds"][0]["verdicts"] = {"worst_case": "1" * 180 + "0" * 20}
+    assert "keeps up to 4.3 points more or less" in verdict(METHOD_FASTER, known, num_images=200)["by_strongest"]
 
 
 def test_a_time_that_turns_on_an_image_or_on_a_doubted_schedule_is_not_told_for_sure():

@@ -70,7 +70,10 @@ def test_the_page_shows_what_every_learning_rate_gave(content):
     ]
     content["rows"]["method"]["tuning"] = tried
     text = page.markdown(content)
-    assert "| soft quantization + noisy natural samples | 50.0 | **60.0** | 55.0 | 0.002 |" in text
+    assert (
+        "| soft quantization + noisy natural samples | 50.0 | **60.0** | 55.0 | – | 0.002 |" in text
+    )  # the largest untried
+    assert "the best of 3 on held-out" in text
     assert "at the edge" not in text
     content["rows"]["method"]["learning_rate"] = 0.004
     edge = "another rate may do better still: soft quantization + noisy natural samples.\n"
@@ -140,6 +143,16 @@ def entry(**changes):
             {"epsilon": 0.3, "worst_case": 0.4, "attacks": {"fgsm": 0.5, "pgd": 0.7, "bpda": 0.6}},
         ],
         "attacks": [{"attack": name} for name in ("fgsm", "pgd", "bpda", "transfer_pgd", "transfer_natural")],
+        "verdicts": {
+            "clean": "11110",
+            "certified": {"0.1": "11110", "0.3": "10000"},
+            "worst_case": {"0.1": "11110", "0.3": "11000"},
+            "attacks": {
+                "fgsm": {"0.1": "1111-", "0.3": "0111-"},
+                "pgd": {"0.1": "1111-", "0.3": "1110-"},
+                "bpda": {"0.1": "1111-", "0.3": "1011-"},
+            },
+        },
         "flags": ["zero_gradients"],
         "verdict": "in words",
     }
@@ -162,6 +175,7 @@ def test_every_number_of_an_evaluation_is_kept_as_what_it_is():
     assert (kept["seed"], kept["day"], kept["seconds"], kept["epochs"]) == (1, "2026-01-02", 11.0, 4)
     assert (kept["flags"], kept["verdict"], kept["transfers"]) == (["zero_gradients"], "in words", ["natural", "pgd"])
     assert (kept["proof"]["proven"], kept["proof"]["wrong_by_boxes"]) == (0.35, 0.5)
+    assert kept["verdicts"] == {"papers_attacks": "10110", "worst_case": "11000", "certified_of_attacked": "10000"}
 
 
 def test_the_page_names_rows_that_were_judged_by_weaker_attacks_or_never_saw_those_of_other_nets(content):
