@@ -20,6 +20,8 @@ TRIAL_SHARE = 1 / 3
 """Of the epochs of a row, for each learning rate and each variant that is tried."""
 TRIAL_IMAGES = 1000
 """Held-out training images that the quick attack gets at the end of a trial, about."""
+LEARNED_NOTHING = 0.2
+"""Clean accuracy, twice chance, up to which a trial counts as 0: no attack makes a net worse that has one answer."""
 
 
 def _trial(settings: Settings, row: Row, changes: dict[str, Any]) -> Recipe:
@@ -91,11 +93,14 @@ def _usual_rate(settings: Settings, row: Row) -> float:
 
 
 def _accuracy_of_trial(settings: Settings, run: Run) -> float:
+    last = json.loads((run.folder / TRAINED).read_text())["curve"][-1]
+    if last["clean"] <= LEARNED_NOTHING:
+        return 0.0
     if run.row.by_proof:
         assert settings.tuning_data is not None
         proof = prove(run, settings.tuning_data, settings.study.epsilon, max_boxes=0)
         return 0.0 if proof is None else proof.bounds
-    return json.loads((run.folder / TRAINED).read_text())["curve"][-1]["robust"]
+    return last["robust"]
 
 
 def variants(settings: Settings) -> list[tuple[Variant, Run]]:

@@ -60,7 +60,8 @@ def test_the_rate_of_a_row_that_is_trained_by_bounds_is_chosen_by_what_is_proven
     monkeypatch.setattr(trials, "prove", prove)
     for run in trials.rates_to_try(ours):
         run.folder.mkdir(parents=True)
-        (run.folder / TRAINED).write_text(json.dumps({"key": run.recipe.fingerprint()}))
+        curve = [{"seconds": 1.0, "clean": 0.9, "robust": 0.5}]
+        (run.folder / TRAINED).write_text(json.dumps({"key": run.recipe.fingerprint(), "curve": curve}))
     rates = [run.recipe.changes[trials.RATE] for run in trials.rates_to_try(ours)]
     assert trials.tuned_rates(ours) == {"interval_bound": max(rates)}
     assert set(asked) == {(ours.tuning_data, MNIST.epsilon)}

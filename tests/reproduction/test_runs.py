@@ -30,6 +30,7 @@ from lightning_sq.reproduction.trials import (
     TRIAL_IMAGES,
     TRIAL_SHARE,
     rates_to_try,
+    tried_rates,
     tried_variants,
     tuned_rates,
     variants,
@@ -141,6 +142,23 @@ def written(file, minutes_ago):
     os.utime(file, (then, then))
 
 
+def _tried(run, **last):
+    """That trial was run, and its last look saw `last`."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    curve = [{"seconds": 1.0, "clean": 0.9, "robust": 0.99}, {"seconds": 2.0, **last}]
+    (run.folder / TRAINED).write_text(json.dumps({"key": run.recipe.fingerprint(), "curve": curve}))
+
+
+def test_a_rate_at_which_a_net_learns_nothing_is_not_the_best_though_no_attack_makes_it_worse(tmp_path):
+    ours = settings(tmp_path, rows=("pgd",))
+    *others, collapsed = rates_to_try(ours)
+    for run in others:
+        _tried(run, clean=0.9, robust=0.05)
+    _tried(collapsed, clean=0.107, robust=0.107)
+    assert [entry["accuracy"] for entry in tried_rates(ours)["pgd"]] == [0.05, 0.05, 0.05, 0.0]
+    assert tuned_rates(ours) == {"pgd": others[1].recipe.changes[RATE]}
+
+
 def test_every_row_gets_the_same_number_of_learning_rates_and_the_best_on_held_out_images_is_taken(tmp_path):
     ours = settings(tmp_path)
     tried = rates_to_try(ours)
@@ -148,9 +166,7 @@ def test_every_row_gets_the_same_number_of_learning_rates_and_the_best_on_held_o
     assert len({run.folder for run in tried}) == len({run.recipe.fingerprint() for run in tried}) == 8
     assert tuned_rates(ours) == {}
     for accuracy, run in zip([0.5, 0.7, 0.7, 0.6, 0.1, 0.2, 0.3, 0.4], tried, strict=True):
-        run.folder.mkdir(parents=True)
-        curve = [{"seconds": 1.0, "clean": 0.9, "robust": 0.99}, {"seconds": 2.0, "clean": 0.9, "robust": accuracy}]
-        (run.folder / TRAINED).write_text(json.dumps({"key": run.recipe.fingerprint(), "curve": curve}))
+        _tried(run, clean=0.9, robust=accuracy)
     own = {name: ours.recipe(MNIST.row(name), 0, {}).values()["model"]["optimization"] for name in ours.rows}
     expected = {"natural": own["natural"]["base_learning_rate"], "pgd": 4 * own["pgd"]["base_learning_rate"]}
     assert tuned_rates(ours) == expected
