@@ -61,12 +61,14 @@ def read(folder: Path, model: PixelClassifier, known: list[str] | None = None) -
 def train(model: PixelClassifier, images: Tensor, labels: Tensor, options: argparse.Namespace, name: str) -> None:
     """Cross-entropy on natural images; of the head alone, or of everything behind the quantizer."""
     learnt = model.backbone.get_classifier() if options.train == "head" else model.backbone
+    learnable = [weight for weight in learnt.parameters() if weight.requires_grad]  # some layers are fixed by design
     model.requires_grad_(False)
-    learnt.requires_grad_(True)
+    for weight in learnable:
+        weight.requires_grad_(True)
     model.train(options.train == "all")
     num_batches = -(-len(images) // options.batch_size)
     num_steps = options.epochs * num_batches
-    optimizer = torch.optim.AdamW(learnt.parameters(), lr=options.learning_rate, weight_decay=1e-4)
+    optimizer = torch.optim.AdamW(learnable, lr=options.learning_rate, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
     generator, step = torch.Generator().manual_seed(options.seed), 0
     with progress_bar(f"training {name}", "steps") as advance:

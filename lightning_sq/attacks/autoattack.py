@@ -8,7 +8,7 @@ no tracer is installed and no counter outlives a call, because its check for opt
 (`evaluation.diagnostics` has one that leaves nothing behind); no more target classes are asked for than there are;
 what it would only log comes out as a record of this module's logger. Its `.mean()` over a process's images and its own
 verdicts are not used: the runner checks each image again and counts over all processes. APGD works on images that it
-has not broken yet, and on no others.
+has not broken yet, and on no others, unless it averages over draws.
 """
 
 from __future__ import annotations

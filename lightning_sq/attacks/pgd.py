@@ -30,8 +30,8 @@ class PGD:
 
     Args:
         num_steps: Gradient steps.
-        step_size: Mean length of a step, in radii of the ball; None is 2.5 / num_steps, which can cross the ball.
-        schedule: "constant", or "cosine": from twice the mean towards 0.
+        step_size: Length of a step, in radii of the ball; None is 2.5 / num_steps, which can cross the ball.
+        schedule: "constant", or "cosine": from twice that towards 0.
         momentum: Of the gradient, 0 for none; 1 is MI-FGSM's (Dong et al. 2018, arXiv 1710.06081).
         num_restarts: Starts; images that are fooled already are left out of the later ones.
         criterion: "cross_entropy", "margin" or "dlr".
@@ -125,7 +125,7 @@ class PGD:
                     return
 
     def _step(self, step: int) -> float:
-        share = 1.0 if self.schedule == "constant" else 1 + math.cos(math.pi * step / self.num_steps)  # 1 on average
+        share = 1.0 if self.schedule == "constant" else 1 + math.cos(math.pi * step / self.num_steps)
         return share * (usual_step_size(self.num_steps) if self.step_size is None else self.step_size)
 
 

@@ -92,6 +92,7 @@ def _evaluate_all(options: Namespace, device: torch.device) -> tuple[dict[str, A
     """(results, examples by model)."""
     from lightning_sq.evaluation import examples, results
     from lightning_sq.evaluation.processes import first_alone
+    from lightning_sq.evaluation.suites import TRANSFER
     from lightning_sq.models.checkpoint_format import versions
     from lightning_sq.release import load
 
@@ -111,6 +112,10 @@ def _evaluate_all(options: Namespace, device: torch.device) -> tuple[dict[str, A
         others = {name: model for name, model in models.items() if name != subject.name} | attackers
         comparable = {name: other for name, other in others.items() if _same_input(other, subject.model)}
         found[subject.name] = _evaluate_one(subject, comparable, chosen, options)
+        found[subject.name].skipped |= {
+            f"{TRANSFER}{name}": "that model takes images of another size, or has other classes"
+            for name in others.keys() - comparable.keys()
+        }
     everything = results.assemble(
         [subject.row(found[subject.name], options.batch_size) for subject in subjects],
         next(iter(found.values())),

@@ -80,7 +80,7 @@ def _parser() -> Parser:
     parser.add_argument("--device", help="cpu or cuda; default: cuda where there is a GPU")
     parser.add_argument("--devices", type=int, default=1, help="processes; default: 1, or as torchrun or srun say")
     parser.add_argument("--list-attacks", action=_ListAttacks, nargs=0, help="print the attacks by name, and stop")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the images drawn and of all that is random; default: 0")
     parser.add_argument(
         "--overwrite",
         action="store_true",

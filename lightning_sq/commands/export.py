@@ -24,7 +24,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--torch-export", action="store_true", help="also write model.pt2, for torch.export.load")
     options = parser.parse_args(arguments)
 
-    from lightning_sq.releasing.evidence import why_not_robust
+    from lightning_sq.releasing.evidence import proven_robust, why_not_robust
     from lightning_sq.releasing.export import export
 
     evidence = export(
@@ -37,5 +37,6 @@ def main(arguments: list[str]) -> None:
         license_name=options.license,
     )
     if reason := why_not_robust(evidence):
-        print(f"the card does not call it robust: {reason}")
+        beyond = " beyond what is proven" if proven_robust(evidence) else ""
+        print(f"the card does not call it robust{beyond}: {reason}")
     print(f"released to {options.folder}; lightning_sq.load({str(options.folder)!r}) opens it")

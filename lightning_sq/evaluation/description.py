@@ -67,6 +67,17 @@ def beside_weights(model: Any) -> str | None:
     return digest.hexdigest()
 
 
+def networks_in(value: Any) -> list[nn.Module]:
+    """Every network that `value` is, holds, or reads of the module around it."""
+    description = _Description()
+    if isinstance(value, nn.Module):
+        description.parts(value)
+    else:
+        description.of(value)
+    description.of_what_is_left()
+    return [value, *description.networks] if isinstance(value, nn.Module) else description.networks
+
+
 def code_of(code: CodeType) -> list[Any]:
     """What a function does, and not in which line of which file."""
     constants = [code_of(one) if isinstance(one, CodeType) else described(one) for one in code.co_consts]
@@ -99,6 +110,11 @@ class _Description:
         self._in_a_set = in_a_set
         self._numbers: dict[int, int] = {}
         self._found: list[Any] = []  # kept, so that no other object can have an address that is known
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """Those among what has a number."""
+        return [one for one in self._found if isinstance(one, nn.Module)]
 
     def of(self, value: Any) -> Any:
         """Itself if that says all; else its number."""

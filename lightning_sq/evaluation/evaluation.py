@@ -15,6 +15,7 @@ from lightning_sq.attacks.frozen import frozen
 from lightning_sq.attacks.interface import Model
 from lightning_sq.evaluation import inputs
 from lightning_sq.evaluation.certify import certify
+from lightning_sq.evaluation.description import networks_in
 from lightning_sq.evaluation.diagnostics import Situation, diagnose
 from lightning_sq.evaluation.first_look import look_at
 from lightning_sq.evaluation.found import Evaluation, share_of
@@ -54,7 +55,8 @@ def evaluate(
     process group (torchrun, srun, Lightning) the batches are shared out; every process gets the whole result.
 
     Args:
-        model: Pixels in [0, 1] to logits: any function. An nn.Module is put into eval mode meanwhile.
+        model: Pixels in [0, 1] to logits: any function. An nn.Module, and one that a function holds or reads, is in
+            eval mode meanwhile, and its weights get no gradient.
         images: (N, C, H, W) float32 in [0, 1].
         labels: (N,) int64.
         epsilon: One budget or several, such as 8/255.
@@ -116,10 +118,11 @@ def evaluate(
 
 @contextmanager
 def _held_still(models: Iterable[Any]) -> Iterator[None]:
-    """All of them frozen, and float32 in full; as they were afterwards."""
+    """All of them frozen, and the networks in those that are functions, and float32 in full; as before afterwards."""
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))  # a caller's: inside it there is no gradient
-        stack.enter_context(frozen(*models))
+        stack.enter_context(torch.enable_grad())  # nor under a caller's no_grad
+        stack.enter_context(frozen(*(network for model in models for network in networks_in(model))))
         stack.enter_context(full_precision())
         yield
 

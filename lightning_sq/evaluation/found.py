@@ -96,7 +96,7 @@ class Evaluation:
 
     @property
     def flags(self) -> list[str]:
-        """Names of the diagnostics that fired. A model with a flag is not to be called robust.
+        """Names of the diagnostics that fired. With one a model is not to be called robust beyond what is proven of it.
 
         Raises: InputError if no diagnostics were made.
         """

@@ -210,7 +210,7 @@ def verdict(model: dict[str, Any], epsilon: float, *, thorough: bool) -> str:
     if plain is not None and plain - worst > max(TELLING, 1 / model["num_images"]) + 1e-9:
         sentence += f"; plain PGD-40 would have said {100 * plain:.1f} %"
     sentence += "."
-    believed = 0.0 if REFUTED in model["flags"] else model["certified_accuracy"]
+    believed = proven_share(model)
     if believed and abs(worst - believed) < 1e-9:
         return f"{sentence} Every image is proven or broken: that is the truth about them."
     if model["flags"]:
@@ -219,6 +219,11 @@ def verdict(model: dict[str, Any], epsilon: float, *, thorough: bool) -> str:
     if not thorough:
         sentence += f" An upper bound from {counted(len(model['attacks']), 'attack')}: --attacks standard looks harder."
     return sentence
+
+
+def proven_share(model: dict[str, Any]) -> float:
+    """Of the images of a row: what is proven at the largest budget, 0 if an attack refuted a proof."""
+    return 0.0 if REFUTED in model["flags"] else model["certified_accuracy"] or 0.0
 
 
 def is_older(results: dict[str, Any]) -> bool:

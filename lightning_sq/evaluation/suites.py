@@ -46,8 +46,8 @@ class SuiteEntry:
     Args:
         title: For people.
         attack: What is run.
-        family: "plain" uses the gradient that the model shows, "adaptive" knows of its quantizer, "black box" uses no
-            gradient.
+        family: "plain" uses the gradient that the model shows, "adaptive" knows of its quantizer, its noise or its
+            weights, "black box" uses no gradient.
         on_everyone: Attacks every image that is classified right, so that its own number can be told; another attack
             gets only those that nothing has broken yet.
         needs_quantizer: Makes sense only for a model with a quantizer in front.

@@ -1,4 +1,4 @@
-"""timm behind one small door: only this file and `small_networks`, which adds to it, import timm."""
+"""timm behind one small door: only this file, `small_networks`, which adds to it, and `hub/timm_names` import timm."""
 
 from __future__ import annotations
 
@@ -88,7 +88,10 @@ def imagenet_class_names(num_classes: int) -> tuple[str, ...]:
 
 
 def evaluation_sizes(architecture: str) -> tuple[int, int]:
-    """(image size, shorter side before the centre crop) that the pretrained weights are evaluated with."""
+    """(image size, shorter side before the centre crop) of the images that the pretrained weights are from.
+
+    For some timm publishes the accuracy on larger ones (`test_input_size`), resized bicubically.
+    """
     config = timm.get_pretrained_cfg(check_architecture(architecture))
     image_size = config.input_size[-1] if config else 224
     return image_size, int(image_size / (config.crop_pct if config else 0.875))

@@ -18,7 +18,8 @@ class Objective(nn.Module):
     """Maps a model and a batch to the loss whose gradient is followed.
 
     A subclass has `perturb`; one that needs the model or the labels for it replaces `forward` instead. One that says
-    `adds_noise` has `perturb_repeatably` too: validation is then made on clean images and on noisy ones.
+    `adds_noise` has `perturb_repeatably` too: validation is then made on clean images and on noisy ones. In a training
+    loop of your own call `seed`: the random numbers have a stream of their own, which `torch.manual_seed` leaves alone.
 
     Args:
         label_smoothing: Share of the target that is spread evenly over all classes, in [0, 1).

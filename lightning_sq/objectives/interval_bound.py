@@ -17,9 +17,9 @@ class IntervalBound(RampedObjective):
     r"""kappa CE(f(x), y) + (1 - kappa) max CE(z, y), z in the interval bounds of f over the ball of radius epsilon.
 
     From Gowal et al. 2018 (arXiv 1810.12715), for a network of the operations in `verification/interval_network`.
-    Natural samples alone, no gradient with respect to the input; a step costs about three natural ones, or two where
-    the bound alone counts. During `warmup_steps` epsilon is 0 and kappa is `first_kappa`; over the `ramp_steps` after
-    them both move linearly to their values.
+    Natural samples alone, no gradient with respect to the input; a step costs about four natural ones
+    (`benchmarks/objectives.py`), less where the bound alone counts. During `warmup_steps` epsilon is 0 and kappa is
+    `first_kappa`; over the `ramp_steps` after them both move linearly to their values.
 
     In the bound dropout is off, and batch norm goes by the mean and variance of the boxes' centres over the batch,
     which its running statistics follow (Shi et al. 2021, arXiv 2103.17268, take those of the natural images). Meant

@@ -34,7 +34,7 @@ class NoisyNatural(Objective):
         num_others: Further draws, towards as many other images of the batch; fewer in a batch of fewer. Only with
             "hardest".
         num_refined: Further draws, refined from those of the passes before; only with "hardest".
-        halve_after: After so many draws, one number or several, only that half of the images is searched on that has
+        halve_after: After so many draws, a list of numbers, only that half of the images is searched on that has
             the larger loss so far: successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943), since images
             far from any mistake need no long search. Two are left in any case, and a pass takes several draws of each
             image that is left, as many images in all as the batch has. Only with "hardest".

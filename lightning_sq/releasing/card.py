@@ -11,7 +11,7 @@ from lightning_sq.evaluation.tables import format_epsilon, largest_budget, perce
 from lightning_sq.models import QuantizerConfig
 from lightning_sq.models.checkpoint_format import TrainedModel
 from lightning_sq.release_files import LIBRARY
-from lightning_sq.releasing.evidence import why_not_robust
+from lightning_sq.releasing.evidence import proven_robust, why_not_robust
 from lightning_sq.words import counted
 
 
@@ -59,7 +59,7 @@ def _in_words(quantizer: QuantizerConfig) -> str:
 def _front_matter(trained: TrainedModel, results: dict[str, Any] | None, license_name: str | None) -> dict[str, Any]:
     tags = ["image-classification", "timm"]
     tags += [] if trained.config.quantizer is None else ["soft-quantization"]
-    tags += [] if why_not_robust(results) else ["adversarial-robustness"]
+    tags += ["adversarial-robustness"] if proven_robust(results) or not why_not_robust(results) else []
     license_line = {} if license_name is None else {"license": license_name}
     values = license_line | {"library_name": LIBRARY, "pipeline_tag": "image-classification", "tags": tags}
     if results is None:
@@ -94,13 +94,16 @@ def _rounded(share: float) -> float:
 
 
 def _verdict(results: dict[str, Any] | None) -> str:
-    if reason := why_not_robust(results):
+    reason, proven = why_not_robust(results), proven_robust(results)
+    if reason and not proven:
         return f"**Not to be called robust: {reason}.**"
     row = results["models"][0]
-    return (
-        f"**Robust on {percent(row['robust_accuracy'])} % of {counted(row['num_images'], 'image')} at "
-        f"{_budget(results)}, under the worst of {counted(len(row['attacks']), 'attack')}; no check fired.**"
-    )
+    images = f"{counted(row['num_images'], 'image')} at {_budget(results)}"
+    if reason:
+        return f"**Proven robust on {percent(proven)} % of {images}; not to be called robust beyond that: {reason}.**"
+    attacks = counted(len(row["attacks"]), "attack")
+    worst = percent(row["robust_accuracy"])
+    return f"**Robust on {worst} % of {images}, under the worst of {attacks}; no check fired.**"
 
 
 def _facts(trained: TrainedModel) -> str:
@@ -182,7 +185,7 @@ bound: another attack can only lower it.
 | --- | ---: |
 {lines}
 
-Proven by interval bounds: {f"{proven} (in %)" if proven else "nothing"}.
+Proven: {f"{proven} (in %)" if proven else "nothing"}.
 
 | attack at {budget}, in the order in which they ran | images | broken | left in % |
 | --- | ---: | ---: | ---: |

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_sq.errors import InputError
-from lightning_sq.evaluation.results import is_older, read_results
+from lightning_sq.evaluation.results import is_older, proven_share, read_results
 from lightning_sq.evaluation.suites import SEARCHING
 from lightning_sq.models.checkpoint_format import TrainedModel
 from lightning_sq.run_files import JSON_FILE
@@ -31,7 +31,7 @@ def evidence_for(trained: TrainedModel, folder: Path) -> dict[str, Any]:
 
 
 def why_not_robust(results: dict[str, Any] | None) -> str | None:
-    """Why the model in `results` is not to be called robust, as the end of a sentence; None if it may be.
+    """Why the worst case in `results` is not to be believed, as the end of a sentence; None if it may be.
 
     Args:
         results: What `evidence_for` gave; None if there was no evaluation.
@@ -45,6 +45,19 @@ def why_not_robust(results: dict[str, Any] | None) -> str | None:
         return f"checks of its evaluation fired ({', '.join(flag.replace('_', ' ') for flag in row['flags'])})"
     if SEARCHING.isdisjoint(attack["attack"] for attack in row["attacks"]):
         return "no attack without a gradient was run (--attacks standard has one)"
-    if row["robust_accuracy"] * len(row["model"]["class_names"]) <= 1:
+    if _is_guessing(row["robust_accuracy"], row):
         return "its worst case is no better than guessing"
     return None
+
+
+def proven_robust(results: dict[str, Any] | None) -> float:
+    """Share of the images in `results` on which a proof calls the model robust, whatever attacks did; 0 for a guess."""
+    if results is None:
+        return 0.0
+    row = results["models"][0]
+    proven = proven_share(row)
+    return 0.0 if _is_guessing(proven, row) else proven
+
+
+def _is_guessing(accuracy: float, row: dict[str, Any]) -> bool:
+    return accuracy * len(row["model"]["class_names"]) <= 1

@@ -287,6 +287,9 @@ def test_models_whose_images_do_not_fit_each_other_are_not_said_to_be_tried(rele
     write_untrained(tmp_path / "smaller", few_digits, image_size=24)
     assert main([*quick, str(releases / "plain"), str(tmp_path / "smaller")]) == 0
     assert transfers(tmp_path / "out") == (set(), [set(), set()])
+    plain, smaller = found(tmp_path / "out")["models"]
+    assert plain["skipped"]["transfer_smaller"] == "that model takes images of another size, or has other classes"
+    assert "transfer_plain" in smaller["skipped"]
 
 
 def test_every_attack_is_listed(capsys):

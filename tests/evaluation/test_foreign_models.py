@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -39,6 +42,46 @@ def test_any_function_can_be_evaluated_and_the_caller_is_left_alone():
     assert net[0].training
     assert all(weight.requires_grad for weight in net.parameters())
     assert torch.equal(torch.get_rng_state(), state)
+
+
+class Scorer:
+    """Holds a network, and is no module."""
+
+    def __init__(self, net):
+        self.net = net
+
+    def __call__(self, x):
+        return self.net(x)
+
+    def scores(self, x):
+        return self.net(x)
+
+
+HOLDERS = {
+    "closure": lambda net: lambda x: net(x),
+    "default": lambda net: lambda x, net=net: net(x),
+    "partial": lambda net: partial(torch.func.functional_call, net, {}),
+    "callable object": Scorer,
+    "method": lambda net: Scorer(net).scores,
+    "ensemble in a list": lambda net: (lambda nets: lambda x: sum(one(x) for one in nets))([net, net]),
+}
+
+
+@pytest.mark.parametrize("holder", HOLDERS)
+def test_a_network_that_a_function_holds_is_attacked_in_eval_mode_and_its_weights_get_no_gradient(holder):
+    norm = nn.BatchNorm2d(3)
+    norm.running_mean.fill_(0.4)
+    net = nn.Sequential(norm, nn.Dropout(0.5), linear_model()).train()
+    labels = copy.deepcopy(net).eval()(IMAGES).argmax(1)
+    options = {"epsilon": 0.02, "attacks": "pgd,fab_t", "batch_size": 16, "checks": False}
+    found = lightning_sq.evaluate(HOLDERS[holder](net), IMAGES, labels, **options)
+    expected = lightning_sq.evaluate(net, IMAGES, labels, **options)
+    assert found.clean_accuracy == 1.0
+    assert 0 < expected.robust_accuracy < 1
+    assert torch.equal(found.verdicts, expected.verdicts)
+    assert (net.training, norm.training) == (True, True)
+    assert torch.equal(norm.running_mean, torch.full((3,), 0.4))
+    assert all(weight.grad is None and weight.requires_grad for weight in net.parameters())
 
 
 def test_a_network_behind_a_foreign_front_end_is_attacked_in_eval_mode_throughout():

@@ -98,6 +98,24 @@ def test_an_attack_that_leaves_a_model_in_training_mode_changes_no_number(attack
     assert all(weight.requires_grad for weight in model.parameters())
 
 
+def follows_the_gradient(model, images, labels, seeds, epsilon):
+    """And does not say itself that it needs one."""
+    x = images.clone().requires_grad_(True)
+    torch.nn.functional.cross_entropy(model(x), labels).backward()
+    return (images + epsilon * x.grad.sign()).clamp(0, 1)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_an_attack_has_gradients_whatever_the_mode_of_the_caller(mode):
+    model = normed()
+    expected = evaluated(model, follows_the_gradient)
+    with mode():
+        found = evaluated(model, follows_the_gradient)
+    broken = [one.outcomes["mine"][EPSILON].broken for one in (expected, found)]
+    assert broken[0].any()
+    assert torch.equal(*broken)
+
+
 def test_a_model_that_lends_images_is_held_still_too():
     source = normed().train()
     state = copy.deepcopy(source.state_dict())

@@ -226,6 +226,31 @@ def test_a_card_calls_robust_only_what_was_evaluated_without_a_doubt(checkpoint,
         assert f"**Not to be called robust: {reason}.**" in card
 
 
+PROOFS = {
+    "proven": (
+        0.45,
+        [],
+        "**Proven robust on 45.0 % of 40 images at L-inf 1/255; not to be called robust beyond that: ",
+    ),
+    "proven of no more than a guess": (0.1, [], "**Not to be called robust: "),
+    "refuted": (0.45, ["attacks_break_what_is_proven"], "**Not to be called robust: "),
+}
+
+
+@pytest.mark.parametrize("kind", PROOFS)
+def test_a_card_calls_robust_what_is_proven_though_checks_doubt_the_attacks(checkpoint, results, tmp_path, kind):
+    proven, flags, expected = PROOFS[kind]
+
+    def change(content):
+        convincing(content)
+        content["models"][1].update(certified_accuracy=proven, flags=["zero_gradients", *flags])
+
+    evidence = evidence_for(read_checkpoint(checkpoint), with_results(results, tmp_path / "results", change))
+    card = model_card(read_checkpoint(checkpoint), evidence)
+    assert f"{expected}checks of its evaluation fired" in card
+    assert ("adversarial-robustness" in yaml.safe_load(card.split("---")[1])["tags"]) is (kind == "proven")
+
+
 def test_without_an_evaluation_the_card_claims_nothing(checkpoint):
     trained = read_checkpoint(checkpoint)
     card = model_card(trained)

@@ -6,8 +6,7 @@ The indicators of attack failure are here as: unavailable gradients (`zero_gradi
 
 Sources: the flags of AutoAttack (flags_doc.md in github.com/fra31/auto-attack), the indicators of attack failure of
 Pintor et al. 2022 (arXiv 2106.09947), the checklists of Athalye et al. 2018 (arXiv 1802.00420) and Carlini et al. 2019
-(arXiv 1902.06705), and three of this project's own: the width of the quantized box, gradients that are exactly zero
-where a pixel can move, and proofs that an attack refutes.
+(arXiv 1902.06705), and two of this project's own: the width of the quantized box, and proofs that an attack refutes.
 """
 
 from __future__ import annotations

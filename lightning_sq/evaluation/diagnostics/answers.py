@@ -26,7 +26,7 @@ def random_answers(s: Situation) -> Diagnostic:
         "largest difference between the logits of two passes, relative to their size",
         difference / max(size, SMALLEST),
         1e-4,
-        "The model is random: attack its expectation (--attacks rand).",
+        "The model is random, so each verdict is one draw's: --attacks standard,rand attacks its expectation too.",
     )
 
 

@@ -18,7 +18,7 @@ from lightning_sq.evaluation.found import share_of
 
 
 def plain_gradient_misses(s: Situation) -> Diagnostic | None:
-    """BPDA and the quantized box against the attacks that follow the gradient shown. One image is no evidence."""
+    """Adaptive attacks against those that follow the gradient shown. One image is no evidence."""
     of_family = {
         family: [name for name, entry in s.found.attacks.items() if entry.family == family and entry.on_everyone]
         for family in ("plain", "adaptive")
@@ -28,7 +28,7 @@ def plain_gradient_misses(s: Situation) -> Diagnostic | None:
     left = s.found.survived(s.budget, of_family["plain"])
     also = torch.stack([s.found.outcomes[name][s.budget].broken for name in of_family["adaptive"]]).any(0)
     return row(
-        "share of images that plain PGD leaves and an attack that knows the quantizer breaks",
+        "share of images that plain PGD leaves and an adaptive attack breaks",
         share_of(left & also),
         max(0.01, 1 / len(left)),
         "The gradient that the model shows leads attacks astray: whoever uses plain PGD reports too much.",
@@ -36,14 +36,14 @@ def plain_gradient_misses(s: Situation) -> Diagnostic | None:
 
 
 def black_box_beats_white_box(s: Situation) -> Diagnostic | None:
-    """Square and transfer against everything that uses a gradient."""
+    """Square and transfer against what uses a gradient; FAB comes after Square, and gets what that leaves."""
     black = [name for name, entry in s.found.attacks.items() if entry.family == "black box"]
     if not black:
         return None
     white = [name for name in s.found.attacks if name not in black]
     left, broken = s.found.survived(s.budget, white), ~s.found.survived(s.budget, black)
     return row(
-        "share of images that only attacks without a gradient break",
+        "share of images that an attack without a gradient broke before any with one did",
         share_of(left & broken),
         0.002,
         "A search without a gradient should not find more: the gradients used are misleading.",
