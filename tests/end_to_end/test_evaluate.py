@@ -290,6 +290,7 @@ def test_models_whose_images_do_not_fit_each_other_are_not_said_to_be_tried(rele
     plain, smaller = found(tmp_path / "out")["models"]
     assert plain["skipped"]["transfer_smaller"] == "that model takes images of another size, or has other classes"
     assert "transfer_plain" in smaller["skipped"]
+    assert "<td>transfer_smaller</td>" in (tmp_path / "out/report.html").read_text()
 
 
 def test_every_attack_is_listed(capsys):
