@@ -26,8 +26,11 @@ def listening() -> Iterator[None]:
     """Note `SIGNALS` instead of dying of them, from before torch is imported to the end of the command."""
     _received.clear()
     _began[0] = time.monotonic()
-    with handled(_note, *SIGNALS):
-        yield
+    try:
+        with handled(_note, *SIGNALS):
+            yield
+    finally:
+        _received.clear()
 
 
 @contextmanager

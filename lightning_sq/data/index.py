@@ -19,6 +19,7 @@ from lightning_sq.data.listing import IMAGE_SUFFIXES, class_folders, list_files
 from lightning_sq.data.shards import is_sharded, load_shards, read_manifest, shard_classes
 from lightning_sq.errors import InputError
 from lightning_sq.progress import progress_bar
+from lightning_sq.stop_request import STOPPED, stop_requested
 
 SECONDS_BETWEEN_SAVES = 60.0
 
@@ -80,9 +81,20 @@ def load_index(
 
 
 def look_through(folder: Path, *, again: bool = False) -> ImageIndex:
-    """`load_index` with the user's cache and a progress bar."""
+    """`load_index` with the user's cache and a progress bar.
+
+    A training that is asked to stop meanwhile ends with exit status 75: what was looked at is kept, and nothing else
+    was done.
+    """
     with progress_bar(f"checking {folder}", "files") as advance:
-        return load_index(folder, again=again, progress=advance)
+
+        def advance_or_leave(done: int, total: int) -> None:
+            advance(done, total)
+            if who := stop_requested():
+                print(f"Left while checking {folder}, because {who} asked for it. Start again: it goes on there.")
+                raise SystemExit(STOPPED)
+
+        return load_index(folder, again=again, progress=advance_or_leave)
 
 
 def look_through_readable(folder: Path, *, allow_unreadable: bool) -> ImageIndex:

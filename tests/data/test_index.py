@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import signal
 import threading
 import zlib
 from array import array
@@ -16,9 +17,10 @@ from PIL import Image
 
 from lightning_sq.__main__ import main
 from lightning_sq.data import listing
-from lightning_sq.data.index import index_path, load_index
+from lightning_sq.data.index import index_path, load_index, look_through
 from lightning_sq.errors import InputError
 from lightning_sq.paths import whole_file
+from lightning_sq.stop_request import STOPPED, listening
 
 
 @pytest.fixture
@@ -31,7 +33,7 @@ def folder(tmp_path) -> Path:
     return tmp_path / "val"
 
 
-def checked_files(folder: Path, cache: Path) -> int:
+def checked_files(folder: Path, cache: Path | None) -> int:
     calls = []
     load_index(folder, cache=cache, progress=lambda done, total: calls.append((done, total)))
     return calls[-1][0] if calls else 0
@@ -162,6 +164,18 @@ def test_what_was_looked_at_before_an_interruption_is_kept(folder, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         load_index(folder, cache=tmp_path / "cache", progress=interrupt)
     assert checked_files(folder, tmp_path / "cache") == 2
+
+
+def test_a_first_look_is_left_when_the_cluster_asks_and_goes_on_afterwards(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LIGHTNING_SQ_CACHE", str(tmp_path / "cache"))
+    with listening():
+        os.kill(os.getpid(), signal.SIGUSR1)
+        with pytest.raises(SystemExit) as left:
+            look_through(folder)
+    assert left.value.code == STOPPED
+    assert "because SIGUSR1 asked for it" in capsys.readouterr().out
+    assert 0 < checked_files(folder, None) < 6
+    assert len(look_through(folder)) == 6
 
 
 def test_a_broken_link_is_named_and_looked_at_again(folder, tmp_path):
