@@ -81,6 +81,11 @@ class SuiteEntry:
         return next(filter(None, (stage.why_not(num_classes, height, width) for stage in stages)), None)
 
     @property
+    def proves(self) -> bool:
+        """Whether it can prove as well, and goes by no gradient alone."""
+        return self.needs_bounds or self.needs_program
+
+    @property
     def cost(self) -> int:
         """Passes of the model that an image costs, about: a gradient counts as three."""
         return passes(self.attack)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from lightning_sq.evaluation.diagnostics.gradients import small_steps_jump, zero
 from lightning_sq.evaluation.diagnostics.situation import row
 from lightning_sq.evaluation.runner import StageRunner
 from lightning_sq.evaluation.store import VerdictStore
-from lightning_sq.evaluation.suites import SUITES, SuiteEntry
+from lightning_sq.evaluation.suites import SUITES, SuiteEntry, attacks_by_name
 from lightning_sq.layers import SoftQuantization
 from lightning_sq.ops import linf_ball
 from tests.evaluation.models import IMAGES, linear_model
@@ -97,6 +98,21 @@ def test_a_planted_fault_is_caught(name):
     epsilon = 0.2 if name in ("plain_gradient_misses", "black_box_beats_white_box") else EPSILON
     found = lightning_sq.evaluate(model, IMAGES, labels, epsilon=epsilon, attacks=attacks)
     assert name in found.flags, {d.name: d.measured for d in found.diagnostics}
+
+
+@pytest.mark.parametrize("also", [True, False])
+def test_what_a_search_broke_first_is_no_doubt_of_gradients_if_a_later_attack_breaks_it_too(also):
+    entries = {"blind": SuiteEntry("a gradient that leads nowhere", lambda model, images, *_: images, "plain")}
+    entries |= attacks_by_name("own_square,pgd")
+    entries["pgd"] = replace(entries["pgd"], on_everyone=False)  # behind the search, which leaves it nothing
+    entries = {name: entries[name] for name in ("blind", "own_square", *(["pgd"] if also else []))}
+    model = linear_model()
+    found = lightning_sq.evaluate(model, IMAGES, model(IMAGES).argmax(1), epsilon=0.1, attacks=entries)
+    assert not found.verdicts.any()
+    assert found.outcomes["own_square"][0.1].broken.all()
+    (check,) = (one for one in found.diagnostics if one.name == "black_box_beats_white_box")
+    assert check.measured == (0.0 if also else 1.0)
+    assert check.fired is not also
 
 
 def test_attacks_that_get_weaker_with_more_steps_or_more_room_are_caught(monkeypatch):

@@ -36,15 +36,23 @@ def plain_gradient_misses(s: Situation) -> Diagnostic | None:
 
 
 def black_box_beats_white_box(s: Situation) -> Diagnostic | None:
-    """Square and transfer against what uses a gradient; FAB comes after Square, and gets what that leaves."""
-    black = [name for name, entry in s.found.attacks.items() if entry.family == "black box"]
+    """Square and transfer against everything that uses a gradient.
+
+    What they broke before an attack with a gradient had its turn is shown to that one too: FAB comes after Square.
+    """
+    entries = s.found.attacks
+    black = [name for name, entry in entries.items() if entry.family == "black box"]
+    white = [name for name, entry in entries.items() if name not in black and not entry.proves]
     if not black:
         return None
-    white = [name for name in s.found.attacks if name not in black]
-    left, broken = s.found.survived(s.budget, white), ~s.found.survived(s.budget, black)
+    only = s.found.survived(s.budget, white) & ~s.found.survived(s.budget, black)
+    for name in white:
+        unseen = only & ~s.found.outcomes[name][s.budget].attacked
+        if unseen.any():
+            only &= ~s.broken(f"{name} of what was broken without a gradient", entries[name].attack, s.budget, unseen)
     return row(
-        "share of images that an attack without a gradient broke before any with one did",
-        share_of(left & broken),
+        "share of images that only attacks without a gradient break",
+        share_of(only),
         0.002,
         "A search without a gradient should not find more: the gradients used are misleading.",
     )
