@@ -10,7 +10,7 @@ from lightning_sq.reproduction.measured import PAPERS_ATTACKS, Spread, spread_of
 from lightning_sq.reproduction.trials import RATE_FACTORS, TRIAL_IMAGES, TRIAL_SHARE
 from lightning_sq.words import counted
 
-_OF_THE_RECIPE = {1 / 2: "half the recipe's", 1.0: "the recipe's", 2.0: "twice", 4.0: "four times as much"}
+_OF_THE_RECIPE = {1 / 2: "half the recipe's", 1.0: "the recipe's", 2.0: "twice it", 4.0: "4 times", 8.0: "8 times"}
 _SHARES = {1 / 2: "half", 1 / 3: "a third", 1 / 4: "a quarter"}
 
 

@@ -61,7 +61,7 @@ def test_learning_rates_that_a_page_has_tried_are_not_tried_again_and_tell_the_b
     trials = rates_to_try(ours)
     entries = [
         known(run, rate=run.recipe.changes[RATE], accuracy=a)
-        for run, a in zip(trials, (0.1, 0.2, 0.4, 0.3), strict=True)
+        for run, a in zip(trials, (0.1, 0.2, 0.4, 0.3, 0.3), strict=True)
     ]
     after = settings(tmp_path, rows=("pgd",), earlier=Earlier({"pgd": {"tuning": entries}}, []))
     assert tried_rates(after) == {"pgd": entries}

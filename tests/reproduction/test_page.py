@@ -71,7 +71,7 @@ def test_the_page_shows_what_every_learning_rate_gave(content):
     content["rows"]["method"]["tuning"] = tried
     text = page.markdown(content)
     assert (
-        "| soft quantization + noisy natural samples | 50.0 | **60.0** | 55.0 | – | 0.002 |" in text
+        "| soft quantization + noisy natural samples | 50.0 | **60.0** | 55.0 | – | – | 0.002 |" in text
     )  # the largest untried
     assert "the best of 3 on held-out" in text
     assert "at the edge" not in text
