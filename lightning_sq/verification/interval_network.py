@@ -211,7 +211,7 @@ class _Interpreter(fx.Interpreter):
         self.extra_traceback = False  # it would be appended to the InputError's sentence
         self.labels = labels
         self.by_batch_statistics = by_batch_statistics
-        self.last = next(reversed(graph.nodes)).args[0]
+        self.last = next(iter(reversed(graph.nodes))).args[0]
 
     def run_node(self, n: fx.Node) -> Any:
         if n is self.last and self.labels is not None and n.op == "call_module":
