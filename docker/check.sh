@@ -28,8 +28,8 @@ is_true() {
   fi
 }
 
-# in_image COMMANDS: by a shell in a container of its own
-in_image() { docker run --rm "${options[@]}" --entrypoint sh "$image" -c "$1"; }
+# in_image COMMANDS [OPTION]...: by a shell in a container of its own
+in_image() { docker run --rm "${options[@]}" "${@:2}" --entrypoint sh "$image" -c "$1"; }
 
 # start ARGUMENTS...: lightning-sq in the background
 start() {
@@ -63,6 +63,8 @@ is_true "the entry point is lightning-sq" \
   is_true "there is nothing for developers in it" \
     in_image 'for name in pytest ruff hatchling; do if command -v $name; then exit 1; fi; done'
   is_true "only /runs and /tmp can be written" in_image '! touch ~/a && ! touch /opt/a && touch /runs/a /tmp/a'
+  is_true "any other user can start it and read a recipe" \
+    in_image 'lightning-sq --help && cat configs/digits.yaml' --user 12345:12345
 }
 
 start demo --output /runs/demo --data /runs/digits --max-epochs 1 --num-images 4

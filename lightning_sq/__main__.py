@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
 
-from lightning_sq.errors import ERROR, MENDABLE, ProcessLostError, input_error_in
+from lightning_sq.errors import ERROR, MENDABLE, HostError, ProcessLostError, input_error_in
 
 COMMANDS = {
     "fit": ("lightning_sq.training.cli", "train a model by a recipe in configs/"),
@@ -57,8 +57,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one subcommand.
 
     Returns: the exit status; 2 for what the person who typed it can mend, 1 for a training that diverged, for a disk
-    that failed and for another process that has gone. A fit that was asked to stop by a signal, and has saved where it
-    was, exits with 75.
+    that failed, for a host without its GPUs and for another process that has gone. A fit that was asked to stop by a
+    signal, and has saved where it was, exits with 75.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -81,7 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("lightning-sq: interrupted", file=sys.stderr)
         return 130
-    except (FloatingPointError, ProcessLostError) as error:
+    except (FloatingPointError, HostError, ProcessLostError) as error:
         print(f"{ERROR}{error}", file=sys.stderr)
         return 1
     except Exception as error:

@@ -26,6 +26,10 @@ class ProcessLostError(RuntimeError):
     """
 
 
+class HostError(RuntimeError):
+    """This host lacks what the job was given there. Shown, and followed by another start, like a `ProcessLostError`."""
+
+
 def input_error_in(error: BaseException | None) -> InputError | None:
     """The InputError that `error` is or was raised because of: a parser wraps what a class refuses in its own error."""
     seen: set[int] = set()  # one error that is raised at two places makes a ring of what they were raised because of

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from lightning_sq.errors import InputError
 from lightning_sq.run_files import STEP_FILE
+from lightning_sq.slurm_job import JOB
 
-JOB = "SLURM_JOB_ID"
 LOCK_FILE = ".lock"
 PATIENCE = 180.0
 """Seconds to wait for an earlier start of the same job: a file server keeps a lost node's locks, NFS's for 90 s."""

@@ -7,7 +7,8 @@
 #   CONFIG        recipe                                default configs/imagenet.yaml
 #   DATA          folder with train/ and val/           default data/imagenet
 #   OUTPUT        folder of the run, on a shared disk   default runs/ and the recipe's name
-#   MAX_RESTARTS  after how many failures to give up    default 3 (being asked to stop is no failure)
+#   MAX_RESTARTS  after how many failures to give up    default 3 (being asked to stop is none; behind
+#                                                       a new checkpoint they are counted anew)
 #   ACCELERATOR   cpu for a trial without GPUs          default gpu
 #   VENV, CONTAINER_IMAGE, APPTAINER_IMAGE, MOUNTS      see slurm/start.sh
 # More options for `lightning-sq fit` stand behind the script's name:  sbatch slurm/imagenet.sh --trainer.max_epochs 30
@@ -39,7 +40,7 @@ ACCELERATOR=${ACCELERATOR:-gpu} # auto would train on CPUs where the driver is m
 NOTES=$OUTPUT/.failures-$SLURM_JOB_ID
 
 goes_on=()
-if restarted "$NOTES"; then goes_on=(--resume); fi
+if ran_before "$NOTES"; then goes_on=(--resume); fi
 before=$(stat -c %y "$OUTPUT/.step" 2> /dev/null) # written anew with every step that begins
 
 trap : TERM USR1 # they are for the ranks; this script lives on to queue the job again
@@ -52,4 +53,4 @@ step=
 if [[ -r $OUTPUT/.step ]]; then read -r step _ < "$OUTPUT/.step"; fi
 place="step ${step:-unknown}"
 if [[ $(stat -c %y "$OUTPUT/.step" 2> /dev/null) == "$before" ]]; then place="the start${step:+ behind step $step}"; fi
-again_if_it_helps "$status" "$NOTES" "$place"
+again_if_it_helps "$status" "$NOTES" "$place" "$OUTPUT/checkpoints/last.ckpt"

@@ -37,12 +37,14 @@ def main(arguments: list[str]) -> None:
     from lightning_sq.evaluation.processes import barrier
     from lightning_sq.output_lock import lock_output
     from lightning_sq.process_group import rank
+    from lightning_sq.slurm_job import note_job
 
     barrier()  # every process has looked at the folder before one changes it
     with ExitStack() as held:
         if rank() == 0:
             lock_output(options.output, held)
             _check_no_results(options.output, overwrite=options.overwrite)  # whoever held it may have written some
+            note_job(options.output)
             if any(options.output.glob(ALL_VERDICTS)):
                 print(f"Going on with the verdicts in {options.output / VERDICTS}.", flush=True)
         barrier()

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from lightning_sq.errors import InputError
+from lightning_sq.slurm_job import check_gpus
 from lightning_sq.words import counted
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ def launch(device: str | None, devices: int) -> torch.device:
         device: "cpu", "cuda" or "cuda:N"; None is CUDA where there is a GPU, else the CPU.
         devices: Processes on this machine, each with a GPU of its own where there are some; torchrun and srun know
             better.
-    Raises: InputError for a device that is not there.
+    Raises: InputError for a device that is not there; HostError if SLURM gave it.
     """
     import torch
 
@@ -65,6 +66,7 @@ def _device(name: str | None) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise InputError(f"--device {name} is not one of cpu, cuda.")
     if device.type == "cuda" and not torch.cuda.is_available():
+        check_gpus()
         raise InputError(f"--device {name}: torch sees no GPU here. Leave the option out, or write --device cpu.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         gpus = counted(torch.cuda.device_count(), "GPU")

@@ -23,6 +23,7 @@ from lightning_sq.errors import InputError, one_line
 from lightning_sq.output_lock import lock_output
 from lightning_sq.paths import write_whole
 from lightning_sq.run_files import CHECKPOINTS, CONFIG_FILE
+from lightning_sq.slurm_job import check_gpus, note_job
 from lightning_sq.training.build import build_module
 from lightning_sq.training.callbacks import ProgressLines, Throughput
 from lightning_sq.training.cluster.keep_time import KeepTime
@@ -100,7 +101,8 @@ class CommandLine(LightningCLI):
             "--hang_seconds",
             type=float,
             default=40.0,
-            help="End a run of several processes when one of them keeps the others waiting this long at a step.",
+            help="End a run of several processes when one of them keeps the others waiting this long at a step; at the "
+            "first of a start four minutes longer.",
         )
         parser.add_argument(
             "--time_limit",
@@ -127,6 +129,8 @@ class CommandLine(LightningCLI):
                 f"checkpoint_minutes={config.checkpoint_minutes:g} is not a finite number of at least 0. 15 is usual."
             )
         check_hang_seconds(config.hang_seconds)
+        if config.trainer.accelerator in ("gpu", "cuda"):
+            check_gpus()
         self.time_limit = parse_time_limit(config.time_limit)
         if config.keep_last < 1:
             raise InputError(f"keep_last={config.keep_last} is not at least 1. 2 is usual.")
@@ -214,6 +218,7 @@ class CommandLine(LightningCLI):
             run.seconds_before = max(seconds_noted(output), seconds_saved(output))
         else:
             remove_run(output)
+        rank_zero_only(note_job)(output)  # not before: a job that died has still to refuse or replace an older run
         write_on_rank_zero(output / CONFIG_FILE, yaml.safe_dump(self.recipe, sort_keys=False))
         if self._makes_loggers:
             self.trainer.loggers = make_loggers(output, self.saved.logged if goes_on else None)

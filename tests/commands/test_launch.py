@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from lightning_sq.__main__ import main
 from lightning_sq.commands.launch import launch, started_by_others
 from lightning_sq.errors import InputError
 
@@ -20,6 +21,24 @@ def test_torchrun_and_srun_say_how_many_processes_there_are():
 def test_a_device_that_is_not_there_is_refused(device):
     with pytest.raises(InputError, match=f"--device {device}"):
         launch(device, 1)
+
+
+@pytest.mark.parametrize("given", [("SLURM_GPUS_ON_NODE", "8"), ("SLURM_JOB_GPUS", "0,1")])
+@pytest.mark.parametrize("words", [["evaluate", "model"], ["fit", "--trainer.accelerator", "gpu"]])
+def test_a_host_that_lacks_the_gpus_of_its_job_is_named_and_nothing_that_was_typed_is_blamed(
+    words, given, monkeypatch, tmp_path, capsys
+):
+    monkeypatch.setattr("sys.argv", ["lightning-sq"])
+    monkeypatch.setattr("socket.gethostname", lambda: "node7")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    options = ["--data", "x", "--epsilon", "4/255", "--device", "cuda"] if words[0] == "evaluate" else []
+    words = [*words, *options, "--output", str(tmp_path / "out")]
+    assert main(words) == 2
+    assert "SLURM gave" not in capsys.readouterr().err
+    monkeypatch.setenv(*given)
+    assert main(words) == 1
+    assert "SLURM gave this job GPUs on node7, and torch sees none there." in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_one_process_needs_no_group():

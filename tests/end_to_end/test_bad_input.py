@@ -186,7 +186,8 @@ def test_pretrained_without_a_network_names_both_ways_out(fit, monkeypatch):
     assert_one_sentence(found, "could not be downloaded", "--model.pretrained false", "--model.checkpoint_path")
 
 
-def test_an_output_folder_that_holds_a_run_is_left_as_it_is(fit, tmp_path):
+def test_an_output_folder_that_holds_a_run_is_left_as_it_is(fit, tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
     (tmp_path / "run/checkpoints").mkdir(parents=True)
     (tmp_path / "run/checkpoints/last.ckpt").write_bytes(b"precious")
     assert_one_sentence(fit(), "already holds a run", "--resume", "--overwrite")

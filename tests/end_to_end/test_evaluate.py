@@ -174,7 +174,7 @@ def test_a_folder_that_another_evaluation_is_writing_into_is_left_to_it(releases
     assert not (tmp_path / "out").exists()
 
 
-def test_results_are_replaced_only_when_asked(releases, few_digits, tmp_path, capsys):
+def test_results_are_replaced_only_when_asked(releases, few_digits, tmp_path, capsys, monkeypatch):
     once = [
         "evaluate",
         str(releases / "plain"),
@@ -186,9 +186,12 @@ def test_results_are_replaced_only_when_asked(releases, few_digits, tmp_path, ca
         str(tmp_path),
     ]
     assert main(once) == 0
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
     assert main(once) == 2
     assert "--overwrite" in capsys.readouterr().err
+    assert not (tmp_path / ".job").exists()
     assert main([*once, "--overwrite"]) == 0
+    assert (tmp_path / ".job").read_text() == "7\n"
 
 
 @pytest.fixture

@@ -154,6 +154,24 @@ def test_the_recipe_of_a_resumed_run_is_the_one_it_began_with_and_can_be_run(fit
     assert_same_weights(weights(again), weights(first))
 
 
+def test_a_job_has_taken_on_its_output_once_the_run_that_was_there_is_gone_and_not_before(fit, monkeypatch):
+    def dies(output):
+        raise RuntimeError("a node is gone")
+
+    note = fit("run", "--trainer.max_epochs", "1") / ".job"
+    assert not note.exists()
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    with monkeypatch.context() as earlier:
+        earlier.setattr("lightning_sq.training.cli.remove_run", dies)
+        with pytest.raises(RuntimeError, match="a node is gone"):
+            fit("run", "--overwrite")
+    assert not note.exists()
+    for job, options in (("7", ["--overwrite"]), ("8", ["--resume"])):
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+        fit("run", "--trainer.max_epochs", "1", *options)
+        assert note.read_text() == f"{job}\n"
+
+
 def test_every_epoch_of_a_fit_has_an_order_and_crops_of_its_own(fit):
     Recorder.seen.clear()
     fit("run", "--trainer.callbacks+=tests.callbacks.Recorder")

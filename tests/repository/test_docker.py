@@ -55,3 +55,13 @@ def test_the_package_itself_is_built_by_what_is_locked():
 def test_no_example_leaves_its_container_behind():
     text = (REPOSITORY / "docker/README.md").read_text()
     assert len(re.findall(r"^ +docker run ", text, re.MULTILINE)) == len(re.findall(r"docker run --rm ", text)) == 3
+
+
+def test_who_runs_an_example_owns_what_it_writes_and_may_enter_the_folder_with_the_recipes():
+    text = (REPOSITORY / "docker/README.md").read_text().replace("\\\n", " ")
+    examples = re.findall(r"^ +docker run .*", text, re.MULTILINE)
+    assert len(examples) == 3
+    assert all('--user "$(id -u):$(id -g)"' in line for line in examples)
+    (folder,) = re.findall(r"^WORKDIR (/home/\S+)$", DOCKERFILE, re.MULTILINE)
+    (made,) = re.findall(r"^RUN useradd --create-home .*", DOCKERFILE, re.MULTILINE)
+    assert f"chmod 755 {folder} " in made

@@ -47,6 +47,7 @@ EVERYBODYS = {
     "progress",
     "release_files",
     "run_files",
+    "slurm_job",
     "stop_request",
     "types",
     "words",

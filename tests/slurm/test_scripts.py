@@ -88,6 +88,11 @@ class Scripts:
         done = self.run("-c", call, "_", str(status), str(self.output / ".failures-7"), self.place, **environment)
         return done.returncode, done.stderr + done.stdout
 
+    def take_on(self, job: str) -> None:
+        """What the first rank of a start leaves in OUTPUT."""
+        self.output.mkdir(exist_ok=True)
+        (self.output / ".job").write_text(f"{job}\n")
+
     def at_step(self, step: int) -> None:
         self.place = f"step {step}"
         self.output.mkdir(exist_ok=True)
@@ -184,6 +189,34 @@ def test_what_lies_behind_a_link_is_seen_by_both_names_and_what_lies_in_the_clon
         assert mounts(scripts) == []
 
 
+@pytest.mark.parametrize("image", ["CONTAINER_IMAGE", "APPTAINER_IMAGE"])
+def test_every_folder_for_downloads_that_is_set_is_seen_in_a_container(scripts, image):
+    names = ("XDG_CACHE_HOME", "LIGHTNING_SQ_CACHE", "HF_HOME", "HF_HUB_CACHE", "TORCH_HOME")
+    folders = {name: str(scripts.folder / "caches" / name) for name in names}
+    assert scripts.run("slurm/imagenet.sh", **folders, **{image: "image"}).returncode == 0
+    seen = [SEEN.format(output=scripts.output), *(f"{folder}:{folder}" for folder in folders.values())]
+    assert any(word.removeprefix("--container-mounts=") == ",".join(seen) for word in scripts.started())
+    assert all(Path(folder).is_dir() for folder in folders.values())
+
+
+def test_a_link_in_the_clone_that_leads_through_another_link_can_be_followed_in_a_container(scripts, tmp_path):
+    clone, lustre = tmp_path / "clone", tmp_path / "lustre"
+    (clone / "data").mkdir(parents=True)
+    (clone / "slurm").symlink_to(REPOSITORY / "slurm")
+    (lustre / "me/imagenet").mkdir(parents=True)
+    (tmp_path / "scratch").symlink_to("lustre")  # beside itself
+    (clone / "data/imagenet").symlink_to(tmp_path / "scratch/me/imagenet")
+    (clone / "data/ring").symlink_to("ring")
+    where = {"SLURM_SUBMIT_DIR": str(clone), **scripts.container()}
+    assert scripts.run("slurm/imagenet.sh", DATA="data/imagenet", **where).returncode == 0
+    (option,) = (word for word in scripts.started() if word.startswith("--container-mounts="))
+    real, met = lustre / "me/imagenet", tmp_path / "scratch/me/imagenet"
+    mounts = [f"{clone}:{clone}", f"{real}:{real}", f"{real}:{met}", f"{scripts.output}:{scripts.output}"]
+    cache = scripts.folder / "cache"
+    assert option == f"--container-mounts={','.join(mounts)},{cache}:{cache}"
+    assert scripts.run("slurm/imagenet.sh", DATA="data/ring", **where).returncode == 0  # ends
+
+
 @pytest.mark.parametrize(("script", "most"), [("imagenet", 3), ("evaluate", 20)])
 def test_where_nothing_is_said_a_job_may_fail_as_often_as_the_readme_says(scripts, script, most):
     scripts.output.mkdir()
@@ -211,13 +244,39 @@ def test_without_an_environment_or_an_image_it_says_what_to_do_and_is_not_queued
 
 @pytest.mark.parametrize("restarted", [{"SLURM_RESTART_COUNT": "1"}, {}])
 def test_a_job_that_is_queued_again_goes_on_and_a_new_one_does_not(scripts, restarted):
-    scripts.run("slurm/imagenet.sh", SLURM_RESTART_COUNT="0")
+    scripts.take_on("7")
+    scripts.run("slurm/imagenet.sh", SLURM_RESTART_COUNT="0")  # once more in the same allocation, by hand
     assert "--resume" not in scripts.started()
     if not restarted:  # a SLURM that counts no restarts
-        scripts.output.mkdir()
         (scripts.output / ".failures-7").write_text("1 5\n")
     scripts.run("slurm/imagenet.sh", **restarted)
     assert scripts.started()[-1] == "--resume"
+
+
+@pytest.mark.parametrize("of_job", [None, "6"])
+def test_a_job_whose_start_died_before_it_took_on_its_output_does_not_go_on_with_what_is_there(scripts, of_job):
+    scripts.at_step(5)  # an older run
+    if of_job:
+        scripts.take_on(of_job)
+    assert "To be queued again." in scripts.run("slurm/imagenet.sh", "--overwrite", STATUS="1").stdout
+    again = {"SLURM_RESTART_COUNT": "1"}
+    scripts.run("slurm/imagenet.sh", "--overwrite", **again)
+    assert scripts.started()[-1] == "--overwrite"
+    done = scripts.run("slurm/imagenet.sh", STATUS="2", **again)  # with neither it is refused, and that is no accident
+    assert (done.returncode, done.stdout) == (2, "")
+    scripts.srun('echo "$SLURM_JOB_ID" > "$OUTPUT/.job"\n')
+    scripts.run("slurm/imagenet.sh", "--overwrite", **again)
+    scripts.run("slurm/imagenet.sh", "--overwrite", **again)
+    assert scripts.started()[-2:] == ["--overwrite", "--resume"]
+
+
+@pytest.mark.parametrize("script", ["imagenet", "evaluate"])
+@pytest.mark.parametrize("words", [("--output", "runs/b"), ("--output=runs/b",)])
+def test_an_output_that_the_script_does_not_know_of_is_refused(scripts, script, words):
+    done = scripts.run(f"slurm/{script}.sh", *words)
+    assert done.returncode == 2
+    assert done.stderr.startswith("Set OUTPUT in the place of --output")
+    assert not (scripts.stubs / "srun.words").exists()
 
 
 def test_a_task_of_an_array_attacks_its_own_model_into_its_own_folder(scripts):
@@ -278,6 +337,7 @@ def test_a_job_that_is_done_or_was_typed_wrongly_is_over(scripts, status):
 
 def test_a_refusal_of_words_that_ran_before_is_a_failure_like_any_other(scripts):
     again = {"SLURM_RESTART_COUNT": "1"}
+    scripts.take_on("7")
     scripts.at_step(5)
     status, text = scripts.again(2, **again)
     assert (status, text.splitlines()[-1]) == (0, "To be queued again.")
@@ -290,19 +350,19 @@ def test_a_refusal_of_words_that_ran_before_is_a_failure_like_any_other(scripts)
     assert scripts.asked().count("requeue 7") == 2
 
 
-def test_a_controller_that_does_not_answer_for_some_seconds_is_asked_again(scripts):
-    for silent in (1, 4):
+def test_a_controller_that_does_not_answer_for_some_minutes_is_asked_again(scripts):
+    for silent in (1, 20):
         (scripts.stubs / "asked").unlink(missing_ok=True)
         status, text = scripts.again(75, SILENT=str(silent))
         assert (status, text.splitlines()[-1]) == (0, "To be queued again.")
         assert scripts.asked() == ["show job 7 --oneliner"] * (silent + 1) + ["requeue 7"]
-    assert (scripts.stubs / "slept").read_text().splitlines() == ["sleep 5"] * 5
+    assert (scripts.stubs / "slept").read_text().splitlines() == ["sleep 10"] * 21
 
 
-@pytest.mark.parametrize(("deaf", "asked"), [("show", ["show"] * 5), ("requeue", ["show", *["requeue"] * 5])])
+@pytest.mark.parametrize(("deaf", "asked"), [("show", ["show"]), ("requeue", ["show", "requeue"])])
 @pytest.mark.parametrize("status", [1, 75])
 def test_a_job_whose_controller_does_not_come_back_is_to_be_submitted_by_hand(scripts, status, deaf, asked):
-    ended, text = scripts.again(status, DEAF=deaf)
+    ended, text = scripts.again(status, DEAF=deaf, CONTROLLER_SECONDS="0")
     assert ended == status
     assert "was cancelled" not in text
     said = "SLURM does not answer, or refuses (see above): the job is not queued again. Submit it once more by hand,"
@@ -345,19 +405,52 @@ STEPS = 'mkdir -p "$OUTPUT"; printf "%12d %12.1f\\n" "$STEP" 3.5 > "$OUTPUT/.ste
 """What the ranks of a training do that comes to step $STEP."""
 
 
-@pytest.mark.parametrize("step", [5, None])
-def test_a_training_that_fails_at_the_same_step_twice_is_over(scripts, step):
-    if step is not None:
-        scripts.srun(STEPS.replace("$STEP", str(step)))
-    where = "the start" if step is None else f"step {step}"
+def test_a_training_that_fails_at_the_same_step_twice_is_over(scripts):
+    scripts.srun(STEPS.replace("$STEP", "5"))
     assert "To be queued again." in scripts.run("slurm/imagenet.sh", STATUS="1").stdout
     asked = scripts.run("slurm/imagenet.sh", STATUS="75")  # being asked to stop in between is no failure
     assert "To be queued again." in asked.stdout
     done = scripts.run("slurm/imagenet.sh", STATUS="1")
     assert done.returncode == 1
-    said = f"It has ended twice at {where}, so it is not started again. The cause stands above."
+    said = "It has ended twice at step 5, so it is not started again. The cause stands above."
     assert done.stdout.splitlines()[-1] == said
     assert scripts.asked().count("requeue 7") == 2
+
+
+def test_a_training_that_takes_no_step_is_started_as_often_as_it_may_be_a_minute_apart(scripts):
+    for failure in (1, 2, 3):
+        done = scripts.run("slurm/imagenet.sh", STATUS="1")
+        assert f"failed with status 1 at the start: failure {failure}" in done.stdout
+        assert done.stdout.splitlines()[-1] == "To be queued again."
+    done = scripts.run("slurm/imagenet.sh", STATUS="1")
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (1, "It is not started again: MAX_RESTARTS=3.")
+    assert (scripts.stubs / "slept").read_text().splitlines() == ["sleep 60"] * 3
+
+
+def test_a_start_that_its_time_ends_twice_is_over(scripts):
+    ended = str(128 + signal.SIGUSR1)
+    assert "no failure" in scripts.run("slurm/imagenet.sh", STATUS=ended).stdout
+    done = scripts.run("slurm/imagenet.sh", STATUS=ended)  # it would never end
+    assert done.stdout.splitlines()[-1].startswith("It has ended twice at the start, so it is not started again.")
+    assert not (scripts.stubs / "slept").exists()  # the time would end in it
+
+
+def test_failures_are_counted_anew_behind_a_checkpoint_and_only_there(scripts):
+    (scripts.output / "checkpoints").mkdir(parents=True)
+    (scripts.output / "checkpoints/last.ckpt").touch()  # of before the first failure
+    for step in range(5, 9):
+        scripts.srun(STEPS.replace("$STEP", str(step)))
+        done = scripts.run("slurm/imagenet.sh", STATUS="1")
+        assert ("To be queued again." in done.stdout) == (step < 8)
+    assert "failure 4 of this job" in done.stdout
+    saves = 'touch "$OUTPUT/checkpoints/last.ckpt"\n'
+    for step in (9, 10):
+        scripts.srun(STEPS.replace("$STEP", str(step)) + saves)
+        done = scripts.run("slurm/imagenet.sh", STATUS="1")
+        assert f"failed with status 1 at step {step}: failure 1 of this job." in done.stdout
+        assert done.stdout.splitlines()[-1] == "To be queued again."
+    done = scripts.run("slurm/imagenet.sh", STATUS="1")
+    assert done.stdout.splitlines()[-1].startswith("It has ended twice at step 10, so it is not started again.")
 
 
 def test_a_start_that_takes_no_step_does_not_count_as_a_failure_at_the_step_before(scripts):
@@ -369,11 +462,6 @@ def test_a_start_that_takes_no_step_does_not_count_as_a_failure_at_the_step_befo
     assert done.stdout.splitlines()[-1] == "To be queued again."
     scripts.srun(STEPS.replace("$STEP", "5"))  # the same step once more, in as many seconds
     assert "failed with status 1 at step 5: failure 3" in scripts.run("slurm/imagenet.sh", STATUS="1").stdout
-    scripts.srun()
-    done = scripts.run("slurm/imagenet.sh", STATUS="1", MAX_RESTARTS="9")
-    assert done.stdout.splitlines()[-1] == "To be queued again."
-    done = scripts.run("slurm/imagenet.sh", STATUS="1", MAX_RESTARTS="9")
-    assert done.stdout.splitlines()[-1].startswith("It has ended twice at the start behind step 5, so it is not")
 
 
 def keep_verdicts(output: Path, first: int) -> None:

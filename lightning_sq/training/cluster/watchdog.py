@@ -23,6 +23,9 @@ HUNG = 70
 GRACE = 300.0
 """Seconds by which the process group's own time-out is later: it ends what waits anywhere else, and names nobody. The
 others wait so while a large checkpoint is written to a slow disk."""
+FIRST_BATCH = 240.0
+"""Seconds more that the first batch of a start may take: its libraries and images come from a cold disk, and its
+kernels are chosen. Less than `GRACE`, or nobody would be named."""
 
 OVER = "over"
 """The beat of a process whose training is over."""
@@ -40,7 +43,8 @@ class Watchdog(Callback):
     A thread in each process beats in the process group's store, with how many batches the process has begun. Who is
     held up asks whose beat has stopped (a machine that is gone, a process that is stopped), and who beats but is behind
     (it hangs in its own work). Between two batches a process may be busy itself, with data or a checkpoint: there only
-    a beat that has stopped ends it. Nothing is done where there is only one process.
+    a beat that has stopped ends it, as in the first batch for `FIRST_BATCH` longer. Nothing is done where there is only
+    one process.
 
     Args:
         seconds: Longer than a batch may take, with the wait for the slowest process's data.
@@ -52,6 +56,7 @@ class Watchdog(Callback):
         self._batches = 0
         self._since = time.monotonic()
         self._inside = False
+        self._has_trained = False
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -75,6 +80,7 @@ class Watchdog(Callback):
         self._comes_on(inside=True)
 
     def on_train_batch_end(self, *_: Any) -> None:
+        self._has_trained = True
         self._comes_on(inside=False)
 
     def on_validation_batch_end(self, *_: Any) -> None:
@@ -98,6 +104,12 @@ class Watchdog(Callback):
     def _held_up(self) -> bool:
         return time.monotonic() - self._since > self.seconds
 
+    @property
+    def _may_be_busy(self) -> bool:
+        """Whether it is no sign of a hang that a process which beats comes no further."""
+        longest = self.seconds + (0 if self._has_trained else FIRST_BATCH)
+        return not self._inside or time.monotonic() - self._since <= longest
+
     def _beat(self, trainer: Trainer, number: int | str) -> None:
         store = torch.distributed.distributed_c10d._get_default_store()
         store.set(_key(trainer.global_rank), f"{number} {self._batches} {socket.gethostname()}")
@@ -113,13 +125,14 @@ class Watchdog(Callback):
                 if not self._held_up:
                     continue
                 earlier = _beats(store, trainer.world_size)
-                for _ in range(2 if self._inside else 4):  # the others go on beating, and so does who looks at them:
-                    if self._over.wait(interval):  # of two that are held up each would take the other for dead
+                # who looks at the others goes on beating: of two that are held up each would take the other for dead
+                for _ in range(4 if self._may_be_busy else 2):
+                    if self._over.wait(interval):
                         return
                     number += 1
                     self._beat(trainer, number)
                 own, later = trainer.global_rank, _beats(store, trainer.world_size)
-                absent = missing(earlier, later, own=own) if self._inside else silent(earlier, later, own=own)
+                absent = (silent if self._may_be_busy else missing)(earlier, later, own=own)
             except Exception as error:
                 if not in_process_group():
                     return  # this process has left it itself, see `leaving`

@@ -12,15 +12,11 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from lightning_sq.errors import InputError
 from lightning_sq.models.checkpoint_format import CHECKPOINT_KEY
-from lightning_sq.output_lock import JOB
 from lightning_sq.paths import nearest_existing
 from lightning_sq.run_files import CHECKPOINTS, CONFIG_FILE, LOGS, STEP_FILE
 from lightning_sq.training.resume.whole_checkpoint import is_whole
 
 LAST, BEST, BEST_ROBUST = "last", "best", "best_robust"
-TO_BE_REPLACED = ".overwrite"
-"""In the folder of a run that a cluster's job was told to replace, until that is gone, with the job's number: queued
-again meanwhile, it is not to go on with it."""
 LIGHTNINGS_OWN = "hpc_ckpt_*.ckpt"
 """What Lightning's requeueing leaves in the output, and would take up by itself in any later job."""
 
@@ -48,18 +44,15 @@ def choose_start(output: Path, ckpt_path: Path | None, *, resume: bool, overwrit
 
     Raises: InputError if `output` holds a run that the fit would neither go on with nor was told to replace.
     """
-    goes_on = resume and not (overwrite and _is_to_be_replaced(output))
-    if goes_on:
+    if resume:
         last = _last_whole(output)
         if last is not None:
             rank_zero_info(f"Going on from {last}")
             return last
     if not overwrite and not (ckpt_path and is_of_run(ckpt_path, output)):
         _refuse_other_run(output, allow_without_checkpoint=resume)
-    if goes_on:
+    if resume:
         rank_zero_info(f"There is no checkpoint in {output} to go on from: a new run starts.")
-    if overwrite and not (ckpt_path and is_of_run(ckpt_path, output)):
-        _note_replacement(output)
     return ckpt_path
 
 
@@ -114,8 +107,7 @@ def is_of_run(checkpoint: Path, output: Path) -> bool:
 
 def _parts_of_run(output: Path) -> list[Path]:
     parts = [output / name for name in (CONFIG_FILE, CHECKPOINTS, LOGS, STEP_FILE) if (output / name).exists()]
-    note = [output / TO_BE_REPLACED] * (output / TO_BE_REPLACED).exists()
-    return [*parts, *sorted(output.glob(LIGHTNINGS_OWN)), *note]  # which is removed last
+    return parts + sorted(output.glob(LIGHTNINGS_OWN))
 
 
 @rank_zero_only
@@ -137,17 +129,6 @@ def _refuse_other_run(output: Path, *, allow_without_checkpoint: bool) -> None:
             f"{output} already holds a run. "
             "Add --resume to go on with it, --overwrite to replace it, or give another --output."
         )
-
-
-@rank_zero_only
-def _note_replacement(output: Path) -> None:
-    if JOB in os.environ and _parts_of_run(output):
-        (output / TO_BE_REPLACED).write_text(os.environ[JOB])
-
-
-def _is_to_be_replaced(output: Path) -> bool:
-    note = output / TO_BE_REPLACED
-    return JOB in os.environ and note.is_file() and note.read_text() == os.environ[JOB]
 
 
 @rank_zero_only

@@ -40,6 +40,15 @@ def test_between_two_batches_only_a_beat_that_has_stopped_ends_the_run(inside, e
     assert ended(monkeypatch, Store(other_beats=False), inside=inside, at_most=60)
 
 
+def test_the_first_batch_of_a_start_may_take_longer_unless_a_beat_has_stopped(monkeypatch):
+    first = {"inside": True, "has_trained": False}
+    assert ended(monkeypatch, Store(other_beats=True), at_most=4, **first) == []
+    assert ended(monkeypatch, Store(other_beats=False), at_most=60, **first)
+    assert watchdog.FIRST_BATCH < watchdog.GRACE
+    monkeypatch.setattr(watchdog, "FIRST_BATCH", 1.0)
+    assert ended(monkeypatch, Store(other_beats=True), at_most=60, **first)
+
+
 def test_a_first_process_that_does_not_answer_ends_the_run(monkeypatch):
     class Gone(Store):
         def set(self, key, value):
@@ -114,12 +123,16 @@ class Store:
         return self.values.get(key, f"{len(self.looks) if self.other_beats else 7} 1 node2".encode())
 
 
-def ended(monkeypatch, store: Store, *, inside: bool, at_most: float, member: bool = True) -> list[str]:
+def ended(
+    monkeypatch, store: Store, *, inside: bool, at_most: float, member: bool = True, has_trained: bool = True
+) -> list[str]:
     """Whom a watchdog names that ends process 0, which has come no further for longer than it may; in `at_most` s.
 
-    `member`: the process is still in its group.
+    `member`: the process is still in its group. `has_trained`: it has a batch behind it.
     """
     dog = Watchdog(1)
+    if has_trained:
+        dog.on_train_batch_end()
     monkeypatch.setattr(watchdog, "in_process_group", lambda: member)
     dog._comes_on(inside=inside)
     found = []

@@ -77,21 +77,6 @@ def test_a_checkpoint_of_elsewhere_does_not_open_a_folder_that_holds_a_run(run):
     assert not is_of_run(run / "checkpoints/../../other/last.ckpt", run)
 
 
-def test_a_run_that_was_to_be_replaced_is_not_gone_on_with_when_its_job_is_queued_again(run, monkeypatch):
-    assert choose_start(run, None, resume=False, overwrite=True) is None
-    assert not (run / ".overwrite").exists()  # no cluster
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
-    assert choose_start(run, None, resume=False, overwrite=True) is None
-    assert choose_start(run, None, resume=True, overwrite=True) is None  # preempted before the old one was gone
-    monkeypatch.setenv("SLURM_JOB_ID", "8")  # another job's note says nothing
-    assert choose_start(run, None, resume=True, overwrite=True) == run / "checkpoints/last.ckpt"
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
-    remove_run(run)
-    assert not list(run.iterdir())
-    write_checkpoint({}, run / "checkpoints/last.ckpt")  # of the new one
-    assert choose_start(run, None, resume=True, overwrite=True) == run / "checkpoints/last.ckpt"
-
-
 def test_an_output_that_is_a_file_or_lies_in_one_is_refused(tmp_path):
     (tmp_path / "file").touch()
     for output in (tmp_path / "file", tmp_path / "file" / "run"):
