@@ -32,10 +32,10 @@ import sys
 from pathlib import Path
 
 import torch
-from common.budget import Record
+from common.budget import Record, is_installed
 from common.harness import Row, usual_device
 from front_end import front_end_rows
-from gpu_parts.files import file_rows
+from gpu_parts.files import file_rows, processes
 from gpu_parts.imagenette import command_line_rows, imagenette_rows
 from gpu_parts.network import Network, compile_many
 from gpu_parts.plan import SCHEDULE, Plan, plan_rows, resizing_row
@@ -51,7 +51,7 @@ SMOKE = {
     "largest_batch": 8,
     "smallest_batch": 4,
     "rounds": 1,
-    "batches": 2,
+    "batches": 8,
     "threads": 1,
     "compile_seconds": 5.0,
     "backend": "aot_eager",
@@ -96,6 +96,9 @@ def measure(record: Record, options: argparse.Namespace) -> None:
     compile_many()
     if device.type == "cpu":
         record.skip("peak memory, bf16, the mixed decoder", "there is no CUDA GPU here")
+    if not is_installed("nvidia.dali"):
+        with record.section("a look at shared memory"):
+            options.threads = processes(record, options)
     rate, ratios, options.copy_bandwidth = None, {}, None
     with record.section("the front end's bandwidth"):
         options.copy_bandwidth = front_end(record, options, device)
@@ -103,7 +106,8 @@ def measure(record: Record, options: argparse.Namespace) -> None:
     if training and record.allows(f"training ({', '.join(training)})", FIRST_GUESS):
         with record.section("training"):
             rate, ratios = train(record, options, Training(record, options, Network(options, device)))
-    let_go()
+    with record.section("letting go of the GPU's memory"):
+        let_go()
     if "command_line" in options.sections:
         with record.section("method by lightning-sq fit"):
             command_line_rows(record, options, rate)

@@ -7,9 +7,10 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
-from common.harness import Row, keep, report
+from common.harness import Kind, Row, keep, report
 
 from lightning_sq.errors import one_line
 
@@ -22,9 +23,10 @@ class Record:
 
     Args:
         name: Of the benchmark.
-        minutes: That it may take, from now on.
+        minutes: That it may take, from now on; infinity where there is no limit.
         settings: Kept with the numbers.
         judged: Whether rows say that they reached what was to be reached.
+        on: The device; default: `usual_device`.
         clock: Seconds, for tests.
     """
 
@@ -35,9 +37,10 @@ class Record:
         settings: dict[str, Any],
         *,
         judged: bool = True,
+        on: Kind | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.name, self.settings, self.judged = name, settings, judged
+        self.name, self.settings, self.judged, self.on = name, settings, judged, on
         self.rows: list[Row] = []
         self.skipped: list[str] = []
         self._clock, self._ends, self._began = clock, clock() + 60 * minutes, clock()
@@ -80,9 +83,17 @@ class Record:
 
     def _keep(self) -> None:
         self.settings["seconds"] = self._clock() - self._began
-        keep(self.name, self.rows, skipped=self.skipped, settings=self.settings)
+        keep(self.name, self.rows, skipped=self.skipped, settings=self.settings, on=self.on)
 
     def report(self) -> None:
         """The table, the reasons and the file."""
         self.settings["seconds"] = self._clock() - self._began
-        report(self.name, self.rows, skipped=self.skipped, settings=self.settings)
+        report(self.name, self.rows, skipped=self.skipped, settings=self.settings, on=self.on)
+
+
+def is_installed(library: str) -> bool:
+    """Whether a library, such as "nvidia.dali", can be imported; its parent too."""
+    try:
+        return find_spec(library) is not None
+    except ModuleNotFoundError:
+        return False

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 
 import torch
+from common.budget import is_installed
 from common.harness import synchronize
 from torch import Tensor, nn
 
@@ -39,12 +40,12 @@ def rate(batches: Iterable[Batch], step: Step | None, device: torch.device) -> f
     """Images/s of reading `batches` and training on them; without a step of reading alone.
 
     The clock starts behind the first batch: a loader's pipeline is filled by then, which takes as long in an epoch of
-    30 batches as in one of 5,000. Where processes make a whole batch each, it starts behind as many batches: behind the
-    first one the others are nearly done, and would be counted without their time.
+    30 batches as in one of 5,000. Where more are on their way with it, it starts behind as many as `batches_held`: they
+    may be done by then, and would be counted without their time.
 
     Raises: InputError where there are not twice as many.
     """
-    filling = max(1, getattr(batches, "num_workers", 1))
+    filling = batches_held(batches)
     began, count, number = 0.0, 0, 0
     for number, batch in enumerate(batches, start=1):
         if step is not None:
@@ -59,3 +60,13 @@ def rate(batches: Iterable[Batch], step: Step | None, device: torch.device) -> f
         raise InputError(f"An epoch of {number} batches has no speed: {least}.")
     synchronize()
     return count / (time.perf_counter() - began)
+
+
+def batches_held(batches: Iterable[Batch]) -> int:
+    """How many are on their way when the first one comes: one of each process, or those in DALI's queues."""
+    if is_installed("nvidia.dali"):
+        from lightning_sq.data.dali import BATCHES_AHEAD, PREFETCH, DaliLoader
+
+        if isinstance(batches, DaliLoader):
+            return BATCHES_AHEAD + PREFETCH
+    return max(1, getattr(batches, "num_workers", 1))

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
+from common.budget import is_installed
 from data_parts.cuts import RESIZE, SIZE, SMALLEST_AREA, dataset_of, order_of
 from PIL import Image
 from torch import Tensor
@@ -14,13 +15,14 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.io import ImageReadMode, decode_jpeg, read_file
 from torchvision.transforms import v2
 
-from lightning_sq.data.dali import DaliLoader
+from lightning_sq.data.backends import Backend, make_loader
 from lightning_sq.data.image_index import ImageIndex
 from lightning_sq.data.loader import Loader
-from lightning_sq.data.torch_loader import TorchvisionLoader
 
 Epoch = Callable[[], int]
 """Reads a whole epoch and gives the number of its images."""
+PIL = "torchvision DataLoader (PIL)"
+BY_DALI = DALI, SHARDS, ALONE = "DALI CPU", "DALI CPU, shards", "DALI CPU, decoding alone"
 
 
 def ours(loader: Loader) -> Epoch:
@@ -34,11 +36,10 @@ def ours(loader: Loader) -> Epoch:
     return run
 
 
-class DecodesOnly(DaliLoader):
-    """DALI's part alone: files are read and their windows decoded, and nothing is resized."""
-
-    def _cut(self, windows, samples) -> Tensor:
-        return torch.empty(len(samples), 0)
+def decoding_alone(loader: Loader) -> Loader:
+    """DALI's part on the CPU: files are read and their windows decoded, and nothing is resized."""
+    loader._cut = lambda windows, samples: torch.empty(len(samples), 0)
+    return loader
 
 
 class Files(Dataset):
@@ -86,15 +87,19 @@ def bare_decode(index: ImageIndex, num_threads: int) -> Epoch:
 
 
 def loaders(index: ImageIndex, shards: ImageIndex, *, train: bool, batch_size: int, threads: int) -> dict[str, Epoch]:
-    """Name -> epoch of each loader that runs on the CPU."""
+    """Name -> epoch of each loader that runs on the CPU; those of `BY_DALI` where it is installed."""
     order = order_of(len(index), batch_size, train=train)
-    files, sharded = dataset_of(index, train=train), dataset_of(shards, train=train)
     common = {"train": train, "batch_size": batch_size, "num_workers": threads}
-    return {
-        "torchvision DataLoader (PIL)": theirs(index, pil=True, **common),
+
+    def loader(images: ImageIndex, backend: Backend) -> Loader:
+        return make_loader(dataset_of(images, train=train), order, backend=backend, num_threads=threads)
+
+    ways = {
+        PIL: theirs(index, pil=True, **common),
         "torchvision v2 (decode_jpeg)": theirs(index, pil=False, **common),
-        "ours, backend torchvision": ours(TorchvisionLoader(files, order, num_workers=threads)),
-        "DALI CPU": ours(DaliLoader(files, order, num_threads=threads, device_id=None)),
-        "DALI CPU, shards": ours(DaliLoader(sharded, order, num_threads=threads, device_id=None)),
-        "DALI CPU, decoding alone": ours(DecodesOnly(files, order, num_threads=threads, device_id=None)),
+        "ours, backend torchvision": ours(loader(index, "torchvision")),
     }
+    if is_installed("nvidia.dali"):
+        made = loader(index, "dali"), loader(shards, "dali"), decoding_alone(loader(index, "dali"))
+        ways |= {name: ours(one) for name, one in zip(BY_DALI, made, strict=True)}
+    return ways

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import tempfile
 import time
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
-from common.budget import Record
+from common.budget import Record, is_installed
 from common.harness import Row, device_name
 from data_parts.pixels import pixels_row, validation_images
 from data_parts.training import end_to_end, held_against_memory, training_loader
@@ -33,6 +33,8 @@ MOST_COMPARED = 256
 """Images of which the pixels are looked at, over all classes."""
 COMPARISON_GUESS = 15.0
 """Seconds that PIL takes for them in this process."""
+OF_A_PROCESS = 2
+"""Batches that a DataLoader's process makes ahead."""
 IMAGENET_PIXELS = 180_000
 """Of a training image of ILSVRC 2012 on average, about 470 x 390: what a decoder's time goes by."""
 
@@ -69,20 +71,26 @@ def mean_pixels(index: ImageIndex) -> float:
     return float(index.sizes.astype(np.float64).prod(1).mean())
 
 
-def is_installed(library: str) -> bool:
-    """Whether a library, such as "nvidia.dali", can be imported; its parent too."""
-    try:
-        return find_spec(library) is not None
-    except ModuleNotFoundError:
-        return False
-
-
 def decoder(record: Record, gpu: bool) -> tuple[str, str]:
     """(backend, what it is called); without DALI torchvision's, and DALI's rows are skipped by name."""
     if is_installed("nvidia.dali"):
         return "dali", "DALI, mixed decoder" if gpu else "DALI on the CPU"
     record.skip("natural and method from JPEGs with DALI", "nvidia.dali is not installed; torchvision decodes instead")
     return "torchvision", "torchvision (PIL) in processes"
+
+
+def processes(record: Record, options: argparse.Namespace) -> int:
+    """How many decode in DALI's place: fewer than --threads where they would not fit into shared memory, which is said.
+
+    Besides those that each holds there, the batch that is taken and the one before it lie there.
+    """
+    batch, free = 12 * options.batch_size * options.image_size**2, shutil.disk_usage("/dev/shm").free
+    fitting = max(1, (free // batch - 2) // OF_A_PROCESS)
+    if fitting >= options.threads:
+        return options.threads
+    why = f"{free / 1e6:,.0f} MB of /dev/shm are free, and each takes {OF_A_PROCESS} batches of {batch / 1e6:,.0f} MB"
+    record.skip(f"{options.threads - fitting} of {options.threads} processes that decode", why)
+    return fitting
 
 
 def compare_pixels(record: Record, options: argparse.Namespace, samples: ImageIndex, device: torch.device) -> None:

@@ -12,36 +12,48 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.budget import is_installed
 from common.harness import CONFIGS
-from gpu_parts.files import is_installed
 
 from lightning_sq.children import last_words
-from lightning_sq.metrics_file import read_rows
+from lightning_sq.metrics_file import read_rows, training_curve
 from lightning_sq.run_files import ALL_METRICS
 
-NEEDED = ("lightning", "torchmetrics", "jsonargparse")
+NEEDED = ("lightning", "torchmetrics", "jsonargparse", "docstring_parser", "typeshed_client")
 """Libraries that the command line needs, and that a machine for trials may lack."""
 GRACE = 20.0
 """Seconds in which a fit that is asked to stop saves where it is."""
 MOST_BATCHES = 100
 SHORT = ["--trainer.max_epochs", "2", "--trainer.limit_val_batches", "0"]
 SHORT += ["--trainer.limit_train_batches", str(MOST_BATCHES)]
+SPEED = "train/images_per_second"
+"""In the log, of each epoch."""
+COMMAND_LINE = """
+import ctypes, runpy, signal
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: whatever the parent dies of, this dies with it
+runpy.run_module("lightning_sq", run_name="__main__", alter_sys=True)
+"""
 
 
 @dataclass
 class Fit:
-    """What a `lightning-sq fit` left: seconds in all, the last value of each column of its log, and what went wrong."""
+    """What a `lightning-sq fit` left: seconds in all, epochs that it ended, the last value of each column of its log,
+    and what went wrong.
+    """
 
     seconds: float
+    epochs: int
     metrics: dict[str, float]
     failure: str | None
 
 
 def fit(words: list[str], limit: float) -> Fit:
-    """`lightning-sq fit WORDS`, asked to stop when its seconds are over; like a person's, in a process of its own."""
+    """`lightning-sq fit WORDS`, asked to stop when its seconds are over; like a person's, in a process of its own, but
+    one that does not outlive this one.
+    """
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log.txt"
-        command = [sys.executable, "-m", "lightning_sq", "fit", *words, "--output", f"{folder}/run"]
+        command = [sys.executable, "-c", COMMAND_LINE, "fit", *words, "--output", f"{folder}/run"]
         began = time.perf_counter()
         with log.open("w") as stream:
             process = subprocess.Popen(
@@ -54,7 +66,8 @@ def fit(words: list[str], limit: float) -> Fit:
             failure = f"it did not end within {limit:.0f} s"
         elif process.returncode:
             failure = f"it failed: {last_words(log.read_text(errors='replace'))[:300]}"
-        return Fit(seconds, _last_values(Path(folder) / "run"), failure)
+        run = Path(folder) / "run"
+        return Fit(seconds, len(training_curve(run, {SPEED: SPEED})), _last_values(run), failure)
 
 
 def _wait(process: subprocess.Popen, limit: float) -> bool:

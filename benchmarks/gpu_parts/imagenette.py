@@ -8,7 +8,7 @@ import math
 from common.budget import Record
 from common.harness import Row
 from gpu_parts.files import kind_of, mean_pixels
-from gpu_parts.fit import GRACE, MOST_BATCHES, SHORT, Fit, fit, missing, words_for
+from gpu_parts.fit import GRACE, MOST_BATCHES, SHORT, SPEED, Fit, fit, missing, words_for
 from gpu_parts.network import recipe
 
 from lightning_sq.data.index import count_images, load_index
@@ -43,9 +43,9 @@ def command_line_rows(record: Record, options: argparse.Namespace, rate: float |
         words += ["--data.batch_size_per_device", str(options.batch_size), "--data.batch_repeats", str(repeats)]
         done = fit([*words, *SHORT], REHEARSAL)
         if done.failure:
-            record.skip(what, done.failure)
+            not_whole(record, what, done)
             return
-        found = done.metrics["train/images_per_second"]
+        found = done.metrics[SPEED]
         samples = load_index(options.imagenette / "train")  # the fit has looked at every file
         detail = {"log": done.metrics, "batches an epoch": min(MOST_BATCHES, batches * repeats)}
         detail |= {"pixels of a file": mean_pixels(samples)}
@@ -72,7 +72,7 @@ def imagenette_rows(record: Record, options: argparse.Namespace, ratios: dict[st
     if not record.allows(everything, REHEARSAL):
         return
     first = fit([*_words("natural", options), *SHORT], REHEARSAL)
-    rate = first.metrics.get("train/images_per_second")
+    rate = first.metrics.get(SPEED)
     if first.failure or not rate:
         record.skip(everything, f"a rehearsal: {first.failure or 'it logged no images a second'}")
         return
@@ -86,9 +86,17 @@ def imagenette_rows(record: Record, options: argparse.Namespace, ratios: dict[st
         words = [*_words(name, options), "--trainer.max_epochs", str(work.epochs)]
         done = fit(words, max(estimate, record.left - GRACE))
         if done.failure:
-            record.skip(what, done.failure)
+            not_whole(record, what, done)
         else:
             record.add(*_rows(what, done, estimate))
+
+
+def not_whole(record: Record, what: str, done: Fit) -> None:
+    """Why a training did not come to its end, and the images/s of the epochs that did."""
+    record.skip(what, done.failure)
+    if done.epochs:
+        question = f"{what}: training, stopped after {counted(done.epochs, 'epoch')}"
+        record.add(Row(question, done.metrics[SPEED], "images/s", detail={"log": done.metrics}))
 
 
 def _rows(what: str, done: Fit, estimate: float) -> list[Row]:
@@ -96,7 +104,7 @@ def _rows(what: str, done: Fit, estimate: float) -> list[Row]:
     return [
         Row(f"{what}: clean top-1", 100 * done.metrics["val/clean_top1"], "%", detail=detail),
         Row(f"{what}: from start to end", done.seconds, "s"),
-        Row(f"{what}: training", done.metrics["train/images_per_second"], "images/s"),
+        Row(f"{what}: training", done.metrics[SPEED], "images/s"),
     ]
 
 

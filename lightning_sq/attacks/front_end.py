@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -25,9 +25,11 @@ SAME_LOGITS = 1e-5
 """Relative to the largest: so far apart float32 may leave the logits of a model and of its parts."""
 
 
-@runtime_checkable
 class Quantized(Protocol):
-    """A model that shows its quantizer, if it has one, and what is behind it: a `PixelClassifier`, or `TakenApart`."""
+    """A model that shows its quantizer, if it has one, and what is behind it: a `PixelClassifier`, or `TakenApart`.
+
+    `parts_of` tells one: `isinstance` does not see the parts that a module holds as modules, from Python 3.12 on.
+    """
 
     @property
     def quantizer(self) -> Quantizer | None: ...
@@ -63,7 +65,8 @@ class TakenApart(nn.Module):
 
 def parts_of(model: Any) -> tuple[Quantizer | None, Any]:
     """(its quantizer, the network behind it) of a model that shows both; (None, itself) of any other."""
-    return (model.quantizer, model.network) if isinstance(model, Quantized) else (None, model)
+    shows_them = all(hasattr(model, name) for name in ("quantizer", "network", "with_quantizer"))
+    return (model.quantizer, model.network) if shows_them else (None, model)
 
 
 def take_apart(model: Any, images: Tensor, *, quantizer: Quantizer | None = None) -> Quantized | None:

@@ -9,9 +9,7 @@ from collections import OrderedDict
 from pathlib import Path
 
 import pytest
-import timm
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from lightning_sq.evaluation.results import read_results
@@ -238,35 +236,3 @@ def test_levels_are_put_before_the_same_weights_and_attacked(benchmark, few_digi
     images = torch.rand(2, 3, 32, 32)
     assert torch.allclose(module.quantized(net, 256)(images), net(images), atol=0.05)
     assert not torch.allclose(module.quantized(net, 2)(images), net(images), atol=0.05)
-
-
-@pytest.mark.filterwarnings("ignore:The image decoding and encoding capabilities of TorchVision")
-def test_all_loaders_are_timed_on_the_same_files_and_memory_start_and_accuracy_are_looked_at(
-    benchmark, tmp_path, few_digits, monkeypatch
-):
-    monkeypatch.setenv("LIGHTNING_SQ_CACHE", str(tmp_path / "cache"))  # it sets its own
-    synsets = ("n01440764", "n01443537", "n01484850", "n01491361", "n01494475")
-    for label, synset in enumerate(synsets):
-        shutil.copytree(few_digits / "val" / str(label), tmp_path / "images" / synset)
-    weights = {name: value.half() for name, value in timm.create_model("resnet18").state_dict().items()}
-    save_file(weights, tmp_path / "weights.safetensors")
-    words = ["--data", str(tmp_path / "images"), "--weights", str(tmp_path / "weights.safetensors"), "--threads", "1"]
-    words += ["--batch-size", "8", "--num-images", "24", "--rounds", "1", "--epochs", "3", "--start-files", "1200"]
-    benchmark("data", *words, "--short-side", "24", "--train", "--architecture", "test_resnet").main()
-    (file,) = tmp_path.glob("data-*.json")
-    content = json.loads(file.read_text())
-    rows = {row["question"]: row for row in content["rows"]}
-    assert sum(row["unit"] == "images/s" for row in rows.values()) == 13
-    assert rows["DALI CPU against torchvision's DataLoader, original files"]["to_reach"] == ">= 1.5"
-    assert rows["validation pixels, DALI against torchvision"]["measured"] <= 2
-    assert set(rows["start to first batch with 1,200 files, from their index"]["detail"]) == {
-        "index",
-        "first batch",
-        "of a processor",
-    }
-    growth = rows["growth of the resident memory from epochs 2 to 2 to 3 to 3, DALI"]
-    assert len(growth["detail"]["megabytes"]) == 3
-    end_to_end = rows["test_resnet trained from files against one batch in memory, batch 8"]
-    assert end_to_end["measured"] > 0
-    assert ("reason" in end_to_end["detail"]) == (end_to_end["measured"] < 0.95)
-    assert len(content["skipped"]) == 1

@@ -1,0 +1,64 @@
+"""How fast DALI's mixed decoder is, and which share of the hardware engine serves best, for benchmarks/data.py."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from importlib.metadata import distributions
+from statistics import median
+
+import torch
+from common.budget import Record
+from common.harness import Row
+from common.steps import rate
+from data_parts.cuts import dataset_of, order_of
+
+from lightning_sq.data.backends import make_loader
+from lightning_sq.data.image_index import ImageIndex
+
+SHARES = (0.0, 0.25, 0.5, 0.65, 0.8, 1.0)
+"""Of the images that go to the hardware engine, for --tune."""
+
+
+def decoder_rows(record: Record, options: argparse.Namespace, index: ImageIndex) -> None:
+    """Images/s of both transforms, at each of `SHARES` if they are to be tuned.
+
+    Args:
+        record: Takes the rows.
+        options: tune, hw_decoder_load, training_batch_size, threads, rounds.
+        index: The images of an epoch.
+    """
+    for train in (True, False):
+        what, tried = f"{'training' if train else 'validation'}, DALI GPU", {}
+        for share in SHARES if options.tune else (options.hw_decoder_load,):
+            tried[share] = decoder_rate(index, options, share, train=train)
+            question = f"{what}, batch {options.training_batch_size}, --data.hw_decoder_load {share}"
+            record.add(Row(question, tried[share], "images/s"))
+        if options.tune:
+            record.add(best_share_row(what, tried))
+
+
+def decoder_rate(index: ImageIndex, options: argparse.Namespace, share: float, *, train: bool) -> float:
+    """Images/s of a loader that has the GPU to itself: it is let go before the next one is made."""
+    order = order_of(len(index), options.training_batch_size, train=train)
+    where = {"num_threads": options.threads, "device_id": 0, "hw_decoder_load": share}
+    loader = make_loader(dataset_of(index, train=train), order, backend="dali", **where)
+    rates = []
+    for epoch in range(options.rounds):
+        loader.set_epoch(epoch)
+        rates.append(rate(loader, None, torch.device("cuda")))
+    return median(rates)
+
+
+def best_share_row(what: str, tried: dict[float, float]) -> Row:
+    """The share with the most images/s, and a warning where the share makes no difference."""
+    best = max(tried, key=tried.get)
+    same = tried[best] <= 1.05 * min(tried.values())
+    detail = {"warning": "all shares are within 5 % of each other: is nvJPEG used at all?"} if same else {}
+    return Row(f"{what}: best --data.hw_decoder_load", best, "of the images", detail=detail)
+
+
+def decoder_versions() -> dict[str, str]:
+    """Of NVIDIA's libraries that decode JPEG for DALI."""
+    libraries = re.compile(r"nvidia-(nvjpeg|nvimgcodec)(-cu\d+)?")
+    return {found.name: found.version for found in distributions() if libraries.fullmatch(found.name)}

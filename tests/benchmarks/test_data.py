@@ -1,0 +1,140 @@
+"""The benchmark of loaders runs with DALI and without, on the CPU and where there is a GPU."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import shutil
+import sys
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from lightning_sq.data.index import load_index
+
+pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding capabilities of TorchVision")
+SYNSETS = ("n01440764", "n01443537", "n01484850", "n01491361", "n01494475")
+NO_DALI = "nvidia.dali is not installed"
+
+
+@pytest.fixture
+def everything(few_digits, tmp_path, monkeypatch):
+    """Options of every section, on 20 images."""
+    monkeypatch.setenv("LIGHTNING_SQ_CACHE", str(tmp_path / "cache"))  # the script sets its own
+    for label, synset in enumerate(SYNSETS):
+        shutil.copytree(few_digits / "val" / str(label), tmp_path / "images" / synset)
+    weights = {name: value.half() for name, value in timm.create_model("resnet18").state_dict().items()}
+    save_file(weights, tmp_path / "weights.safetensors")
+    words = ["--data", str(tmp_path / "images"), "--weights", str(tmp_path / "weights.safetensors"), "--threads", "1"]
+    words += ["--batch-size", "8", "--num-images", "24", "--rounds", "1", "--epochs", "3", "--start-files", "1200"]
+    words += ["--train", "--training-batch-size", "8", "--training-batches", "8", "--architecture", "test_resnet"]
+    return [*words, "--short-side", "24"]
+
+
+def test_all_loaders_are_timed_on_the_same_files_and_memory_start_and_accuracy_are_looked_at(
+    benchmark, tmp_path, everything
+):
+    benchmark("data", *everything).main()
+    (file,) = tmp_path.glob("data-*.json")
+    content = json.loads(file.read_text())
+    rows = {row["question"]: row for row in content["rows"]}
+    assert sum(row["unit"] == "images/s" for row in rows.values()) == 13
+    assert rows["DALI CPU against torchvision's DataLoader, original files"]["to_reach"] == ">= 1.5"
+    assert rows["validation pixels, DALI against torchvision"]["measured"] <= 2
+    assert set(rows["start to first batch with 1,200 files, from their index"]["detail"]) == {
+        "index",
+        "first batch",
+        "of a processor",
+    }
+    growth = rows["growth of the resident memory from epochs 2 to 2 to 3 to 3, DALI"]
+    assert len(growth["detail"]["megabytes"]) == 3
+    end_to_end = rows["test_resnet trained from files against one batch in memory, batch 8"]
+    assert end_to_end["measured"] > 0
+    assert ("reason" in end_to_end["detail"]) == (end_to_end["measured"] < 0.95)
+    assert len(content["skipped"]) == 1
+
+
+def test_without_dali_its_rows_are_skipped_by_name_and_all_others_are_measured(
+    benchmark, tmp_path, everything, monkeypatch
+):
+    for module in ("nvidia.dali", "lightning_sq.data.dali"):
+        monkeypatch.setitem(sys.modules, module, None)
+    benchmark("data", *everything).main()
+    (file,) = tmp_path.glob("data-*.json")
+    content = json.loads(file.read_text())
+    rows = {row["question"]: row for row in content["rows"]}
+    assert sum(row["unit"] == "images/s" for row in rows.values()) == 7
+    assert "top-1 of ResNet-18, 20 images, torchvision, original files" in rows
+    assert content["skipped"] == [
+        *(f"{section}: {NO_DALI}" for section in ("decoder", "training", "memory")),
+        *(f"images/s of {name}: {NO_DALI}" for name in ("DALI CPU", "DALI CPU, shards", "DALI CPU, decoding alone")),
+        *(f"top-1 of ResNet-18, {name}: {NO_DALI}" for name in ("DALI, original files", "DALI, shards")),
+        f"start: {NO_DALI}",
+    ]
+
+
+def test_what_is_of_a_gpu_is_measured_first_and_kept_in_a_file_of_its_own(benchmark, tmp_path, few_digits, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
+    words = ["--data", str(few_digits / "val"), "--sections", "speed", "training", "memory", "decoder"]
+    module = benchmark("data", *words)
+    row, kept = importlib.import_module("common.harness").Row, []
+
+    def measures(section):
+        def measure(record, options, images):
+            if section == "training":
+                raise RuntimeError("out of memory")
+            record.add(row(section, 1.0, "s"))
+            kept.append(sorted(file.name for file in tmp_path.glob("data*.json")))
+
+        return measure
+
+    for section in module.SECTIONS:
+        monkeypatch.setitem(module.SECTIONS, section, measures(section))
+    module.main()
+    (cpu, gpu), *before = reversed(kept)
+    assert gpu.startswith("data_speed_training_memory_decoder-gpu-torch")
+    assert before == [[gpu], [gpu]]
+    contents = [json.loads((tmp_path / name).read_text()) for name in (gpu, cpu)]
+    assert [[row["question"] for row in content["rows"]] for content in contents] == [["decoder", "memory"], ["speed"]]
+    assert [content["skipped"] for content in contents] == [["training: RuntimeError: out of memory"], []]
+    assert contents[0]["settings"]["training_batch_size"] == 256
+    versions = [any(name.startswith("nvidia-nvimgcodec") for name in content["settings"]) for content in contents]
+    assert versions == [True, False]
+
+
+@pytest.mark.parametrize(("fastest", "warned"), [(104.0, True), (120.0, False)])
+def test_each_share_of_the_hardware_engine_has_the_gpu_to_itself(benchmark, few_digits, monkeypatch, fastest, warned):
+    module = importlib.import_module("data_parts.decoder")
+    made = []
+
+    class Loader:
+        def __init__(self, share):
+            assert not made
+            made.append(share)
+            self.share = share
+
+        def __del__(self):
+            made.clear()
+
+        def set_epoch(self, epoch):
+            self.epoch = epoch
+
+    def rate(loader, step, device):
+        return (fastest if loader.share == 0.8 else 100.0) + 1000 * (loader.epoch == 0)
+
+    monkeypatch.setattr(module, "make_loader", lambda *_, hw_decoder_load, **__: Loader(hw_decoder_load))
+    monkeypatch.setattr(module, "rate", rate)
+    record = importlib.import_module("common.budget").Record("tiny", 1, {})
+    options = argparse.Namespace(tune=True, training_batch_size=4, threads=1, rounds=3)
+    module.decoder_rows(record, options, load_index(few_digits / "train"))
+    rows = {row.question: row for row in record.rows}
+    for transform in ("training", "validation"):
+        assert rows[f"{transform}, DALI GPU, batch 4, --data.hw_decoder_load 0.8"].measured == fastest
+        best = rows[f"{transform}, DALI GPU: best --data.hw_decoder_load"]
+        assert best.measured == 0.8
+        assert ("warning" in best.detail) == warned
+    assert len(rows) == 2 * (len(module.SHARES) + 1)
