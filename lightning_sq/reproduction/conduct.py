@@ -77,6 +77,7 @@ def collect(settings: Settings) -> dict[str, Any]:
         if any(not run.is_shorter for run, _ in own):
             recipe = next(run.recipe for run in planned if run.row == row)
             rows[row.name] = _row(row, recipe, own, trials[row.name] if row.name in rates else [])
+            rows[row.name] |= settings.earlier.at_other_rates(row.name)
         elif row.name in settings.earlier.rows and row.name not in settings.rows:
             rows[row.name] = _kept(settings, row)
     if not rows:

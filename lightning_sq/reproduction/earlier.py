@@ -52,6 +52,10 @@ class Earlier:
         """What a variant of the method gave on them."""
         return _by_recipe(self.choice, run)
 
+    def at_other_rates(self, name: str) -> dict[str, Any]:
+        """{other_rates} of a row, which no command measures anew; empty if there are none."""
+        return {key: value for key, value in self.rows.get(name, {}).items() if key == "other_rates"}
+
     def without(self, rows: Collection[str]) -> Earlier:
         """Nothing of those rows."""
         return replace(self, rows={name: row for name, row in self.rows.items() if name not in rows})

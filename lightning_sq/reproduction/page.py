@@ -20,7 +20,9 @@
                        images were tried] (both missing in entries older than them), verdicts: {papers_attacks,
                        worst_case, certified_of_attacked: "1011..." (right or not, an image attacked each)} (missing
                        in entries older than them), flags, verdict}],
-                       shorter: [the same of the first seed, by shorter schedules]}}
+                       shorter: [the same of the first seed, by shorter schedules],
+                       other_rates: [{rate, seeds, shorter}] (at learning rates that were not taken; most rows have
+                       none)}}
     choice           [{title, changes, epochs, accuracy (quick attack, held-out training images), seconds,
                        recipe}]
     claims           [{claim, by_papers_attacks, by_strongest, verdict, holds}]

@@ -10,7 +10,7 @@ from lightning_sq.reproduction.measured import PAPERS_ATTACKS, Spread, spread_of
 from lightning_sq.reproduction.trials import RATE_FACTORS, TRIAL_IMAGES, TRIAL_SHARE
 from lightning_sq.words import counted
 
-_OF_THE_RECIPE = {1 / 2: "half the recipe's", 1.0: "the recipe's", 2.0: "twice it", 4.0: "4 times", 8.0: "8 times"}
+_OF_THE_RECIPE = {1 / 2: "half the recipe's", 1.0: "the recipe's", 2.0: "twice the recipe's"}
 _SHARES = {1 / 2: "half", 1 / 3: "a third", 1 / 4: "a quarter"}
 
 
@@ -101,9 +101,8 @@ def rates_section(rows: dict[str, Any]) -> list[str]:
         for tried in sorted(row["tuning"], key=lambda tried: tried["rate"]):
             bold = "**" * (tried["rate"] == row["learning_rate"])
             cells.append(f"{bold}{percent(tried['accuracy'])}{bold}")
-        cells += ["–"] * (len(RATE_FACTORS) - len(cells))
         lines.append(f"| {' | '.join([row['title'], *cells, format(row['learning_rate'], 'g')])} |")
-    return lines + _at_the_edge(tuned)
+    return lines + _at_the_edge(tuned) + _at_another_rate(rows)
 
 
 def _at_the_edge(tuned: dict[str, Any]) -> list[str]:
@@ -114,6 +113,31 @@ def _at_the_edge(tuned: dict[str, Any]) -> list[str]:
     if not beyond:
         return []
     return ["", f"Taken at the edge of what was tried, so that another rate may do better still: {'; '.join(beyond)}."]
+
+
+def _at_another_rate(rows: dict[str, Any]) -> list[str]:
+    """What whole and shorter schedules gave at rates that were not taken."""
+    others = [(row, other) for row in rows.values() for other in row.get("other_rates", [])]
+    if not others:
+        return []
+    lines = [
+        "",
+        "At another rate than the one taken, accuracy in % in the worst case:",
+        "",
+        "| row | rate | epochs | seeds | worst case | seconds of training |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for row, other in others:
+        for ends in ([end] for end in other["shorter"]):
+            lines.append(_line_at_another_rate(row["title"], other["rate"], ends))
+        lines.append(_line_at_another_rate(row["title"], other["rate"], other["seeds"]))
+    return lines
+
+
+def _line_at_another_rate(title: str, rate: float, ends: list[dict[str, Any]]) -> str:
+    worst = Spread.of([end["worst_case"] for end in ends])
+    seconds = fmean(end["seconds"] for end in ends)
+    return f"| {title} | {rate:g} | {ends[0]['epochs']:g} | {len(ends)} | {worst} | {seconds:.0f} |"
 
 
 def choice_section(tried: list[dict[str, Any]]) -> list[str]:

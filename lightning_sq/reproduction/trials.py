@@ -14,7 +14,7 @@ from lightning_sq.reproduction.runs import TRAINED, Run, trained_at_hand
 from lightning_sq.reproduction.settings import RATE, Settings
 from lightning_sq.reproduction.studies import Row, Variant
 
-RATE_FACTORS = (0.5, 1.0, 2.0, 4.0, 8.0)
+RATE_FACTORS = (0.5, 1.0, 2.0)
 """Learning rates that are tried for every row, in terms of its recipe's: the same number for all."""
 TRIAL_SHARE = 1 / 3
 """Of the epochs of a row, for each learning rate and each variant that is tried."""

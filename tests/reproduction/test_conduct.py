@@ -37,7 +37,7 @@ def test_rates_are_tried_on_held_out_images_and_rows_are_trained_and_attacked_on
     conduct.conduct(ours, known)
     tried = [step for step in steps["training"] if "tuning" in str(step.marker)]
     trained = [step for step in steps["training"] if "tuning" not in str(step.marker)]
-    assert (len(tried), data_of(tried)) == (10, {str(ours.tuning_data)})
+    assert (len(tried), data_of(tried)) == (6, {str(ours.tuning_data)})
     assert (len(trained), data_of(trained)) == (4, {str(ours.data)})
     assert (len(steps["attacking"]), data_of(steps["attacking"])) == (4, {str(ours.data)})
 

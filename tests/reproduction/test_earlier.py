@@ -56,12 +56,18 @@ def test_a_shorter_schedule_is_known_too(tmp_path):
     assert replace(ours, earlier=Earlier(known_page, [])).missing({}) == []
 
 
+def test_what_a_row_gave_at_other_rates_stays_with_it():
+    known_page = {"pgd": {"other_rates": [1], "seeds": []}, "natural": {"seeds": []}}
+    earlier = Earlier(known_page, [])
+    assert earlier.at_other_rates("pgd") == {"other_rates": [1]}
+    assert earlier.at_other_rates("natural") == earlier.at_other_rates("free") == {}
+
+
 def test_learning_rates_that_a_page_has_tried_are_not_tried_again_and_tell_the_best(tmp_path):
     ours = settings(tmp_path, rows=("pgd",))
     trials = rates_to_try(ours)
     entries = [
-        known(run, rate=run.recipe.changes[RATE], accuracy=a)
-        for run, a in zip(trials, (0.1, 0.2, 0.4, 0.3, 0.3), strict=True)
+        known(run, rate=run.recipe.changes[RATE], accuracy=a) for run, a in zip(trials, (0.1, 0.2, 0.3), strict=True)
     ]
     after = settings(tmp_path, rows=("pgd",), earlier=Earlier({"pgd": {"tuning": entries}}, []))
     assert tried_rates(after) == {"pgd": entries}

@@ -71,7 +71,7 @@ def test_the_page_shows_what_every_learning_rate_gave(content):
     content["rows"]["method"]["tuning"] = tried
     text = page.markdown(content)
     assert (
-        "| soft quantization + noisy natural samples | 50.0 | **60.0** | 55.0 | – | – | 0.002 |" in text
+        "| soft quantization + noisy natural samples | 50.0 | **60.0** | 55.0 | 0.002 |" in text
     )  # the largest untried
     assert "the best of 3 on held-out" in text
     assert "at the edge" not in text
@@ -81,6 +81,17 @@ def test_the_page_shows_what_every_learning_rate_gave(content):
     assert "those of the recipes in natural samples; quantizer + interval bounds." in text
     content["rows"]["natural"]["tuning"] = [*tried, {"rate": 0.008, "accuracy": 0.1, "recipe": ""}]
     assert "the best of 3 or 4 on held-out" in page.markdown(content)
+
+
+def test_the_page_shows_what_whole_schedules_gave_at_a_rate_that_was_not_taken(content):
+    assert "At another rate" not in page.markdown(content)
+    seeds = [seed(0.6, curve=((10, 0.5),)), seed(0.7, curve=((30, 0.5),))]
+    other = {"rate": 0.032, "seeds": seeds, "shorter": [seed(0.65, curve=((5, 0.5),)) | {"epochs": 1}]}
+    content["rows"]["method"] |= {"tuning": [{"rate": 0.002, "accuracy": 0.6, "recipe": ""}], "other_rates": [other]}
+    title = content["rows"]["method"]["title"]
+    assert f"| {title} | 0.032 | 1 | 1 | 65.0 | 5 |\n| {title} | 0.032 | 2 | 2 | 65.0 ± 7.1 | 20 |" in page.markdown(
+        content
+    )
 
 
 def test_the_figure_of_training_time_has_a_second_half_where_rows_have_shorter_schedules(content):

@@ -33,7 +33,7 @@ def test_the_plan_counts_tuning_training_and_attacks_of_all_seeds(tmp_path):
     ours = settings(tmp_path, tuning_data=None, jobs=1)
     natural, pgd, *_ = (run.recipe.num_epochs for run in ours.planned({}))
     untuned = 25 + natural + 50 + 3 * (25 + 10 * pgd + 60)
-    tuning = 10 * 25 + 5 * (math.ceil(natural / 3) * 1 + math.ceil(pgd / 3) * 10)
+    tuning = 6 * 25 + 3 * (math.ceil(natural / 3) * 1 + math.ceil(pgd / 3) * 10)
     shorter = 25 + 10 * round(pgd / 2) + 60
 
     def last_line(one, **more):

@@ -155,20 +155,20 @@ def test_a_rate_at_which_a_net_learns_nothing_is_not_the_best_though_no_attack_m
     for run in others:
         _tried(run, clean=0.9, robust=0.05)
     _tried(collapsed, clean=0.107, robust=0.107)
-    assert [entry["accuracy"] for entry in tried_rates(ours)["pgd"]] == [0.05, 0.05, 0.05, 0.05, 0.0]
+    assert [entry["accuracy"] for entry in tried_rates(ours)["pgd"]] == [0.05, 0.05, 0.0]
     assert tuned_rates(ours) == {"pgd": others[1].recipe.changes[RATE]}
 
 
 def test_every_row_gets_the_same_number_of_learning_rates_and_the_best_on_held_out_images_is_taken(tmp_path):
     ours = settings(tmp_path)
     tried = rates_to_try(ours)
-    assert [run.row.name for run in tried] == ["natural"] * 5 + ["pgd"] * 5
-    assert len({run.folder for run in tried}) == len({run.recipe.fingerprint() for run in tried}) == 10
+    assert [run.row.name for run in tried] == ["natural"] * 3 + ["pgd"] * 3
+    assert len({run.folder for run in tried}) == len({run.recipe.fingerprint() for run in tried}) == 6
     assert tuned_rates(ours) == {}
-    for accuracy, run in zip([0.5, 0.7, 0.7, 0.6, 0.6, 0.1, 0.2, 0.3, 0.4, 0.4], tried, strict=True):
+    for accuracy, run in zip([0.5, 0.7, 0.7, 0.1, 0.2, 0.3], tried, strict=True):
         _tried(run, clean=0.9, robust=accuracy)
     own = {name: ours.recipe(MNIST.row(name), 0, {}).values()["model"]["optimization"] for name in ours.rows}
-    expected = {"natural": own["natural"]["base_learning_rate"], "pgd": 4 * own["pgd"]["base_learning_rate"]}
+    expected = {"natural": own["natural"]["base_learning_rate"], "pgd": 2 * own["pgd"]["base_learning_rate"]}
     assert tuned_rates(ours) == expected
     (tried[-1].folder / TRAINED).unlink()
     assert tuned_rates(ours).keys() == {"natural"}
