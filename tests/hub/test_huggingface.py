@@ -61,8 +61,9 @@ def repository(server, release, tmp_path, monkeypatch):
         }
         for name in names
     ]
+    about = {"id": REPOSITORY, "sha": COMMIT, "siblings": [{"rfilename": name} for name in names]}
     server.files |= {
-        f"api/models/{REPOSITORY}/revision/main": json.dumps({"id": REPOSITORY, "sha": COMMIT}).encode(),
+        f"api/models/{REPOSITORY}/revision/main": json.dumps(about).encode(),
         f"api/models/{REPOSITORY}/tree/{COMMIT}": json.dumps(tree).encode(),
     }
     there = {"endpoint": server.url.rstrip("/"), "cache_dir": tmp_path / "hf", "token": False}
