@@ -71,11 +71,13 @@ def networks_in(value: Any) -> list[nn.Module]:
     """Every network that `value` is, holds, or reads of the module around it."""
     description = _Description()
     if isinstance(value, nn.Module):
-        description.parts(value)
+        description.parts(value)  # its weights need not be read
+        itself = [value]
     else:
         description.of(value)
+        itself = []
     description.of_what_is_left()
-    return [value, *description.networks] if isinstance(value, nn.Module) else description.networks
+    return itself + description.networks
 
 
 def code_of(code: CodeType) -> list[Any]:
