@@ -122,8 +122,8 @@ def _at_another_rate(rows: dict[str, Any]) -> list[str]:
         return []
     lines = [
         "",
-        "At another rate than the one taken, from a trial of more rates by the same commands and attacks, kept as it was",
-        "measured: accuracy in % in the worst case.",
+        "At another rate than the one taken, from a trial of more rates by the same commands and attacks, kept as",
+        "it was measured: accuracy in % in the worst case.",
         "",
         "| row | rate | epochs | seeds | worst case | seconds of training |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
