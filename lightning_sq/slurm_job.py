@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lightning_sq.errors import HostError
 from lightning_sq.paths import write_whole
+from lightning_sq.words import counted
 
 JOB = "SLURM_JOB_ID"
 JOB_FILE = ".job"
@@ -22,13 +23,18 @@ def note_job(output: Path) -> None:
 
 
 def check_gpus() -> None:
-    """Raises: HostError if SLURM gave the job GPUs on this host and torch sees none."""
+    """Raises: HostError if SLURM gave the job more GPUs on this host than torch sees."""
     import torch
 
-    given = os.environ.get("SLURM_GPUS_ON_NODE", "0") != "0" or os.environ.get("SLURM_JOB_GPUS")
-    if given and not torch.cuda.is_available():
+    if os.environ.get("SLURM_GPUS_ON_NODE", "0") == "0" and not os.environ.get("SLURM_JOB_GPUS"):
+        return
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES", "")  # by SLURM: those of the task, which may be fewer
+    given = 1 if "MIG" in shown else shown.count(",") + 1  # CUDA shows one part of a GPU, whatever is listed
+    seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if seen < given:
         host = socket.gethostname()
         raise HostError(
-            f"SLURM gave this job GPUs on {host}, and torch sees none there. If nvidia-smi sees none either, have its "
-            f"driver mended, or submit with --exclude={host}."
+            f"SLURM gave this job {'GPUs' if seen == 0 else counted(given, 'GPU')} on {host}, and torch sees "
+            f"{seen or 'none'} there. If nvidia-smi sees no more either, have its driver mended, or submit with "
+            f"--exclude={host}."
         )

@@ -4,7 +4,7 @@ import pytest
 
 from lightning_sq.__main__ import main
 from lightning_sq.commands.launch import launch, started_by_others
-from lightning_sq.errors import InputError
+from lightning_sq.errors import HostError, InputError
 
 
 def test_torchrun_and_srun_say_how_many_processes_there_are():
@@ -39,6 +39,22 @@ def test_a_host_that_lacks_the_gpus_of_its_job_is_named_and_nothing_that_was_typ
     assert main(words) == 1
     assert "SLURM gave this job GPUs on node7, and torch sees none there." in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("shown", "seen", "lacks"),
+    [("0,1,2,3", 3, True), ("0,1,2,3", 4, False), ("2", 1, False), ("MIG-5c89852c,MIG-fa2b0a4d", 1, False)],
+)
+def test_one_gpu_of_several_that_is_gone_is_the_hosts_fault(shown, seen, lacks, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: seen)
+    monkeypatch.setenv("SLURM_GPUS_ON_NODE", "4")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
+    if lacks:
+        with pytest.raises(HostError, match=r"SLURM gave this job 4 GPUs on .*, and torch sees 3 there"):
+            launch("cuda", 1)
+    else:
+        assert launch("cuda", 1).type == "cuda"
 
 
 def test_one_process_needs_no_group():
