@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> None:
     done = upload(options.folder, options.repository, private=options.private, dry_run=options.dry_run)
     for name, size in done.files:
         print(f"{size:>14,}  {name}")
-    name = f"{config.architecture}.{options.repository.rpartition('/')[2]}"
+    name = f"{config.family}.{options.repository.rpartition('/')[2]}"
     entry = RegistryEntry(
         name,
         done.address,

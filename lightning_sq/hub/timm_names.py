@@ -145,7 +145,7 @@ def _whole(entry: RegistryEntry, channels: int | None) -> PixelClassifier:
     if channels not in (None, config.num_channels):
         raise InputError(f"{entry.name} takes images of {counted(config.num_channels, 'channel')}, not of {channels}.")
     said = (entry.architecture, entry.num_classes, entry.input_size, entry.resize_size or config.resize_size)
-    if (config.architecture, len(config.class_names), _input_size(config), config.resize_size) != said:
+    if (config.family, len(config.class_names), _input_size(config), config.resize_size) != said:
         raise InputError(f"The release of {entry.name} is not what its entry in the registry says. Do not use it.")
     return trained.build()  # refuses weights that do not fit, which timm would pass over
 

@@ -56,6 +56,11 @@ class ModelConfig:
         """3 for RGB images, 1 for grey ones."""
         return len(self.mean)
 
+    @property
+    def family(self) -> str:
+        """`architecture` without the tag of the weights of timm's that training began from."""
+        return self.architecture.partition(".")[0]
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values only, as they stand in JSON."""
         return asdict(self)
@@ -76,7 +81,7 @@ class ModelConfig:
                 resize_size=int(values["resize_size"]),
                 quantizer=None if quantizer is None else QuantizerConfig(**quantizer),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise InputError(
                 f"The model's description cannot be read ({one_line(error)}). Export the checkpoint again."
             ) from None

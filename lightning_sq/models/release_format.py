@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save
 
 from lightning_sq.errors import InputError
@@ -65,7 +66,8 @@ def write_release(
 
 
 def _write_files(folder: Path, trained: TrainedModel, card: str, more: dict[str, Any]) -> None:
-    tensors = {key: value.contiguous() for key, value in trained.state.items()}
+    # layers may share weights, and tensors of a file may not: a copy of each, in memory for as long as it is written
+    tensors = {key: value.clone(memory_format=torch.contiguous_format) for key, value in trained.state.items()}
     (folder / WEIGHTS_FILE).write_bytes(save(tensors))  # save_file would make it readable for its owner alone
     description = {
         "format_version": FORMAT_VERSION,

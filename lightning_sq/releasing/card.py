@@ -139,7 +139,8 @@ logits = model(images)  # (B, {config.num_channels}, {config.image_size}, {confi
 ```
 
 `model.backbone` is a plain timm model; `load(..., num_classes=N)` gives it a new head, `load(..., features=True)`
-feature maps. `lightning-sq verify PATH/TO/THIS/FOLDER` compares the logits with those in golden.safetensors."""
+feature maps, of a network that has them in timm. `lightning-sq verify PATH/TO/THIS/FOLDER` compares the logits with
+those in golden.safetensors."""
     if programs:
         text += "\n\n| file | runs with | largest difference of a logit | same class |\n| --- | --- | ---: | ---: |"
     for name, made in programs.items():
@@ -179,7 +180,7 @@ ROBUSTNESS`. A quantizer hides gradients, so an accuracy under plain PGD alone s
     return f"""## Robustness
 
 Measured on {measured_on} with `lightning-sq evaluate`; every number is from results.json. The worst case is an upper
-bound: another attack can only lower it.
+bound: another attack can only lower it.{_over_fewer(row)}
 
 | in % of the images | |
 | --- | ---: |
@@ -194,6 +195,12 @@ Proven: {f"{proven} (in %)" if proven else "nothing"}.
 | check | fired | measured | limit |
 | --- | --- | ---: | ---: |
 {checks}"""
+
+
+def _over_fewer(row: dict[str, Any]) -> str:
+    """Which numbers of the curve are not over all the attacks that are listed."""
+    fewer = [format_epsilon(point["epsilon"]) for point in row["curve"] if not point["complete"]]
+    return f" At {' and '.join(fewer)} only those attacks were run that every image gets." if fewer else ""
 
 
 def _limits(results: dict[str, Any] | None) -> str:

@@ -25,7 +25,9 @@ def evidence_for(trained: TrainedModel, folder: Path) -> dict[str, Any]:
         raise InputError(
             f"{folder / JSON_FILE} {why}. Evaluate this checkpoint: lightning-sq evaluate CHECKPOINT --data DIR."
         )
-    data = results["data"] | {"folder": "/".join(Path(results["data"]["folder"]).parts[-2:])}
+    folder_of_data = Path(results["data"]["folder"])
+    inner = [part for part in folder_of_data.parts if part not in (folder_of_data.anchor, "..")]
+    data = results["data"] | {"folder": "/".join(inner[-2:]) or "a folder"}
     row = rows[0] | {"source": Path(rows[0]["source"]).name}
     return results | {"data": data, "models": [row]}
 

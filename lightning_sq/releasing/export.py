@@ -68,7 +68,8 @@ def release(
         license_name: For the card, an identifier of the Hub's such as apache-2.0.
         check: Looks at the finished folder, and raises an InputError if it is not to be released.
     Returns: the evaluation as it is released, None without one.
-    Raises: InputError if `results` are of other weights, the model cannot be exported, or `folder` is in the way.
+    Raises: InputError if `results` are of other weights, the model gives NaN or cannot be exported, or `folder` is in
+        the way.
     """
     model = trained.build()  # refuses weights that do not fit, before anything is written
     trained = without_private_parts(trained)

@@ -73,16 +73,24 @@ def logits_of(model: nn.Module, images: Tensor) -> Tensor:
     return model(images.float() / 255).float()
 
 
+def check_finite(logits: Tensor) -> None:
+    """Raises: InputError for logits that are no numbers."""
+    if not logits.isfinite().all():
+        raise InputError("The model gives logits that are infinite or NaN: its training has diverged. Train it again.")
+
+
 def write_golden(folder: Path, model: PixelClassifier) -> None:
-    """golden.safetensors in a release folder."""
+    """golden.safetensors in a release folder. Raises: InputError for a model that gives NaN."""
     images = golden_images(model.config)
-    (folder / GOLDEN_FILE).write_bytes(save({"images": images, "logits": logits_of(model, images).contiguous()}))
+    logits = logits_of(model, images)
+    check_finite(logits)
+    (folder / GOLDEN_FILE).write_bytes(save({"images": images, "logits": logits.contiguous()}))
 
 
 def verify(folder: Path) -> Parity:
     """Load the release and compare its logits with the golden ones.
 
-    Raises: InputError if a file is missing or altered, or the logits are others.
+    Raises: InputError if one of the files that are read for this is missing or altered, or the logits are others.
     """
     check_file(folder, GOLDEN_FILE, read_sums(folder))
     model = read_release(folder).build()

@@ -16,7 +16,7 @@ from lightning_sq.models.checkpoint_format import TrainedModel, misfit_in_words
 from lightning_sq.models.release_format import check_replaceable
 from lightning_sq.paths import expanded
 from lightning_sq.releasing.export import release, verify_in_a_fresh_process
-from lightning_sq.releasing.golden import compare, golden_images, logits_of
+from lightning_sq.releasing.golden import check_finite, compare, golden_images, logits_of
 from lightning_sq.words import counted
 
 
@@ -92,7 +92,7 @@ def _description_of(model: PixelClassifier, image_size: int | None, resize_size:
 
 def _checked(recipe: dict[str, Any] | None) -> dict[str, Any]:
     try:
-        return json.loads(json.dumps(recipe or {}))
+        return json.loads(json.dumps(recipe or {}, allow_nan=False))
     except (TypeError, ValueError) as error:
         raise InputError(f"recipe holds more than JSON can ({one_line(error)}). Give numbers and texts.") from None
 
@@ -112,8 +112,7 @@ def _check_same(model: PixelClassifier, trained: TrainedModel) -> None:
     images = golden_images(config).to(model.normalize.mean.device)
     with in_eval_mode(model):
         logits = logits_of(model, images)
-    if not logits.isfinite().all():
-        raise InputError("The model gives logits that are infinite or NaN: its training has diverged. Train it again.")
+    check_finite(logits)
     parity = compare(logits, logits_of(again.eval().to(images.device), images))
     if not parity.holds:
         raise InputError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -15,6 +16,8 @@ from lightning_sq.__main__ import main
 from lightning_sq.errors import InputError
 from lightning_sq.hub.huggingface import upload
 from lightning_sq.hub.registry import RegistryEntry, parse_index
+from lightning_sq.models.checkpoint_format import TrainedModel
+from lightning_sq.models.release_format import write_release
 from lightning_sq.paths import sha256
 from lightning_sq.releasing.golden import write_golden
 from tests.hub import server as module
@@ -103,9 +106,6 @@ def test_a_repository_that_is_not_there_gets_one_sentence(repository, server):
 @pytest.fixture
 def whole(release, tmp_path):
     """The release with golden logits, as the command wants it."""
-    from lightning_sq.models.checkpoint_format import TrainedModel
-    from lightning_sq.models.release_format import write_release
-
     model = lightning_sq.load(release)
     (tmp_path / "beside").mkdir()
     write_golden(tmp_path / "beside", model)
@@ -131,6 +131,16 @@ def test_a_dry_run_lists_the_files_and_reaches_no_network(whole, monkeypatch, ca
     ]
     assert lines[0].split()[0] == f"{(whole / 'model.safetensors').stat().st_size:,}"
     assert "nothing was uploaded" in lines[-1]
+
+
+def test_the_printed_entry_is_named_after_the_architecture_without_a_tag_of_timms(whole, tmp_path, monkeypatch, capsys):
+    model = lightning_sq.load(whole)
+    tagged = replace(model.config, architecture="test_resnet.r160_in1k")
+    beside = tmp_path / "beside"
+    write_release(tmp_path / "tagged", TrainedModel(tagged, model.state_dict()), "# card\n", beside=beside)
+    forbid(monkeypatch)
+    assert main(["upload", str(tmp_path / "tagged"), "pets/robust", "--dry-run"]) == 0
+    assert '["test_resnet.robust"]' in capsys.readouterr().out
 
 
 def test_an_upload_makes_the_repository_and_sends_the_files_of_the_release_alone(whole, monkeypatch, capsys):

@@ -211,6 +211,16 @@ def test_other_channels_and_an_entry_that_is_not_so_are_refused(named, entry):
         register(replace(entry, name="resnet5O.sq"))
 
 
+def test_a_release_whose_training_began_from_a_tag_of_timms_is_one_of_the_architecture(server, tmp_path):
+    config = ModelConfig("test_resnet.r160_in1k", ("a", "b"), (0.5,) * 3, (0.2,) * 3, 32, 32, QuantizerConfig(3, 50.0))
+    write_release(tmp_path / "tagged", TrainedModel(config, build_model(config).state_dict()), "# card\n")
+    put(server, tmp_path / "tagged", "tagged/")
+    digest = sha256(tmp_path / "tagged/SHA256SUMS")
+    register(RegistryEntry("test_resnet.sq_tagged", f"{server.url}tagged/", digest, 2, (3, 32, 32)))
+    model = timm.create_model("test_resnet.sq_tagged", pretrained=True).eval()
+    assert torch.equal(model(IMAGES), lightning_sq.load(tmp_path / "tagged")(IMAGES))
+
+
 def test_a_name_of_timms_own_is_not_taken_over(entry):
     before = timm.get_pretrained_cfg("resnet50.a1_in1k")
     register(replace(entry, name="resnet50.a1_in1k"))

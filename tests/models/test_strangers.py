@@ -212,6 +212,7 @@ DESCRIPTIONS = {
     "a local architecture": (lambda d: d["model"].update(architecture="local-dir:/etc"), "no model named"),
     "levels": (lambda d: d["model"]["quantizer"].update(num_levels=1e30), "num_levels"),
     "levels in words": (lambda d: d["model"]["quantizer"].update(num_levels="two"), "num_levels"),
+    "an endless image": (lambda d: d["model"].update(image_size=float("inf")), "description cannot be read"),
     "a staircase": (lambda d: d["model"]["quantizer"].update(staircase=[]), r"staircase=\[\] is not one of"),
     "thresholds": (lambda d: d["model"]["quantizer"].update(thresholds={}), r"thresholds=\{\} is neither a list"),
     "no channel": (lambda d: d["model"].update(mean=[], std=[]), "weights do not fit|as its description says"),

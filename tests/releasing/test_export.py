@@ -176,6 +176,44 @@ def test_the_evaluation_of_a_release_is_of_its_weights_alone_and_says_nothing_of
     assert str(results.parent) not in json.dumps(evidence)
 
 
+@pytest.mark.parametrize(
+    ("folder", "said"), [("/data", "data"), ("/data/val", "data/val"), ("../pets", "pets"), (".", "a folder")]
+)
+def test_the_images_of_a_card_have_a_name_wherever_they_lay(checkpoint, results, tmp_path, folder, said):
+    moved = with_results(results, tmp_path / "moved", lambda r: r["data"].update(folder=folder))
+    card = model_card(read_checkpoint(checkpoint), evidence_for(read_checkpoint(checkpoint), moved))
+    dataset = yaml.safe_load(card.split("---")[1])["model-index"][0]["results"][0]["dataset"]
+    assert dataset == {"type": said.split("/")[0], "name": f"{said}, 40 images"}
+    assert f"Measured on 40 images of {said} with" in card
+
+
+def test_a_card_says_which_of_its_numbers_are_over_fewer_attacks(checkpoint, results, tmp_path):
+    trained = read_checkpoint(checkpoint)
+    said = "At 0.00131 and 0.00261 only those attacks were run that every image gets."
+    assert said in model_card(trained, evidence_for(trained, results))
+
+    def all_complete(content):
+        for row in content["models"]:
+            row["curve"] = [point | {"complete": True} for point in row["curve"]]
+
+    complete = with_results(results, tmp_path / "complete", all_complete)
+    assert "only those attacks" not in model_card(trained, evidence_for(trained, complete))
+
+
+def test_a_card_promises_feature_maps_only_where_timm_has_them(checkpoint):
+    assert "feature maps, of a network that has them in timm" in model_card(read_checkpoint(checkpoint))
+
+
+def test_a_training_that_has_diverged_is_said_to_be_no_release(tmp_path):
+    checkpoint = write_checkpoint(tmp_path / "diverged.ckpt", seed=0)
+    content = torch.load(checkpoint, weights_only=True)
+    content["state_dict"]["model.backbone.fc.bias"][0] = float("nan")
+    torch.save(content, checkpoint)
+    with pytest.raises(InputError, match="infinite or NaN: its training has diverged"):
+        export(checkpoint, tmp_path / "release")
+    assert not (tmp_path / "release").exists()
+
+
 def test_an_evaluation_of_other_weights_or_of_unknown_ones_is_refused(checkpoint, results, tmp_path):
     third = write_checkpoint(tmp_path / "third.ckpt", seed=2)
     with pytest.raises(InputError, match=r"is of other weights\. Evaluate this checkpoint"):

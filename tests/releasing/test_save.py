@@ -108,6 +108,13 @@ def test_the_size_that_it_was_trained_on_with_is_released(tuned, tmp_path, sizes
     assert (config.image_size, config.resize_size) == expected
 
 
+def test_layers_that_share_their_weights_are_saved_with_a_copy_each(tuned, tmp_path):
+    block = tuned.backbone.layer1[0]
+    block.conv1.weight = block.conv2.weight
+    lightning_sq.save(tuned, tmp_path / "mine", check=verify)
+    assert torch.equal(lightning_sq.load(tmp_path / "mine")(IMAGES), tuned.eval()(IMAGES))
+
+
 def with_another_activation(model):
     model.backbone.act1 = nn.Identity()
     model.backbone.conv1[2] = nn.Identity()
@@ -156,6 +163,7 @@ def test_a_model_without_a_head_is_refused(source, tmp_path):
     ("options", "sentence"),
     [
         ({"recipe": {"model": torch.nn.Identity()}}, "recipe holds more than JSON can"),
+        ({"recipe": {"best_loss": float("nan")}}, "recipe holds more than JSON can"),
         ({"image_size": 40, "resize_size": 32}, "image_size=40 and resize_size=32 do not go"),
         ({"image_size": 0}, "do not go"),
     ],
