@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> None:
 
     from lightning_sq.hub.cache import cached
     from lightning_sq.hub.registry import INDEX_VARIABLE, entries
-    from lightning_sq.hub.sources import fetch, no_such_source
+    from lightning_sq.hub.sources import fetch, nothing_to_download
 
     if options.index:
         os.environ[INDEX_VARIABLE] = options.index
@@ -38,5 +38,5 @@ def main(arguments: list[str]) -> None:
         raise InputError("What is to be downloaded? Give a name, an address, or --list to see what there is.")
     folder = fetch(options.source)
     if folder is None:
-        raise no_such_source(options.source)
+        raise nothing_to_download(options.source)
     print(folder)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import re
+import string
 import time
 import warnings
 from collections.abc import Callable
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from urllib.error import HTTPError, URLError
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 from urllib.request import Request, urlopen
 
 from lightning_sq import __version__
@@ -157,7 +158,14 @@ def _open(url: str, start: int = 0) -> HTTPResponse:
     headers = {"User-Agent": f"lightning_sq/{__version__}", "Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
-    return urlopen(Request(url, headers=headers), timeout=TIMEOUT)
+    return urlopen(Request(_in_ascii(url), headers=headers), timeout=TIMEOUT)
+
+
+def _in_ascii(url: str) -> str:
+    """As a server is asked: spaces and other letters of the path, which people type, by their numbers."""
+    scheme, _, rest = url.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}://{host}{slash}{quote(path, safe=string.punctuation)}"
 
 
 def _goes_on_at(start: int, response: HTTPResponse) -> bool:

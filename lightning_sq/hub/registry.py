@@ -97,8 +97,8 @@ def parse_index(text: str, *, source: str, base: str) -> dict[str, RegistryEntry
     """
     try:
         tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{source} is no list of released models: {error}.") from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise InputError(f"{source} is no list of released models: {one_line(error)}.") from error
     return {name: _entry(name, values, source, base) for name, values in tables.items()}
 
 
@@ -113,7 +113,7 @@ def _entry(name: str, values: Any, source: str, base: str) -> RegistryEntry:
             tuple(int(value) for value in values["input_size"]),
             None if values.get("resize_size") is None else int(values["resize_size"]),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise InputError(f"{source}: the entry {name!r} lacks or spoils a value ({one_line(error)}).") from error
     if not NAME.fullmatch(name) or not DIGEST.fullmatch(entry.sha256) or len(entry.input_size) != 3:
         raise InputError(

@@ -33,10 +33,22 @@ def no_such_source(source: str | Path, *, timm: bool = False) -> InputError:
         source: What was typed.
         timm: Whether timm has weights of this name.
     """
-    names = list(entries())
-    near = [f"timm:{source}"] if timm else difflib.get_close_matches(str(source), names, n=1)
-    known = f"Did you mean {near[0]}?" if near else f"Released: {', '.join(names) or 'none yet'}."
+    known = f"Did you mean timm:{source}?" if timm else _nearest_released(str(source))
     return InputError(
         f"There is no model at {source}, and no released one has this name. {known} Give a release folder, a .ckpt of "
         f"lightning-sq fit, an address, hf-hub:org/name, timm:NAME, or set ${INDEX_VARIABLE} to a list of releases."
     )
+
+
+def nothing_to_download(source: str) -> InputError:
+    """What to say of a source that lies nowhere else: it may well be here, or be timm's."""
+    return InputError(
+        f"{source} is neither the name of a released model nor an address of one. {_nearest_released(source)} Give a "
+        "name, an address or hf-hub:org/name, or by --index a list that has it. What lies here needs no download."
+    )
+
+
+def _nearest_released(source: str) -> str:
+    names = list(entries())
+    near = difflib.get_close_matches(source, names, n=1)
+    return f"Did you mean {near[0]}?" if near else f"Released: {', '.join(names) or 'none yet'}."

@@ -215,7 +215,8 @@ def test_the_command_takes_a_list_from_a_server_with_addresses_beside_it(server,
     [
         ([], "What is to be downloaded"),
         (["test_resnet.sq_pet"], f"Did you mean {NAME}?"),
-        (["some/where"], "Give a release folder"),
+        (["some/where"], "neither the name of a released model nor an address of one"),
+        (["timm:resnet18"], "Give a name, an address or hf-hub:org/name"),
         ([NAME, "--index", "nowhere.toml"], "nowhere.toml cannot be read"),
         ([NAME, "--index", "~nobody.of.this.name/list.toml"], "list.toml cannot be read"),
     ],
@@ -227,6 +228,14 @@ def test_a_name_that_is_none_gets_one_sentence(index, words, sentence, capsys):
     assert said.count("\n") == 1
 
 
+def test_a_model_that_is_here_is_not_said_to_be_missing_by_the_download(index, release, capsys):
+    assert main(["download", str(release)]) == 2
+    said = capsys.readouterr().err
+    assert "What lies here needs no download" in said
+    assert "There is no model" not in said
+    assert lightning_sq.load(release)
+
+
 GOOD = '["a.b"]\nurl = "http://x/y"\nsha256 = "' + "0" * 64 + '"\nnum_classes = 2\ninput_size = [3, 32, 32]\n'
 
 
@@ -234,7 +243,9 @@ GOOD = '["a.b"]\nurl = "http://x/y"\nsha256 = "' + "0" * 64 + '"\nnum_classes = 
     ("text", "problem"),
     [
         ("[", "no list of released models"),
+        ("a = " + "[" * 100_000, "no list of released models"),
         ("a = 1", "lacks or spoils a value"),
+        (GOOD.replace("num_classes = 2", "num_classes = inf"), "cannot convert float infinity"),
         (GOOD.replace("num_classes = 2\n", ""), "num_classes"),
         (GOOD.replace("[3, 32, 32]", "[3, 32]"), "input_size"),
         (GOOD.replace("0000", "", 1), "64 digits"),

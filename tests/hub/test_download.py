@@ -32,6 +32,12 @@ def test_a_file_comes_whole_with_one_request(get, server):
     assert server.asked("file") == [None]
 
 
+def test_an_address_may_be_typed_with_spaces_and_letters_of_any_language(server, tmp_path):
+    server.files["mes%20mod%C3%A8les/50%25/file"] = CONTENT
+    download(f"{server.url}mes modèles/50%25/file", tmp_path / "file", digest(CONTENT))
+    assert (tmp_path / "file").read_bytes() == CONTENT
+
+
 def test_a_cut_connection_is_gone_on_with_where_it_was_cut(get, server):
     assert get(("cut", 1000), ("cut", 500)) == {"file": CONTENT}
     assert server.asked("file") == [None, "bytes=1000-", "bytes=1500-"]
