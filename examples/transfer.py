@@ -23,6 +23,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 import lightning_sq
+from lightning_sq.commands.parser import check_at_least_one
 from lightning_sq.data.digits import write_digits
 from lightning_sq.errors import InputError
 from lightning_sq.evaluation import attacks_by_name
@@ -163,6 +164,7 @@ def main() -> None:
     options = parse()
     parse_epsilon(options.epsilon)  # refused now, and not behind the training
     attacks_by_name(options.attacks)
+    check_at_least_one(options, "batch_size", "num_images")
     with TemporaryDirectory() as temporary:
         folder = options.data
         if folder is None:

@@ -112,3 +112,9 @@ def test_labels_go_by_the_names_of_the_training_images_where_val_lacks_a_class(f
         module.read(tmp_path / "val", model, names[2:])
     with pytest.raises(InputError, match="Give --data a folder with train/<class>/ and val/<class>/"):
         module.read(tmp_path / "train", model)
+
+
+@pytest.mark.parametrize("option", ["--batch-size", "--num-images"])
+def test_a_count_that_cannot_be_is_refused_before_anything_is_read(example, option):
+    with pytest.raises(InputError, match=f"{option} 0 is not at least 1"):
+        example("transfer", "a=nowhere", "--data", "nowhere", option, "0")

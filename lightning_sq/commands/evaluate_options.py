@@ -11,6 +11,9 @@ from lightning_sq.errors import InputError
 from lightning_sq.run_files import CHECKPOINTS
 from lightning_sq.types import Norm, parse_epsilon
 
+FILE_ENDINGS = (".ckpt", ".safetensors", ".pth", ".pt", ".bin", ".tar")
+"""They are no part of a model's name. What else stands behind a dot is: of a folder, a revision or a tag."""
+
 
 def parse(arguments: list[str]) -> Namespace:
     """The options, with `budgets` as numbers, and `models` and `transfer_from` as name -> source.
@@ -118,9 +121,10 @@ def _named(texts: list[str]) -> dict[str, str]:
 
 
 def _name_and_source(text: str) -> tuple[str, str]:
-    """`name=model`; a model without a name gets that of its run, its folder or its file."""
+    """`name=model`; a model without a name gets that of its run, its folder or its file, else what was typed of it."""
     name, separator, source = text.partition("=")
     if separator and name and "/" not in name:
         return name, source
-    path = Path(text)
-    return (path.parent.parent.name if path.parent.name == CHECKPOINTS else path.stem) or text, text
+    path = Path(text.partition("#sha256=")[0])
+    own = path.stem if path.suffix in FILE_ENDINGS else path.name
+    return (path.parent.parent.name if path.parent.name == CHECKPOINTS else own) or text, text

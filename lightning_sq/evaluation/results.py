@@ -29,6 +29,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -174,7 +175,7 @@ def read_of_schema(path: Path, schema: int, *, made_by: str, again: str) -> dict
     try:
         content = json.loads(path.read_text())
         found = content["schema_version"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path} is damaged ({type(error).__name__}). {again}") from error
     if found != schema:
         raise InputError(f"{path} has schema {found}, this version reads {schema}. {again}")
@@ -187,7 +188,7 @@ def read_results(folder: Path) -> dict[str, Any]:
     Raises: InputError if it is missing, damaged, or of another schema.
     """
     path = folder / JSON_FILE
-    made_by = f"lightning-sq evaluate MODEL --data DIR --output {folder}"
+    made_by = f"lightning-sq evaluate MODEL --data DIR --output {shlex.quote(str(folder))}"
     results = read_of_schema(path, SCHEMA_VERSION, made_by=made_by, again="Evaluate again.")
     missing = {"data", "threat_model", "attacks", "models", "seed", "device", "versions", "seconds"} - results.keys()
     if missing or not results["models"]:

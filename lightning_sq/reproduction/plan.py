@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +42,9 @@ UNSEEN = 1e-6
 FEW_IMAGES, SLOW_STEP = (16, 64), 2.0
 """Numbers of images by which a step is told if a whole batch takes more than SLOW_STEP seconds. Two, because some of it
 may be the same for any number, as bounds of large weights are."""
+
+STAGES = ("tuning", "training", "attacks")
+"""Each begins when the one before it has ended, in all rows."""
 
 
 class Estimate(NamedTuple):
@@ -171,12 +174,20 @@ def plan_in_words(settings: Settings, known: dict[str, Estimate], *, anew: bool 
     lines = [f"{'left of row':28}{'runs':>6}{'tuning':>15}{'training':>15}{'attacks':>15}"]
     for name in settings.rows:
         own = [(kind, seconds) for row, kind, seconds in left if row == name]
-        times = (sum(seconds for kind, seconds in own if kind == which) for which in ("tuning", "training", "attacks"))
+        times = (sum(seconds for kind, seconds in own if kind == which) for which in STAGES)
         num_runs = sum(kind == "attacks" for kind, _ in own)
         lines.append(f"{name:28}{num_runs:6}{''.join(f'{time_in_words(seconds):>15}' for seconds in times)}")
-    seconds = [seconds for _, _, seconds in left]
-    at_most = time_in_words(max([sum(seconds) / settings.jobs, *seconds]))
+    stages = ([seconds for _, kind, seconds in left if kind == stage] for stage in STAGES)
+    at_most = time_in_words(sum(_side_by_side(seconds, settings.jobs) for seconds in stages))
     return "\n".join([*lines, f"in all at most {at_most}, {counted(settings.jobs, 'row')} at a time"])
+
+
+def _side_by_side(seconds: Sequence[float], jobs: int) -> float:
+    """Until the last command of a stage has ended, where `runs.run_all` begins the longest first, `jobs` at a time."""
+    busy = [0.0] * jobs
+    for one in sorted(seconds, reverse=True):
+        busy[busy.index(min(busy))] += one
+    return max(busy)
 
 
 def _training(run: Run, data: Path, known: dict[str, Estimate]) -> Step:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 
 import matplotlib.pyplot as plt
@@ -252,6 +253,7 @@ def test_the_table_for_a_readme_has_a_dash_for_what_was_not_measured(evaluated):
         ('{"schema_version": 2, "mod', "damaged"),
         ('{"schema_version": 2}', "damaged"),
         ("[]", "damaged"),
+        ("[" * 100_000, "damaged"),
         ('{"schema_version": 99}', "schema 99"),
         ('{"schema_version": 1}', "schema 1"),
     ],
@@ -262,6 +264,11 @@ def test_missing_and_damaged_results_have_a_sentence(tmp_path, text, sentence):
     (tmp_path / "results.json").write_text(text)
     with pytest.raises(InputError, match=sentence):
         write_report(tmp_path)
+
+
+def test_the_command_that_makes_missing_results_can_be_typed_whatever_the_folder_is_called(tmp_path):
+    with pytest.raises(InputError, match=re.escape(f"--output '{tmp_path}/my results'.")):
+        results.read_results(tmp_path / "my results")
 
 
 def test_grey_examples_are_drawn_in_grey_from_black_to_white():

@@ -47,6 +47,20 @@ def test_the_plan_counts_tuning_training_and_attacks_of_all_seeds(tmp_path):
     assert last_line(replace(ours, shares=(0.5,))) == sentence(untuned + shorter)
 
 
+def test_the_plan_of_rows_side_by_side_waits_for_each_stage_and_its_longest_row(tmp_path):
+    known = {"natural": Estimate(1.0, 50.0), "pgd": Estimate(10.0, 60.0)}
+    one = settings(tmp_path, rows=("natural",), tuning_data=None, jobs=2)
+    (run,) = one.planned({})
+    alone = 25 + run.recipe.num_epochs + 50
+    assert plan_in_words(one, known).splitlines()[-1] == f"in all at most {time_in_words(alone)}, 2 rows at a time"
+    both = settings(tmp_path, tuning_data=None, jobs=2)
+    epochs = both.planned({})[-1].recipe.num_epochs
+    two_of_three = 2 * (25 + 10 * epochs) + 60 + 60  # the third one runs beside the row that is short
+    assert plan_in_words(both, known).splitlines()[-1] == (
+        f"in all at most {time_in_words(two_of_three)}, 2 rows at a time"
+    )
+
+
 def test_the_plan_leaves_out_what_is_done_unless_all_is_done_anew(tmp_path):
     known = {"natural": Estimate(1.0, 50.0)}
     ours = settings(tmp_path, rows=("natural",), tuning_data=None)

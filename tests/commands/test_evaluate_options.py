@@ -1,0 +1,33 @@
+"""What a model is called that nobody has named."""
+
+from __future__ import annotations
+
+import pytest
+
+from lightning_sq.commands.evaluate_options import parse
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("runs/a/checkpoints/last.ckpt", "a"),
+        ("runs/eps0.1/checkpoints/last.ckpt", "eps0.1"),
+        ("runs/eps0.1", "eps0.1"),
+        ("runs/demo/release/", "release"),
+        ("elsewhere/best.ckpt", "best"),
+        ("timm:resnet50@weights/mine.safetensors", "mine"),
+        ("timm:resnet50.a1_in1k", "timm:resnet50.a1_in1k"),
+        ("hf-hub:org/pets@v1.0", "pets@v1.0"),
+        (f"https://models.example/pets/#sha256={64 * '0'}", "pets"),
+        ("mine=runs/eps0.1", "mine"),
+    ],
+)
+def test_a_model_has_the_name_of_its_run_its_folder_or_its_file(source, name):
+    words = [source, "--data", "data", "--output", "out", "--transfer-from", source]
+    options = parse(words)
+    assert list(options.models) == list(options.transfer_from) == [name]
+
+
+def test_two_folders_that_differ_behind_a_dot_have_two_names():
+    options = parse(["runs/eps0.1", "runs/eps0.2", "--data", "data", "--output", "out"])
+    assert list(options.models) == ["eps0.1", "eps0.2"]
