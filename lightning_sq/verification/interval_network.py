@@ -214,7 +214,8 @@ class _Interpreter(fx.Interpreter):
         self.last = next(iter(reversed(graph.nodes))).args[0]
 
     def run_node(self, n: fx.Node) -> Any:
-        if n is self.last and self.labels is not None and n.op == "call_module":
+        is_last = n is self.last and len(n.users) == 1  # what else has it may write into it
+        if is_last and self.labels is not None and n.op == "call_module":
             module, args = self.fetch_attr(n.target), self.fetch_args_kwargs_from_env(n)[0]
             if _rule(module) is _linear and _has_interval(args) and args[0].lower.dim() == 2:
                 return margin_upper_bounds(args[0], module.weight, module.bias, self.labels)

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import fx, nn
 
 from lightning_sq.errors import InputError
@@ -103,11 +104,24 @@ class _Proxy(fx.Proxy):
 
 
 class _Tracer(fx.Tracer):
+    def __init__(self) -> None:
+        super().__init__()
+        self._autocast = _autocast()
+
+    def create_node(self, *arguments: Any, **options: Any) -> fx.Node:
+        if _autocast() != self._autocast:
+            raise ValueError("it switches autocast")  # which no graph holds: it would be bounded as if it did not
+        return super().create_node(*arguments, **options)
+
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, LEAVES) or super().is_leaf_module(m, module_qualified_name)
+
+
+def _autocast() -> list[bool]:
+    return [torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda")]
 
 
 _GRAPHS: WeakKeyDictionary[nn.Module, tuple[tuple[Any, ...], fx.Graph]] = WeakKeyDictionary()

@@ -210,6 +210,61 @@ def test_a_forward_method_that_makes_tensors_has_no_bounds_and_is_attacked_all_t
     assert found.certified_accuracy is None
 
 
+class HalfPrecision(nn.Module):
+    """Rounds to bfloat16 by an autocast of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.fc = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.fc(x)
+
+
+def test_nothing_is_proven_of_a_network_that_switches_autocast_because_bounds_are_in_float32():
+    network, epsilon = HalfPrecision().eval(), 0.001
+    images = torch.rand(3000, 1, 2, 2, generator=GENERATOR)
+    with torch.no_grad():
+        network.fc[3].bias -= network.fc(images).mean(0)  # all classes are found
+        labels = network(images).argmax(1)
+        near = images + epsilon * (2 * torch.rand(200, 1, 1, 2, 2, generator=GENERATOR) - 1)
+        broken = (network(near.clamp(0, 1).flatten(0, 1)).argmax(1).view(200, -1) != labels).any(0)
+    assert (broken & certified(network.fc, images, labels, epsilon)).any()  # what was taken for a proof
+    with pytest.raises(InputError, match="HalfPrecision has no interval bounds"):
+        certified(network, images, labels, epsilon)
+    found = lightning_sq.evaluate(network, images[:4], labels[:4], epsilon=epsilon, attacks="fgsm", checks=False)
+    assert found.certified_accuracy is None
+
+
+class AfterTheLastLayer(nn.Module):
+    """Changes in place what its last layer gave."""
+
+    def __init__(self, change: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.fc, self.clip, self.shift = nn.Linear(3, 5), nn.Hardtanh(-0.1, 0.1, inplace=True), -torch.arange(5.0)
+        self.change = change
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits = y = self.fc(x.mean((2, 3)))
+        if self.change == "clip":
+            self.clip(y)
+        else:
+            y += self.shift
+        return logits
+
+
+@pytest.mark.parametrize("change", ["clip", "shift"])
+def test_margins_are_not_those_of_a_last_layer_that_is_changed_in_place_afterwards(change):
+    network, labels = AfterTheLastLayer(change).eval(), torch.tensor([4, 1, 2, 3])
+    with torch.no_grad():
+        logits = network(IMAGES)
+        margins = interval_margins(network, Interval(IMAGES, IMAGES), labels)
+    assert torch.allclose(margins, logits - logits.gather(1, labels[:, None]), atol=1e-6)
+
+
 def test_an_in_place_first_layer_leaves_the_box_alone():
     box = Interval(IMAGES - 0.5, IMAGES - 0.4)
     kept = box.lower.clone()
