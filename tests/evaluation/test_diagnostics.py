@@ -115,6 +115,13 @@ def test_what_a_search_broke_first_is_no_doubt_of_gradients_if_a_later_attack_br
     assert check.fired is not also
 
 
+def test_without_an_attack_by_gradient_none_is_said_to_mislead():
+    model = linear_model()
+    found = lightning_sq.evaluate(model, IMAGES, model(IMAGES).argmax(1), epsilon=0.2, attacks="own_square")
+    assert found.outcomes["own_square"][0.2].broken.any()
+    assert "black_box_beats_white_box" not in {check.name for check in found.diagnostics}
+
+
 def test_attacks_that_get_weaker_with_more_steps_or_more_room_are_caught(monkeypatch):
     from lightning_sq.attacks import PGD
 
@@ -308,6 +315,20 @@ def test_a_model_with_weights_that_learn_and_pixels_without_a_gradient_is_caught
 
     check = zero_gradients(situation(model))
     assert (check.fired, check.measured) == (True, 1.0)
+
+
+@pytest.mark.parametrize("hides", [False, True])
+def test_pixels_that_a_model_does_not_read_need_no_gradient_and_those_that_it_reads_do(hides):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 2), nn.Tanh(), nn.Flatten(), nn.Linear(72, 5))
+
+    def model(x):
+        x = x[:, :, 1:-1, 1:-1]
+        return net(torch.cat([x[:, :, :1].detach(), x[:, :, 1:]], 2) if hides else x)
+
+    check = zero_gradients(situation(model))
+    assert check.fired is hides
+    assert check.measured == pytest.approx(24 / 36 if hides else 0.0)  # of the 36 pixels 20 are cropped away
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])

@@ -36,14 +36,14 @@ def plain_gradient_misses(s: Situation) -> Diagnostic | None:
 
 
 def black_box_beats_white_box(s: Situation) -> Diagnostic | None:
-    """Square and transfer against everything that uses a gradient.
+    """Square and transfer against everything that uses a gradient, if attacks of both kinds were run.
 
     What they broke before an attack with a gradient had its turn is shown to that one too: FAB comes after Square.
     """
     entries = s.found.attacks
     black = [name for name, entry in entries.items() if entry.family == "black box"]
     white = [name for name, entry in entries.items() if name not in black and not entry.proves]
-    if not black:
+    if not (black and white):
         return None
     only = s.found.survived(s.budget, white) & ~s.found.survived(s.budget, black)
     for name in white:

@@ -10,17 +10,19 @@ from torch import Tensor
 
 from lightning_sq.attacks import Attack
 from lightning_sq.attacks.criteria import cross_entropy, margin
+from lightning_sq.attacks.interface import Model
 from lightning_sq.attacks.pgd import BALLS
 from lightning_sq.attacks.watched import Watched
 from lightning_sq.evaluation.diagnostics.situation import FEW, MANY, Diagnostic, Situation, row
 from lightning_sq.evaluation.found import share_of
 from lightning_sq.layers.soft_quantization import SoftQuantization
 from lightning_sq.ops.interval import quantized_box
+from lightning_sq.ops.noise import noise_like
 from lightning_sq.types import PIXEL_BOUNDS
 
 
 def zero_gradients(s: Situation) -> Diagnostic:
-    """Pixels that an attacker can move and whose gradient is exactly 0, or not a number."""
+    """Pixels that the model reads, that an attacker can move, and whose gradient is exactly 0 or not a number."""
     epsilon = s.budget if s.found.norm == "linf" else 1 / 255
 
     def counts(images: Tensor, labels: Tensor, numbers: list[int]) -> Tensor:
@@ -33,6 +35,7 @@ def zero_gradients(s: Situation) -> Diagnostic:
             depends = value.requires_grad  # on a weight perhaps, and not on x: then the gradient is 0
             gradient = torch.autograd.grad(value, x, materialize_grads=True)[0] if depends else torch.zeros_like(x)
         gone = (gradient == 0) | ~torch.isfinite(gradient)
+        can_move &= ~_unread(s.runner.model, images, gone.all(0))
         return torch.stack([(gone & can_move).flatten(1).sum(1), can_move.flatten(1).sum(1)], 1)
 
     without, of = s.ask_few(counts).sum(0).tolist()
@@ -42,6 +45,15 @@ def zero_gradients(s: Situation) -> Diagnostic:
         0.01,
         "An attack that follows this gradient cannot move these pixels although they matter.",
     )
+
+
+@torch.no_grad()
+def _unread(model: Model, images: Tensor, pixels: Tensor) -> Tensor:
+    """`pixels` (C, H, W) bool, such as those that the model crops away; none of them if noise there changes a logit, or
+    if they are all there are: something it does read.
+    """
+    changed = torch.where(pixels, noise_like(images), images)
+    return pixels & (model(changed) == model(images)).all() & ~pixels.all()
 
 
 def _white_less_black(s: Situation, images: Tensor) -> Tensor:
