@@ -156,7 +156,7 @@ class StageRunner:
         for chunk in self._own_batches(torch.nonzero(todo)[:, 0]):
             numbers = chunk.tolist()
             kept = self.store.find(stage, numbers)
-            if kept is None:
+            if kept is None or not self.show.intersection(numbers) <= kept.examples.keys():  # others were shown before
                 kept = self._attack(stage, attack, epsilon, chunk)
                 self.store.keep(stage, numbers, kept)
             found.append(kept)
@@ -170,7 +170,7 @@ class StageRunner:
             proven=self._flags(i for part in parts for i in part.proven),
             seconds=sum(part.seconds for part in parts),
             notes=_distinct(note for part in parts for note in part.notes),
-            examples={i: pixels.view(shape) for part in parts for i, pixels in part.examples.items()},
+            examples={i: x.view(shape) for part in parts for i, x in part.examples.items() if i in self.show},
         )
 
     def _attack(self, stage: str, attack: Attack | Prover, epsilon: float, chunk: Tensor) -> Kept:

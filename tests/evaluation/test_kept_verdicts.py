@@ -48,6 +48,18 @@ def test_killed_in_the_middle_it_goes_on_and_loses_nothing_that_was_finished(tmp
     assert all(torch.equal(ours[i], theirs[i]) for i in ours)
 
 
+def test_other_images_that_are_to_be_shown_are_attacked_once_more_and_no_verdict_changes(tmp_path):
+    model = linear_model()
+    labels = model(IMAGES).argmax(1)
+    options = {"epsilon": 0.05, "attacks": "quick", "batch_size": 8, "checks": False}
+    first = lightning_sq.evaluate(model, IMAGES, labels, **options, show=(3,), store=tmp_path)
+    other = lightning_sq.evaluate(model, IMAGES, labels, **options, show=(5, 30), store=tmp_path)
+    afresh = lightning_sq.evaluate(model, IMAGES, labels, **options, show=(5, 30))
+    assert torch.equal(first.verdicts, other.verdicts)
+    assert other.examples().keys() == afresh.examples().keys() == {5, 30}
+    assert all(torch.equal(pixels, afresh.examples()[i]) for i, pixels in other.examples().items())
+
+
 def test_a_batch_that_was_half_written_when_the_process_was_killed_is_taken_back(tmp_path):
     model = linear_model(SoftQuantization(4, 60.0))
     labels = model(IMAGES).argmax(1)
