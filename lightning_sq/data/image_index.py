@@ -84,4 +84,4 @@ class ImageIndex:
 
     def read(self, i: int) -> np.ndarray:
         """The encoded image `i`, (bytes,) uint8. Raises: OSError."""
-        return np.fromfile(self.folder / self.paths[i], dtype=np.uint8)
+        return np.frombuffer((self.folder / self.paths[i]).read_bytes(), np.uint8)  # np.fromfile hides a failed read

@@ -7,6 +7,7 @@ lies DALI's index, so that other readers can stream them; within a shard the ima
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -25,8 +26,9 @@ from lightning_sq.paths import sha256, whole_file
 INDEX = "index.npz"
 MANIFEST = "shards.json"
 FORMAT_VERSION = 1
-MOST_OPEN_FILES = 512
-"""A process may usually open 1,024; of shards beyond these each read opens its file anew."""
+MOST_OPEN_FILES = 384
+"""Of one split. A process may usually open 1,024, for two splits and all else; of shards beyond these each read opens
+its file anew."""
 
 
 @dataclass(frozen=True)
@@ -67,14 +69,25 @@ class _OpenFiles:
             if descriptor is None and len(self._descriptors) < MOST_OPEN_FILES:
                 descriptor = self._descriptors[path] = os.open(path, os.O_RDONLY)
         if descriptor is not None:
-            return os.pread(descriptor, length, offset)
-        with path.open("rb") as stream:
-            stream.seek(offset)
-            return stream.read(length)
+            found = _read_at(descriptor, offset, length)
+        else:
+            with path.open("rb") as stream:
+                found = _read_at(stream.fileno(), offset, length)
+        if len(found) < length:
+            raise OSError(errno.EIO, f"{len(found):,} of {length:,} bytes could be read", str(path))
+        return found
 
     def __del__(self) -> None:
         for descriptor in self._descriptors.values():
             os.close(descriptor)
+
+
+def _read_at(descriptor: int, offset: int, length: int) -> bytes:
+    """What stands there, less only at the end of the file; the system may give less at once, as where a disk fails."""
+    found = os.pread(descriptor, length, offset)
+    while len(found) < length and (more := os.pread(descriptor, length - len(found), offset + len(found))):
+        found += more
+    return found
 
 
 def is_sharded(folder: Path) -> bool:

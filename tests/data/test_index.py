@@ -156,6 +156,15 @@ def test_a_disk_that_fails_while_a_folder_is_listed_is_no_slip_of_who_typed(
     assert told.count("lightning-sq: error: ") == 1
 
 
+def test_a_disk_that_fails_while_an_image_is_read_gives_an_error_and_no_other_image(folder, tmp_path):
+    index = load_index(folder, cache=tmp_path / "cache")
+    path = folder / index.paths[0]
+    path.unlink()
+    path.symlink_to("/proc/self/mem")  # of which the first byte cannot be read
+    with pytest.raises(OSError, match="Input/output error"):
+        index.read(0)
+
+
 def test_what_was_looked_at_before_an_interruption_is_kept(folder, tmp_path):
     def interrupt(done: int, total: int) -> None:
         if done == 4:

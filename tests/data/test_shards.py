@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
+import os
+import resource
 import shutil
 import subprocess
 import tarfile
@@ -87,6 +90,39 @@ def test_with_more_shards_than_files_may_be_open_every_image_is_read_at_its_plac
     sharded = load_shards(tmp_path / "shards")
     assert len(sharded.shards) == 3
     assert all(np.array_equal(sharded.read(i), index.read(i)) for i in range(len(index)))
+
+
+@pytest.mark.parametrize("most_open_files", [512, 0])
+def test_an_image_is_read_whole_where_the_system_gives_less_at_once_or_not_at_all(
+    index, tmp_path, monkeypatch, most_open_files
+):
+    monkeypatch.setattr(shards, "MOST_OPEN_FILES", most_open_files)
+    write_shards(index, tmp_path / "shards", ShardSettings())
+    sharded, at_once = load_shards(tmp_path / "shards"), os.pread
+    with monkeypatch.context() as slow:
+        slow.setattr(os, "pread", lambda descriptor, length, offset: at_once(descriptor, min(length, 100), offset))
+        assert sharded.read(0).tobytes() == index.read(0).tobytes()
+    os.truncate(tmp_path / "shards" / sharded.shards[0], sum(sharded.places[0, 1:]) - 1)
+    with pytest.raises(OSError, match="bytes could be read") as found:
+        sharded.read(0)
+    assert found.value.errno == errno.EIO
+
+
+def test_the_shards_of_two_splits_leave_room_for_other_files(tmp_path):
+    for i in range(600):
+        (tmp_path / str(i)).write_bytes(b"image")
+    usual = resource.getrlimit(resource.RLIMIT_NOFILE)
+    open_already = len([*Path("/proc/self/fd").iterdir()])  # by other tests
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024 + open_already, usual[1]))
+    try:
+        splits = [shards._OpenFiles(), shards._OpenFiles()]
+        for split in splits:
+            assert {split.read(tmp_path / str(i), 0, 5) for i in range(600)} == {b"image"}
+        with ExitStack() as others:
+            for _ in range(150):
+                others.enter_context(Path(os.devnull).open())
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, usual)
 
 
 def test_images_are_shrunk_to_the_short_side_and_never_enlarged(index, tmp_path):
