@@ -22,7 +22,7 @@ class PowerCut(Callback):
 
     Args:
         step: Optimizer steps taken by then.
-        hook: When: at the start of a batch, of validation or of an epoch.
+        hook: When: at the start of a batch, of validation or of an epoch, or at its end.
         batch: Number of the batch in its epoch; any if left out.
     """
 
@@ -41,6 +41,9 @@ class PowerCut(Callback):
 
     def on_train_epoch_start(self, trainer, pl_module) -> None:
         self._cut("on_train_epoch_start", trainer)
+
+    def on_train_epoch_end(self, trainer, pl_module) -> None:
+        self._cut("on_train_epoch_end", trainer)
 
 
 class Recorder(Callback):

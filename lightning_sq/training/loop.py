@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 
 from lightning.pytorch import Trainer
 
@@ -17,8 +16,13 @@ def global_batch_size(trainer: Trainer) -> int:
 
 def count_batches(trainer: Trainer) -> int:
     """Of this process, an epoch."""
-    batches = trainer.datamodule.num_training_batches(trainer.world_size)
-    limit = trainer.limit_train_batches
+    return limited(trainer.datamodule.num_training_batches(trainer.world_size), trainer.limit_train_batches)
+
+
+def limited(batches: int, limit: float | None) -> int:
+    """What `--trainer.limit_train_batches` leaves of an epoch's: so many if it is an int, a share if it is a float."""
+    if limit is None:
+        return batches
     return min(batches, limit) if isinstance(limit, int) else int(batches * limit)
 
 
@@ -45,18 +49,9 @@ def ends_step(trainer: Trainer, batch_idx: int) -> bool:
     return taken % trainer.accumulate_grad_batches == 0 or taken == trainer.num_training_batches
 
 
-def validates_behind(trainer: Trainer, batch_idx: int) -> bool:
-    """Whether Lightning validates behind this batch: the last of an epoch, or one of `val_check_interval`."""
-    loop = trainer.fit_loop.epoch_loop
-    if not loop._should_check_val_epoch():
-        return False
-    seconds = trainer._val_check_time_interval  # of the clock, which takes no account of epochs
-    if seconds is not None and not trainer.should_stop:
-        return time.monotonic() - trainer._last_val_time >= seconds
-    if batch_idx + 1 == trainer.num_training_batches or trainer.should_stop:
-        return True
-    every = trainer.val_check_batch
-    if every in (None, float("inf")):
-        return False
-    counted = loop.total_batch_idx if trainer.check_val_every_n_epoch is None else batch_idx
-    return (counted + 1) % every == 0
+def validates_behind(trainer: Trainer) -> bool:
+    """Whether Lightning will validate behind the batch that is over, by its own rule: not at each end of an epoch where
+    `val_check_interval` says otherwise.
+    """
+    loop = trainer.fit_loop
+    return loop.epoch_loop._should_check_val_fx(loop._data_fetcher)

@@ -35,6 +35,6 @@ class ProgressiveResizing(Callback):
                 pl_module.model, config.architecture, size, len(config.class_names), trainer.datamodule.channels
             )
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         size = trainer.train_dataloader.dataset.square(trainer.current_epoch)
-        pl_module.log("train/image_size", float(size), on_step=False, on_epoch=True)
+        pl_module.log("train/image_size", float(size))  # only now: an epoch that is gone on with does not start

@@ -48,7 +48,7 @@ def _name_of(strategy: object) -> str:
 def check_fit(trainer: Trainer) -> None:
     """What Lightning would refuse, or train nothing with, when the run that was there is already removed.
 
-    Raises: InputError, if there would be no step, no end, or validation that never came.
+    Raises: InputError if there would be no step, no end, or validation that never came or not to all processes at once.
     """
     if trainer.overfit_batches:
         raise InputError(
@@ -69,6 +69,11 @@ def check_fit(trainer: Trainer) -> None:
             "Set it to at least 1, or leave it out."
         )
     count_steps(trainer)
+    if trainer._val_check_time_interval is not None and trainer.world_size > 1:
+        raise InputError(
+            f"--trainer.val_check_interval is a time, and each of the {trainer.world_size} processes goes by its own "
+            "clock: one would validate while another trains on. Set it to a number of batches or a share of an epoch."
+        )
     every = getattr(trainer, "val_check_interval", None)  # Lightning has none where it is a time
     by_epoch = trainer.check_val_every_n_epoch is not None and trainer.limit_val_batches
     if isinstance(every, int) and by_epoch and every > batches:

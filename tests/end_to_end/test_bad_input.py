@@ -111,6 +111,10 @@ UNTRAINABLE = {
     "no batch": (["--trainer.limit_train_batches", "0"], ["limit_train_batches is 0"]),
     "less than a batch": (["--trainer.limit_train_batches", "0.001"], ["limit_train_batches is 0.001"]),
     "validation behind the end": (["--trainer.val_check_interval", "9999"], ["val_check_interval is 9999", "batches"]),
+    "validation by two clocks": (
+        ["--trainer.val_check_interval", "00:01:00:00", "--trainer.devices", "2"],
+        ["val_check_interval is a time", "2 processes"],
+    ),
     "no end": (["--trainer.max_epochs", "-1"], ["max_epochs", "--time_limit"]),
 }
 

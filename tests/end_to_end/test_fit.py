@@ -97,6 +97,26 @@ def test_a_run_that_is_stopped_while_it_gathers_gradients_goes_on_from_the_step_
     assert_resumed_like_whole(fit, whole_runs, options, [*cut, "--trainer.callbacks.batch", "5"])
 
 
+@pytest.mark.parametrize("hook", ["on_validation_start", "on_train_epoch_end"])
+def test_a_run_that_is_stopped_behind_the_last_batch_of_a_limited_epoch_takes_none_of_those_left_out(
+    fit, whole_runs, hook
+):
+    options, cut = ["--trainer.limit_train_batches", "4"], ["--trainer.callbacks.step", "4"]
+    assert_resumed_like_whole(fit, whole_runs, options, [*cut, "--trainer.callbacks.hook", hook])
+
+
+def test_the_end_of_an_epoch_without_validation_is_made_up_for_too(fit, whole_runs):
+    options, cut = ["--trainer.check_val_every_n_epoch", "2"], ["--trainer.callbacks.step", "6"]
+    assert_resumed_like_whole(fit, whole_runs, options, [*cut, "--trainer.callbacks.hook", "on_train_epoch_end"])
+
+
+def test_the_size_of_the_images_is_logged_of_an_epoch_that_is_gone_on_with_too(fit, whole_runs):
+    resizing = ["lightning_sq.training.resizing.ProgressiveResizing", "--trainer.callbacks.sizes=[[0, 16], [2, 32]]"]
+    options = [f"--trainer.callbacks+={resizing[0]}", resizing[1]]
+    assert_resumed_like_whole(fit, whole_runs, options, WHERE["in the middle of an epoch"])
+    assert any("train/image_size" in row for row in whole_runs[tuple(options)][1])
+
+
 def test_a_run_that_was_stopped_between_its_best_and_its_last_checkpoint_goes_on_from_the_best(fit):
     whole = fit("whole")
     with pytest.raises(SystemExit, match="power cut"):

@@ -67,6 +67,14 @@ def test_validation_inside_an_epoch_does_not_disturb_it(fit):
     assert validations(rows) == [2, 5, 8, 11]
 
 
+@pytest.mark.parametrize(
+    ("options", "steps"), [([], [3, 9]), (["--trainer.check_val_every_n_epoch", "null"], [3, 7, 11])]
+)
+def test_validation_comes_at_its_interval_and_not_at_each_end_of_an_epoch_too(fit, options, steps):
+    _, rows = fit("--trainer.max_epochs", "2", "--trainer.val_check_interval", "4", *options)
+    assert validations(rows) == steps
+
+
 def test_validation_by_the_clock_does_not_come_at_each_end_of_an_epoch_too(fit):
     seen, rows = fit("--trainer.max_epochs", "2", "--trainer.val_check_interval", "00:01:00:00")
     assert seen == {0: EPOCH, 1: EPOCH}

@@ -46,9 +46,7 @@ class LeaveWhenAsked(Callback):
         if pl_module.run.asked_to_stop:
             trainer.save_checkpoint(self.checkpoint)
             self._leave(trainer, f"The run is saved at step {trainer.global_step}")
-        self._saved_before_validation = (
-            validates_behind(trainer, batch_idx) and trainer.enable_validation and self._validation_is_long
-        )
+        self._saved_before_validation = validates_behind(trainer) and self._validation_is_long
         if self._saved_before_validation:
             trainer.save_checkpoint(self.checkpoint)
 

@@ -1,4 +1,4 @@
-"""The validation that a run still owes when it goes on from behind the last batch of an epoch."""
+"""What a run still owes when it goes on from behind a batch: a validation, the end of an epoch, or both."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ class OwedValidation(Callback):
 
     Lightning goes on with the next batch, and takes an epoch that was at its end as done: without this the validation
     and its row in the logs would be missing, and `best` with it; behind the last epoch the run would end unvalidated.
-    At the end of an epoch the checkpoint says that it is not over, and the run that goes on finds no batch left in it
-    and comes to its end once more.
+    The end of an epoch would be missing too, validated or not. A checkpoint from before it says that the epoch is not
+    over and that all batches are taken: the run that goes on finds none left, and comes to the end once more.
     """
 
     def __init__(self) -> None:
         self.owed = False
+        self._just_behind_batch = False
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.owed = validates_behind(trainer, batch_idx)
+        self.owed, self._just_behind_batch = validates_behind(trainer), True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         ready = trainer.fit_loop.epoch_loop.batch_progress.current.ready
@@ -35,9 +36,10 @@ class OwedValidation(Callback):
             self._validate(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.owed = False
+        self.owed = self._just_behind_batch = False
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._just_behind_batch = False
         if self.owed:
             loop = trainer.fit_loop.epoch_loop
             loop._batches_that_stepped -= 1  # the step behind which it belongs, as it is counted in the logs
@@ -51,8 +53,11 @@ class OwedValidation(Callback):
         trainer.training = True
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        if self.owed and trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
-            checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = False
+        if self._just_behind_batch and trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            loops = checkpoint["loops"]["fit_loop"]
+            loops["epoch_loop.batch_progress"]["is_last_batch"] = False
+            for loader in loops["state_dict"].get("combined_loader", ()):  # a limit may have left batches in it
+                loader["batches_taken"] = len(trainer.train_dataloader)
 
     def state_dict(self) -> dict[str, Any]:
         return {"owed": self.owed}
