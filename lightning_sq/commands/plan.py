@@ -166,6 +166,8 @@ def _work(options: argparse.Namespace, recipe: dict[str, Any]) -> tuple[Work, in
         batch_size=data["batch_size_per_device"],
         accumulate=trainer["accumulate_grad_batches"],
         batch_repeats=data["batch_repeats"],
+        limit_train_batches=trainer["limit_train_batches"],
+        max_steps=trainer["max_steps"],
         gradient_bytes=4 * parameters,
     )
     return work, parameters
@@ -196,7 +198,7 @@ def _plan(options: argparse.Namespace, recipe: dict[str, Any], speed: float) -> 
     for nodes in sorted({*NODES, options.nodes}):
         row = plan_row(work, nodes=nodes, per_node=options.gpus_per_node, images_per_second=speed, network=network)
         row["learning_rate"] = optimization.learning_rate(row["global_batch_size"])
-        row["warmup_steps"] = round(optimization.warmup_epochs * row["steps"] / work.epochs)
+        row["warmup_steps"] = min(row["steps"], round(optimization.warmup_epochs * row["steps_per_epoch"]))
         row["fits"] = None if limit is None else row["hours"] * 3600 <= limit
         row["asked_for"] = nodes == options.nodes
         rows.append(row)

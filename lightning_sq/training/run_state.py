@@ -51,7 +51,7 @@ class RunState:
         return self.epochs_before + (step - self.steps_before) / self.plan.steps_per_epoch
 
     def agree(self, loss: Tensor, rank: int) -> int | None:
-        """Once a step, all processes together: whether one is to stop, or to save, and for how many steps there is
+        """Once a batch, all processes together: whether one is to stop, or to save, and for how many steps there is
         time.
 
         Args:

@@ -43,6 +43,23 @@ def test_a_plan_says_time_batch_rate_and_sizes_of_one_to_sixty_four_nodes(plan):
     assert rows[64]["gpu_hours"] > rows[1]["gpu_hours"]
 
 
+def test_a_plan_counts_the_steps_that_a_fit_of_the_recipe_takes(plan, tmp_path):
+    recipe = yaml.safe_load((REPOSITORY / "configs/imagenet.yaml").read_text())
+    recipe["model"]["optimization"]["warmup_epochs"] = 2.0
+    whole = 5005  # 1281167 / 256, rounded up
+    for limits, steps, warmup, validations in (
+        ({}, 15 * whole, 2 * whole, 15),
+        ({"limit_train_batches": 0.5}, 15 * 2502, 2 * 2502, 15),
+        ({"limit_train_batches": 100, "accumulate_grad_batches": 8}, 15 * 13, 2 * 13, 15),
+        ({"max_steps": 6000}, 6000, 6000, 6000 / whole),
+    ):
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"trainer": recipe["trainer"] | limits}))
+        text = plan("--config", str(tmp_path / "recipe.yaml"), *IMAGENET, "--gpus-per-node", "1", "--json")[1]
+        row = json.loads(text)["rows"][0]
+        assert (row["steps"], row["warmup_steps"]) == (steps, warmup), limits
+        assert row["hours"] * 3600 == pytest.approx(steps * row["step_seconds"] + validations * 50 / 3)
+
+
 def test_the_table_has_a_row_for_each_number_of_nodes(plan):
     status, text, _ = plan(*IMAGENET, "--time-limit", "48:00:00")
     assert status == 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from lightning_sq.training.loop import limited
+
 BACKWARD = 2 / 3
 """Of a step's arithmetic: the backward pass costs twice the forward pass, and gradients are reduced during it."""
 VALIDATION_SPEEDUP = 3.0
@@ -39,6 +41,8 @@ class Work:
         accumulate: Forward passes a step.
         batch_repeats: How often each batch comes.
         gradient_bytes: What is reduced a step: 4 bytes a parameter.
+        limit_train_batches: Of an epoch, see `limited`; None for all of them.
+        max_steps: At which the run ends, if that is sooner; below 1 for none.
     """
 
     num_images: int
@@ -48,6 +52,8 @@ class Work:
     gradient_bytes: int
     accumulate: int = 1
     batch_repeats: int = 1
+    limit_train_batches: float | None = None
+    max_steps: int = -1
 
 
 def all_reduce_seconds(num_bytes: float, *, nodes: int, per_node: int, network: Network) -> float:
@@ -63,17 +69,17 @@ def all_reduce_seconds(num_bytes: float, *, nodes: int, per_node: int, network: 
 
 
 def step_seconds(work: Work, *, nodes: int, per_node: int, images_per_second: float, network: Network) -> float:
-    r"""Of one optimizer step: $ t + \max(0, r - o \cdot b \cdot t_1) + \log_2 W \cdot latency $.
+    r"""Of one optimizer step: $ t + \max(0, r - o \cdot b \cdot t_1) + n \log_2 W \cdot latency $.
 
     t is the arithmetic of all its forward and backward passes at `images_per_second` a process, r the all-reduce of the
     gradients, $ b \cdot t_1 $ the last backward pass, of which the share o hides it; the last term is the agreement of
-    the processes before each step.
+    the processes behind each of the n forward passes.
     """
     arithmetic = work.batch_size / images_per_second
     reduce = all_reduce_seconds(work.gradient_bytes, nodes=nodes, per_node=per_node, network=network)
     exposed = max(0.0, reduce - network.overlap * BACKWARD * arithmetic)
     agreement = all_reduce_seconds(0, nodes=nodes, per_node=per_node, network=network)
-    return arithmetic * work.accumulate + exposed + agreement
+    return (arithmetic + agreement) * work.accumulate + exposed
 
 
 def plan_row(work: Work, *, nodes: int, per_node: int, images_per_second: float, network: Network) -> dict[str, float]:
@@ -81,15 +87,18 @@ def plan_row(work: Work, *, nodes: int, per_node: int, images_per_second: float,
     processes = nodes * per_node
     step = step_seconds(work, nodes=nodes, per_node=per_node, images_per_second=images_per_second, network=network)
     batches = math.ceil(work.num_images / (work.batch_size * processes)) * work.batch_repeats
-    steps = math.ceil(batches / work.accumulate) * work.epochs
+    steps_per_epoch = max(1, math.ceil(limited(batches, work.limit_train_batches) / work.accumulate))
+    steps = steps_per_epoch * work.epochs
+    steps = min(steps, work.max_steps) if work.max_steps > 0 else steps
     validation = work.num_validation_images / (VALIDATION_SPEEDUP * images_per_second * processes)
-    seconds = steps * step + work.epochs * validation
+    seconds = steps * step + steps / steps_per_epoch * validation
     throughput = work.batch_size * work.accumulate * processes / step
     return {
         "nodes": nodes,
         "processes": processes,
         "global_batch_size": work.batch_size * work.accumulate * processes,
         "steps": steps,
+        "steps_per_epoch": steps_per_epoch,
         "step_seconds": step,
         "images_per_second": throughput,
         "efficiency": throughput / (processes * images_per_second),

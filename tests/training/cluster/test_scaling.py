@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from lightning_sq.training.cluster.scaling import Network, Work, all_reduce_seconds, plan_row, step_seconds
@@ -21,6 +23,12 @@ def test_an_all_reduce_hides_behind_its_share_of_the_backward_pass():
     assert fast == pytest.approx(2 + 0.001)
     slow = step_seconds(WORK, nodes=2, per_node=1, images_per_second=100.0, network=NETWORK)
     assert slow == pytest.approx(0.1 + (0.1 + 0.001 - 0.5 * 2 / 3 * 0.1) + 0.001)
+
+
+def test_a_step_that_gathers_batches_reduces_once_and_agrees_behind_each():
+    gathers = replace(WORK, accumulate=3)
+    seconds = step_seconds(gathers, nodes=2, per_node=1, images_per_second=5.0, network=NETWORK)
+    assert seconds == pytest.approx(3 * (2 + 0.001))
 
 
 def test_a_run_on_one_process_takes_its_images_over_its_speed():
