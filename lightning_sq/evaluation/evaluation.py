@@ -27,6 +27,7 @@ from lightning_sq.evaluation.store import OtherVerdictsError, VerdictStore
 from lightning_sq.evaluation.suites import SUITE_VERSION, SuiteEntry, transfer_entries
 from lightning_sq.process_group import rank, world_size
 from lightning_sq.types import Norm
+from lightning_sq.words import counted
 
 
 def evaluate(
@@ -201,7 +202,7 @@ def _run_stages(runner: StageRunner, found: Evaluation, progress: Progress | Non
             count = min(count, left)
             left, done = left - count, done + count * cost
             if progress is not None:
-                progress(done, done + left * cost + later, f"{name}: {left} images left, {note}")
+                progress(done, done + left * cost + later, f"{name}: {counted(left, 'image')} left, {note}")
 
         outcome = runner.run(name, entry.attack, value, todo, advance)
         found.outcomes.setdefault(name, {})[value] = outcome

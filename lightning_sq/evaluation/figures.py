@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from lightning_sq.evaluation.examples import Examples
 from lightning_sq.evaluation.tables import format_epsilon
+from lightning_sq.words import counted
 
 COLORS = ("#1f6feb", "#d1242f", "#1a7f37", "#8250df", "#9a6700", "#57606a")
 LINES = ("--", ":", "-.", (0, (5, 1)), (0, (1, 1)))
@@ -54,7 +55,8 @@ def robustness_figure(results: dict[str, Any]) -> Figure:
         ylim=(-2, 102),
         xlim=(0, None),
     )
-    axes.set_title(f"{results['data']['num_images']} images of {results['data']['folder']}", parse_math=False)
+    data = results["data"]
+    axes.set_title(f"{counted(data['num_images'], 'image')} of {data['folder']}", parse_math=False)
     axes.grid(alpha=0.3)
     legend = axes.legend(fontsize=7.5, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     for text in legend.get_texts():

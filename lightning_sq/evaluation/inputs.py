@@ -16,6 +16,7 @@ from lightning_sq.evaluation.suites import SuiteEntry, attacks_by_name, norms_of
 from lightning_sq.ops.pixels import check_pixels
 from lightning_sq.ops.random_numbers import random_numbers_kept
 from lightning_sq.types import PIXEL_BOUNDS, Norm, parse_epsilon
+from lightning_sq.words import counted
 
 
 def epsilons_in(
@@ -65,7 +66,10 @@ def labels_in(labels: Tensor, num_images: int) -> Tensor:
             "of one-hot rows their argmax(1)."
         )
     if len(labels) != num_images:
-        raise InputError(f"There are {num_images} images and {len(labels)} labels. Give one label for each image.")
+        raise InputError(
+            f"There are {counted(num_images, 'image')} and {counted(len(labels), 'label')}. Give one label for each "
+            "image."
+        )
     return labels.long()
 
 
@@ -132,8 +136,8 @@ def logits_of(model: Callable[[Tensor], Tensor], images: Tensor, who: str = "the
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
         what = f"the shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
         raise InputError(
-            f"{who[0].upper()}{who[1:]} gives {what} for {len(images)} images. Wrap it in a function that gives "
-            "logits, (B, classes)."
+            f"{who[0].upper()}{who[1:]} gives {what} for {counted(len(images), 'image')}. Wrap it in a function that "
+            "gives logits, (B, classes)."
         )
     return logits
 

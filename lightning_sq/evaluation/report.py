@@ -16,6 +16,7 @@ from lightning_sq.evaluation.results import OLDER, is_older, read_results
 from lightning_sq.evaluation.tables import format_epsilon, largest_budget, percent, table_columns, table_rows
 from lightning_sq.paths import write_whole
 from lightning_sq.run_files import EXAMPLES_FILE, FIGURE_FILE, REPORT_FILE
+from lightning_sq.words import counted
 
 
 def write_report(folder: Path) -> None:
@@ -28,7 +29,7 @@ def write_report(folder: Path) -> None:
     save_png(robustness_figure(results), folder / FIGURE_FILE)
     template = files("lightning_sq.evaluation").joinpath("templates/report.html.j2").read_text()
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"epsilon": format_epsilon, "percent": percent, "in_words": _in_words}
+    environment.filters |= {"epsilon": format_epsilon, "percent": percent, "in_words": _in_words, "counted": counted}
     page = environment.from_string(template).render(
         results=results,
         columns=table_columns(results),

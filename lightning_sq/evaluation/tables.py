@@ -7,6 +7,8 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from lightning_sq.words import counted
+
 
 def table_columns(results: dict[str, Any]) -> list[str]:
     """The attacks that have a number of their own, because they attacked everyone."""
@@ -44,9 +46,7 @@ def markdown_table(results: dict[str, Any]) -> str:
     columns = ["clean", *table_columns(results), *(f"worst case at {text}" for text in budgets_below(results))]
     columns += ["worst case", "proven", "l1 norm of the input gradient", "flags"]
     lines = [
-        f"| accuracy in %, {results['data']['num_images']} images, attacks at {largest_budget(results)} | "
-        + " | ".join(columns)
-        + " |",
+        f"| {_caption(results)} | {' | '.join(columns)} |",
         "| --- |" + " ---: |" * len(columns),
     ]
     for row in table_rows(results):
@@ -78,14 +78,17 @@ def format_epsilon(epsilon: float) -> str:
     if abs(epsilon - round(epsilon, 2)) < 1e-9:
         return f"{epsilon:g}"
     steps = round(epsilon * 255)
-    counted = abs(epsilon * 255 - steps) < 1e-6 and (steps <= 16 or steps % 8 == 0)
-    return f"{steps}/255" if counted else f"{epsilon:.3g}"
+    in_steps = abs(epsilon * 255 - steps) < 1e-6 and (steps <= 16 or steps % 8 == 0)
+    return f"{steps}/255" if in_steps else f"{epsilon:.3g}"
+
+
+def _caption(results: dict[str, Any]) -> str:
+    return f"accuracy in %, {counted(results['data']['num_images'], 'image')}, attacks at {largest_budget(results)}"
 
 
 def printed_table(results: dict[str, Any]) -> Table:
     """The report's table for a terminal: a column a model, so that it fits."""
-    images = results["data"]["num_images"]
-    table = Table("", title=f"accuracy in %, {images} images, attacks at {largest_budget(results)}")
+    table = Table("", title=_caption(results))
     rows = table_rows(results)
     for row in rows:
         table.add_column(escape(row["name"]), justify="right", overflow="fold")
