@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from lightning_sq.data.digits import write_digits
 
 REPOSITORY = Path(__file__).parent.parent
 NUM_TRAIN, NUM_VAL = 9, 4  # images a class that the small data set keeps
+
+logging.getLogger("lightning.pytorch").propagate = True  # or Lightning 2.6.0 shows its lines to people and not to tests
 
 settings.register_profile("same", settings.get_profile("ci"))  # the same examples each time, however long they take
 settings.load_profile("same")
