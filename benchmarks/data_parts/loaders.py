@@ -74,7 +74,7 @@ def theirs(index: ImageIndex, *, train: bool, pil: bool, batch_size: int, num_wo
 
 def bare_decode(index: ImageIndex, num_threads: int) -> Epoch:
     """libjpeg-turbo on all cores: whole images from memory, no crop, no resize, nothing kept."""
-    encoded = [torch.from_numpy(index.read(i)) for i in np.unique(index.paths, return_index=True)[1].tolist()]
+    encoded = [torch.tensor(index.read(i)) for i in np.unique(index.paths, return_index=True)[1].tolist()]
     pool = ThreadPoolExecutor(num_threads)
 
     def decode(first: int) -> int:

@@ -189,11 +189,11 @@ class CommandLine(LightningCLI):
             Throughput(),
             WaitingForData(),
             *([] if config["trainer"]["logger"] is False else [LearningRateMonitor("step")]),  # it needs one
-            LogsGoOn(output),
             Preflight(output, _in_words(self.saved)),
             LastWords(output),
             KeepTime(),
             OwedValidation(),
+            LogsGoOn(output),  # behind the validation that is made up for: the end of the epoch is not logged yet
             Watchdog(config["hang_seconds"]),
             LeaveWhenAsked(output / CHECKPOINTS / f"{LAST}.ckpt"),
             *checkpointing(output, config["checkpoint_minutes"], robust=robust),

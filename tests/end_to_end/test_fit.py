@@ -136,6 +136,14 @@ def test_a_run_that_is_stopped_again_behind_the_validation_that_it_owed_takes_no
     assert starts == ["last.ckpt", "best.ckpt"]  # which was saved behind the validation, before the next batch
 
 
+@pytest.mark.parametrize("again", ["on_train_epoch_end", "on_train_epoch_start"])
+def test_a_run_that_is_stopped_before_the_end_of_an_epoch_and_again_at_it_logs_the_epoch_once(fit, whole_runs, again):
+    cut = ["--trainer.callbacks.step", "6"]  # of 6 in an epoch
+    with pytest.raises(SystemExit, match="power cut"):
+        fit("cut", *POWER_CUT, *cut, "--trainer.callbacks.hook", "on_validation_start")
+    assert_resumed_like_whole(fit, whole_runs, [], [*cut, "--trainer.callbacks.hook", again, "--resume"])
+
+
 def test_a_run_that_was_stopped_before_its_first_checkpoint_starts_anew(fit, caplog):
     with pytest.raises(SystemExit, match="power cut"):
         fit("cut", "--trainer.callbacks+=tests.callbacks.PowerCut", "--trainer.callbacks.step", "2")

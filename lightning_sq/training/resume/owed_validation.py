@@ -21,12 +21,12 @@ class OwedValidation(Callback):
 
     def __init__(self) -> None:
         self.owed = False
-        self._just_behind_batch = False
+        self._behind_batch = False
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.owed, self._just_behind_batch = validates_behind(trainer), True
+        self.owed, self._behind_batch = validates_behind(trainer), True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         ready = trainer.fit_loop.epoch_loop.batch_progress.current.ready
@@ -36,10 +36,10 @@ class OwedValidation(Callback):
             self._validate(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.owed = self._just_behind_batch = False
+        self.owed = False
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._just_behind_batch = False
+        self._behind_batch = False
         if self.owed:
             loop = trainer.fit_loop.epoch_loop
             loop._batches_that_stepped -= 1  # the step behind which it belongs, as it is counted in the logs
@@ -53,7 +53,7 @@ class OwedValidation(Callback):
         trainer.training = True
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        if self._just_behind_batch and trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+        if self._behind_batch and trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             loops = checkpoint["loops"]["fit_loop"]
             loops["epoch_loop.batch_progress"]["is_last_batch"] = False
             for loader in loops["state_dict"].get("combined_loader", ()):  # a limit may have left batches in it
