@@ -65,11 +65,12 @@ def _device(name: str | None) -> torch.device:
         raise InputError(f"--device {name} is no device. Write cpu, cuda or cuda:0.") from None
     if device.type not in ("cpu", "cuda"):
         raise InputError(f"--device {name} is not one of cpu, cuda.")
-    if device.type == "cuda":
-        check_gpus()
-    if device.type == "cuda" and not torch.cuda.is_available():
+    if device.type == "cpu":
+        return device
+    check_gpus()
+    if not torch.cuda.is_available():
         raise InputError(f"--device {name}: torch sees no GPU here. Leave the option out, or write --device cpu.")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    if (device.index or 0) >= torch.cuda.device_count():
         gpus = counted(torch.cuda.device_count(), "GPU")
         raise InputError(f"--device {name}: this machine has {gpus}, numbered from 0.")
     return device

@@ -144,6 +144,16 @@ def test_a_run_that_is_stopped_before_the_end_of_an_epoch_and_again_at_it_logs_t
     assert_resumed_like_whole(fit, whole_runs, [], [*cut, "--trainer.callbacks.hook", again, "--resume"])
 
 
+def test_a_run_that_goes_on_from_what_was_best_behind_an_epoch_comes_to_its_end(fit, whole_runs, caplog):
+    # by batches, or the best is saved at the end of an epoch, as the last is
+    options = ["--trainer.check_val_every_n_epoch", "null", "--trainer.val_check_interval", "6"]
+    cut = ["--trainer.callbacks.step", "6", "--trainer.callbacks.hook", "on_train_epoch_end"]
+    with caplog.at_level("INFO"):
+        assert_resumed_like_whole(fit, whole_runs, options, cut)
+    (start,) = [line for line in caplog.messages if line.startswith("Going on from")]
+    assert start.endswith("best.ckpt")
+
+
 def test_a_run_that_was_stopped_before_its_first_checkpoint_starts_anew(fit, caplog):
     with pytest.raises(SystemExit, match="power cut"):
         fit("cut", "--trainer.callbacks+=tests.callbacks.PowerCut", "--trainer.callbacks.step", "2")
