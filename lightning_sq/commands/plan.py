@@ -167,6 +167,7 @@ def _work(options: argparse.Namespace, recipe: dict[str, Any]) -> tuple[Work, in
         accumulate=trainer["accumulate_grad_batches"],
         batch_repeats=data["batch_repeats"],
         limit_train_batches=trainer["limit_train_batches"],
+        limit_val_batches=trainer["limit_val_batches"],
         max_steps=trainer["max_steps"],
         gradient_bytes=4 * parameters,
     )

@@ -46,7 +46,7 @@ def why_not_robust(results: dict[str, Any] | None) -> str | None:
     if row["flags"]:
         return f"checks of its evaluation fired ({', '.join(flag.replace('_', ' ') for flag in row['flags'])})"
     if SEARCHING.isdisjoint(attack["attack"] for attack in row["attacks"]):
-        return "no attack without a gradient was run (--attacks standard has one)"
+        return "the search without a gradient of --attacks standard (square) was not run"
     if _is_guessing(row["robust_accuracy"], row):
         return "its worst case is no better than guessing"
     return None

@@ -87,16 +87,24 @@ def write_golden(folder: Path, model: PixelClassifier) -> None:
     (folder / GOLDEN_FILE).write_bytes(save({"images": images, "logits": logits.contiguous()}))
 
 
-def verify(folder: Path) -> Parity:
-    """Load the release and compare its logits with the golden ones.
+def read_golden(folder: Path) -> tuple[Tensor, Tensor]:
+    """(images, logits) in a release folder, which may raise anything: of a stranger's file."""
+    golden = load_file(folder / GOLDEN_FILE)
+    return golden["images"], golden["logits"]
 
-    Raises: InputError if one of the files that are read for this is missing or altered, or the logits are others.
+
+def verify(folder: Path) -> Parity:
+    """Load the release and compare its logits with the golden ones, and every file with its checksum.
+
+    Raises: InputError if one of the files that are needed for this is missing, any is altered, or the logits are
+        others.
     """
-    check_file(folder, GOLDEN_FILE, read_sums(folder))
+    listed = read_sums(folder)
+    for name in sorted({GOLDEN_FILE, *(name for name in listed if (folder / name).exists())}):
+        check_file(folder, name, listed)
     model = read_release(folder).build()
     try:
-        golden = load_file(folder / GOLDEN_FILE)
-        images, expected = golden["images"], golden["logits"]
+        images, expected = read_golden(folder)
         found = logits_of(model, images)
     except Exception as error:  # the sums agree, so this was released broken
         raise InputError(f"{folder / GOLDEN_FILE} holds no images of this model ({type(error).__name__}).") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import asdict
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch.export import Dim, ExportedProgram, export, load, save
 from lightning_sq.errors import InputError
 from lightning_sq.models import PixelClassifier
 from lightning_sq.release_files import ONNX_FILE, TORCH_EXPORT_FILE
-from lightning_sq.releasing.golden import compare, golden_images, logits_of
+from lightning_sq.releasing.golden import Parity, compare, golden_images, logits_of, read_golden
 
 OPSET = 20
 
@@ -27,17 +28,47 @@ def write_onnx(folder: Path, model: PixelClassifier) -> dict[str, Any]:
     Raises: InputError if a package is missing, the model cannot be exported, or its logits are others.
     """
     try:
-        import onnxruntime
+        import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401 - torch.onnx needs it, and says so late
     except ImportError as error:
         raise InputError(f"--onnx needs {error.name}. Install it: pip install 'lightning-sq[onnx]'.") from error
     path, images = folder / ONNX_FILE, golden_images(model.config)
     program = _in_a_sentence("ONNX", _to_onnx, model, images)
     program.save(path)
+    details = {"opset": OPSET, "runtime": f"onnxruntime {version('onnxruntime')}"}
+    return details | _parity(ONNX_FILE, _logits_of_onnx(path, images), model, images)
+
+
+def verify_onnx(folder: Path) -> Parity | None:
+    """How near model.onnx comes to the golden logits here, in onnxruntime; None if one of the two is not here.
+
+    Raises: InputError if it cannot be run, or its logits are others.
+    """
+    path = folder / ONNX_FILE
+    if not path.is_file() or find_spec("onnxruntime") is None:
+        return None
+    images, expected = read_golden(folder)
+    try:
+        parity = compare(_logits_of_onnx(path, images), expected)
+    except Exception as error:  # of a stranger's file, or of a runtime that is too old for it
+        raise InputError(
+            f"onnxruntime {version('onnxruntime')} cannot run {path} ({type(error).__name__}). Install the version "
+            "that its config.json names."
+        ) from error
+    if not parity.holds:
+        raise InputError(
+            f"{path} gives other logits than the model when it was released: they differ by up to "
+            f"{parity.largest_difference:.3g}. Report the version of onnxruntime here and in its config.json."
+        )
+    return parity
+
+
+def _logits_of_onnx(path: Path, images: Tensor) -> Tensor:
+    import onnxruntime
+
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (logits,) = session.run(["logits"], {"images": (images.float() / 255).numpy()})
-    details = {"opset": OPSET, "runtime": f"onnxruntime {version('onnxruntime')}"}
-    return details | _parity(ONNX_FILE, torch.from_numpy(logits), model, images)
+    return torch.from_numpy(logits)
 
 
 def _to_onnx(model: PixelClassifier, images: Tensor) -> torch.onnx.ONNXProgram:

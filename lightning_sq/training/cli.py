@@ -35,7 +35,12 @@ from lightning_sq.training.cluster.watchdog import Watchdog, check_hang_seconds
 from lightning_sq.training.parser import Parser, check_seed, quiet_lightning
 from lightning_sq.training.prepare import prepare_data_once
 from lightning_sq.training.result import result_line
-from lightning_sq.training.resume.checkpointing import WholeFileIO, checkpointing, measures_robustness
+from lightning_sq.training.resume.checkpointing import (
+    WholeFileIO,
+    checkpointing,
+    measures_robustness,
+    most_checkpoints,
+)
 from lightning_sq.training.resume.logs import LogsGoOn, make_loggers
 from lightning_sq.training.resume.owed_validation import OwedValidation
 from lightning_sq.training.resume.saved_state import OnMismatch, SavedRun, settings
@@ -189,7 +194,7 @@ class CommandLine(LightningCLI):
             Throughput(),
             WaitingForData(),
             *([] if config["trainer"]["logger"] is False else [LearningRateMonitor("step")]),  # it needs one
-            Preflight(output, _in_words(self.saved)),
+            Preflight(output, most_checkpoints(config["keep_last"], robust=robust), _in_words(self.saved)),
             LastWords(output),
             KeepTime(),
             OwedValidation(),

@@ -20,7 +20,7 @@ def count_batches(trainer: Trainer) -> int:
 
 
 def limited(batches: int, limit: float | None) -> int:
-    """What `--trainer.limit_train_batches` leaves of an epoch's: so many if it is an int, a share if it is a float."""
+    """What `--trainer.limit_train_batches` or such leaves of an epoch's: so many if an int, a share if a float."""
     if limit is None:
         return batches
     return min(batches, limit) if isinstance(limit, int) else int(batches * limit)

@@ -52,6 +52,8 @@ def test_a_plan_counts_the_steps_that_a_fit_of_the_recipe_takes(plan, tmp_path):
         ({"limit_train_batches": 0.5}, 15 * 2502, 2 * 2502, 15),
         ({"limit_train_batches": 100, "accumulate_grad_batches": 8}, 15 * 13, 2 * 13, 15),
         ({"max_steps": 6000}, 6000, 6000, 6000 / whole),
+        ({"limit_val_batches": 0}, 15 * whole, 2 * whole, 0),
+        ({"limit_val_batches": 10}, 15 * whole, 2 * whole, 15 * 2560 / 50000),
     ):
         (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"trainer": recipe["trainer"] | limits}))
         text = plan("--config", str(tmp_path / "recipe.yaml"), *IMAGENET, "--gpus-per-node", "1", "--json")[1]

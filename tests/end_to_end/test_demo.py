@@ -62,4 +62,4 @@ def test_the_demo_makes_everything_that_the_readme_names(few_digits, tmp_path):
     model = lightning_sq.load(output / "release")
     assert model.quantizer.num_levels == 2
     assert model(torch.rand(1, 3, 32, 32)).shape == (1, 10)
-    assert "no attack without a gradient was run" in (output / "release/README.md").read_text()
+    assert "the search without a gradient of --attacks standard" in (output / "release/README.md").read_text()

@@ -25,6 +25,7 @@ from lightning_sq.releasing.card import model_card
 from lightning_sq.releasing.evidence import evidence_for, why_not_robust
 from lightning_sq.releasing.export import export
 from lightning_sq.releasing.golden import compare, golden_images, logits_of, verify
+from lightning_sq.releasing.programs import verify_onnx
 
 CONFIG = ModelConfig(
     "test_resnet",
@@ -102,7 +103,9 @@ def test_a_release_holds_every_file_that_is_named_and_a_fresh_process_has_loaded
     model = lightning_sq.load(folder)
     assert torch.equal(model(golden["images"].float() / 255), golden["logits"])
     assert main(["verify", str(folder)]) == 0
-    assert re.search(r"the logits of 8 images differ by at most 0 ", capsys.readouterr().out)
+    said = capsys.readouterr().out
+    assert re.search(r"the logits of 8 images differ by at most 0 ", said)
+    assert re.search(r"^those of model\.onnx by at most \d", said, re.MULTILINE)
 
 
 def test_a_program_for_another_runtime_takes_any_number_of_images(checkpoint, tmp_path):
@@ -137,6 +140,34 @@ def test_other_logits_than_the_golden_ones_are_refused(checkpoint, tmp_path):
     (folder / SUMS_FILE).write_text(sums)
     with pytest.raises(InputError, match=r"other logits than when it was made: they differ by up to 0\.01\."):
         verify(folder)
+
+
+@pytest.mark.parametrize("name", ["README.md", "model.pt2", "model.onnx"])
+def test_a_file_for_people_or_other_runtimes_that_was_altered_is_named(checkpoint, tmp_path, name):
+    folder = tmp_path / "release"
+    export(checkpoint, folder, onnx=True, torch_export=True, check=verify)
+    with (folder / name).open("ab") as stream:
+        stream.write(b" ")
+    with pytest.raises(InputError, match=rf"{re.escape(name)} is not the file that SHA256SUMS names"):
+        verify(folder)
+    (folder / name).unlink()  # a download brings those alone that a model is loaded from
+    verify(folder)
+
+
+def test_a_program_that_another_runtime_cannot_run_or_that_gives_other_logits_is_refused(checkpoint, tmp_path):
+    pytest.importorskip("onnxruntime")
+    folder = tmp_path / "release"
+    export(checkpoint, folder, onnx=True, check=verify)
+    assert verify_onnx(folder).holds
+    golden = load_file(folder / "golden.safetensors")
+    save_file(golden | {"logits": golden["logits"] + 1}, folder / "golden.safetensors")
+    with pytest.raises(InputError, match=r"model\.onnx gives other logits than the model when it was released: .* 1\."):
+        verify_onnx(folder)
+    (folder / "model.onnx").write_bytes(b"no program")
+    with pytest.raises(InputError, match=r"^onnxruntime .* cannot run .*model\.onnx"):
+        verify_onnx(folder)
+    (folder / "model.onnx").unlink()
+    assert verify_onnx(folder) is None
 
 
 def test_parity_is_measured_against_the_largest_logit_and_fails_on_nan():
@@ -239,7 +270,7 @@ DOUBTS = {
         "checks of its evaluation fired (zero gradients)",
     ),
     "older": (lambda r: r.update(suite_version=1), "an older and weaker set of attacks and checks"),
-    "quick": (lambda r: r["models"][1]["attacks"].pop(), "no attack without a gradient was run"),
+    "quick": (lambda r: r["models"][1]["attacks"].pop(), "the search without a gradient of --attacks standard"),
     "guessing": (lambda r: r["models"][1].update(robust_accuracy=0.1), "no better than guessing"),
 }
 

@@ -26,8 +26,6 @@ REDUCED_BYTES = 1 << 26
 """64 MB, of the size of a ResNet's gradients: what is reduced to see the bandwidth."""
 CLOCK_SKEW = 5.0
 """Seconds between two hosts' clocks that are worth a word: logs and file times would mislead."""
-KEPT_CHECKPOINTS = 4
-"""For which there has to be room: the last, the one before it, the best, and the one that is being written."""
 
 
 class Preflight(Callback):
@@ -35,18 +33,19 @@ class Preflight(Callback):
 
     Args:
         output: Folder of the run, where checkpoints need room.
+        num_checkpoints: Of how many there is to be room: those that are kept, and the one that is being written.
         start: The checkpoint that this process goes on from, in words; the same in all of them.
     """
 
-    def __init__(self, output: Path, start: str = "none") -> None:
-        self.output, self.start = output, start
+    def __init__(self, output: Path, num_checkpoints: int, start: str = "none") -> None:
+        self.output, self.num_checkpoints, self.start = output, num_checkpoints, start
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         own = about_this_process(trainer, pl_module, self.output) | {"checkpoint": self.start}
         trainer.strategy.barrier()  # a process that came late is not one whose clock is ahead
         everybody = gather_objects(own | {"clock": time.time()})
         check_alike(everybody)
-        check_disk_space(everybody, self.output, pl_module)
+        check_disk_space(everybody, self.output, pl_module, self.num_checkpoints)
         skew = max(item["clock"] for item in everybody) - min(item["clock"] for item in everybody)
         if trainer.world_size > 1:
             hosts = {item["host"] for item in everybody}
@@ -119,11 +118,13 @@ def free_bytes(output: Path) -> int:
     return shutil.disk_usage(nearest_existing(output)).free
 
 
-def check_disk_space(everybody: list[dict[str, Any]], output: Path, module: LightningModule) -> None:
+def check_disk_space(
+    everybody: list[dict[str, Any]], output: Path, module: LightningModule, num_checkpoints: int
+) -> None:
     """Raises: InputError, in every process, if the disk of the first one has no room: only it writes checkpoints."""
     writer = everybody[0]
     weights = sum(value.numel() * value.element_size() for value in module.state_dict().values())
-    needed, free = KEPT_CHECKPOINTS * 3 * weights, writer["free"]  # with two moments, at most
+    needed, free = num_checkpoints * 3 * weights, writer["free"]  # with two moments, at most
     if free < needed:
         raise InputError(
             f"There are {free / 1e9:.2f} GB free on {writer['host']} for --output {output}, and its checkpoints may "

@@ -41,7 +41,7 @@ class Work:
         accumulate: Forward passes a step.
         batch_repeats: How often each batch comes.
         gradient_bytes: What is reduced a step: 4 bytes a parameter.
-        limit_train_batches: Of an epoch, see `limited`; None for all of them.
+        limit_train_batches, limit_val_batches: Of an epoch, see `limited`; None for all of them.
         max_steps: At which the run ends, if that is sooner; below 1 for none.
     """
 
@@ -53,6 +53,7 @@ class Work:
     accumulate: int = 1
     batch_repeats: int = 1
     limit_train_batches: float | None = None
+    limit_val_batches: float | None = None
     max_steps: int = -1
 
 
@@ -86,11 +87,13 @@ def plan_row(work: Work, *, nodes: int, per_node: int, images_per_second: float,
     """Time, steps and throughput of the whole run on `nodes` with `per_node` processes each."""
     processes = nodes * per_node
     step = step_seconds(work, nodes=nodes, per_node=per_node, images_per_second=images_per_second, network=network)
-    batches = math.ceil(work.num_images / (work.batch_size * processes)) * work.batch_repeats
+    together = work.batch_size * processes
+    batches = math.ceil(work.num_images / together) * work.batch_repeats
     steps_per_epoch = max(1, math.ceil(limited(batches, work.limit_train_batches) / work.accumulate))
     steps = steps_per_epoch * work.epochs
     steps = min(steps, work.max_steps) if work.max_steps > 0 else steps
-    validation = work.num_validation_images / (VALIDATION_SPEEDUP * images_per_second * processes)
+    validated = limited(math.ceil(work.num_validation_images / together), work.limit_val_batches) * together
+    validation = min(validated, work.num_validation_images) / (VALIDATION_SPEEDUP * images_per_second * processes)
     seconds = steps * step + steps / steps_per_epoch * validation
     throughput = work.batch_size * work.accumulate * processes / step
     return {

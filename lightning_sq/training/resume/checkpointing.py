@@ -74,12 +74,22 @@ def checkpointing(output: Path, minutes: float, *, robust: bool = False) -> list
     With `robust` also `best_robust`, by what `RobustAccuracy` measures.
     """
     common = {"dirpath": output / CHECKPOINTS, "enable_version_counter": False, "auto_insert_metric_name": False}
-    best = {BEST: "val/clean_top1"} | ({BEST_ROBUST: "val/robust_top1"} if robust else {})
+    best = _kept_by(robust)
     return [
         *(ModelCheckpoint(filename=name, monitor=metric, mode="max", **common) for name, metric in best.items()),
         ModelCheckpoint(filename=LAST, every_n_epochs=1, save_on_train_epoch_end=True, **common),
         TimedCheckpoint(filename=LAST, train_time_interval=timedelta(minutes=minutes), **common),
     ]
+
+
+def most_checkpoints(keep_last: int, *, robust: bool) -> int:
+    """That lie on the disk at once: those that are kept, and the one that is being written."""
+    return keep_last + len(_kept_by(robust)) + 1
+
+
+def _kept_by(robust: bool) -> dict[str, str]:
+    """What is the best by which metric."""
+    return {BEST: "val/clean_top1"} | ({BEST_ROBUST: "val/robust_top1"} if robust else {})
 
 
 def measures_robustness(callbacks: list[Any]) -> bool:

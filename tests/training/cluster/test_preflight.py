@@ -16,6 +16,7 @@ from lightning_sq.training.cluster.preflight import (
     different_commits,
     free_bytes,
 )
+from lightning_sq.training.resume.checkpointing import most_checkpoints
 
 SAME = {"data": "d" * 64, "recipe": "r" * 64, "versions": "v", "commit": "c", "checkpoint": "last.ckpt of step 9"}
 SAME |= {"free": 10**12, "clock": 1000.0}
@@ -60,14 +61,19 @@ def test_a_host_whose_code_is_of_another_commit_or_knows_none_is_not_refused(tmp
     assert different_commits([usual, usual]) is None
 
 
+def test_room_is_asked_for_as_many_checkpoints_as_are_kept_and_the_one_that_is_being_written():
+    assert most_checkpoints(2, robust=False) == 4  # last, last-1, best
+    assert most_checkpoints(5, robust=True) == 8  # last to last-4, best, best_robust
+
+
 def test_a_disk_without_room_for_the_checkpoints_is_refused_with_the_host_that_writes_them(tmp_path, monkeypatch):
     module, needed = torch.nn.Linear(1000, 1000, bias=False), 4 * 3 * 4 * 10**6
     found = everybody(free=0)  # the third writes none
     found[0]["free"] = needed
-    check_disk_space(found, tmp_path / "run", module)
+    check_disk_space(found, tmp_path / "run", module, 4)
     found[0]["free"] -= 1
     with pytest.raises(InputError, match=r"0\.05 GB free on node0 for --output .*/run, .* may need 0\.05 GB"):
-        check_disk_space(found, tmp_path / "run", module)
+        check_disk_space(found, tmp_path / "run", module, 4)
     seen = []
     monkeypatch.setattr("shutil.disk_usage", lambda path: seen.append(path) or SimpleNamespace(free=7))
     assert free_bytes(tmp_path / "not/yet/there") == 7
@@ -97,7 +103,7 @@ def printed(monkeypatch, caplog, tmp_path):
         )
         module = SimpleNamespace(state_dict=dict, device=torch.device("cpu"))
         with caplog.at_level("INFO"):
-            Preflight(tmp_path).on_fit_start(trainer, module)
+            Preflight(tmp_path, 4).on_fit_start(trainer, module)
         return caplog.messages
 
     return gather
