@@ -43,7 +43,7 @@ def _parser() -> Parser:
     parser.add_argument("--configs", type=Path, default=Path("configs"), help="default: configs, of the clone")
     parser.add_argument("--rows", help="with commas; default: all, quick: those that are soon trained")
     parser.add_argument("--num-seeds", type=int, help="most seeds of each row; default: as the study says")
-    parser.add_argument("--num-images", type=int, help="test images to attack; default: 1000, quick: 100")
+    parser.add_argument("--num-images", type=int, help="test images to attack, at least; default: 1000, quick: 100")
     parser.add_argument("--attacks", help="as of evaluate; default: standard, quick: quick")
     parser.add_argument(
         "--max-epochs", type=int, help="into which longer schedules are pressed; default: as the recipes say"
@@ -72,8 +72,8 @@ def _parser() -> Parser:
     parser.add_argument(
         "--add",
         action="store_true",
-        help="add to the page at --output: what it says by the same recipes is kept and not run again, but where a run "
-        "is at hand and attacks or checks have been made stronger since",
+        help="add to the page at --output: what it says by the same recipes, of at least --num-images, is kept and "
+        "not run again, but where a run is at hand and attacks or checks have been made stronger since",
     )
     parser.add_argument("--overwrite", action="store_true", help="do the chosen rows again")
     return parser

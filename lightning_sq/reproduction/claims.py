@@ -44,14 +44,14 @@ class Claim:
     holds: bool | None
 
 
-def judge(study: Study, rows: dict[str, Any], num_images: int) -> list[dict[str, Any]]:
-    """The claims as plain values, for the page and its JSON; `num_images` were attacked."""
-    claims = [_comparable(study, rows, name, num_images) for name in (study.method, study.plain_method)]
-    claims += [_robust(study, rows, name, num_images) for name in study.methods]
-    claims += [_certified(study, rows, num_images)]
+def judge(study: Study, rows: dict[str, Any]) -> list[dict[str, Any]]:
+    """The claims as plain values, for the page and its JSON."""
+    claims = [_comparable(study, rows, name) for name in (study.method, study.plain_method)]
+    claims += [_robust(study, rows, name) for name in study.methods]
+    claims += [_certified(study, rows)]
     claims += [_proven_as_published(study, rows, name) for name in study.proven_rows]
-    claims += [_faster(study, rows, name, num_images) for name in study.timed_against_pgd]
-    claims += [_as_published(study, rows, row.name, num_images) for row in study.rows if row.published]
+    claims += [_faster(study, rows, name) for name in study.timed_against_pgd]
+    claims += [_as_published(study, rows, row.name) for row in study.rows if row.published]
     return [asdict(claim) for claim in claims]
 
 
@@ -60,25 +60,26 @@ def _do_not_tell(num_images: int, num_seeds: int) -> str:
     return f"{counted(num_images, 'image')}{seeds} {'does' if num_images == 1 and not seeds else 'do'} not tell"
 
 
-def _not_told_apart(one: Spread, other: Spread | float, num_images: int) -> str:
+def _not_told_apart(one: Spread, other: Spread | float) -> str:
     """A warning where an accuracy is nearer than two standard errors to another row's, or to a published one."""
-    return _nearly(one, other, 0.0, "them apart", num_images)
+    return _nearly(one, other, 0.0, "them apart")
 
 
-def _hardly_comparable(one: Spread, other: Spread | float, num_images: int) -> str:
+def _hardly_comparable(one: Spread, other: Spread | float) -> str:
     """A warning where what `one` lacks is nearer than two standard errors to what still counts as comparable."""
-    return _nearly(one, other, COMPARABLE, f"{_LIMIT} for sure", num_images)
+    return _nearly(one, other, COMPARABLE, f"{_LIMIT} for sure")
 
 
-def _nearly(one: Spread, other: Spread | float, limit: float, what: str, num_images: int) -> str:
+def _nearly(one: Spread, other: Spread | float, limit: float, what: str) -> str:
     if isinstance(other, Spread):
-        gap, error = other.mean - one.mean, error_of_gap(one, other, num_images)
+        gap, error = other.mean - one.mean, error_of_gap(one, other)
         most = "" if is_paired(one, other) else "at most "
     else:
-        gap, error, most = other - one.mean, error_to_published(one, other, num_images), ""
+        gap, error, most = other - one.mean, error_to_published(one, other), ""
     if abs(gap - limit) >= 2 * error:
         return ""
-    return f", but {_do_not_tell(num_images, one.num_seeds)} {what} (standard error {most}{100 * error:.1f} points)"
+    fewest = min(row.num_images for row in (one, other) if isinstance(row, Spread))
+    return f", but {_do_not_tell(fewest, one.num_seeds)} {what} (standard error {most}{100 * error:.1f} points)"
 
 
 def _of_one_seed(rows: dict[str, Any], *names: str) -> str:
@@ -111,7 +112,7 @@ def _not_run(claim: str, rows: dict[str, Any], *names: str) -> Claim:
     return Claim(claim, "–", "–", f"not measured: {' and '.join(missing)} not trained here", None)
 
 
-def _comparable(study: Study, rows: dict[str, Any], name: str, num_images: int) -> Claim:
+def _comparable(study: Study, rows: dict[str, Any], name: str) -> Claim:
     text = "the method is comparable to PGD training under PGD and BPDA"
     if name != study.method:
         text = f"the same of the method without a search for the noise ({study.row(name).title})"
@@ -125,7 +126,7 @@ def _comparable(study: Study, rows: dict[str, Any], name: str, num_images: int) 
     if holds and worst.mean < worst_pgd.mean - COMPARABLE:
         less = f"{100 * (worst_pgd.mean - worst.mean):.1f} points less"
         verdict = f"reproduced by the paper's attacks, but {less} in the worst case"
-    verdict += _hardly_comparable(method, pgd, num_images)
+    verdict += _hardly_comparable(method, pgd)
     return Claim(
         text,
         f"{method} against {pgd} of PGD training",
@@ -135,7 +136,7 @@ def _comparable(study: Study, rows: dict[str, Any], name: str, num_images: int) 
     )
 
 
-def _robust(study: Study, rows: dict[str, Any], name: str, num_images: int) -> Claim:
+def _robust(study: Study, rows: dict[str, Any], name: str) -> Claim:
     published = study.row(study.adversarial).published
     method = "the method" if name == study.method else study.row(name).title
     worst = spread_of(rows, name, "worst_case")
@@ -149,12 +150,12 @@ def _robust(study: Study, rows: dict[str, Any], name: str, num_images: int) -> C
         return _not_run(text, rows, *judged)
     gap = (goal.mean if isinstance(goal, Spread) else goal) - worst.mean
     verdict = "reached" if gap <= 0 else f"not reached: {100 * gap:.1f} points less than {source}"
-    verdict += _not_told_apart(worst, goal, num_images)
+    verdict += _not_told_apart(worst, goal)
     verdict += _of_one_seed(rows, *judged) + _doubted(rows, *judged) + _outdated(rows, *judged)
     return Claim(text, str(spread_of(rows, name, "papers_attacks")), str(worst), verdict, gap <= 0)
 
 
-def _certified(study: Study, rows: dict[str, Any], num_images: int) -> Claim:
+def _certified(study: Study, rows: dict[str, Any]) -> Claim:
     """On the same images: those that were attacked are easier for one row and harder for another than all are."""
     text = "natural samples alone, no input gradient, and a proof instead of an attack (quantizer + interval bounds)"
     proven = spread_of(rows, study.certified_row, "certified")
@@ -169,7 +170,7 @@ def _certified(study: Study, rows: dict[str, Any], num_images: int) -> Claim:
     shown += f"; {same} by interval bounds on those attacked, where PGD training keeps {worst_pgd} without a proof"
     verdict = "at least as much is proven as" if holds else "less is proven than"
     verdict += " PGD training keeps under attack on the same images"
-    verdict += _not_told_apart(same, worst_pgd, num_images)
+    verdict += _not_told_apart(same, worst_pgd)
     verdict += _of_one_seed(rows, study.certified_row, study.adversarial) + _outdated(rows, study.adversarial)
     return Claim(text, str(paper), shown, verdict, holds)
 
@@ -189,7 +190,7 @@ def _proven_as_published(study: Study, rows: dict[str, Any], name: str) -> Claim
     return Claim(text, str(spread_of(rows, name, "papers_attacks")), f"{proven} proven", verdict, holds)
 
 
-def _faster(study: Study, rows: dict[str, Any], name: str, num_images: int) -> Claim:
+def _faster(study: Study, rows: dict[str, Any], name: str) -> Claim:
     title, wanted = study.row(name).title, study.times_faster or 1.0
     text = f"{title}: {'' if wanted == 1 else f'{wanted:g} times '}faster than PGD training to the same accuracy"
     if name not in rows or study.adversarial not in rows:
@@ -211,7 +212,8 @@ def _faster(study: Study, rows: dict[str, Any], name: str, num_images: int) -> C
             verdict = "not measured: PGD training has no schedule so short"
         return Claim(text, "–", measured, verdict + warnings, False if ratio < wanted else None)
     spreads = spread_of(rows, name, strongest(study, name)), spread_of(rows, study.adversarial, "worst_case")
-    error = error_of_gap(*spreads, num_images) if is_paired(*spreads) else standard_error(goal, num_images)
+    fewest = min(end["num_images"] for row in both for length in lengths for end in rows[row][length])
+    error = error_of_gap(*spreads) if is_paired(*spreads) else standard_error(goal, fewest)
     shifted = [[(time, reached + off * error) for time, reached in theirs] for off in (-2, -1, 0, 1, 2)]
     ratios = [_ratio(ours, points) for points in shifted]
     least, most = min(ratios), max(ratios)
@@ -222,7 +224,7 @@ def _faster(study: Study, rows: dict[str, Any], name: str, num_images: int) -> C
             measured += f"; to {100 * less:.1f} %: {sooner:.0f} s, {seconds_to(theirs, less) / sooner:.1f} times"
     verdict = "reached" if ratio >= wanted else f"not reached: {ratio:.1f} times"
     if least < wanted <= most:
-        verdict += f", but {_do_not_tell(num_images, 1)} {wanted:g} times for sure"
+        verdict += f", but {_do_not_tell(fewest, 1)} {wanted:g} times for sure"
     return Claim(text, "–", measured, verdict + warnings, ratio >= wanted)
 
 
@@ -237,7 +239,7 @@ def _ratio(ours: list[tuple[float, float]], theirs: list[tuple[float, float]]) -
     return seconds_to(theirs, goal) / seconds_to(ours, goal)
 
 
-def _as_published(study: Study, rows: dict[str, Any], name: str, num_images: int) -> Claim:
+def _as_published(study: Study, rows: dict[str, Any], name: str) -> Claim:
     row = study.row(name)
     accuracy, source = row.published
     text = f"our {row.title} row is as robust as published ({_published(accuracy)}: {source})"
@@ -249,7 +251,7 @@ def _as_published(study: Study, rows: dict[str, Any], name: str, num_images: int
     each = [f"{100 * seed['worst_case']:.1f}" for seed in rows[name]["seeds"]]
     if len(each) > 1:
         verdict += f" (seed by seed {', '.join(each)})"
-    verdict += _hardly_comparable(worst, accuracy, num_images)
+    verdict += _hardly_comparable(worst, accuracy)
     if len(each) > 1 and gap > COMPARABLE and row.why_not:
         verdict += f"; {row.why_not}"
     verdict += _of_one_seed(rows, name) + _doubted(rows, name) + _outdated(rows, name)

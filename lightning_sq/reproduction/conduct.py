@@ -17,7 +17,7 @@ from lightning_sq.reproduction import claims, page
 from lightning_sq.reproduction.plan import Estimate
 from lightning_sq.reproduction.proofs import MAX_BOXES, prove
 from lightning_sq.reproduction.recipes import Recipe
-from lightning_sq.reproduction.runs import EVALUATION, Run, Step, evaluation_step, forget, run_all, training_step
+from lightning_sq.reproduction.runs import EVALUATION, Run, Step, forget, run_all, training_step
 from lightning_sq.reproduction.settings import RATE, Settings
 from lightning_sq.reproduction.studies import Row
 from lightning_sq.reproduction.trials import tried_rates, tried_variants, tuned_rates, untried_rates, variants
@@ -36,7 +36,7 @@ def conduct(settings: Settings, known: dict[str, Estimate], *, anew: bool = Fals
     attacks = []
     for run in runs:
         others = [f"{name}={file}" for name, file in sources.items() if file != run.checkpoint]
-        attacks.append(evaluation_step(run, settings.attack_options(), others, known[run.row.name].attacking))
+        attacks.append(settings.attacks_on(run, others, known[run.row.name].attacking))
     _all(settings, "attacking", attacks)
 
 
@@ -91,7 +91,7 @@ def collect(settings: Settings) -> dict[str, Any]:
         "rows": rows,
         "choice": tried_variants(settings),
         "not_run": [row.title for row in settings.study.rows if row.name not in rows],
-        "claims": claims.judge(settings.study, rows, settings.num_images),
+        "claims": claims.judge(settings.study, rows),
     }
 
 
@@ -101,11 +101,17 @@ def _entries(settings: Settings, planned: Sequence[Run]) -> list[tuple[Run, dict
     with progress_bar("reading the runs, and proving what can be proven", "rows") as advance:
         for done, run in enumerate(planned):
             tell = partial(_tell, advance, done, len(planned), run.title)
-            entry = _measured(settings, run, tell) or settings.earlier.seed(run)
+            entry = _better(_measured(settings, run, tell), settings.earlier.seed(run))
             if entry is not None:
                 found.append((run, entry))
             advance(done + 1, len(planned), run.title)
     return found
+
+
+def _better(here: dict[str, Any] | None, earlier: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The one by the later attacks, then that of more images; what is at hand if they are alike."""
+    known = (entry for entry in (here, earlier) if entry is not None)
+    return max(known, key=lambda entry: (entry.get("suite_version", 1), entry["num_images"]), default=None)
 
 
 def _tell(advance: Advance, done: int, total: int, title: str, note: str) -> None:
@@ -130,7 +136,7 @@ def _row(
 
 def _measured(settings: Settings, run: Run, tell: Callable[[str], None]) -> dict[str, Any] | None:
     """What was measured of a run; None if it has not been trained and attacked."""
-    trained, attacked = training_step(run, settings.data, 0.0), evaluation_step(run, settings.attack_options(), [], 0.0)
+    trained, attacked = training_step(run, settings.data, 0.0), settings.attacks_on(run)
     if not (trained.is_done() and attacked.is_done()):
         return None
     max_boxes = 0 if settings.quick else MAX_BOXES

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from lightning_sq.evaluation.figures import NORMS
 from lightning_sq.evaluation.tables import format_epsilon
 from lightning_sq.reproduction.measured import by_length
+from lightning_sq.reproduction.provenance import numbers_of_images
 from lightning_sq.reproduction.studies import STUDIES, Study
 from lightning_sq.words import counted
 
@@ -55,11 +56,12 @@ def curves_figure(content: dict[str, Any]) -> Figure:
         proven = [seed["certified"] for seed in seeds if seed["certified"] is not None]
         if proven and fmean(proven) >= TELLING:
             axes.plot([points[-1][0]], [100 * fmean(proven)], "^", color=style["color"], ms=8, mfc="white")
+    *fewer, most = numbers_of_images(rows)
+    images = (f"{fewer[0]:,} to " if fewer else "") + counted(most, "test image")
     budgets = sorted({epsilon for row in rows.values() for epsilon, _ in row["seeds"][0]["over_epsilon"]})
     for gradients, axes in panel.items():
         axes.set_xticks([0.0, *budgets], ["0", *map(format_epsilon, budgets)])
         axes.set(xlabel=rf"perturbation budget $\epsilon$ ({NORMS['linf']})", xlim=(0, None))
-        images = counted(content["num_images"], "test image")
         axes.set_title(f"{content['title']}, {images}, {PANELS[gradients]}", fontsize=10)
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, fontsize=8, handlelength=3.5,
                     frameon=False)  # fmt: skip

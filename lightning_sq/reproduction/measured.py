@@ -22,6 +22,7 @@ class Spread:
         mean: Over the seeds.
         deviation: Their standard deviation; None for one seed.
         num_seeds: How many these are.
+        num_images: That were attacked, the fewest of any seed.
         by_image: The share of the seeds that got each image right, where the number is an accuracy whose verdicts
             are known.
     """
@@ -29,16 +30,17 @@ class Spread:
     mean: float
     deviation: float | None
     num_seeds: int = 1
+    num_images: int = 1
     by_image: tuple[float, ...] = ()
 
     @classmethod
-    def of(cls, values: list[float], verdicts: Sequence[str] = ()) -> Spread:
+    def of(cls, values: list[float], num_images: int = 1, verdicts: Sequence[str] = ()) -> Spread:
         """From the values of the seeds, and of each its verdicts ("1011...").
 
         Raises: statistics.StatisticsError if there are none.
         """
         by_image = tuple(fmean(map(int, image)) for image in zip(*verdicts, strict=True))
-        return cls(fmean(values), stdev(values) if len(values) > 1 else None, len(values), by_image)
+        return cls(fmean(values), stdev(values) if len(values) > 1 else None, len(values), num_images, by_image)
 
     def __str__(self) -> str:
         spread = "" if self.deviation is None else f" ± {100 * self.deviation:.1f}"
@@ -48,8 +50,12 @@ class Spread:
 def spread_of(rows: dict[str, Any], name: str, key: str) -> Spread | None:
     """Of one number of a row over its seeds; None if the row was not run, or has no such number."""
     seeds = [seed for seed in rows.get(name, {}).get("seeds", []) if seed.get(key) is not None]
+    if not seeds:
+        return None
     verdicts = [seed.get("verdicts", {}).get(key) for seed in seeds]
-    return Spread.of([seed[key] for seed in seeds], verdicts if all(verdicts) else ()) if seeds else None
+    known = all(verdicts) and len(set(map(len, verdicts))) == 1
+    fewest = min(seed["num_images"] for seed in seeds)
+    return Spread.of([seed[key] for seed in seeds], fewest, verdicts if known else ())
 
 
 def strongest(study: Study, name: str) -> str:
@@ -94,27 +100,27 @@ def _error_of_mean(spread: Spread, of_images: float) -> float:
 
 
 def is_paired(one: Spread | None, other: Spread | None) -> bool:
-    """Whether the verdicts on the images of both rows are known, which are the same images."""
-    return all(row is not None and row.by_image for row in (one, other))
+    """Whether the verdicts on the images of both rows are known; as many are the same images."""
+    return one is not None and other is not None and 0 < len(one.by_image) == len(other.by_image)
 
 
-def error_of_gap(one: Spread, other: Spread, num_images: int) -> float:
+def error_of_gap(one: Spread, other: Spread) -> float:
     """Standard error of the difference of two rows, of the images and of the seeds.
 
     Where the verdicts of both are known, that of the images is of the differences image by image, s / sqrt(n);
     else as if each had images of its own: on the same ones it is at most that, as what is hard for one is for both.
     """
     if not is_paired(one, other):
-        return math.hypot(*(_error_of_mean(row, standard_error(row.mean, num_images)) for row in (one, other)))
+        return math.hypot(*(_error_of_mean(row, standard_error(row.mean, row.num_images)) for row in (one, other)))
     differences = [a - b for a, b in zip(one.by_image, other.by_image, strict=True)]
     deviation = stdev(differences) if len(differences) > 1 else 1.0  # one image tells nothing
     of_images = deviation / math.sqrt(len(differences))
     return math.hypot(of_images, *(_error_of_mean(row, 0.0) for row in (one, other)))
 
 
-def error_to_published(one: Spread, published: float, num_images: int) -> float:
+def error_to_published(one: Spread, published: float) -> float:
     """Standard error of the difference to a number of the literature, whose own is as nothing.
 
     The larger one of the two accuracies, of which one may be 0 or 1, and so have none.
     """
-    return _error_of_mean(one, max(standard_error(accuracy, num_images) for accuracy in (one.mean, published)))
+    return _error_of_mean(one, max(standard_error(accuracy, one.num_images) for accuracy in (one.mean, published)))

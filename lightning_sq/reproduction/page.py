@@ -1,12 +1,13 @@
 """The page of a study: one JSON with every number, and the table, figures and verdicts that are made from it alone.
 
-    schema_version   5
+    schema_version   6
     study, title, epsilon, form ("full", "small" or "quick"), max_epochs, created, versions
     data             {train, val (images in each), whole (whether that is the data set as published)}
-    attacks, num_images   of the worst case
+    attacks          of the worst case
     rows             {name: {title, network, options (of its recipe), learning_rate, tuning: [{
                        rate, accuracy (held-out training images; by_proof rows: proven), recipe}], seeds: [{
-                       seed, recipe (its fingerprint), day, device, num_threads, jobs (rows at a time),
+                       seed, recipe (its fingerprint), day, device, num_threads, jobs (rows at a time), num_images
+                       (that were attacked),
                        epochs, seconds (of training), curve: [{seconds, clean, robust}] after each epoch,
                        clean, papers_attacks (the smaller of PGD's and BPDA's), by_attack: {name: accuracy},
                        worst_case, certified (proven of all validation images; null without bounds),
@@ -44,7 +45,7 @@ from lightning_sq.evaluation.tables import format_epsilon, percent
 from lightning_sq.paths import whole_file, write_whole
 from lightning_sq.reproduction import provenance
 from lightning_sq.reproduction.figures import curves_figure, training_figure
-from lightning_sq.reproduction.measured import PAPERS_ATTACKS, spread_of, standard_error
+from lightning_sq.reproduction.measured import PAPERS_ATTACKS, spread_of
 from lightning_sq.reproduction.proofs import Proof
 from lightning_sq.reproduction.runs import Run
 from lightning_sq.reproduction.studies import STUDIES, Study
@@ -52,7 +53,7 @@ from lightning_sq.reproduction.tables import choice_section, proofs_section, rat
 from lightning_sq.types import parse_epsilon
 from lightning_sq.words import counted
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 JSON_FILE, PAGE_FILE, CURVES_FILE, TRAINING_FILE = "study.json", "README.md", "curves.png", "training.png"
 _FORMS = {
     "quick": "The quick form: few images and short schedules, to see the order.",
@@ -81,6 +82,7 @@ def seed_entry(run: Run, trained: dict[str, Any], results: dict[str, Any], proof
         "device": results["device"],
         "num_threads": trained["num_threads"],
         "jobs": trained["jobs"],
+        "num_images": results["data"]["num_images"],
         "epochs": trained["epochs"],
         "seconds": trained["curve"][-1]["seconds"],
         "curve": trained["curve"],
@@ -140,17 +142,15 @@ def _head(content: dict[str, Any]) -> list[str]:
     """What was run, by which command, on what."""
     data, epochs = content["data"], content.get("max_epochs")
     epsilon = format_epsilon(parse_epsilon(content["epsilon"]))
-    at_half, at_90 = (100 * standard_error(accuracy, content["num_images"]) for accuracy in (0.5, 0.9))
-    images = counted(content["num_images"], "test image")
     pressed = [f"Schedules of more than {counted(epochs, 'epoch')} are pressed into {epochs}."] if epochs else []
     return [
         f"# {content['title']}: the paper's claims, reproduced and judged",
         "",
         " ".join([_FORMS[content["form"]], *pressed, "Written by"]),
-        f"`{_command(content)}`; every number is in",
-        f"[{JSON_FILE}]({JSON_FILE}). L-inf, epsilon {epsilon}; attacks on {images}",
+        f"{_commands(content)}; every number is in",
+        f"[{JSON_FILE}]({JSON_FILE}). L-inf, epsilon {epsilon}; attacks on {provenance.images(content['rows'])}",
         f"({', '.join(content['attacks'])}), proofs on all {data['val']:,}.",
-        f"On so many images the standard error of 90 % or 10 % is {at_90:.1f} points, that of 50 % {at_half:.1f}.",
+        provenance.errors(content["rows"]),
         *provenance.older(content["rows"]),
         *provenance.transfers(content["rows"]),
         provenance.machines(content["rows"]),
@@ -159,12 +159,14 @@ def _head(content: dict[str, Any]) -> list[str]:
     ]
 
 
-def _command(content: dict[str, Any]) -> str:
+def _commands(content: dict[str, Any]) -> str:
     """Without the options that choose rows, seeds and learning rates: by --add a page may be of several commands."""
     form, epochs = content["form"], content.get("max_epochs")
     options = [] if form == "full" else [f"--{form}"]
     options += [] if epochs is None else [f"--max-epochs {epochs}"]
-    return " ".join(["lightning-sq reproduce", content["study"], *options, f"--num-images {content['num_images']}"])
+    words = " ".join(["lightning-sq reproduce", content["study"], *options])
+    first, *others = provenance.numbers_of_images(content["rows"])
+    return " and ".join([f"`{words} --num-images {first}`", *(f"`{words} --add --num-images {n}`" for n in others)])
 
 
 def _claims_table(claims: list[dict[str, Any]]) -> list[str]:

@@ -18,7 +18,7 @@ from lightning_sq.evaluation.runner import images_together
 from lightning_sq.evaluation.suites import attacks_by_name, passes
 from lightning_sq.models import PixelClassifier
 from lightning_sq.reproduction.recipes import Recipe
-from lightning_sq.reproduction.runs import Run, Step, evaluation_step, training_step
+from lightning_sq.reproduction.runs import Run, Step, training_step
 from lightning_sq.reproduction.settings import Settings
 from lightning_sq.reproduction.trials import tuned_rates, untried_rates, variants
 from lightning_sq.words import counted
@@ -169,7 +169,7 @@ def plan_in_words(settings: Settings, known: dict[str, Estimate], *, anew: bool 
     steps += [("training", run, _training(run, settings.data, known)) for run in runs]
     for run in runs:
         seconds = known[run.row.name].attacking
-        steps.append(("attacks", run, evaluation_step(run, settings.attack_options(), [], seconds)))
+        steps.append(("attacks", run, settings.attacks_on(run, estimate=seconds)))
     left = [(run.row.name, kind, step.estimate) for kind, run, step in steps if anew or step.is_left()]
     lines = [f"{'left of row':28}{'runs':>6}{'tuning':>15}{'training':>15}{'attacks':>15}"]
     for name in settings.rows:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lightning_sq.evaluation.results import OLDER, is_older
+from lightning_sq.reproduction.measured import standard_error
 from lightning_sq.words import counted
 
 
@@ -17,6 +18,32 @@ def machines(rows: dict[str, Any]) -> str:
         for seed in seeds
     }
     return f"Trained {'; '.join(sorted(machines))}. Measured on {', '.join(sorted({seed['day'] for seed in seeds}))}."
+
+
+def numbers_of_images(rows: dict[str, Any]) -> list[int]:
+    """How many were attacked, ascending: of more in some rows perhaps."""
+    return sorted({end["num_images"] for end in _ends(*rows.values())})
+
+
+def images(rows: dict[str, Any]) -> str:
+    """How many were attacked, and in which rows more."""
+    few, *others = numbers_of_images(rows)
+    more = {n: [row["title"] for row in rows.values() if n in numbers_of_images({"": row})] for n in others}
+    return ", ".join([counted(few, "test image"), *(f"{n:,} in {'; '.join(titles)}" for n, titles in more.items())])
+
+
+def errors(rows: dict[str, Any]) -> str:
+    """How well so many images tell an accuracy."""
+
+    def error(accuracy: float, number: int) -> str:
+        return f"{100 * standard_error(accuracy, number):.1f}"
+
+    few, *others = numbers_of_images(rows)
+    known = f"the standard error of 90 % or 10 % is {error(0.9, few)} points, that of 50 % {error(0.5, few)}"
+    if not others:
+        return f"On so many images {known}."
+    more = (f"on {n:,} {error(0.9, n)} and {error(0.5, n)}" for n in others)
+    return f"On {'; '.join([f'{few:,} images {known}', *more])}."
 
 
 def clock(rows: dict[str, Any]) -> list[str]:

@@ -71,6 +71,7 @@ class Step:
         log: Takes the command's output.
         result: What the marker is to hold besides the key, asked when the command has ended.
         version: Of what it does; what was done by an earlier one counts, and is done again.
+        num_images: That it takes, if it says so in its result; what was done of fewer counts, and is done again.
     """
 
     title: str
@@ -81,10 +82,14 @@ class Step:
     log: Path
     result: Callable[[], dict[str, Any]]
     version: int = 1
+    num_images: int = 0
 
     def is_left(self) -> bool:
         """Whether it is to be run. Raises: as `is_done`."""
-        return not self.is_done() or json.loads(self.marker.read_text()).get("version", 1) < self.version
+        if not self.is_done():
+            return True
+        done = json.loads(self.marker.read_text())
+        return done.get("version", 1) < self.version or done.get("num_images", 0) < self.num_images
 
     def is_done(self) -> bool:
         """Whether it was run. Raises: InputError if the marker is of another recipe, or of other settings."""
@@ -114,28 +119,39 @@ def training_step(run: Run, data: Path, estimate: float, *, anew: bool = False) 
     )
 
 
-def evaluation_step(run: Run, options: Sequence[str], sources: Sequence[str], estimate: float) -> Step:
+def evaluation_step(run: Run, options: Sequence[str], num_images: int, sources: Sequence[str], estimate: float) -> Step:
     """`lightning-sq evaluate` of the last checkpoint, gone on with where it was stopped.
 
-    Results that are there are replaced, and so are verdicts older than a checkpoint, which are about other weights, and
-    those of attacks that have been made stronger since.
+    Results that are there are replaced, once the new ones are whole. Verdicts are dropped that are older than a
+    checkpoint, and so about other weights, or of attacks that have been made stronger since.
 
     Args:
         run: Which.
         options: Of the evaluation; with others it is another one.
+        num_images: That are attacked.
         sources: NAME=MODEL of the models whose adversarial images are tried too.
         estimate: Seconds.
     """
     output = run.folder / EVALUATION
-    words = ["evaluate", f"{run.row.name}={run.checkpoint}", *options, "--output", str(output)]
+    words = ["evaluate", f"{run.row.name}={run.checkpoint}", *options, "--num-images", str(num_images)]
+    words += ["--output", str(output)]
     words += [word for source in sources for word in ("--transfer-from", source)]
     checkpoints = [run.checkpoint, *(Path(source.partition("=")[2]) for source in sources)]
     outdated = 0 < _newest(output.glob(ALL_VERDICTS)) < _newest(checkpoints)
     outdated |= any(is_older(kept_identity(file)) for file in output.glob(ALL_VERDICTS))
     words += ["--overwrite"] if outdated or (output / JSON_FILE).exists() else []
     key = " ".join([run.recipe.fingerprint(), *options])
-    marker, log = run.folder / EVALUATED, run.folder / LOG
-    return Step(f"attacking {run.title}", words, marker, key, estimate, log, dict, version=SUITE_VERSION)
+    return Step(
+        f"attacking {run.title}",
+        words,
+        run.folder / EVALUATED,
+        key,
+        estimate,
+        run.folder / LOG,
+        lambda: {"num_images": num_images},
+        version=SUITE_VERSION,
+        num_images=num_images,
+    )
 
 
 def _newest(files: Iterable[Path]) -> int:

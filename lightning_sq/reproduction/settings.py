@@ -12,7 +12,7 @@ from lightning_sq.evaluation.results import is_older
 from lightning_sq.evaluation.suites import attacks_by_name
 from lightning_sq.reproduction.earlier import NOTHING, Earlier
 from lightning_sq.reproduction.recipes import Recipe, recipe_of
-from lightning_sq.reproduction.runs import TRAINED, Run, trained_at_hand
+from lightning_sq.reproduction.runs import TRAINED, Run, Step, evaluation_step, trained_at_hand
 from lightning_sq.reproduction.studies import Row, Study
 from lightning_sq.run_files import LAST_CHECKPOINT
 
@@ -38,7 +38,7 @@ class Settings:
         tuning_data: Image folder whose val are training images; None leaves the learning rates as the recipes say.
         runs: Folder of the runs.
         attacks: As of evaluate.
-        num_images: Test images to attack.
+        num_images: Test images to attack, at least: a row of the earlier page may have more.
         jobs: Rows at a time.
         num_threads: CPU threads of each.
         shares: Of the epochs of the rows whose time is told, for their shorter schedules.
@@ -82,7 +82,6 @@ class Settings:
             "max_epochs": self.max_epochs,
             "data": {"train": train, "val": val, "whole": (train, val) == self.study.num_images},
             "attacks": list(attacks_by_name(self.attacks)),
-            "num_images": self.num_images,
         }
 
     def recipe(self, row: Row, seed: int, changes: dict[str, Any]) -> Recipe:
@@ -117,12 +116,16 @@ class Settings:
         return [Run(row, 0, one, folder / f"epochs{n}", is_shorter=True) for n, one in by_epochs.items()]
 
     def missing(self, rates: Mapping[str, float]) -> list[Run]:
-        """Planned runs without a page entry, or with one by weaker attacks while their checkpoint is here."""
+        """Planned runs without a page entry, with one of fewer images, or with one by weaker attacks while their
+        checkpoint is here.
+        """
         return [run for run in self.planned(rates) if not self._is_known(run)]
 
     def _is_known(self, run: Run) -> bool:
         entry = self.earlier.seed(run)
-        return entry is not None and not (is_older(entry) and trained_at_hand(run) is not None)
+        if entry is None or entry["num_images"] < self.num_images:
+            return False
+        return not is_older(entry) or trained_at_hand(run) is None
 
     def transfer_sources(self, runs: Sequence[Run]) -> dict[str, Path]:
         """The undefended net and the PGD-trained one, whose adversarial images are tried on the others, if there.
@@ -137,7 +140,8 @@ class Settings:
                 found[name] = folders[0] / LAST_CHECKPOINT
         return found
 
-    def attack_options(self) -> list[str]:
-        """Of `lightning-sq evaluate`, the same for every row."""
-        words = ["--data", str(self.data), "--epsilon", self.study.epsilon, "--attacks", self.attacks]
-        return [*words, "--num-images", str(self.num_images), "--backend", "torchvision", "--num-threads", "1"]
+    def attacks_on(self, run: Run, sources: Sequence[str] = (), estimate: float = 0.0) -> Step:
+        """The evaluation of a run, by the same attacks for every row; see `evaluation_step`."""
+        options = ["--data", str(self.data), "--epsilon", self.study.epsilon, "--attacks", self.attacks]
+        options += ["--backend", "torchvision", "--num-threads", "1"]
+        return evaluation_step(run, options, self.num_images, sources, estimate)

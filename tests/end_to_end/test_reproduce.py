@@ -67,6 +67,19 @@ def test_started_again_it_does_nothing_twice(words, page, capsys):
     assert "in all at most" in capsys.readouterr().out
 
 
+def test_what_was_attacked_on_fewer_images_is_attacked_again_and_not_trained(words, page, tmp_path):
+    runs = tmp_path / "runs"
+    shutil.copytree(page, runs)
+    marker, log = (runs / "natural/seed0" / name for name in ("evaluated.json", "log.txt"))
+    known, before = json.loads(marker.read_text()), log.read_text()
+    assert known["num_images"] == NUM_TEST
+    marker.write_text(json.dumps(known | {"num_images": NUM_TEST - 1}))
+    assert main([*words, "--rows", "natural", "--runs", str(runs)]) == 0
+    more = log.read_text().removeprefix(before)
+    assert [line.split()[2] for line in more.splitlines() if line.startswith("$ ")] == ["evaluate"]
+    assert json.loads(marker.read_text())["num_images"] == NUM_TEST
+
+
 @pytest.mark.parametrize("extra", [[], ["--page"]])
 def test_other_settings_are_refused_and_overwrite_is_named(words, page, capsys, extra):
     again = ["2" if word == "1" and words[k - 1] == "--max-epochs" else word for k, word in enumerate(words)]
@@ -155,7 +168,7 @@ def test_a_row_that_another_command_added_meanwhile_stays(elsewhere, tmp_path, m
 @pytest.mark.parametrize(
     ("extra", "sentence"),
     [
-        (["--num-images", "1"], f"The page there says num_images {NUM_TEST}, and this run 1"),
+        (["--attacks", "pgd"], "The page there says attacks ['pgd', 'quantized_box'], and this run ['pgd']"),
         (["--max-epochs", "2"], "The page there says max_epochs 1, and this run 2"),
         (["--output", "nowhere"], "There is no nowhere/study.json."),
     ],

@@ -37,6 +37,7 @@ def seed(worst, papers=None, certified=None, curve=((10, 0.5), (20, 0.8))):
         "device": "CPU, 4 cores",
         "num_threads": 1,
         "jobs": 2,
+        "num_images": 10_000,
         "epochs": 2,
         "seconds": curve[-1][0],
         "curve": [{"seconds": s, "clean": 0.99, "robust": r} for s, r in curve],

@@ -19,9 +19,17 @@ NOT_NEEDED_ON_ITS_NETWORK = "not needed: the method, Madry's network is"
 METHOD_FASTER, BOUNDS_FASTER = "noisy natural samples: ", "interval bounds: 24"
 
 
+def judged(study, known, num_images):
+    """The claims, had so many images been attacked in every row."""
+    for row in known.values():
+        for end in (*row["seeds"], *row["shorter"]):
+            end["num_images"] = num_images
+    return claims.judge(study, known)
+
+
 def verdict(words, known, study=MNIST, num_images=10_000):
     """The claim with those words, without what is said of rows that have one seed: that has a test of its own."""
-    (found,) = (claim for claim in claims.judge(study, known, num_images) if words in claim["claim"])
+    (found,) = (claim for claim in judged(study, known, num_images) if words in claim["claim"])
     return found | {"verdict": re.sub("; one seed of [^;]*", "", found["verdict"])}
 
 
@@ -54,7 +62,7 @@ def test_without_a_published_number_it_is_our_own_row():
     found = verdict(NOT_NEEDED, known, CIFAR10)
     assert found["claim"].endswith("as robust in the worst case as our PGD-trained row")
     assert found["verdict"] == "not reached: 10.0 points less than it"
-    both = next(c for c in claims.judge(CIFAR10, known, 10_000) if c["claim"] == found["claim"])
+    both = next(c for c in judged(CIFAR10, known, 10_000) if c["claim"] == found["claim"])
     assert both["verdict"].endswith("; one seed of soft quantization + noisy natural samples and PGD-40")
     assert verdict(NOT_NEEDED, rows(method=[seed(0.3)]), CIFAR10)["holds"] is None
 
@@ -116,11 +124,11 @@ def test_a_verdict_says_which_of_its_rows_were_trained_once():
         (once, twice, "soft quantization + noisy natural samples"),
         (once, once, "soft quantization + noisy natural samples and PGD-40"),
     ):
-        judged = {c["claim"]: c["verdict"] for c in claims.judge(MNIST, rows(method=method, pgd=pgd), 1000)}
-        comparable = next(verdict for claim, verdict in judged.items() if COMPARABLE in claim)
+        said = {c["claim"]: c["verdict"] for c in claims.judge(MNIST, rows(method=method, pgd=pgd))}
+        comparable = next(verdict for claim, verdict in said.items() if COMPARABLE in claim)
         assert comparable.partition("; one seed of ")[2] == (expected or "")
     known = {"interval_bound": twice, "interval_bound_wide": once, "fgsm_rs": once, "pgd": twice, "method_madry": once}
-    for claim in claims.judge(MNIST, rows(**known), 1000):
+    for claim in claims.judge(MNIST, rows(**known)):
         of_one = [MNIST.row(name).title for name, seeds in known.items() if seeds is once]
         if claim["holds"] is not None:
             told = [title for title in of_one if title in claim["claim"]]
@@ -144,10 +152,29 @@ def test_a_difference_on_the_same_images_is_known_by_what_happened_to_each_of_th
 
 def test_the_seeds_of_two_rows_are_part_of_how_well_their_difference_is_known():
     """Image by image on the average of the seeds; and on these images the rows' own means are known so well."""
-    one, other = (measured.Spread.of(*known) for known in (([0.5, 1.0], ["10", "11"]), ([0.5, 0.5], ["10", "10"])))
+    known = ([0.5, 1.0], 2, ["10", "11"]), ([0.5, 0.5], 2, ["10", "10"])
+    one, other = (measured.Spread.of(*of_row) for of_row in known)
     assert (one.by_image, other.by_image) == ((1.0, 0.5), (1.0, 0.0))
     of_images, of_seeds = stdev([0.0, 0.5]) / math.sqrt(2), stdev([0.5, 1.0]) / math.sqrt(2)
-    assert measured.error_of_gap(one, other, 2) == pytest.approx(math.hypot(of_images, of_seeds))
+    assert measured.error_of_gap(one, other) == pytest.approx(math.hypot(of_images, of_seeds))
+
+
+def test_each_row_has_the_errors_of_its_own_images_and_the_fewer_are_named():
+    known = rows(method=[seed(0.9), seed(0.9)], pgd=[seed(0.9), seed(0.9)])
+    for name, number in (("method", 200), ("pgd", 1000)):
+        known[name]["seeds"] = [
+            end | {"num_images": number, "verdicts": {"papers_attacks": "1" * number}} for end in known[name]["seeds"]
+        ]
+    (found,) = (claim["verdict"] for claim in claims.judge(MNIST, known) if COMPARABLE in claim["claim"])
+    error = 100 * math.hypot(math.sqrt(0.09 / 200), math.sqrt(0.09 / 1000))
+    assert found == (
+        f"reproduced, but 200 images and 2 seeds do not tell 3 points for sure (standard error at most {error:.1f} "
+        "points)"
+    )
+    known["method"]["seeds"][0]["num_images"] = 1000  # of which the verdicts of the other seed tell nothing
+    known["method"]["seeds"][0]["verdicts"] = {"papers_attacks": "1" * 1000}
+    assert measured.spread_of(known, "method", "papers_attacks").num_images == 200
+    assert not measured.is_paired(*(measured.spread_of(known, name, "papers_attacks") for name in ("method", "pgd")))
 
 
 def test_a_verdict_says_where_the_images_are_too_few_to_tell_what_is_comparable():
@@ -293,7 +320,7 @@ def test_a_verdict_says_where_the_images_are_too_few_to_tell_two_models_apart():
 
 
 def test_what_was_not_trained_is_not_judged():
-    for claim in claims.judge(MNIST, {}, 1000):
+    for claim in claims.judge(MNIST, {}):
         assert claim["holds"] is None
         assert claim["verdict"].startswith("not measured")
     assert verdict(COMPARABLE, rows(pgd=[seed(0.9)]))["verdict"] == "not measured: method not trained here"
@@ -301,12 +328,12 @@ def test_what_was_not_trained_is_not_judged():
 
 @pytest.mark.parametrize(("worst", "holds"), [(0.80, True), (0.798, False), (0.9, True)])
 def test_our_rows_are_held_against_the_literature(worst, holds):
-    found = next(c for c in claims.judge(MNIST, rows(fgsm_rs=[seed(worst)]), 1000) if "82.9" in c["claim"])
+    found = next(c for c in claims.judge(MNIST, rows(fgsm_rs=[seed(worst)])) if "82.9" in c["claim"])
     assert found["holds"] is holds
 
 
 def test_a_seed_that_collapsed_is_seen_beside_the_literature():
-    found = claims.judge(MNIST, rows(fgsm_rs=[seed(0.68), seed(0.005)]), 1000)
+    found = judged(MNIST, rows(fgsm_rs=[seed(0.68), seed(0.005)]), 1000)
     assert next(c for c in found if "82.9" in c["claim"])["verdict"].startswith(
         "48.6 points less (seed by seed 68.0, 0.5), but 1,000 images and 2 seeds do not tell 3 points for sure "
         "(standard error 33.8 points); three seeds of the authors' own training script"

@@ -42,6 +42,15 @@ def test_rates_are_tried_on_held_out_images_and_rows_are_trained_and_attacked_on
     assert (len(steps["attacking"]), data_of(steps["attacking"])) == (4, {str(ours.data)})
 
 
+def test_of_two_measurements_the_one_by_later_attacks_is_taken_then_that_of_more_images_then_what_is_at_hand():
+    few, many, later = {"num_images": 10}, {"num_images": 20}, {"num_images": 10, "suite_version": 2}
+    for here, earlier, better in ((few, many, many), (many, few, many), (many, later, later), (None, few, few)):
+        assert conduct._better(here, earlier) is better
+    again = dict(few)
+    assert conduct._better(again, few) is again
+    assert conduct._better(None, None) is None
+
+
 def test_variants_of_the_method_are_tried_on_held_out_images(tmp_path, steps):
     ours = settings(tmp_path)
     conduct.choose(ours, [1.0] * len(trials.variants(ours)))

@@ -17,7 +17,7 @@ from tests.reproduction.builders import settings
 
 
 def known(run: Run, **more) -> dict:
-    return {"recipe": run.recipe.fingerprint()} | more
+    return {"recipe": run.recipe.fingerprint(), "num_images": 10} | more
 
 
 def test_a_seed_is_known_by_its_recipe_alone(tmp_path):
@@ -45,6 +45,14 @@ def test_what_was_judged_by_weaker_attacks_is_attacked_again_where_its_run_is_at
     (run.folder / TRAINED).write_text(json.dumps({"key": run.recipe.fingerprint()}))
     assert missing() == [run]
     assert missing(suite_version=SUITE_VERSION) == []
+
+
+def test_what_was_judged_on_fewer_images_than_are_asked_for_is_run_again_wherever_its_run_is(tmp_path):
+    ours = settings(tmp_path, rows=("natural",))
+    (run,) = ours.planned({})
+    page = Earlier({"natural": {"seeds": [known(run, seed=0, suite_version=SUITE_VERSION)]}}, [])
+    for asked, left in ((5, []), (10, []), (11, [run])):
+        assert replace(ours, earlier=page, num_images=asked).missing({}) == left
 
 
 def test_a_shorter_schedule_is_known_too(tmp_path):
@@ -82,7 +90,7 @@ def test_variants_that_a_page_has_tried_are_shown(tmp_path):
 
 
 def test_pages_made_otherwise_are_refused():
-    page = {"rows": {}, "choice": [], "num_images": 200, "attacks": ["pgd"]}
-    assert Earlier.of(page, {"num_images": 200, "attacks": ["pgd"]}) == NOTHING
-    with pytest.raises(InputError, match=r"says num_images 200, and this run 1000: .* leave --add out"):
-        Earlier.of(page, {"num_images": 1000, "attacks": ["pgd"]})
+    page = {"rows": {}, "choice": [], "max_epochs": 2, "attacks": ["pgd"]}
+    assert Earlier.of(page, {"max_epochs": 2, "attacks": ["pgd"]}) == NOTHING
+    with pytest.raises(InputError, match=r"says max_epochs 2, and this run 10: .* leave --add out"):
+        Earlier.of(page, {"max_epochs": 10, "attacks": ["pgd"]})

@@ -20,6 +20,8 @@ def content():
     known = rows(natural=[seed(0.0)], method=[seed(0.8), seed(0.7)], interval_bound=[seed(0.9, certified=0.85)])
     known["natural"]["seeds"][0]["flags"] = ["gradients_vanish"]
     known["interval_bound"]["network"] = "box_cnn"
+    for row in known.values():
+        row["seeds"] = [end | {"num_images": 500} for end in row["seeds"]]
     return {
         "schema_version": page.SCHEMA_VERSION,
         "study": "mnist",
@@ -30,14 +32,13 @@ def content():
         "versions": {},
         "data": {"train": 60_000, "val": 10_000, "whole": True},
         "attacks": ["pgd"],
-        "num_images": 500,
         "rows": known,
         "not_run": ["PGD-40"],
         "choice": [
             {"title": "as the recipe", "changes": {}, "epochs": 3, "accuracy": 0.8, "seconds": 60.4},
             {"title": "3 levels", "changes": {}, "epochs": 3, "accuracy": 0.1, "seconds": 59.0},
         ],
-        "claims": claims.judge(MNIST, known, 500),
+        "claims": claims.judge(MNIST, known),
     }
 
 
@@ -170,6 +171,7 @@ def entry(**changes):
         "verdict": "in words",
     }
     results = {"created": "2026-01-02T03:04:05+00:00", "device": "CPU, 1 thread", "suite_version": 2, "models": [model]}
+    results |= {"data": {"num_images": 5}}
     curve = [{"seconds": 5.0, "clean": 0.8, "robust": 0.1}, {"seconds": 11.0, "clean": 0.9, "robust": 0.2}]
     trained = {"key": "0123456789abcdef", "num_threads": 1, "jobs": 2, "epochs": 4, "curve": curve}
     proof = Proof(0.3, 0.35, 0.6, 200, 0.31, 0.5)
@@ -186,6 +188,7 @@ def test_every_number_of_an_evaluation_is_kept_as_what_it_is():
     )
     assert kept["over_epsilon"] == [[0.1, 0.8], [0.3, 0.4]]
     assert (kept["seed"], kept["day"], kept["seconds"], kept["epochs"]) == (1, "2026-01-02", 11.0, 4)
+    assert kept["num_images"] == 5
     assert (kept["flags"], kept["verdict"], kept["transfers"]) == (["zero_gradients"], "in words", ["natural", "pgd"])
     assert (kept["proof"]["proven"], kept["proof"]["wrong_by_boxes"]) == (0.35, 0.5)
     assert kept["verdicts"] == {"papers_attacks": "10110", "worst_case": "11000", "certified_of_attacked": "10000"}
@@ -219,6 +222,26 @@ def test_the_page_names_rows_that_were_judged_by_weaker_attacks_or_never_saw_tho
 )
 def test_the_page_says_the_command_that_makes_it(content, form, command):
     assert f"`lightning-sq reproduce {command}`" in page.markdown(content | {"form": form})
+
+
+def test_a_page_says_which_rows_were_attacked_on_more_images_and_how_well_each_number_tells(content):
+    text, (axes,) = page.markdown(content), figures.curves_figure(content).axes
+    assert "epsilon 0.3; attacks on 500 test images\n" in text
+    assert "\nOn so many images the standard error of 90 % or 10 % is 1.3 points, that of 50 % 2.2.\n" in text
+    assert axes.get_title() == "MNIST, 500 test images, natural samples alone"
+    for end in content["rows"]["method"]["seeds"]:
+        end["num_images"] = 2000
+    text, (axes,) = page.markdown(content), figures.curves_figure(content).axes
+    assert "attacks on 500 test images, 2,000 in soft quantization + noisy natural samples\n" in text
+    assert (
+        "\nOn 500 images the standard error of 90 % or 10 % is 1.3 points, that of 50 % 2.2; on 2,000 0.7 and 1.1.\n"
+        in text
+    )
+    assert (
+        "`lightning-sq reproduce mnist --num-images 500` and `lightning-sq reproduce mnist --add --num-images 2000`"
+        in text
+    )
+    assert axes.get_title() == "MNIST, 500 to 2,000 test images, natural samples alone"
 
 
 def test_a_line_goes_from_clean_to_the_largest_budget_and_is_hollow_between(content):

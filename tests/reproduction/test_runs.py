@@ -113,7 +113,7 @@ def test_attacks_that_were_stopped_go_on_unless_a_model_was_trained_anew_meanwhi
         written(one.checkpoint, age)
 
     def words():
-        return evaluation_step(run, ["--epsilon", "0.3"], [f"pgd={source.checkpoint}"], 1.0).words
+        return evaluation_step(run, ["--epsilon", "0.3"], 10, [f"pgd={source.checkpoint}"], 1.0).words
 
     assert "--overwrite" not in words()
     folder = run.folder / EVALUATION / VERDICTS / run.row.name
@@ -127,13 +127,27 @@ def test_attacks_that_were_stopped_go_on_unless_a_model_was_trained_anew_meanwhi
     assert "--overwrite" in words()
 
 
+def test_attacks_on_fewer_images_than_are_asked_for_count_and_are_run_again(tmp_path):
+    run = settings(tmp_path).planned({})[0]
+
+    def attacks(num_images):
+        return evaluation_step(run, ["--epsilon", "0.3"], num_images, [], 1.0)
+
+    ten = attacks(10)
+    assert ten.words[ten.words.index("--num-images") + 1] == "10"
+    ran([replace(ten, words=["--version"])])
+    for num_images, left in ((5, False), (10, False), (20, True)):
+        assert attacks(num_images).is_done()
+        assert attacks(num_images).is_left() is left
+
+
 def test_attacks_that_were_stopped_before_they_were_made_stronger_begin_anew(tmp_path):
     run = settings(tmp_path).planned({})[0]
     run.checkpoint.parent.mkdir(parents=True)
     written(run.checkpoint, 30)
     folder = run.folder / EVALUATION / VERDICTS / run.row.name
     VerdictStore(folder, {"suite_version": SUITE_VERSION - 1}).close()
-    assert "--overwrite" in evaluation_step(run, ["--epsilon", "0.3"], [], 1.0).words
+    assert "--overwrite" in evaluation_step(run, ["--epsilon", "0.3"], 10, [], 1.0).words
 
 
 def written(file, minutes_ago):
