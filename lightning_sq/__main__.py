@@ -8,6 +8,7 @@ import os
 import select
 import signal
 import sys
+import traceback
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -108,9 +109,7 @@ def _note_refusal() -> None:
     refuses may be its node's fault; and once all have met, each sees that one has gone and ends by itself.
     """
     first = os.environ.get("SLURM_PROCID", "0") == "0"
-    distributed = sys.modules.get("torch.distributed")
-    met = distributed is not None and distributed.is_available() and distributed.is_initialized()
-    if "LIGHTNING_SQ_REFUSED" in os.environ and first and not met:
+    if "LIGHTNING_SQ_REFUSED" in os.environ and first and not _has_met_others():
         with suppress(OSError):
             Path(os.environ["LIGHTNING_SQ_REFUSED"]).touch()
 
@@ -127,8 +126,34 @@ def command() -> NoReturn:
         if not _no_reader():
             raise
         status = 128 + signal.SIGPIPE
+    except BaseException as error:
+        if _has_met_others():
+            status = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1
+            _end_alone(status, None if isinstance(error, SystemExit) else error)
+        raise
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if status and _has_met_others():
+        _end_alone(status)
     sys.exit(status)
+
+
+def _has_met_others() -> bool:
+    """Whether this process is in a process group."""
+    distributed = sys.modules.get("torch.distributed")
+    return distributed is not None and distributed.is_available() and distributed.is_initialized()
+
+
+def _end_alone(status: int, error: BaseException | None = None) -> NoReturn:
+    """End at once, with `error` shown: the others may wait for this process, and are to see that it has gone.
+
+    At the exit of Python, Lightning has a group of GPUs destroyed, for which NCCL waits for the others.
+    """
+    if error is not None:
+        traceback.print_exception(error)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)
 
 
 def _no_reader() -> bool:

@@ -115,7 +115,7 @@ def _evaluate_all(options: Namespace, device: torch.device) -> tuple[dict[str, A
         comparable = {name: other for name, other in others.items() if _same_input(other, subject.model)}
         found[subject.name] = _evaluate_one(subject, comparable, chosen, options)
         found[subject.name].skipped |= {
-            f"{TRANSFER}{name}": "that model takes images of another size, or has other classes"
+            f"{TRANSFER}{name}": "that model takes images of another size or other channels, or has other classes"
             for name in others.keys() - comparable.keys()
         }
     everything = results.assemble(
@@ -157,7 +157,8 @@ def _in_words(device: torch.device) -> str:
 def _same_input(one: PixelClassifier, other: PixelClassifier) -> bool:
     """Whether what fools one model can be shown to the other."""
     a, b = one.config, other.config
-    return (a.image_size, a.resize_size, a.class_names) == (b.image_size, b.resize_size, b.class_names)
+    names = ("image_size", "resize_size", "num_channels", "class_names")
+    return all(getattr(a, name) == getattr(b, name) for name in names)
 
 
 def _check_lenders(others: dict[str, PixelClassifier], models: dict[str, PixelClassifier]) -> None:
@@ -165,7 +166,7 @@ def _check_lenders(others: dict[str, PixelClassifier], models: dict[str, PixelCl
     for name, other in others.items():
         if not any(_same_input(other, model) for model in models.values()):
             raise InputError(
-                f"{name} takes images of another size than the models, or has other classes. "
+                f"{name} takes images of another size or other channels than the models, or has other classes. "
                 "Leave it out of --transfer-from."
             )
 

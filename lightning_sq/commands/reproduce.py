@@ -75,7 +75,9 @@ def _parser() -> Parser:
         help="add to the page at --output: what it says by the same recipes, of at least --num-images, is kept and "
         "not run again, but where a run is at hand and attacks or checks have been made stronger since",
     )
-    parser.add_argument("--overwrite", action="store_true", help="do the chosen rows again")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="do the chosen rows again; stopped, it goes on without this option"
+    )
     return parser
 
 
@@ -84,8 +86,12 @@ def main(arguments: list[str]) -> None:
     check_at_least_one(options, "num_seeds", "num_images", "max_epochs", "jobs", "num_threads")
     settings = _settings(options)
     from lightning_sq.evaluation.suites import attacks_by_name
+    from lightning_sq.reproduction.conduct import NothingMeasuredError
 
-    attacks_by_name(settings.attacks)
+    if "pgd" not in attacks_by_name(settings.attacks):
+        raise InputError(
+            f"--attacks {settings.attacks} lacks pgd, by which the paper judged. Give --attacks pgd,{settings.attacks}."
+        )
     settings.planned({})  # refuses a folder without the recipes
     if not options.page:
         settings = _with_data(options, settings)
@@ -97,7 +103,12 @@ def main(arguments: list[str]) -> None:
         return
     if options.add:  # hours later: another command may have added rows of its own
         settings = _with_earlier(options, settings)
-    _write_page(options, settings)
+    try:
+        _write_page(options, settings)
+    except NothingMeasuredError:
+        if not options.choose:
+            raise
+        print("No row has been trained and attacked here: what was chosen is kept for the page of those that will be.")
 
 
 def _settings(options: Namespace) -> Settings:

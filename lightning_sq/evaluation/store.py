@@ -151,16 +151,6 @@ class VerdictStore:
             self._connection = None
 
 
-def kept_identity(path: Path) -> dict[str, Any]:
-    """What the verdicts in an SQLite file of a store are about; empty where that cannot be told."""
-    try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
-            found = connection.execute("SELECT value FROM identity").fetchone()
-        return {} if found is None else json.loads(found[0])
-    except sqlite3.DatabaseError:
-        return {}
-
-
 def _last_at_most(firsts: list[int], image: int) -> int:
     return firsts[int(np.searchsorted(firsts, image, side="right")) - 1]
 

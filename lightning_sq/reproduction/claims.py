@@ -102,6 +102,15 @@ def _outdated(rows: dict[str, Any], *names: str, lengths: tuple[str, ...] = ("se
     return f"; by an older and weaker set of attacks: {titles}" if older else ""
 
 
+def _of_several_runs(rows: dict[str, Any], *names: str) -> str:
+    """A warning where the seconds of some rows are not all from one command, or nobody knows which it was."""
+    ends = (end for name in names for length in ("seeds", "shorter") for end in rows[name][length])
+    commands = {end.get("command") for end in ends}
+    if len(commands - {None}) > 1:
+        return "; seconds not all of one run"
+    return "; seconds not known to be of one run" if None in commands else ""
+
+
 def _published(accuracy: float) -> str:
     """With the decimals of its source: 91.95 %, 88.5 %."""
     return f"{100 * accuracy:.4g} %"
@@ -202,7 +211,7 @@ def _faster(study: Study, rows: dict[str, Any], name: str) -> Claim:
     ratio, seconds, seconds_pgd = _ratio(ours, theirs), seconds_to(ours, goal), seconds_to(theirs, goal)
     both, lengths = (name, study.adversarial), ("seeds", "shorter")
     warnings = _of_one_seed(rows, *both) + _doubted(rows, *both, lengths=lengths)
-    warnings += _outdated(rows, *both, lengths=lengths)
+    warnings += _outdated(rows, *both, lengths=lengths) + _of_several_runs(rows, *both)
     how = "proven, against PGD training under attack" if study.row(name).by_proof else "in the worst case"
     measured = f"{100 * goal:.1f} % {how}: {seconds:.0f} s of training against "
     if goal < shortest:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from lightning_sq.errors import InputError
@@ -17,21 +17,29 @@ from lightning_sq.reproduction import claims, page
 from lightning_sq.reproduction.plan import Estimate
 from lightning_sq.reproduction.proofs import MAX_BOXES, prove
 from lightning_sq.reproduction.recipes import Recipe
-from lightning_sq.reproduction.runs import EVALUATION, Run, Step, forget, run_all, training_step
-from lightning_sq.reproduction.settings import RATE, Settings
+from lightning_sq.reproduction.runs import EVALUATION, Run, Step, forget, run_all
+from lightning_sq.reproduction.settings import RATE, SHARES, Settings
 from lightning_sq.reproduction.studies import Row
 from lightning_sq.reproduction.trials import tried_rates, tried_variants, tuned_rates, untried_rates, variants
 
 
+class NothingMeasuredError(InputError):
+    """No row has been trained and attacked."""
+
+
 def conduct(settings: Settings, known: dict[str, Estimate], *, anew: bool = False) -> None:
     """Tune, train and attack every row; what was done before is not done again, unless all is to be done `anew`."""
+
+    def seconds(run: Run) -> float:
+        return known[run.row.name].of_training(run.recipe)
+
     if settings.tuning_data is not None:
         trials = untried_rates(settings)
-        seconds = [known[run.row.name].of_training(run.recipe) for run in trials]
-        _train(settings, "tuning", trials, settings.tuning_data, seconds, anew)
+        _train(settings, "tuning", [settings.trial_of(run, seconds(run)) for run in trials], trials, anew)
+    if not anew:
+        _refuse_others(settings)
     runs = settings.missing(tuned_rates(settings))
-    seconds = [known[run.row.name].of_training(run.recipe) for run in runs]
-    _train(settings, "training", runs, settings.data, seconds, anew)
+    _train(settings, "training", [settings.training_of(run, seconds(run)) for run in runs], runs, anew)
     sources = settings.transfer_sources(runs)
     attacks = []
     for run in runs:
@@ -44,44 +52,49 @@ def choose(settings: Settings, seconds: Sequence[float], *, anew: bool = False) 
     """Train every variant of the method on the tuning split; `seconds` is what each takes, about."""
     todo = [(run, s) for (_, run), s in zip(variants(settings), seconds, strict=True)]
     todo = [(run, s) for run, s in todo if settings.earlier.variant(run) is None]
-    runs = [run for run, _ in todo]
     if settings.tuning_data is not None:
-        _train(settings, "trying variants of the method", runs, settings.tuning_data, [s for _, s in todo], anew)
+        steps = [settings.trial_of(run, s) for run, s in todo]
+        _train(settings, "trying variants of the method", steps, [run for run, _ in todo], anew)
 
 
-def _train(
-    settings: Settings, what: str, runs: Sequence[Run], data: Path, seconds: Sequence[float], anew: bool
-) -> None:
+def _refuse_others(settings: Settings) -> None:
+    """Before hours of work, and not when the page is written: as `Step.is_done`."""
+    for run in settings.planned(tuned_rates(settings)):
+        for step in (settings.training_of(run), settings.attacks_on(run)):
+            step.is_done()
+
+
+def _train(settings: Settings, what: str, steps: list[Step], runs: Sequence[Run], anew: bool) -> None:
     if anew:
         for run in runs:
             forget(run)
-    _all(settings, what, [training_step(run, data, s, anew=anew) for run, s in zip(runs, seconds, strict=True)])
+    _all(settings, what, steps)
 
 
 def _all(settings: Settings, what: str, steps: list[Step]) -> None:
     with progress_bar(what, "seconds of work") as advance:
-        run_all(steps, jobs=settings.jobs, advance=advance, num_threads=settings.num_threads)
+        run_all(steps, jobs=settings.jobs, advance=advance, num_threads=settings.num_threads, began=settings.began)
 
 
 def collect(settings: Settings) -> dict[str, Any]:
     """The content of the page, from the runs that have been trained and attacked, and from the earlier page.
 
-    Raises: InputError if there is none, or one by another recipe than the present one.
+    Raises: NothingMeasuredError if there is none; InputError if one is by another recipe than the present one.
     """
     trials, rates = tried_rates(settings), tuned_rates(settings)
     planned = settings.planned(rates)
-    entries = _entries(settings, planned)
+    entries = _entries(settings, planned) + _entries_besides(settings, planned, rates)
     rows: dict[str, Any] = {}
     for row in settings.study.rows:
         own = [(run, entry) for run, entry in entries if run.row == row]
         if any(not run.is_shorter for run, _ in own):
             recipe = next(run.recipe for run in planned if run.row == row)
             rows[row.name] = _row(row, recipe, own, trials[row.name] if row.name in rates else [])
-            rows[row.name] |= settings.earlier.at_other_rates(row.name)
-        elif row.name in settings.earlier.rows and row.name not in settings.rows:
+            rows[row.name] |= settings.earlier.beside_runs(row.name, rows[row.name])
+        elif row.name in settings.earlier.rows:
             rows[row.name] = _kept(settings, row)
     if not rows:
-        raise InputError(f"{settings.runs} holds no row that was trained and attacked. Leave --page out.")
+        raise NothingMeasuredError(f"{settings.runs} holds no row that was trained and attacked. Leave --page out.")
     return {
         "schema_version": page.SCHEMA_VERSION,
         "title": settings.study.title,
@@ -106,6 +119,15 @@ def _entries(settings: Settings, planned: Sequence[Run]) -> list[tuple[Run, dict
                 found.append((run, entry))
             advance(done + 1, len(planned), run.title)
     return found
+
+
+def _entries_besides(
+    settings: Settings, planned: Sequence[Run], rates: Mapping[str, float]
+) -> list[tuple[Run, dict[str, Any]]]:
+    """What the earlier page says of the chosen rows beyond the plan: of more seeds, and of shorter schedules."""
+    known = {run.folder for run in planned}
+    more = replace(settings, num_seeds=None, shares=SHARES).planned(rates)
+    return [(run, entry) for run in more if run.folder not in known and (entry := settings.earlier.seed(run))]
 
 
 def _better(here: dict[str, Any] | None, earlier: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -136,7 +158,7 @@ def _row(
 
 def _measured(settings: Settings, run: Run, tell: Callable[[str], None]) -> dict[str, Any] | None:
     """What was measured of a run; None if it has not been trained and attacked."""
-    trained, attacked = training_step(run, settings.data, 0.0), settings.attacks_on(run)
+    trained, attacked = settings.training_of(run), settings.attacks_on(run)
     if not (trained.is_done() and attacked.is_done()):
         return None
     max_boxes = 0 if settings.quick else MAX_BOXES

@@ -52,9 +52,15 @@ class Earlier:
         """What a variant of the method gave on them."""
         return _by_recipe(self.choice, run)
 
-    def at_other_rates(self, name: str) -> dict[str, Any]:
-        """{other_rates} of a row, which no command measures anew; empty if there are none."""
-        return {key: value for key, value in self.rows.get(name, {}).items() if key == "other_rates"}
+    def beside_runs(self, name: str, row: dict[str, Any]) -> dict[str, Any]:
+        """What the page says of a row besides its runs, and this command did not measure.
+
+        That is `other_rates`, which no command measures anew, and what led to the rate of `row`, if it was not tuned.
+        """
+        known = self.rows.get(name, {})
+        same_rate = known.get("learning_rate") == row["learning_rate"] and not row["tuning"]
+        keys = ("other_rates", "tuning") if same_rate else ("other_rates",)
+        return {key: known[key] for key in keys if key in known}
 
     def without(self, rows: Collection[str]) -> Earlier:
         """Nothing of those rows."""

@@ -7,7 +7,8 @@
     rows             {name: {title, network, options (of its recipe), learning_rate, tuning: [{
                        rate, accuracy (held-out training images; by_proof rows: proven), recipe}], seeds: [{
                        seed, recipe (its fingerprint), day, device, num_threads, jobs (rows at a time), num_images
-                       (that were attacked),
+                       (that were attacked), command (when that was given which trained it; null if there were
+                       several, missing in entries older than it),
                        epochs, seconds (of training), curve: [{seconds, clean, robust}] after each epoch,
                        clean, papers_attacks (the smaller of PGD's and BPDA's), by_attack: {name: accuracy},
                        worst_case, certified (proven of all validation images; null without bounds),
@@ -83,6 +84,7 @@ def seed_entry(run: Run, trained: dict[str, Any], results: dict[str, Any], proof
         "num_threads": trained["num_threads"],
         "jobs": trained["jobs"],
         "num_images": results["data"]["num_images"],
+        "command": trained.get("command"),
         "epochs": trained["epochs"],
         "seconds": trained["curve"][-1]["seconds"],
         "curve": trained["curve"],
@@ -181,7 +183,7 @@ def _claims_table(claims: list[dict[str, Any]]) -> list[str]:
         "",
         "The paper claims such things of its own method alone; the other rows are held against the same.",
         "Seconds to an accuracy lie on the straight line between two schedules that were run: whole ones with the mean",
-        "over their seeds, shorter ones with one seed.",
+        "over their seeds, shorter ones with one seed. All are of one run, of one command, where nothing else is said.",
         "Published accuracies under attack are those of <https://github.com/fra31/auto-attack>, published proofs those",
         "of <https://sokcertifiedrobustness.github.io/leaderboard> (June 2024): of whole test sets, not these images.",
     ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +17,7 @@ from lightning_sq.evaluation.runner import images_together
 from lightning_sq.evaluation.suites import attacks_by_name, passes
 from lightning_sq.models import PixelClassifier
 from lightning_sq.reproduction.recipes import Recipe
-from lightning_sq.reproduction.runs import Run, Step, training_step
+from lightning_sq.reproduction.runs import Run
 from lightning_sq.reproduction.settings import Settings
 from lightning_sq.reproduction.trials import tuned_rates, untried_rates, variants
 from lightning_sq.words import counted
@@ -74,16 +73,16 @@ def estimates(settings: Settings, progress: Callable[[int, int], None]) -> dict[
 
 def estimate_of(settings: Settings, recipe: Recipe) -> Estimate:
     """What a recipe takes, from a few steps of it that are timed now."""
-    num_images, _ = settings.num_data()
+    num_images, _ = settings.num_data
     threads_before = torch.get_num_threads()
     torch.set_num_threads(settings.num_threads)
-    step, one_pass = seconds_per_image(recipe, images_together(settings.num_images, LARGEST_BATCH))
+    step, one_pass = seconds_per_image(recipe, images_together(settings.num_attacked, LARGEST_BATCH))
     torch.set_num_threads(threads_before)
     values = recipe.values()
     seen = num_images * values["data"].get("batch_repeats", 1)
     limit = values["trainer"].get("limit_train_batches")
     seen = seen if limit is None else min(seen, limit * values["data"]["batch_size_per_device"])
-    in_all = passes_of_evaluation(settings.attacks, settings.num_images)
+    in_all = passes_of_evaluation(settings.attacks, settings.num_attacked)
     return Estimate(seen * step, START_SECONDS + in_all * one_pass)
 
 
@@ -164,12 +163,14 @@ def plan_in_words(settings: Settings, known: dict[str, Estimate], *, anew: bool 
         anew: Whether all is done again.
     Raises: InputError if a run is there by another recipe.
     """
-    runs, tuning_data = settings.missing(tuned_rates(settings)), settings.tuning_data or settings.data
-    steps = [("tuning", run, _training(run, tuning_data, known)) for run in untried_rates(settings)]
-    steps += [("training", run, _training(run, settings.data, known)) for run in runs]
-    for run in runs:
-        seconds = known[run.row.name].attacking
-        steps.append(("attacks", run, settings.attacks_on(run, estimate=seconds)))
+    runs, trials = settings.missing(tuned_rates(settings)), untried_rates(settings)
+
+    def seconds(run: Run) -> float:
+        return known[run.row.name].of_training(run.recipe)
+
+    steps = [("tuning", run, settings.trial_of(run, seconds(run))) for run in trials]
+    steps += [("training", run, settings.training_of(run, seconds(run))) for run in runs]
+    steps += [("attacks", run, settings.attacks_on(run, estimate=known[run.row.name].attacking)) for run in runs]
     left = [(run.row.name, kind, step.estimate) for kind, run, step in steps if anew or step.is_left()]
     lines = [f"{'left of row':28}{'runs':>6}{'tuning':>15}{'training':>15}{'attacks':>15}"]
     for name in settings.rows:
@@ -188,10 +189,6 @@ def _side_by_side(seconds: Sequence[float], jobs: int) -> float:
     for one in sorted(seconds, reverse=True):
         busy[busy.index(min(busy))] += one
     return max(busy)
-
-
-def _training(run: Run, data: Path, known: dict[str, Estimate]) -> Step:
-    return training_step(run, data, known[run.row.name].of_training(run.recipe))
 
 
 def time_in_words(seconds: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +13,12 @@ from typing import Any
 
 from lightning_sq.children import last_words, run_command
 from lightning_sq.errors import InputError
-from lightning_sq.evaluation.results import is_older
-from lightning_sq.evaluation.store import kept_identity
 from lightning_sq.evaluation.suites import SUITE_VERSION
 from lightning_sq.metrics_file import training_curve
 from lightning_sq.paths import write_whole
 from lightning_sq.reproduction.recipes import Recipe
 from lightning_sq.reproduction.studies import Row
-from lightning_sq.run_files import ALL_VERDICTS, JSON_FILE, LAST_CHECKPOINT
+from lightning_sq.run_files import LAST_CHECKPOINT
 
 TRAINED, EVALUATED, EVALUATION, LOG = "trained.json", "evaluated.json", "evaluation", "log.txt"
 CURVE = {"train/seconds": "seconds", "val/clean_top1": "clean", "val/robust_top1": "robust"}
@@ -72,6 +70,8 @@ class Step:
         result: What the marker is to hold besides the key, asked when the command has ended.
         version: Of what it does; what was done by an earlier one counts, and is done again.
         num_images: That it takes, if it says so in its result; what was done of fewer counts, and is done again.
+        images: The fingerprint of the data; empty where they are not there.
+        started: What its command leaves on the way, and goes on from; None where it does not.
     """
 
     title: str
@@ -83,6 +83,8 @@ class Step:
     result: Callable[[], dict[str, Any]]
     version: int = 1
     num_images: int = 0
+    images: str = ""
+    started: Path | None = None
 
     def is_left(self) -> bool:
         """Whether it is to be run. Raises: as `is_done`."""
@@ -92,11 +94,16 @@ class Step:
         return done.get("version", 1) < self.version or done.get("num_images", 0) < self.num_images
 
     def is_done(self) -> bool:
-        """Whether it was run. Raises: InputError if the marker is of another recipe, or of other settings."""
+        """Whether it was run. Raises: InputError if the marker is of another recipe, other settings or other images."""
         if not self.marker.exists():
             return False
-        known = json.loads(self.marker.read_text())["key"]
-        if known != self.key:
+        known = json.loads(self.marker.read_text())
+        if self.images and known.get("images", self.images) != self.images:
+            raise InputError(
+                f"{self.marker.parent} holds {self.title} with other images than the data has now. Put those back, "
+                "remove that folder, add --overwrite to do it again, or give another --runs."
+            )
+        if known["key"] != self.key:
             raise InputError(
                 f"{self.marker.parent} holds {self.title} by other settings (its recipe or options have changed). "
                 "Give the options of then, remove that folder, add --overwrite to do it again, or give another --runs."
@@ -104,10 +111,16 @@ class Step:
         return True
 
 
-def training_step(run: Run, data: Path, estimate: float, *, anew: bool = False) -> Step:
-    """`lightning-sq fit`, gone on with where it was stopped, or `anew` in the place of what is there."""
-    words = ["fit", *run.recipe.options(), "--data.root", str(data), "--output", str(run.folder)]
-    words += ["--overwrite" if anew else "--resume"]
+def training_step(run: Run, data: Path, images: str, estimate: float) -> Step:
+    """`lightning-sq fit`, gone on with where it was stopped.
+
+    Args:
+        run: Which.
+        data: Image folder.
+        images: Its fingerprint.
+        estimate: Seconds.
+    """
+    words = ["fit", *run.recipe.options(), "--data.root", str(data), "--output", str(run.folder), "--resume"]
     return Step(
         f"training {run.title}",
         words,
@@ -116,47 +129,42 @@ def training_step(run: Run, data: Path, estimate: float, *, anew: bool = False) 
         estimate,
         run.folder / LOG,
         lambda: {"curve": training_curve(run.folder, CURVE), "epochs": run.recipe.num_epochs},
+        images=images,
+        started=run.checkpoint,
     )
 
 
-def evaluation_step(run: Run, options: Sequence[str], num_images: int, sources: Sequence[str], estimate: float) -> Step:
+def evaluation_step(
+    run: Run, options: Sequence[str], num_images: int, images: str, sources: Sequence[str], estimate: float
+) -> Step:
     """`lightning-sq evaluate` of the last checkpoint, gone on with where it was stopped.
 
-    Results that are there are replaced, once the new ones are whole. Verdicts are dropped that are older than a
-    checkpoint, and so about other weights, or of attacks that have been made stronger since.
+    Results that are there are replaced, once the new ones are whole, and verdicts of another evaluation dropped: about
+    other weights or images, or by attacks that have been made stronger since.
 
     Args:
         run: Which.
         options: Of the evaluation; with others it is another one.
         num_images: That are attacked.
+        images: The fingerprint of the data.
         sources: NAME=MODEL of the models whose adversarial images are tried too.
         estimate: Seconds.
     """
-    output = run.folder / EVALUATION
     words = ["evaluate", f"{run.row.name}={run.checkpoint}", *options, "--num-images", str(num_images)]
-    words += ["--output", str(output)]
+    words += ["--output", str(run.folder / EVALUATION), "--overwrite"]
     words += [word for source in sources for word in ("--transfer-from", source)]
-    checkpoints = [run.checkpoint, *(Path(source.partition("=")[2]) for source in sources)]
-    outdated = 0 < _newest(output.glob(ALL_VERDICTS)) < _newest(checkpoints)
-    outdated |= any(is_older(kept_identity(file)) for file in output.glob(ALL_VERDICTS))
-    words += ["--overwrite"] if outdated or (output / JSON_FILE).exists() else []
-    key = " ".join([run.recipe.fingerprint(), *options])
     return Step(
         f"attacking {run.title}",
         words,
         run.folder / EVALUATED,
-        key,
+        " ".join([run.recipe.fingerprint(), *options]),
         estimate,
         run.folder / LOG,
         lambda: {"num_images": num_images},
         version=SUITE_VERSION,
         num_images=num_images,
+        images=images,
     )
-
-
-def _newest(files: Iterable[Path]) -> int:
-    """When the last of them was written, in nanoseconds; 0 if there is none."""
-    return max((file.stat().st_mtime_ns for file in files if file.exists()), default=0)
 
 
 def trained_at_hand(run: Run) -> dict[str, Any] | None:
@@ -167,12 +175,17 @@ def trained_at_hand(run: Run) -> dict[str, Any] | None:
 
 
 def forget(run: Run) -> None:
-    """The run counts as not done; what it left is replaced by those who wrote it, and nothing else is touched."""
+    """The run counts as not begun: what was trained is removed, results are replaced later, nothing else is touched."""
+    from lightning_sq.training.resume.start import remove_run
+
+    remove_run(run.folder)  # first, so that what is stopped here is either done or begun anew
     for name in (TRAINED, EVALUATED):
         (run.folder / name).unlink(missing_ok=True)
 
 
-def run_all(steps: Sequence[Step], *, jobs: int, advance: Callable[[int, int, str], None], num_threads: int) -> None:
+def run_all(
+    steps: Sequence[Step], *, jobs: int, advance: Callable[[int, int, str], None], num_threads: int, began: str
+) -> None:
     """Run the steps that are left, `jobs` at a time, the longest first.
 
     Args:
@@ -180,12 +193,13 @@ def run_all(steps: Sequence[Step], *, jobs: int, advance: Callable[[int, int, st
         jobs: Commands side by side.
         advance: Called with (seconds of estimated work done, in all, what is under way, or ended last).
         num_threads: CPU threads of each command.
+        began: When it was asked for, by which is known what was done in one go.
     Raises: InputError if one fails, when those that run beside it have ended.
     """
     todo = sorted((step for step in steps if step.is_left()), key=lambda step: -step.estimate)
     total, done = round(sum(step.estimate for step in todo)), 0.0
     with ThreadPoolExecutor(jobs) as pool:
-        futures = {pool.submit(_run, step, num_threads, jobs): step for step in todo}
+        futures = {pool.submit(_run, step, num_threads, jobs, began): step for step in todo}
         left, began, note = set(futures), {}, ""
         try:
             while left:
@@ -211,17 +225,19 @@ def under_way(step: Step) -> str:
     return step.title if said is None else f"{step.title}: {said}"
 
 
-def _run(step: Step, num_threads: int, jobs: int) -> None:
+def _run(step: Step, num_threads: int, jobs: int, began: str) -> None:
     step.log.parent.mkdir(parents=True, exist_ok=True)
+    in_one_go = step.started is None or not step.started.exists()
     environment = os.environ | {"OMP_NUM_THREADS": str(num_threads), "PYTHONUNBUFFERED": "1"}
-    began = time.perf_counter()
+    start = time.perf_counter()
     with step.log.open("a") as log:
         log.write(f"$ lightning-sq {' '.join(step.words)}\n")
         log.flush()
         status = run_command(step.words, stdout=log, stderr=log, env=environment)
     if status:
         raise InputError(f"{step.title} failed: {last_words(step.log.read_text())} (see {step.log})")
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - start
     content = {"key": step.key, "version": step.version, "seconds_in_all": seconds}
-    content |= {"num_threads": num_threads, "jobs": jobs}
+    content |= {"num_threads": num_threads, "jobs": jobs, "command": began if in_one_go else None}
+    content |= {"images": step.images} if step.images else {}
     write_whole(step.marker, json.dumps(content | step.result(), indent=1) + "\n")

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from lightning_sq.data.image_index import ImageIndex
 from lightning_sq.data.index import load_index
 from lightning_sq.evaluation.results import is_older
 from lightning_sq.evaluation.suites import attacks_by_name
 from lightning_sq.reproduction.earlier import NOTHING, Earlier
 from lightning_sq.reproduction.recipes import Recipe, recipe_of
-from lightning_sq.reproduction.runs import TRAINED, Run, Step, evaluation_step, trained_at_hand
+from lightning_sq.reproduction.runs import TRAINED, Run, Step, evaluation_step, trained_at_hand, training_step
 from lightning_sq.reproduction.studies import Row, Study
 from lightning_sq.run_files import LAST_CHECKPOINT
 
@@ -44,6 +47,7 @@ class Settings:
         shares: Of the epochs of the rows whose time is told, for their shorter schedules.
         earlier: What an earlier page measured, which is not measured again.
         assumed: (training, test) images that `data` will have, for a plan without them; None counts them.
+        began: When the command was given, UTC; what one command trained was trained in one run.
     """
 
     study: Study
@@ -62,19 +66,41 @@ class Settings:
     shares: tuple[float, ...] = ()
     earlier: Earlier = NOTHING
     assumed: tuple[int, int] | None = None
+    began: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     @property
     def quick(self) -> bool:
         """Whether it is the quick form."""
         return self.form == "quick"
 
+    @cached_property
     def num_data(self) -> tuple[int, int]:
         """(training, test) images."""
-        return self.assumed or (len(load_index(self.data / "train")), len(load_index(self.data / "val")))
+        if self.assumed:
+            return self.assumed
+        train, val = self._indices
+        return len(train), len(val)
+
+    @property
+    def num_attacked(self) -> int:
+        """Test images to attack, of those that there are."""
+        return min(self.num_images, self.num_data[1])
+
+    @cached_property
+    def _indices(self) -> list[ImageIndex]:
+        return _indices_of(self.data)
+
+    @cached_property
+    def _images(self) -> str:
+        return "" if self.assumed else _fingerprint(self._indices)
+
+    @cached_property
+    def _tuning_images(self) -> str:
+        return "" if self.assumed or self.tuning_data is None else _fingerprint(_indices_of(self.tuning_data))
 
     def conditions(self) -> dict[str, Any]:
         """What all numbers of a page have in common, as the page says it."""
-        train, val = self.num_data()
+        train, val = self.num_data
         return {
             "study": self.study.name,
             "epsilon": self.study.epsilon,
@@ -123,7 +149,7 @@ class Settings:
 
     def _is_known(self, run: Run) -> bool:
         entry = self.earlier.seed(run)
-        if entry is None or entry["num_images"] < self.num_images:
+        if entry is None or entry["num_images"] < self.num_attacked:
             return False
         return not is_older(entry) or trained_at_hand(run) is None
 
@@ -140,8 +166,26 @@ class Settings:
                 found[name] = folders[0] / LAST_CHECKPOINT
         return found
 
+    def training_of(self, run: Run, estimate: float = 0.0) -> Step:
+        """The training of a run on the data set."""
+        return training_step(run, self.data, self._images, estimate)
+
+    def trial_of(self, run: Run, estimate: float = 0.0) -> Step:
+        """The training of a run on the split whose val are training images."""
+        assert self.tuning_data is not None
+        return training_step(run, self.tuning_data, self._tuning_images, estimate)
+
     def attacks_on(self, run: Run, sources: Sequence[str] = (), estimate: float = 0.0) -> Step:
         """The evaluation of a run, by the same attacks for every row; see `evaluation_step`."""
         options = ["--data", str(self.data), "--epsilon", self.study.epsilon, "--attacks", self.attacks]
         options += ["--backend", "torchvision", "--num-threads", "1"]
-        return evaluation_step(run, options, self.num_images, sources, estimate)
+        return evaluation_step(run, options, self.num_attacked, self._images, sources, estimate)
+
+
+def _indices_of(data: Path) -> list[ImageIndex]:
+    """Of both splits."""
+    return [load_index(data / split) for split in ("train", "val")]
+
+
+def _fingerprint(splits: Sequence[ImageIndex]) -> str:
+    return "-".join(index.fingerprint()[:12] for index in splits)

@@ -7,9 +7,21 @@ from datetime import timedelta
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_sq.types import Batch
+
+
+def average_where_training_is(trainer: Trainer) -> None:
+    """Averages of weights are to be on the device of the training.
+
+    Lightning's callback asks the module where it is before that is moved, so that it would copy the weights to the CPU
+    at each step.
+    """
+    for callback in trainer.callbacks:
+        if isinstance(callback, WeightAveraging) and callback._device is None:
+            callback._device = trainer.strategy.root_device
 
 
 class Throughput(Callback):

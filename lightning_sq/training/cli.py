@@ -25,7 +25,7 @@ from lightning_sq.paths import write_whole
 from lightning_sq.run_files import CHECKPOINTS, CONFIG_FILE
 from lightning_sq.slurm_job import check_gpus, note_job
 from lightning_sq.training.build import build_module
-from lightning_sq.training.callbacks import ProgressLines, Throughput
+from lightning_sq.training.callbacks import ProgressLines, Throughput, average_where_training_is
 from lightning_sq.training.cluster.keep_time import KeepTime
 from lightning_sq.training.cluster.last_words import LastWords, seconds_noted
 from lightning_sq.training.cluster.leaving import LeaveWhenAsked, switch_off_own_handlers
@@ -184,6 +184,7 @@ class CommandLine(LightningCLI):
             raise InputError(f"{one_line(error)}. Mend the --trainer option; --help lists them.") from error
         check_trainer(made)
         switch_off_own_handlers(made)
+        average_where_training_is(made)
         made.fit_loop._iteration_based_training = lambda: False  # with max_steps a resumed epoch would count twice
         return made
 

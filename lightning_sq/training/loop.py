@@ -49,6 +49,12 @@ def ends_step(trainer: Trainer, batch_idx: int) -> bool:
     return taken % trainer.accumulate_grad_batches == 0 or taken == trainer.num_training_batches
 
 
+def is_last_batch(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether Lightning ends the training behind this batch, by the epochs or steps that were asked for."""
+    ends_epoch = batch_idx + 1 == trainer.num_training_batches
+    return trainer.global_step == trainer.max_steps or (ends_epoch and trainer.current_epoch + 1 == trainer.max_epochs)
+
+
 def validates_behind(trainer: Trainer) -> bool:
     """Whether Lightning will validate behind the batch that is over, by its own rule: not at each end of an epoch where
     `val_check_interval` says otherwise.

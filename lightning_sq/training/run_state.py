@@ -50,6 +50,10 @@ class RunState:
         """Of all starts, when `step` optimizer steps have been taken."""
         return self.epochs_before + (step - self.steps_before) / self.plan.steps_per_epoch
 
+    def ends_early(self, step: int) -> bool:
+        """Whether its schedule is through after `step` optimizer steps, sooner than by all of them; see `TimePlan`."""
+        return self.plan.ends_early(round(self.epochs_trained(step) * self.plan.steps_per_epoch))
+
     def agree(self, loss: Tensor, rank: int) -> int | None:
         """Once a batch, all processes together: whether one is to stop, or to save, and for how many steps there is
         time.

@@ -283,7 +283,7 @@ def test_a_name_that_two_sources_could_have_is_refused(releases, quick, tmp_path
 def test_a_source_whose_images_fit_no_model_is_refused(releases, quick, few_digits, tmp_path, capsys):
     write_untrained(tmp_path / "smaller", few_digits, image_size=24)
     assert main([*quick, str(releases / "plain"), "--transfer-from", str(tmp_path / "smaller")]) == 2
-    assert "smaller takes images of another size than the models" in capsys.readouterr().err
+    assert "smaller takes images of another size or other channels than the models" in capsys.readouterr().err
 
 
 def test_models_whose_images_do_not_fit_each_other_are_not_said_to_be_tried(releases, quick, few_digits, tmp_path):
@@ -291,7 +291,9 @@ def test_models_whose_images_do_not_fit_each_other_are_not_said_to_be_tried(rele
     assert main([*quick, str(releases / "plain"), str(tmp_path / "smaller")]) == 0
     assert transfers(tmp_path / "out") == (set(), [set(), set()])
     plain, smaller = found(tmp_path / "out")["models"]
-    assert plain["skipped"]["transfer_smaller"] == "that model takes images of another size, or has other classes"
+    assert plain["skipped"]["transfer_smaller"] == (
+        "that model takes images of another size or other channels, or has other classes"
+    )
     assert "transfer_plain" in smaller["skipped"]
     assert "<td>transfer_smaller</td>" in (tmp_path / "out/report.html").read_text()
 

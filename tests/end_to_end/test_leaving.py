@@ -84,6 +84,29 @@ def test_a_run_without_time_for_its_steps_ends_with_its_schedule_complete_and_is
     assert last(fit("run", "--resume"))["global_step"] == 5  # without a limit too: behind its schedule the rate is 0
 
 
+def test_a_limit_ends_a_run_that_goes_on_with_larger_batches(fit, tmp_path, caplog, monkeypatch):
+    """Of 24 an epoch it has taken 30, and of 6 an epoch it has 24 in all."""
+    longer = ["--trainer.max_epochs", "4", "--data.batch_size_per_device"]
+    with pytest.raises(SystemExit):
+        fit("run", *longer, "4", *DISASTER, "--trainer.callbacks.step", "29", "--trainer.callbacks.number", "SIGTERM")
+    assert last(tmp_path / "run")["global_step"] == 30
+    monkeypatch.setattr("lightning_sq.training.run_state.seconds_since_start", lambda: 100.0)
+    onward = [*longer, "16", "--resume", "--on_mismatch", "restart_epoch", "--time_limit", "00:00:01"]
+    with caplog.at_level("INFO"):
+        output = fit("run", *onward)
+    assert last(output)["global_step"] == 31  # how long a step takes is known from before
+    assert "The time limit ends the run at step 31, its schedule complete." in caplog.text
+    assert last(fit("run", *longer, "16", "--resume"))["global_step"] == 31
+
+
+def test_a_run_does_not_go_on_in_another_precision(fit, few_digits, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        fit("run", *DISASTER, "--trainer.callbacks.step", "3", "--trainer.callbacks.number", "SIGTERM")
+    words = ["fit", *SMALL, "--data.root", str(few_digits), "--output", str(tmp_path / "run"), "--resume"]
+    assert main([*words, "--trainer.precision", "bf16-mixed"]) == 2
+    assert "is from a run with precision=32-true, this one has bf16-mixed" in capsys.readouterr().err
+
+
 def test_a_run_whose_schedule_is_complete_makes_up_for_its_last_validation(fit, tmp_path, monkeypatch):
     monkeypatch.setattr("lightning_sq.training.run_state.seconds_since_start", lambda: 100.0)
     limit = ["--time_limit", "00:00:01"]

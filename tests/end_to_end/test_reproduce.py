@@ -87,6 +87,24 @@ def test_other_settings_are_refused_and_overwrite_is_named(words, page, capsys, 
     assert "add --overwrite to do it again, or give another --runs." in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("extra", [[], ["--page"]])
+def test_runs_on_other_images_than_the_data_have_now_are_refused(words, page, tmp_path, capsys, extra):
+    data, fewer = Path(words[words.index("--data") + 1]), tmp_path / "mnist"
+    shutil.copytree(data, fewer)
+    next((fewer / "train/0").iterdir()).unlink()
+    assert main([*words, "--rows", ROWS, "--data", str(fewer), *extra]) == 2
+    assert "seed0 with other images than the data has now. Put those back" in capsys.readouterr().err
+
+
+def test_variants_of_the_method_can_be_tried_before_any_row_is_trained(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("lightning_sq.commands.reproduce._choose", lambda *_: None)
+    monkeypatch.setattr("lightning_sq.commands.reproduce._with_data", lambda options, settings: settings)
+    full = [word for word in words if word != "--quick"]
+    elsewhere = ["--runs", str(tmp_path / "runs"), "--output", str(tmp_path / "page")]
+    assert main([*full, "--choose", "--rows", "method", *elsewhere]) == 0
+    assert "No row has been trained and attacked here" in capsys.readouterr().out
+
+
 def test_plan_trains_nothing_and_page_needs_something(words, page, tmp_path, capsys):
     elsewhere = [*words, "--rows", "pgd", "--runs", str(tmp_path / "runs")]
     assert main([*elsewhere, "--plan"]) == 0
@@ -125,6 +143,7 @@ def test_files_that_are_not_there_are_asked_for_by_the_option_of_this_command(tm
         (["--jobs", "0"], "--jobs 0 is not at least 1."),
         (["--configs", "nowhere"], "There is no nowhere/mnist.yaml. Run this in a clone"),
         (["--attacks", "nothing"], "There is no linf attack 'nothing'"),
+        (["--attacks", "autoattack"], "--attacks autoattack lacks pgd, by which the paper judged. Give --attacks pgd,"),
     ],
 )
 def test_bad_input_is_one_sentence_before_anything_runs(words, extra, sentence, tmp_path, capsys):

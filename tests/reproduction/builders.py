@@ -24,6 +24,7 @@ def settings(tmp_path, **changes):
         "num_images": 10,
         "jobs": 2,
         "num_threads": 1,
+        "assumed": MNIST.num_images,
     }
     return Settings(**(given | changes))
 
@@ -38,6 +39,7 @@ def seed(worst, papers=None, certified=None, curve=((10, 0.5), (20, 0.8))):
         "num_threads": 1,
         "jobs": 2,
         "num_images": 10_000,
+        "command": "2026-01-02T03:04:05+00:00",
         "epochs": 2,
         "seconds": curve[-1][0],
         "curve": [{"seconds": s, "clean": 0.99, "robust": r} for s, r in curve],

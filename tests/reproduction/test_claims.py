@@ -263,6 +263,14 @@ def test_a_time_that_turns_on_an_image_or_on_a_doubted_schedule_is_not_told_for_
     )
 
 
+@pytest.mark.parametrize(("command", "said"), [(None, "not known to be of one run"), ("another", "not all of one run")])
+def test_a_time_says_where_it_is_not_of_one_run(command, said):
+    known = timed(method=ends((5, 0.6), (10, 0.8)), pgd=ends((100, 0.1), (250, 0.8), (500, 0.9)))
+    assert verdict(METHOD_FASTER, known)["verdict"] == "reached"
+    known["pgd"]["shorter"][1]["command"] = command
+    assert verdict(METHOD_FASTER, known)["verdict"] == f"reached; seconds {said}"
+
+
 @pytest.mark.parametrize(
     ("seconds", "expected", "holds"),
     [

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from lightning_sq.errors import InputError
 from lightning_sq.reproduction import conduct, trials
+from lightning_sq.reproduction.earlier import NOTHING, Earlier
 from lightning_sq.reproduction.plan import Estimate
 from lightning_sq.reproduction.proofs import Proof
-from lightning_sq.reproduction.runs import TRAINED
+from lightning_sq.reproduction.runs import TRAINED, forget
+from lightning_sq.reproduction.settings import SHARES
 from lightning_sq.reproduction.studies import MNIST
-from tests.reproduction.builders import settings
+from tests.reproduction.builders import rows, seed, settings
 
 
 @pytest.fixture
@@ -49,6 +53,44 @@ def test_of_two_measurements_the_one_by_later_attacks_is_taken_then_that_of_more
     again = dict(few)
     assert conduct._better(again, few) is again
     assert conduct._better(None, None) is None
+
+
+def test_seeds_and_lengths_that_a_command_leaves_out_stay_on_the_page(tmp_path):
+    whole = settings(tmp_path, rows=("pgd",), shares=SHARES, tuning_data=None)
+    row = rows(pgd=[])["pgd"]
+    for run in whole.planned({}):
+        entry = seed(0.5) | {"seed": run.seed, "recipe": run.recipe.fingerprint()}
+        row["shorter" if run.is_shorter else "seeds"].append(entry)
+    less = replace(whole, num_seeds=1, shares=(), earlier=Earlier({"pgd": row}, []))
+    kept = conduct.collect(less)["rows"]["pgd"]
+    assert (kept["seeds"], kept["shorter"]) == (row["seeds"], row["shorter"])
+    assert (len(kept["seeds"]), len(kept["shorter"])) == (3, 3)
+    with pytest.raises(conduct.NothingMeasuredError):
+        conduct.collect(replace(less, earlier=NOTHING))
+
+
+def test_a_run_that_is_to_be_done_again_begins_anew_and_what_is_not_its_own_stays(tmp_path):
+    ours = settings(tmp_path)
+    run = ours.planned({})[0]
+    run.checkpoint.parent.mkdir(parents=True)
+    for path in (run.checkpoint, run.folder / TRAINED, run.folder / "notes.txt"):
+        path.write_text("{}")
+    forget(run)
+    assert [path.name for path in run.folder.iterdir()] == ["notes.txt"]
+    assert ours.training_of(run).words[-1] == "--resume"  # stopped and started again, it goes on
+
+
+def test_what_is_there_by_another_recipe_is_refused_before_any_work_unless_it_is_to_be_done_again(tmp_path, steps):
+    ours = settings(tmp_path, tuning_data=None)
+    known = {name: Estimate(epoch=1.0, attacking=1.0) for name in ours.rows}
+    last = ours.planned({})[-1]
+    last.folder.mkdir(parents=True)
+    (last.folder / TRAINED).write_text(json.dumps({"key": "of another recipe"}))
+    with pytest.raises(InputError, match="by other settings"):
+        conduct.conduct(ours, known)
+    assert steps == {}
+    conduct.conduct(ours, known, anew=True)
+    assert len(steps["training"]) == 4
 
 
 def test_variants_of_the_method_are_tried_on_held_out_images(tmp_path, steps):

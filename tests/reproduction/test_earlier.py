@@ -64,11 +64,14 @@ def test_a_shorter_schedule_is_known_too(tmp_path):
     assert replace(ours, earlier=Earlier(known_page, [])).missing({}) == []
 
 
-def test_what_a_row_gave_at_other_rates_stays_with_it():
-    known_page = {"pgd": {"other_rates": [1], "seeds": []}, "natural": {"seeds": []}}
+def test_what_a_row_gave_at_other_rates_and_how_its_own_was_chosen_stays_with_it():
+    tried = [{"rate": 0.1}]
+    known_page = {"pgd": {"other_rates": [1], "tuning": tried, "learning_rate": 0.1}, "natural": {"seeds": []}}
     earlier = Earlier(known_page, [])
-    assert earlier.at_other_rates("pgd") == {"other_rates": [1]}
-    assert earlier.at_other_rates("natural") == earlier.at_other_rates("free") == {}
+    for rate, tuning, more in ((0.1, [], {"tuning": tried}), (0.2, [], {}), (0.1, [{"rate": 0.1}, {"rate": 0.2}], {})):
+        now = {"learning_rate": rate, "tuning": tuning}
+        assert earlier.beside_runs("pgd", now) == {"other_rates": [1]} | more
+        assert earlier.beside_runs("natural", now) == earlier.beside_runs("free", now) == {}
 
 
 def test_learning_rates_that_a_page_has_tried_are_not_tried_again_and_tell_the_best(tmp_path):

@@ -173,7 +173,7 @@ def entry(**changes):
     results = {"created": "2026-01-02T03:04:05+00:00", "device": "CPU, 1 thread", "suite_version": 2, "models": [model]}
     results |= {"data": {"num_images": 5}}
     curve = [{"seconds": 5.0, "clean": 0.8, "robust": 0.1}, {"seconds": 11.0, "clean": 0.9, "robust": 0.2}]
-    trained = {"key": "0123456789abcdef", "num_threads": 1, "jobs": 2, "epochs": 4, "curve": curve}
+    trained = {"key": "0123456789abcdef", "num_threads": 1, "jobs": 2, "epochs": 4, "curve": curve, "command": "then"}
     proof = Proof(0.3, 0.35, 0.6, 200, 0.31, 0.5)
     return page.seed_entry(SimpleNamespace(seed=1), trained, results | changes, proof)
 
@@ -188,7 +188,7 @@ def test_every_number_of_an_evaluation_is_kept_as_what_it_is():
     )
     assert kept["over_epsilon"] == [[0.1, 0.8], [0.3, 0.4]]
     assert (kept["seed"], kept["day"], kept["seconds"], kept["epochs"]) == (1, "2026-01-02", 11.0, 4)
-    assert kept["num_images"] == 5
+    assert (kept["num_images"], kept["command"]) == (5, "then")
     assert (kept["flags"], kept["verdict"], kept["transfers"]) == (["zero_gradients"], "in words", ["natural", "pgd"])
     assert (kept["proof"]["proven"], kept["proof"]["wrong_by_boxes"]) == (0.35, 0.5)
     assert kept["verdicts"] == {"papers_attacks": "10110", "worst_case": "11000", "certified_of_attacked": "10000"}

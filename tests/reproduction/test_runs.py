@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import time
 from dataclasses import replace
 
 import pytest
 
-from lightning_sq.commands.evaluate import VERDICTS
 from lightning_sq.errors import InputError
-from lightning_sq.evaluation.store import VerdictStore
-from lightning_sq.evaluation.suites import SUITE_VERSION
 from lightning_sq.reproduction import runs
 from lightning_sq.reproduction.figures import LIGHT, STRONG
 from lightning_sq.reproduction.runs import (
-    EVALUATION,
     TRAINED,
     Step,
     evaluation_step,
@@ -44,7 +38,7 @@ def step(folder, name, words, *, key="k"):
 
 def ran(steps, jobs=2):
     seen = []
-    run_all(steps, jobs=jobs, advance=lambda *state: seen.append(state), num_threads=1)
+    run_all(steps, jobs=jobs, advance=lambda *state: seen.append(state), num_threads=1, began="now")
     return seen
 
 
@@ -52,7 +46,7 @@ def test_a_step_that_is_done_is_not_done_again(tmp_path):
     good = step(tmp_path, "good", ["--version"])
     assert ran([good]) == [(1, 1, "good")]
     marker = json.loads(good.marker.read_text())
-    assert (marker["key"], marker["more"], marker["num_threads"]) == ("k", 1, 1)
+    assert (marker["key"], marker["more"], marker["num_threads"], marker["command"]) == ("k", 1, 1, "now")
     assert good.log.read_text().startswith("$ lightning-sq --version\n0.")
     assert ran([good]) == []
 
@@ -105,33 +99,36 @@ def test_a_step_that_fails_says_why_and_leaves_no_marker(tmp_path):
     assert not bad.marker.exists()
 
 
-@pytest.mark.parametrize("trained_anew", ["itself", "a source", "neither"])
-def test_attacks_that_were_stopped_go_on_unless_a_model_was_trained_anew_meanwhile(tmp_path, trained_anew):
-    run, source = settings(tmp_path).planned({})[:2]
-    for age, one in ((30, run), (20, source)):
-        one.checkpoint.parent.mkdir(parents=True)
-        written(one.checkpoint, age)
+def test_attacks_that_were_stopped_go_on_and_drop_what_is_of_another_evaluation(tmp_path):
+    """By `evaluate --overwrite`, which tells the two apart by the weights, images and attacks themselves."""
+    run = settings(tmp_path).planned({})[0]
+    assert "--overwrite" in evaluation_step(run, ["--epsilon", "0.3"], 10, "", ["pgd=other.ckpt"], 1.0).words
 
-    def words():
-        return evaluation_step(run, ["--epsilon", "0.3"], 10, [f"pgd={source.checkpoint}"], 1.0).words
 
-    assert "--overwrite" not in words()
-    folder = run.folder / EVALUATION / VERDICTS / run.row.name
-    VerdictStore(folder, {"suite_version": SUITE_VERSION}).close()
-    written(folder / "rank-0.sqlite", 10)
-    assert "--overwrite" not in words()
-    if trained_anew != "neither":
-        written((run if trained_anew == "itself" else source).checkpoint, 0)
-    assert ("--overwrite" in words()) == (trained_anew != "neither")
-    (run.folder / EVALUATION / "results.json").touch()
-    assert "--overwrite" in words()
+def test_a_training_that_another_command_had_begun_is_not_of_one_run(tmp_path):
+    once = replace(step(tmp_path, "once", ["--version"]), started=tmp_path / "twice.ckpt")
+    ran([once])
+    assert json.loads(once.marker.read_text())["command"] == "now"
+    once.started.touch()
+    once.marker.unlink()
+    ran([once])
+    assert json.loads(once.marker.read_text())["command"] is None
+
+
+def test_a_step_on_other_images_is_refused(tmp_path):
+    some = replace(step(tmp_path, "some", ["--version"]), images="of now")
+    ran([some])
+    assert some.is_done()
+    assert replace(some, images="").is_done()  # they are not there: a page can be written without them
+    with pytest.raises(InputError, match=r"holds some with other images than the data has now\. .* add --overwrite"):
+        replace(some, images="of later").is_done()
 
 
 def test_attacks_on_fewer_images_than_are_asked_for_count_and_are_run_again(tmp_path):
     run = settings(tmp_path).planned({})[0]
 
     def attacks(num_images):
-        return evaluation_step(run, ["--epsilon", "0.3"], num_images, [], 1.0)
+        return evaluation_step(run, ["--epsilon", "0.3"], num_images, "", [], 1.0)
 
     ten = attacks(10)
     assert ten.words[ten.words.index("--num-images") + 1] == "10"
@@ -139,21 +136,6 @@ def test_attacks_on_fewer_images_than_are_asked_for_count_and_are_run_again(tmp_
     for num_images, left in ((5, False), (10, False), (20, True)):
         assert attacks(num_images).is_done()
         assert attacks(num_images).is_left() is left
-
-
-def test_attacks_that_were_stopped_before_they_were_made_stronger_begin_anew(tmp_path):
-    run = settings(tmp_path).planned({})[0]
-    run.checkpoint.parent.mkdir(parents=True)
-    written(run.checkpoint, 30)
-    folder = run.folder / EVALUATION / VERDICTS / run.row.name
-    VerdictStore(folder, {"suite_version": SUITE_VERSION - 1}).close()
-    assert "--overwrite" in evaluation_step(run, ["--epsilon", "0.3"], 10, [], 1.0).words
-
-
-def written(file, minutes_ago):
-    file.touch()
-    then = time.time() - 60 * minutes_ago
-    os.utime(file, (then, then))
 
 
 def _tried(run, **last):

@@ -11,9 +11,9 @@ import pytest
 import torch
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 
-from lightning_sq.training.callbacks import ProgressLines, Throughput
+from lightning_sq.training.callbacks import ProgressLines, Throughput, average_where_training_is
 from lightning_sq.training.cluster.time_limit import TimePlan
 from lightning_sq.training.parser import quiet_lightning
 from lightning_sq.training.resume.checkpointing import TimedCheckpoint, WholeFileIO
@@ -72,6 +72,18 @@ def test_a_checkpoint_that_cannot_be_written_whole_leaves_the_one_before(tmp_pat
     io.save_checkpoint({"epoch": 2, "global_step": 7}, path)
     assert io.failure == f"{path} was not written at step 7: no space left on device."
     assert torch.load(path, weights_only=True) == {"epoch": 1}
+
+
+def test_an_average_of_weights_is_where_the_training_is_unless_it_is_told_to_be_elsewhere():
+    there = torch.device("meta")
+    ours, told = EMAWeightAveraging(decay=0.9), EMAWeightAveraging("cpu", decay=0.9)
+    trainer = SimpleNamespace(callbacks=[ours, Throughput(), told], strategy=SimpleNamespace(root_device=there))
+    average_where_training_is(trainer)
+    module = LightningModule()
+    module.layer = torch.nn.Linear(1, 1)  # on the CPU still, as Lightning's hook finds it
+    for callback in (ours, told):
+        callback.setup(SimpleNamespace(), module, "fit")
+    assert [next(one._average_model.parameters()).device.type for one in (ours, told)] == ["meta", "cpu"]
 
 
 def test_speed_counts_from_the_start_of_training_when_a_run_goes_on_inside_an_epoch(monkeypatch):

@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_sq.training.loop import ends_step
+from lightning_sq.training.loop import ends_step, is_last_batch
 
 FIRST_GUESS = 0.5
 """Of a step's time: a batch of the first validation, which nobody has timed yet."""
@@ -26,7 +26,7 @@ class KeepTime(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._last, self._taken = None, 0
-        trainer.should_stop |= pl_module.run.plan.ends_early(trainer.global_step)
+        trainer.should_stop |= pl_module.run.ends_early(trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -40,7 +40,7 @@ class KeepTime(Callback):
         self._last = now
         if not plan.validation_seconds:
             plan.validation_seconds = FIRST_GUESS * plan.step_seconds * sum(trainer.num_val_batches)
-        if plan.ends_early(trainer.global_step):
+        if plan.finished and not is_last_batch(trainer, batch_idx):
             if plan.limit is not None:
                 rank_zero_info(f"The time limit ends the run at step {trainer.global_step}, its schedule complete.")
             trainer.should_stop = True

@@ -96,6 +96,8 @@ class LeaveWhenAsked(Callback):
 def switch_off_own_handlers(trainer: Trainer) -> None:
     """Keep Lightning from registering its signal handlers: they broadcast and save in the middle of whatever runs.
 
-    One rank inside an all-reduce and another inside such a handler wait for each other for ever.
+    One rank inside an all-reduce and another inside such a handler wait for each other for ever. Nor is it to broadcast
+    before each batch whether one of them was called, for which every GPU would run dry.
     """
     trainer._signal_connector.register_signal_handlers = lambda: None
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None

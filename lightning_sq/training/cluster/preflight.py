@@ -75,6 +75,7 @@ def about_this_process(trainer: Trainer, module: LightningModule, output: Path) 
         "recipe": hashlib.sha256(json.dumps(module.run.recipe, sort_keys=True, default=str).encode()).hexdigest(),
         "commit": installed.pop("commit"),
         "versions": json.dumps(installed, sort_keys=True),
+        "precision": trainer.precision,
         "free": free_bytes(output) + sum(path.stat().st_size for path in output.glob(f"{CHECKPOINTS}/*.ckpt")),
     }
 
@@ -83,9 +84,10 @@ REMEDIES = {
     "data": "other images (the fingerprint of names, classes and sizes differs). Give every host the same files",
     "recipe": "another recipe. Start every process by the same command",
     "versions": "other versions. Install the same requirements.lock everywhere",
+    "precision": "another precision, as its GPU has no other. Set --trainer.precision to what all of them have",
     "checkpoint": "another checkpoint to go on from. Have it, and --output, on a disk that all hosts share",
 }
-SHOWN = ("versions", "checkpoint")
+SHOWN = ("versions", "precision", "checkpoint")
 """What is named as it differs; a fingerprint says nothing."""
 
 

@@ -70,7 +70,7 @@ class TimePlan:
 
     def ends_early(self, num_steps: int) -> bool:
         """Whether a time limit, of this start or of one before, brought the schedule to its end in `num_steps`, fewer
-        than it has: behind it the rate is 0.
+        than it has: behind it the rate is 0. They are those of its own batches, not of what the run began with.
         """
         return self.finished and num_steps < self.total_steps
 

@@ -43,9 +43,10 @@ REMEDIES = {
     "accumulate_grad_batches": "Set --trainer.accumulate_grad_batches {}",
     "limit_train_batches": "Set --trainer.limit_train_batches {}",
     "seed": "Set --seed_everything {}",
+    "precision": "Set --trainer.precision {}",
     **{name: f"Set --data.{name} {{}}" for name in AUGMENTATION},
 }
-"""What decides which images a step sees, and what to type to have it as it was."""
+"""What decides which images a step sees, and in which numbers, and what to type to have it as it was."""
 
 NATURAL = "lightning_sq.objectives.Natural"
 """What is minimised where a recipe says nothing."""
@@ -75,6 +76,7 @@ def settings(trainer: Trainer, data: ImageFolderData, optimization: Optimization
         "accumulate_grad_batches": trainer.accumulate_grad_batches,
         "limit_train_batches": trainer.limit_train_batches,
         "seed": data.seed,
+        "precision": trainer.precision,
         **{name: getattr(data, name) for name in AUGMENTATION},
         **asdict(optimization),
     }

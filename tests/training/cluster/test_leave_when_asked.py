@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import signal
 from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 
 from lightning_sq.stop_request import STOPPED
 from lightning_sq.training.cluster import leaving
@@ -24,6 +26,20 @@ def test_whether_a_validation_is_long_is_what_all_processes_say(tmp_path, monkey
     callback.on_validation_end(None, SimpleNamespace(device="cpu"))
     assert asked == [[False]]
     assert callback._validation_is_long is is_long
+
+
+def test_no_process_is_asked_before_each_batch_whether_lightning_was_signalled(tmp_path, monkeypatch):
+    """By a broadcast, behind which the GPU has nothing to do. It would be of what no handler sets."""
+    asked: list[object] = []
+    monkeypatch.setattr(torch.distributed, "broadcast", lambda *what, **more: asked.append(what))
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, default_root_dir=tmp_path)
+    loop = trainer.fit_loop.epoch_loop
+    loop._broadcast_sigterm_tensor()
+    assert len(asked) == 1
+    assert "self._broadcast_sigterm_tensor()" in inspect.getsource(type(loop).advance)
+    leaving.switch_off_own_handlers(trainer)
+    loop._broadcast_sigterm_tensor()
+    assert len(asked) == 1
 
 
 def test_all_processes_take_their_group_down_together_before_the_first_one_ends_alone(tmp_path, monkeypatch):

@@ -19,6 +19,7 @@ from lightning_sq.training.cluster.preflight import (
 from lightning_sq.training.resume.checkpointing import most_checkpoints
 
 SAME = {"data": "d" * 64, "recipe": "r" * 64, "versions": "v", "commit": "c", "checkpoint": "last.ckpt of step 9"}
+SAME |= {"precision": "bf16-mixed"}
 SAME |= {"free": 10**12, "clock": 1000.0}
 
 
@@ -31,7 +32,13 @@ def everybody(**odd):
 
 @pytest.mark.parametrize(
     ("what", "remedy"),
-    [("data", "same files"), ("recipe", "same command"), ("versions", "lock"), ("checkpoint", "a disk that all")],
+    [
+        ("data", "same files"),
+        ("recipe", "same command"),
+        ("versions", "lock"),
+        ("precision", "what all of them have: other in the place of bf16-mixed"),
+        ("checkpoint", "a disk that all"),
+    ],
 )
 def test_the_host_that_differs_is_named(what, remedy):
     check_alike(everybody())
@@ -53,7 +60,7 @@ def test_a_host_whose_code_is_of_another_commit_or_knows_none_is_not_refused(tmp
         return about_this_process(trainer, SimpleNamespace(run=SimpleNamespace(recipe={})), tmp_path)
 
     index = SimpleNamespace(fingerprint=lambda: "f")
-    trainer = SimpleNamespace(global_rank=0, datamodule=SimpleNamespace(index=lambda split: index))
+    trainer = SimpleNamespace(global_rank=0, precision="32-true", datamodule=SimpleNamespace(index=lambda split: index))
     usual, odd = seen("c") | {"checkpoint": "none"}, seen(commit) | {"checkpoint": "none", "host": "node1"}
     check_alike([usual, usual, odd])
     said = f"The code is of different commits: c on {usual['host']}, {commit} on node1."
