@@ -47,14 +47,14 @@ def errors(rows: dict[str, Any]) -> str:
 
 
 def clock(rows: dict[str, Any]) -> list[str]:
-    """How far the seconds of the seeds of a row differ, which all take the same steps: what else the machine did."""
-    seconds = [[seed["seconds"] for seed in row["seeds"]] for row in rows.values()]
+    """How far the seconds of an epoch of a row differ, which all take the same steps: what else the machine did."""
+    seconds = [[end["seconds"] / end["epochs"] for end in _ends(row)] for row in rows.values()]
     most = max((max(one) / min(one) for one in seconds if len(one) > 1), default=None)
     if most is None:
         return []
     return [
-        "Seconds are the clock's, on a machine that did other things at times: those of the seeds of one row, which",
-        f"take the same steps, differ by up to {most:.1f} times.",
+        "Seconds are the clock's, on a machine that did other things at times: those of an epoch of one row, which",
+        f"takes the same steps in all its seeds and schedules, differ by up to {most:.1f} times.",
     ]
 
 
