@@ -12,11 +12,13 @@ import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from lightning_sq.__main__ import main
+from lightning_sq.commands.evaluate import _same_input
 from lightning_sq.errors import InputError
 from lightning_sq.evaluation.runner import StageRunner
 from lightning_sq.evaluation.suites import catalogue
@@ -296,6 +298,16 @@ def test_models_whose_images_do_not_fit_each_other_are_not_said_to_be_tried(rele
     )
     assert "transfer_plain" in smaller["skipped"]
     assert "<td>transfer_smaller</td>" in (tmp_path / "out/report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    "other", [{"num_channels": 1}, {"image_size": 28}, {"resize_size": 36}, {"class_names": ("a",)}]
+)
+def test_only_a_model_that_takes_the_same_images_lends_them(other):
+    usual = {"image_size": 32, "resize_size": 32, "num_channels": 3, "class_names": ("a", "b")}
+    ours, theirs = (SimpleNamespace(config=SimpleNamespace(**usual | more)) for more in ({}, other))
+    assert _same_input(ours, ours)
+    assert not _same_input(ours, theirs)
 
 
 def test_every_attack_is_listed(capsys):
