@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
@@ -18,7 +19,7 @@ from lightning_sq.metrics_file import training_curve
 from lightning_sq.paths import write_whole
 from lightning_sq.reproduction.recipes import Recipe
 from lightning_sq.reproduction.studies import Row
-from lightning_sq.run_files import LAST_CHECKPOINT
+from lightning_sq.run_files import CHECKPOINTS, LAST_CHECKPOINT
 
 TRAINED, EVALUATED, EVALUATION, LOG = "trained.json", "evaluated.json", "evaluation", "log.txt"
 CURVE = {"train/seconds": "seconds", "val/clean_top1": "clean", "val/robust_top1": "robust"}
@@ -175,10 +176,8 @@ def trained_at_hand(run: Run) -> dict[str, Any] | None:
 
 
 def forget(run: Run) -> None:
-    """The run counts as not begun: what was trained is removed, results are replaced later, nothing else is touched."""
-    from lightning_sq.training.resume.start import remove_run
-
-    remove_run(run.folder)  # first, so that what is stopped here is either done or begun anew
+    """The run counts as not begun: its checkpoints are removed, and the rest is replaced by those who wrote it."""
+    shutil.rmtree(run.folder / CHECKPOINTS, ignore_errors=True)  # first: what is stopped here is done, or begins anew
     for name in (TRAINED, EVALUATED):
         (run.folder / name).unlink(missing_ok=True)
 
