@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from lightning_sq.evaluation.results import is_older
@@ -44,15 +44,33 @@ class Claim:
     holds: bool | None
 
 
-def judge(study: Study, rows: dict[str, Any]) -> list[dict[str, Any]]:
-    """The claims as plain values, for the page and its JSON."""
+def judge(study: Study, rows: dict[str, Any], *, smaller: bool) -> list[dict[str, Any]]:
+    """The claims as plain values, for the page and its JSON.
+
+    Args:
+        study: Which.
+        rows: As they stand on its page.
+        smaller: Whether schedules, networks or images are not those of the recipes and of the data set as published, so
+            that no row can be held against what others measured.
+    """
+    against_others = _against_literature if smaller else lambda claim: claim
+    robust = [_robust(study, rows, name) for name in study.methods]
     claims = [_comparable(study, rows, name) for name in (study.method, study.plain_method)]
-    claims += [_robust(study, rows, name) for name in study.methods]
+    claims += robust if study.row(study.adversarial).published is None else map(against_others, robust)
     claims += [_certified(study, rows)]
-    claims += [_proven_as_published(study, rows, name) for name in study.proven_rows]
+    claims += [against_others(_proven_as_published(study, rows, name)) for name in study.proven_rows]
     claims += [_faster(study, rows, name) for name in study.timed_against_pgd]
-    claims += [_as_published(study, rows, row.name) for row in study.rows if row.published]
+    claims += [against_others(_as_published(study, rows, row.name)) for row in study.rows if row.published]
     return [asdict(claim) for claim in claims]
+
+
+def _against_literature(claim: Claim) -> Claim:
+    """What a smaller form says of it."""
+    if claim.holds is None:
+        return claim
+    return replace(
+        claim, verdict="not comparable: a smaller form, or on other images, than what is published", holds=None
+    )
 
 
 def _do_not_tell(num_images: int, num_seeds: int) -> str:

@@ -95,16 +95,17 @@ def collect(settings: Settings) -> dict[str, Any]:
             rows[row.name] = _kept(settings, row)
     if not rows:
         raise NothingMeasuredError(f"{settings.runs} holds no row that was trained and attacked. Leave --page out.")
+    conditions = settings.conditions()
     return {
         "schema_version": page.SCHEMA_VERSION,
         "title": settings.study.title,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),
-        **settings.conditions(),
+        **conditions,
         "rows": rows,
         "choice": tried_variants(settings),
         "not_run": [row.title for row in settings.study.rows if row.name not in rows],
-        "claims": claims.judge(settings.study, rows),
+        "claims": claims.judge(settings.study, rows, smaller=page.is_smaller(conditions)),
     }
 
 

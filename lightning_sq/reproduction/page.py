@@ -129,6 +129,11 @@ def read_study(folder: Path) -> dict[str, Any]:
     return read_of_schema(folder / JSON_FILE, SCHEMA_VERSION, made_by=made_by, again="Make it again.")
 
 
+def is_smaller(content: dict[str, Any]) -> bool:
+    """Whether a page, or its conditions, are of less than the schedules of the recipes on the whole data set."""
+    return content["form"] != "full" or content.get("max_epochs") is not None or not content["data"]["whole"]
+
+
 def markdown(content: dict[str, Any]) -> str:
     """The page."""
     lines = [*_head(content), *_claims_table(content["claims"]), *_rows_section(content)]
@@ -149,7 +154,8 @@ def _head(content: dict[str, Any]) -> list[str]:
         f"# {content['title']}: the paper's claims, reproduced and judged",
         "",
         " ".join([_FORMS[content["form"]], *pressed, "Written by"]),
-        f"{_commands(content)}; every number is in",
+        f"{_commands(content)}",
+        "(rows, seeds and learning rates may be chosen by more options, and added by `--add`); every number is in",
         f"[{JSON_FILE}]({JSON_FILE}). L-inf, epsilon {epsilon}; attacks on {provenance.images(content['rows'])}",
         f"({', '.join(content['attacks'])}), proofs on all {data['val']:,}.",
         provenance.errors(content["rows"]),
@@ -237,7 +243,7 @@ def _left_out(study: Study) -> list[str]:
 
 def printed(content: dict[str, Any]) -> list[str]:
     """The verdicts, for the terminal."""
-    marks = {True: "yes", False: "no", None: "not measured"}
+    marks = {True: "yes", False: "no", None: "not told"}
     return [f"{marks[claim['holds']]:>12}  {claim['claim']}: {claim['verdict']}" for claim in content["claims"]] + [
         f"{percent(spread_of(content['rows'], name, 'worst_case').mean):>12}  {row['title']}"
         for name, row in content["rows"].items()

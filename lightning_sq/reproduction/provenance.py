@@ -80,9 +80,9 @@ def transfers(rows: dict[str, Any]) -> list[str]:
     if not sources:
         return []
     without = [rows[name]["title"] for name, known in tried.items() if not known >= {*sources} - {name}]
-    but = f", but not, or not all, on {'; '.join(without)}" * bool(without)
+    but = f", except, in whole or in part, {'; '.join(without)}" * bool(without)
     titles = " and ".join(rows[name]["title"] if name in rows else name for name in sources)
-    return [f"Adversarial images of {titles} were tried on the others too{but}."]
+    return [f"Adversarial images made on the nets of these rows were tried on all others too: {titles}{but}."]
 
 
 def networks(rows: dict[str, Any]) -> str:

@@ -19,7 +19,7 @@ from lightning_sq.evaluation.tables import markdown_table
 from lightning_sq.objectives import Natural, NoisyNatural
 from lightning_sq.reproduction.claims import judge
 from lightning_sq.reproduction.measured import spread_of
-from lightning_sq.reproduction.page import PAGE_FILE, markdown, read_study
+from lightning_sq.reproduction.page import PAGE_FILE, is_smaller, markdown, read_study
 from lightning_sq.reproduction.studies import STUDIES as STUDIES_BY_NAME
 from tests.conftest import REPOSITORY
 
@@ -287,4 +287,4 @@ def test_the_outcome_in_the_readme_is_that_of_the_pages():
 def test_the_page_of_a_study_is_the_one_that_its_numbers_give(folder):
     content = read_study(folder)
     assert (folder / PAGE_FILE).read_text() == markdown(content)
-    assert content["claims"] == judge(STUDIES_BY_NAME[content["study"]], content["rows"])
+    assert content["claims"] == judge(STUDIES_BY_NAME[content["study"]], content["rows"], smaller=is_smaller(content))
