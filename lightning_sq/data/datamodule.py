@@ -19,7 +19,7 @@ from lightning_sq.data.crop import (
     resize_and_center_crop,
 )
 from lightning_sq.data.image_index import ImageIndex
-from lightning_sq.data.index import class_names_of, look_through
+from lightning_sq.data.index import class_names_of, kept_index, look_through
 from lightning_sq.data.loader import Dataset, Loader, check_fits_memory
 from lightning_sq.data.order import EpochOrder, check_64_bit_seed
 from lightning_sq.errors import InputError
@@ -143,6 +143,21 @@ class ImageFolderData(LightningDataModule):
         """Look at every file that is new since the last time, once on each node, with a progress bar."""
         for split in ("train", "val"):
             self.index(split)
+
+    def take_prepared(self, fingerprints: dict[Split, str]) -> None:
+        """`prepare_data` behind another process's, whose images had these `fingerprints`: without listing the files.
+
+        They are listed where the cache has no such index, as on a disk that was full.
+        """
+        for split, fingerprint in fingerprints.items():
+            index = kept_index(self.root / split)
+            if index is not None and index.fingerprint() == fingerprint:
+                self._indexes[split] = index
+        self.prepare_data()
+
+    def fingerprints(self) -> dict[Split, str]:
+        """Of both splits."""
+        return {split: self.index(split).fingerprint() for split in ("train", "val")}
 
     def index(self, split: Split) -> ImageIndex:
         """The readable images of one split.

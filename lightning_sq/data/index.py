@@ -62,8 +62,9 @@ def load_index(
         suffixes = ", ".join(IMAGE_SUFFIXES)
         raise InputError(f"{folder} holds no images. Put files ({suffixes}) in {folder}/<class>/.")
     path = index_path(folder, cache)
+    saved = load_columns(path)
     if not again:
-        _remember(files, load_columns(path))
+        _remember(files, saved)
     todo = np.flatnonzero(files.heights < 0).tolist()
     kept = time.monotonic()
     try:
@@ -75,8 +76,23 @@ def load_index(
             if progress is not None:
                 progress(done, len(todo))
     finally:  # an interrupted look at a million files goes on where it stopped
-        if todo:
+        if todo or files.paths != saved.paths:  # `kept_index` takes it for the folder
             save_columns(path, files)
+    return _index_of(folder, class_names, files, labels)
+
+
+def kept_index(folder: Path, *, cache: Path | None = None) -> ImageIndex | None:
+    """The index of `folder` as `load_index` has left it in `cache`, without a question for each file.
+
+    Returns: None if there is none, or one that is not of these classes or not finished.
+    """
+    if is_sharded(folder):
+        return load_shards(folder)
+    class_names, files = class_folders(folder), load_columns(index_path(folder, cache))
+    numbers = {name: label for label, name in enumerate(class_names)}
+    labels = np.array([numbers.get(path.partition("/")[0], -1) for path in files.paths], np.int64)
+    if not len(files) or labels.min() < 0 or files.heights.min() < 0:
+        return None
     return _index_of(folder, class_names, files, labels)
 
 

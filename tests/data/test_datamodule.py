@@ -5,6 +5,7 @@ import shutil
 import pytest
 import torch
 
+from lightning_sq.data import datamodule
 from lightning_sq.data.datamodule import ImageFolderData
 from lightning_sq.data.digits import write_digits
 from lightning_sq.errors import InputError
@@ -33,6 +34,22 @@ def test_another_seed_is_another_order_and_other_crops(few_digits, backend):
     assert torch.equal(images, same)
     assert not torch.equal(one, other)
     assert not torch.equal(images, others)
+
+
+def test_what_another_process_has_just_looked_at_is_listed_again_only_where_the_cache_has_something_else(
+    few_digits, tmp_path, monkeypatch
+):
+    first, second, third = (ImageFolderData(root=str(few_digits), image_size=32) for _ in range(3))
+    monkeypatch.setenv("LIGHTNING_SQ_CACHE", str(tmp_path))
+    fingerprints, listed = first.fingerprints(), []
+    look_through = datamodule.look_through
+    monkeypatch.setattr(datamodule, "look_through", lambda split: listed.append(split.name) or look_through(split))
+    second.take_prepared(fingerprints)
+    assert listed == []
+    assert second.fingerprints() == fingerprints
+    third.take_prepared(fingerprints | {"val": "of other images"})
+    assert listed == ["val"]
+    assert third.fingerprints() == fingerprints
 
 
 def test_digits_are_never_written_over_a_folder_of_somebody_else(tmp_path, digits):

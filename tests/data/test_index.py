@@ -17,7 +17,7 @@ from PIL import Image
 
 from lightning_sq.__main__ import main
 from lightning_sq.data import listing
-from lightning_sq.data.index import index_path, load_index, look_through
+from lightning_sq.data.index import index_path, kept_index, load_index, look_through
 from lightning_sq.errors import InputError
 from lightning_sq.paths import whole_file
 from lightning_sq.stop_request import STOPPED, listening
@@ -53,6 +53,36 @@ def test_files_are_looked_at_once_and_again_when_they_change(folder, tmp_path):
     assert checked_files(folder, cache) == 0
     os.utime(folder / "bee/1.jpg", (1, 1))
     assert checked_files(folder, cache) == 1
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_is_kept_is_the_index_also_when_files_have_gone_or_cannot_be_read(folder, tmp_path, monkeypatch):
+    (folder / "bee/1.jpg").write_bytes(b"")
+    load_index(folder, cache=tmp_path)
+    (folder / "ant/0.jpg").unlink()  # nothing is left to be looked at
+    expected = load_index(folder, cache=tmp_path)
+    monkeypatch.delattr("lightning_sq.data.index.list_files")
+    found = kept_index(folder, cache=tmp_path)
+    assert len(found) == 4
+    assert found.labels.tolist() == [0, 0, 1, 1]
+    assert found.unreadable == expected.unreadable == (("bee/1.jpg", "empty"),)
+    assert found.fingerprint() == expected.fingerprint()
+    assert np.array_equal(found.digests, expected.digests)
+
+
+def test_what_is_kept_of_other_classes_or_is_not_finished_is_no_index(folder, tmp_path):
+    assert kept_index(folder, cache=tmp_path) is None
+
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        load_index(folder, cache=tmp_path, progress=interrupt)
+    assert kept_index(folder, cache=tmp_path) is None
+    load_index(folder, cache=tmp_path)
+    assert len(kept_index(folder, cache=tmp_path)) == 6
+    (folder / "bee").rename(folder / "cow")
+    assert kept_index(folder, cache=tmp_path) is None
 
 
 def test_a_damaged_index_is_made_again(folder, tmp_path):

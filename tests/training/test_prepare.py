@@ -13,32 +13,50 @@ from lightning_sq.training.prepare import FOREVER, prepare_data_once
 
 @pytest.fixture
 def prepare(monkeypatch):
-    """What a process of that local rank does, in order."""
+    """What a process of that rank does, in order, with two on each node."""
 
-    def run(environment, local_rank: int) -> list[str]:
+    def run(environment, rank: int) -> list[str]:
         done = []
+
+        def broadcast(found, *, src, group):
+            done.append(f"{'tell' if found[0] else 'hear'} of {src}")
+            found[0] = "fingerprints"
+
         group = SimpleNamespace(
             is_initialized=lambda: True,
             new_group=lambda *, backend, timeout: done.append(f"{backend} group") if timeout == FOREVER else None,
+            broadcast_object_list=broadcast,
             barrier=lambda group: done.append("wait"),
             destroy_process_group=lambda group: done.append("leave"),
         )
         monkeypatch.setattr(torch, "distributed", group)
         strategy = SimpleNamespace(cluster_environment=environment, setup_environment=lambda: done.append("meet"))
-        trainer = SimpleNamespace(strategy=strategy, local_rank=local_rank)
-        prepare_data_once(trainer, SimpleNamespace(prepare_data=lambda: done.append("look")))
+        trainer = SimpleNamespace(strategy=strategy, global_rank=rank, local_rank=rank % 2)
+        data = SimpleNamespace(
+            prepare_data=lambda: done.append("look"),
+            fingerprints=lambda: done.append("look first") or "fingerprints",
+            take_prepared=lambda found: done.append(f"take {found}"),
+        )
+        prepare_data_once(trainer, data)
         return done
 
     return run
 
 
-@pytest.mark.parametrize("local_rank", [0, 1])
-def test_a_process_that_lightning_starts_has_looked_at_the_data_before_it_meets_the_others(prepare, local_rank):
-    assert prepare(LightningEnvironment(), local_rank) == ["look"]  # it is started once the first one has looked
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_lightning_starts_has_looked_at_the_data_before_it_meets_the_others(prepare, rank):
+    assert prepare(LightningEnvironment(), rank) == ["look"]  # it is started once the first one has looked
 
 
 @pytest.mark.parametrize(
-    ("local_rank", "order"), [(0, ["look", "wait", "wait"]), (1, ["wait", "look", "wait"])], ids=["first", "other"]
+    ("rank", "order"),
+    [
+        (0, ["look first", "tell of 0", "look", "wait", "wait"]),
+        (2, ["hear of 0", "look", "wait", "wait"]),
+        (1, ["hear of 0", "wait", "take fingerprints", "wait"]),
+        (3, ["hear of 0", "wait", "take fingerprints", "wait"]),
+    ],
+    ids=["first of all", "first of a node", "other of the first node", "other"],
 )
-def test_a_nodes_first_process_looks_and_then_the_others_and_all_wait_for_all(prepare, local_rank, order):
-    assert prepare(TorchElasticEnvironment(), local_rank) == ["meet", "gloo group", *order, "leave"]
+def test_the_first_looks_then_the_other_nodes_first_and_the_rest_take_what_these_have_kept(prepare, rank, order):
+    assert prepare(TorchElasticEnvironment(), rank) == ["meet", "gloo group", *order, "leave"]
