@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
+from lightning_sq.errors import InputError
 from lightning_sq.models import ModelConfig, QuantizerConfig, build_model
 from lightning_sq.models.backbone import (
     check_image_size,
@@ -48,8 +49,14 @@ def build_module(
         objective: What is minimised; plain cross-entropy on natural samples if left out.
         optimization: Learning rate, momentum, weight decay and warm-up.
         seed: Of the noise.
-    Raises: InputError for a model that timm lacks or that takes no such images, or weights that cannot be had.
+    Raises: InputError for a model that timm lacks or that takes no such images, weights that cannot be had, or a hard
+        quantizer that is to learn its thresholds.
     """
+    if quantizer is not None and quantizer.hard and quantizer.learnable_thresholds:
+        raise InputError(
+            "A hard quantizer gives its thresholds no gradient to learn by. "
+            "Leave out --model.quantizer.hard or --model.quantizer.learnable_thresholds."
+        )
     mean, std = pretrained_normalization(architecture, channels)
     config = ModelConfig(architecture, tuple(class_names), mean, std, image_size, resize_size, quantizer)
     model = build_model(config)

@@ -11,8 +11,9 @@ from torch.utils.data import DataLoader
 
 from lightning_sq.data.datamodule import ImageFolderData
 from lightning_sq.errors import InputError
-from lightning_sq.models import ModelConfig, build_model
+from lightning_sq.models import ModelConfig, QuantizerConfig, build_model
 from lightning_sq.objectives import NoisyNatural
+from lightning_sq.training.build import build_module
 from lightning_sq.training.module import ClassifierModule
 from lightning_sq.training.optim import Optimization
 
@@ -45,6 +46,13 @@ def test_dropout_has_nothing_to_do_with_the_noise(rank):
     dropout, noise = drawn_after_setup(rank)
     together = torch.corrcoef(torch.stack([dropout, noise]))[0, 1]
     assert together.abs() < 0.1  # 3,072 numbers each: six standard deviations
+
+
+def test_a_hard_quantizer_that_is_to_learn_its_thresholds_is_refused_before_it_trains_without_a_gradient():
+    options = {"class_names": ("a", "b"), "image_size": 32, "resize_size": 32, "architecture": "test_resnet"}
+    build_module(**options, quantizer=QuantizerConfig(learnable_thresholds=True))
+    with pytest.raises(InputError, match=r"no gradient to learn by\. Leave out --model\.quantizer\.hard or"):
+        build_module(**options, quantizer=QuantizerConfig(hard=True, learnable_thresholds=True))
 
 
 class OwnData(LightningDataModule):
