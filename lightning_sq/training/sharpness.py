@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_sq.errors import InputError
@@ -54,7 +55,8 @@ class SharpnessSchedule(Callback):
         # with the learning rate: also behind a time limit, and after a change of the steps in an epoch
         sharpness = self.at(pl_module.run.plan.position, num_steps=self._num_steps(trainer))
         _quantizer_of(pl_module).sharpness = sharpness
-        pl_module.log("train/sharpness", sharpness, on_step=True, on_epoch=False)
+        # a tensor, on the CPU: Lightning would bring a number to the GPU, and wait for that
+        pl_module.log("train/sharpness", torch.tensor(sharpness), on_step=True, on_epoch=False)
 
     def _num_steps(self, trainer: Trainer) -> int:
         if self.epochs is None:

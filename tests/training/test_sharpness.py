@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -72,6 +73,16 @@ def test_each_step_is_trained_at_its_sharpness_and_the_last_at_the_end():
     assert module.seen == pytest.approx([10 * 64 ** (step / 11) for step in range(12)])
     assert module.model.quantizer.sharpness == pytest.approx(640)
     assert trainer.callback_metrics["train/sharpness"].item() == pytest.approx(640)
+
+
+def test_what_is_logged_at_each_step_is_never_brought_to_a_gpu_which_would_be_waited_for():
+    module = Module(SoftQuantization(4, 7.0)).to("meta")
+    module.run.plan.position, logged = 11.0, {}
+    module.log = lambda name, value, **options: logged.update({name: value})
+    trainer = SimpleNamespace(lightning_module=module)
+    SharpnessSchedule(10.0, 640.0).on_train_batch_start(trainer, module, None, 0)
+    assert logged["train/sharpness"].device.type == "cpu"
+    assert logged["train/sharpness"].item() == pytest.approx(640)
 
 
 def test_it_may_end_before_the_run():
