@@ -19,8 +19,8 @@ Step = Callable[[Tensor, Tensor], None]
 
 
 def automatic_precision(device: torch.device) -> torch.autocast:
-    """bf16 on a GPU, float32 elsewhere: what the command line trains with."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
+    """bf16 on a GPU, float32 elsewhere: what the command line trains with, where Lightning keeps no cast weights."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda", cache_enabled=False)
 
 
 def training_step(objective: Objective, model: nn.Module, optimizer: torch.optim.Optimizer) -> Step:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.plugins import MixedPrecision
 from torch import nn
 
 from lightning_sq.evaluation.results import read_results
@@ -72,6 +73,14 @@ def test_objectives_are_timed_against_the_natural_step(benchmark, tmp_path):
     rows = json.loads(file.read_text())["rows"]
     assert len(rows) == len(module.candidates())
     assert all(row["measured"] > 0 for row in rows)
+
+
+def test_a_step_that_is_timed_keeps_no_cast_weights_as_lightning_keeps_none(benchmark):
+    precision = MixedPrecision("bf16-mixed", "cpu")
+    ours = benchmark("common.steps").automatic_precision(torch.device("cpu"))
+    for context in (precision.autocast_context_manager(), ours):
+        with context:
+            assert not torch.is_autocast_cache_enabled()
 
 
 def test_verdicts_are_compared_image_by_image(benchmark):
