@@ -86,6 +86,32 @@ def test_an_average_of_weights_is_where_the_training_is_unless_it_is_told_to_be_
     assert [next(one._average_model.parameters()).device.type for one in (ours, told)] == ["meta", "cpu"]
 
 
+@pytest.mark.parametrize("use_buffers", [True, False])
+def test_a_moving_average_of_all_weights_at_once_is_lightnings_of_one_after_the_other(use_buffers, monkeypatch):
+    torch.manual_seed(0)
+    module = LightningModule()
+    module.layers = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))  # with a count, an integer
+    ours, theirs = (EMAWeightAveraging(use_buffers=use_buffers, decay=0.9) for _ in range(2))
+    trainer = SimpleNamespace(callbacks=[ours], strategy=SimpleNamespace(root_device=torch.device("cpu")))
+    average_where_training_is(trainer)
+    for callback in (ours, theirs):
+        callback.setup(trainer, module, "fit")
+    fused, foreach_lerp = [], torch._foreach_lerp_
+    monkeypatch.setattr(torch, "_foreach_lerp_", lambda *given: fused.append(len(given[0])) or foreach_lerp(*given))
+    for _ in range(20):
+        module.layers(torch.randn(2, 3, 8, 8))
+        for parameter in module.parameters():
+            parameter.data.add_(0.01 * torch.randn_like(parameter))
+        for callback in (ours, theirs):
+            callback._average_model.update_parameters(module)
+    assert fused == 19 * [6 if use_buffers else 4]  # the first is a copy
+    checkpoints = [{"state_dict": module.state_dict()} for _ in range(2)]
+    for callback, checkpoint in zip((ours, theirs), checkpoints, strict=True):
+        callback.on_save_checkpoint(trainer, module, checkpoint)
+    torch.testing.assert_close(*checkpoints, rtol=0, atol=1e-6)
+    assert checkpoints[0]["state_dict"]["layers.1.num_batches_tracked"] > 0
+
+
 def test_speed_counts_from_the_start_of_training_when_a_run_goes_on_inside_an_epoch(monkeypatch):
     clock, logged = iter([1000.0, 1002.0]), {}
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
