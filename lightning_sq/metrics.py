@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -26,6 +27,19 @@ def input_gradient_l1(model: Callable[[Tensor], Tensor], images: Tensor, labels:
         loss = cross_entropy(model(x), labels.clone(), reduction="sum")
         (gradient,) = torch.autograd.grad(loss, x)
     return gradient.abs().flatten(1).sum(1)
+
+
+@contextmanager
+def batches_of_any_size() -> Iterator[None]:
+    """Inside, cuDNN times no kernels, as `--trainer.benchmark true` has it do for each new size of a batch: an attack
+    that goes on with what is not fooled yet has many.
+    """
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def one_of_every(count: int, indices: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_sq.data.datamodule import ImageFolderData
 from lightning_sq.errors import InputError
-from lightning_sq.metrics import input_gradient_l1, one_of_every
+from lightning_sq.metrics import batches_of_any_size, input_gradient_l1, one_of_every
 from lightning_sq.models import ModelConfig, PixelClassifier
 from lightning_sq.models.checkpoint_format import CHECKPOINT_KEY
 from lightning_sq.objectives import Objective
@@ -133,7 +133,9 @@ class ClassifierModule(LightningModule):
             self.val_metrics["noisy_top1"].update(self(noisy), labels)
         probe = one_of_every(max(1, len(self.trainer.datamodule.index("val")) // GRADIENT_IMAGES), indices)
         if probe.any():
-            self.val_metrics["input_gradient_l1"].update(input_gradient_l1(self, images[probe], labels[probe]))
+            with batches_of_any_size():
+                norms = input_gradient_l1(self, images[probe], labels[probe])
+            self.val_metrics["input_gradient_l1"].update(norms)
 
     def configure_optimizers(self) -> dict[str, Any]:
         plan, (steps_per_epoch, total_steps) = self.run.plan, count_steps(self.trainer)

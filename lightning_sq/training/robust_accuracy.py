@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_sq.attacks import PGD, QuantizedBox
 from lightning_sq.attacks.checks import classify, fools
 from lightning_sq.errors import InputError
-from lightning_sq.metrics import one_of_every
+from lightning_sq.metrics import batches_of_any_size, one_of_every
 from lightning_sq.types import Batch, parse_epsilon
 
 
@@ -55,7 +55,8 @@ class RobustAccuracy(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         counts = torch.zeros(2, device=pl_module.device)  # still right, of so many
         if self._taken:
-            counts[0], counts[1] = self._count(pl_module, trainer.datamodule.batch_size_per_device)
+            with batches_of_any_size():
+                counts[0], counts[1] = self._count(pl_module, trainer.datamodule.batch_size_per_device)
         counts = trainer.strategy.reduce(counts, reduce_op="sum")
         if counts[1]:
             pl_module.log("val/robust_top1", counts[0] / counts[1], prog_bar=True, sync_dist=True)

@@ -82,6 +82,19 @@ def test_one_image_of_every_n_is_attacked_and_processes_are_counted_together():
     assert found == {"val/robust_top1": 3 / 8}
 
 
+def test_no_kernels_are_timed_for_batches_that_shrink_as_images_break(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)  # as by --trainer.benchmark true
+    model, seen = linear_model(), []
+    model.register_forward_pre_hook(lambda *_: seen.append(torch.backends.cudnn.benchmark))
+    measured(RobustAccuracy(0.1, num_images=4), model, [batch_of(MARGINS, [0, 1, 2, 3])], 4)
+    assert set(seen) == {False}
+    assert torch.backends.cudnn.benchmark
+    model.register_forward_pre_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        measured(RobustAccuracy(0.1, num_images=4), model, [batch_of(MARGINS, [0, 1, 2, 3])], 4)
+    assert torch.backends.cudnn.benchmark
+
+
 def test_bad_input_is_one_sentence():
     with pytest.raises(InputError, match="num_images=0 is not at least 1"):
         RobustAccuracy(num_images=0)
