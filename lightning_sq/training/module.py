@@ -101,11 +101,11 @@ class ClassifierModule(LightningModule):
     def training_step(self, batch: Batch) -> Tensor:
         images = batch.images.contiguous(memory_format=torch.channels_last)
         loss, logits = self.objective(self.model, images, batch.labels)
-        broken = self.run.agree(loss, self.global_rank)
+        self.train_top1(logits.detach(), batch.labels)
+        self.log("train/loss", loss.detach(), prog_bar=True)  # written behind the step, if that is not refused
+        broken = self.run.agree(loss, self.global_rank)  # last, as it waits for the GPU
         if broken is not None:
             stop_for_loss(self, loss, batch, broken)
-        self.train_top1(logits.detach(), batch.labels)
-        self.log("train/loss", loss.detach(), prog_bar=True)
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:

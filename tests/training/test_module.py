@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader
 
 from lightning_sq.data.datamodule import ImageFolderData
 from lightning_sq.errors import InputError
+from lightning_sq.metrics_file import read_rows
 from lightning_sq.models import ModelConfig, QuantizerConfig, build_model
-from lightning_sq.objectives import NoisyNatural
+from lightning_sq.objectives import Natural, NoisyNatural
 from lightning_sq.training.build import build_module
 from lightning_sq.training.module import ClassifierModule
 from lightning_sq.training.optim import Optimization
+from lightning_sq.types import Batch
+from tests.callbacks import Spoil
 
 
 def drawn_after_setup(rank: int, seed: int = 0, stage: str = "fit") -> tuple[torch.Tensor, torch.Tensor]:
@@ -74,6 +79,41 @@ def test_what_is_no_data_module_of_ours_is_refused_with_what_to_give(given, name
     trainer = Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu")
     with pytest.raises(InputError, match=f"give the Trainer datamodule=.* or a subclass of it, not {name}"):
         trainer.fit(module, **given)
+
+
+def test_a_step_gives_the_gpu_all_its_work_before_it_waits_for_it():
+    config = ModelConfig("test_resnet", ("a", "b"), (0.0,) * 3, (1.0,) * 3, 32, 32, None)
+    module, done = ClassifierModule(build_model(config), Natural(), Optimization()), []
+    module._trainer = SimpleNamespace(global_rank=0)
+    module.log = lambda name, value, **options: done.append(name)
+    module.run = SimpleNamespace(agree=lambda loss, rank: done.append(f"agree behind {module.train_top1.update_count}"))
+    module.training_step(Batch(torch.rand(2, 3, 32, 32), torch.tensor([0, 1]), torch.arange(2)))
+    assert done == ["train/loss", "agree behind 1"]
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's advice
+def test_of_a_step_that_is_refused_nothing_is_logged(few_digits, tmp_path):
+    data = ImageFolderData(str(few_digits), "torchvision", 32, batch_size_per_device=32, num_threads=0)
+    config = ModelConfig("test_resnet", data.class_names, (0.0,) * 3, (1.0,) * 3, 32, 32, None)
+    module = ClassifierModule(build_model(config), Natural(), Optimization())
+    options = {"enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
+    options |= {"use_distributed_sampler": False, "log_every_n_steps": 1, "callbacks": [Spoil(rank=0, step=2)]}
+    trainer = Trainer(max_epochs=1, logger=CSVLogger(tmp_path, "", ""), **options)
+    with pytest.raises(FloatingPointError):
+        trainer.fit(module, datamodule=data)
+    assert [math.isfinite(float(row["train/loss"])) for row in read_rows(tmp_path / "metrics.csv")] == [True, True]
+
+
+def test_no_kernels_are_timed_for_the_few_images_of_a_batch_that_show_the_input_gradient(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)  # as by --trainer.benchmark true
+    config = ModelConfig("test_resnet", ("a", "b"), (0.0,) * 3, (1.0,) * 3, 32, 32, None)
+    module, seen = ClassifierModule(build_model(config), Natural(), Optimization()), []
+    module._trainer = SimpleNamespace(datamodule=SimpleNamespace(index=lambda split: range(2)))
+    module.log = lambda name, value, **options: None
+    module.model.register_forward_pre_hook(lambda *_: seen.append(torch.backends.cudnn.benchmark))
+    module.validation_step(Batch(torch.rand(2, 3, 32, 32), torch.tensor([0, 1]), torch.arange(2)))
+    assert seen == [True, False]  # of the whole batch, and of those
+    assert torch.backends.cudnn.benchmark
 
 
 class Rates(Callback):
