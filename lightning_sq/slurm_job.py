@@ -6,7 +6,7 @@ import os
 import socket
 from pathlib import Path
 
-from lightning_sq.errors import HostError
+from lightning_sq.errors import HostError, InputError
 from lightning_sq.paths import write_whole
 from lightning_sq.words import counted
 
@@ -23,7 +23,9 @@ def note_job(output: Path) -> None:
 
 
 def check_gpus() -> None:
-    """Raises: HostError if SLURM gave the job more GPUs on this host than torch sees."""
+    """Raises: HostError if SLURM gave the job more GPUs on this host than torch sees; InputError if each of several
+    tasks is shown one alone, where Lightning takes the one of its number.
+    """
     import torch
 
     if os.environ.get("SLURM_GPUS_ON_NODE", "0") == "0" and not os.environ.get("SLURM_JOB_GPUS"):
@@ -37,4 +39,10 @@ def check_gpus() -> None:
             f"SLURM gave this job {'GPUs' if seen == 0 else counted(given, 'GPU')} on {host}, and torch sees "
             f"{seen or 'none'} there. If nvidia-smi sees no more either, have its driver mended, or submit with "
             f"--exclude={host}."
+        )
+    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) // int(os.environ.get("SLURM_STEP_NUM_NODES", 1))
+    if seen == 1 < tasks and "MIG" not in shown:
+        raise InputError(
+            f"Each of the {tasks} tasks on a node sees one GPU: this cluster binds one GPU to a task. "
+            "Submit with --gpu-bind=none, and with as many GPUs on a node as tasks."
         )

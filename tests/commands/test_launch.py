@@ -5,6 +5,7 @@ import pytest
 from lightning_sq.__main__ import main
 from lightning_sq.commands.launch import launch, started_by_others
 from lightning_sq.errors import HostError, InputError
+from lightning_sq.slurm_job import check_gpus
 
 
 def test_torchrun_and_srun_say_how_many_processes_there_are():
@@ -55,6 +56,40 @@ def test_one_gpu_of_several_that_is_gone_is_the_hosts_fault(shown, seen, lacks, 
             launch("cuda", 1)
     else:
         assert launch("cuda", 1).type == "cuda"
+
+
+@pytest.fixture
+def bound(monkeypatch):
+    """Two nodes whose tasks are each shown one GPU of four."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    given = {"SLURM_STEP_NUM_TASKS": "8", "SLURM_STEP_NUM_NODES": "2", "SLURM_GPUS_ON_NODE": "4", "SLURM_PROCID": "0"}
+    for name, value in (given | {"CUDA_VISIBLE_DEVICES": "0"}).items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize("words", [["evaluate", "model"], ["fit", "--trainer.accelerator", "gpu"]])
+def test_a_cluster_that_binds_one_gpu_to_each_task_is_refused_once_with_what_to_submit(
+    bound, words, monkeypatch, tmp_path, capsys
+):
+    monkeypatch.setattr("sys.argv", ["lightning-sq"])
+    monkeypatch.setenv("LIGHTNING_SQ_REFUSED", str(tmp_path / "refused"))
+    options = ["--data", "x", "--epsilon", "4/255", "--device", "cuda"] if words[0] == "evaluate" else []
+    assert main([*words, *options, "--output", str(tmp_path / "out")]) == 2
+    told = (
+        "Each of the 4 tasks on a node sees one GPU: this cluster binds one GPU to a task. Submit with --gpu-bind=none"
+    )
+    assert told in capsys.readouterr().err
+    assert (tmp_path / "refused").exists()  # by which the script does not queue the job again
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("SLURM_STEP_NUM_TASKS", "2"), ("SLURM_STEP_NUM_TASKS", "1"), ("CUDA_VISIBLE_DEVICES", "MIG-5")]
+)
+def test_one_gpu_is_enough_for_one_task_a_node_and_for_a_shell_in_a_job(bound, name, value, monkeypatch):
+    monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "4")
+    monkeypatch.setenv(name, value)
+    check_gpus()
 
 
 def test_one_process_needs_no_group():
