@@ -13,7 +13,7 @@ import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
@@ -174,6 +174,8 @@ class CommandLine(LightningCLI):
             if not sys.stdout.isatty():  # a log file: lines instead of a bar
                 trainer["enable_progress_bar"] = False
                 callbacks.append(ProgressLines())
+            elif trainer["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
+                callbacks.append(TQDMProgressBar(refresh_rate=20))  # Lightning's waits for each step's loss on the GPU
         self._makes_loggers = trainer["logger"] in (None, True)
         if self._makes_loggers:
             trainer["logger"] = False  # `before_fit` makes ours, once it is certain that this run starts
