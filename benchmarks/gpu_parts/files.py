@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import time
 from dataclasses import dataclass, field
+from itertools import islice, zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,8 @@ RESNET50 = ("resnet50", 224)
 JPEGS = "JPEGs"
 MOST_COMPARED = 256
 """Images of which the pixels are looked at, over all classes."""
+MOST_ODD = 32
+"""More of them, of odd kinds in turn."""
 COMPARISON_GUESS = 15.0
 """Seconds that PIL takes for them in this process."""
 OF_A_PROCESS = 2
@@ -98,14 +101,24 @@ def compare_pixels(record: Record, options: argparse.Namespace, samples: ImageIn
     question = "validation pixels, DALI against PIL"
     if not record.allows(question, COMPARISON_GUESS):
         return
-    spread = np.linspace(0, len(samples) - 1, min(MOST_COMPARED, len(samples))).round().astype(np.int64)
-    some, sizes = samples.take(spread), {"batch_size": options.batch_size, "size": options.image_size}
+    some, sizes = samples.take(compared(samples)), {"batch_size": options.batch_size, "size": options.image_size}
     with record.section(question):
         # PIL in this process: one that is forked has the GPU's driver and nothing of its threads
         pil, _ = validation_images(some, "torchvision", threads=0, **sizes)
         gpu = 0 if device.type == "cuda" else None
         dali, _ = validation_images(some, "dali", threads=options.threads, device_id=gpu, **sizes)
         record.add(pixels_row(question, some, dali, pil))
+
+
+def compared(index: ImageIndex) -> np.ndarray:
+    """Positions of the images whose pixels are looked at: some of each odd kind that there is, a CMYK file say, and
+    `MOST_COMPARED` over all classes, of which hardly one is odd.
+    """
+    positions = {path: i for i, path in enumerate(index.paths)}
+    in_turn = (path for paths in zip_longest(*index.kinds.values()) for path in paths if path in positions)
+    odd = [positions[path] for path in islice(dict.fromkeys(in_turn), MOST_ODD)]
+    spread = np.linspace(0, len(index) - 1, min(MOST_COMPARED, len(index))).round().astype(np.int64)
+    return np.array(list(dict.fromkeys([*odd, *spread.tolist()])))
 
 
 def file_rows(record: Record, options: argparse.Namespace, network: Network, batch_size: int) -> FromFiles | None:

@@ -7,6 +7,7 @@ import importlib
 import json
 import shlex
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -199,6 +200,7 @@ def test_the_images_that_dali_decodes_are_held_against_pils_and_the_worst_is_nam
     monkeypatch.setattr(pixels, "read_all", spoilt)
     files = importlib.import_module("gpu_parts.files")
     monkeypatch.setattr(files, "MOST_COMPARED", 20)
+    monkeypatch.setattr(files, "MOST_ODD", 0)
     record, options, network = gpu_training(threads=1)
     samples = files.load_index(few_digits / "train")
     files.compare_pixels(record, options, samples, network.device)
@@ -208,6 +210,17 @@ def test_the_images_that_dali_decodes_are_held_against_pils_and_the_worst_is_nam
     assert row.detail["apart in it, of 255"] == pytest.approx(off + 1, abs=1)
     assert row.measured == pytest.approx((len(wrong) * off + 1) / 20, abs=0.5)
     assert row.reached == (not wrong)
+
+
+def test_some_images_of_each_odd_kind_are_held_against_pils_before_those_of_all_classes(benchmark, few_digits):
+    files = importlib.import_module("gpu_parts.files")
+    samples = files.load_index(few_digits / "train")
+    kinds = {"CMYK": samples.paths[40:80], "PNG named .jpg": (samples.paths[3], samples.paths[41])}
+    found = files.compared(replace(samples, kinds=kinds)).tolist()
+    assert found[:5] == [40, 3, 41, 42, 43]  # in turn, each once
+    assert sorted(found[: files.MOST_ODD]) == [3, *range(40, 71)]
+    assert sorted(found) == list(range(90))
+    assert files.compared(replace(samples, kinds={})).tolist() == list(range(90))
 
 
 def test_torchvisions_speed_is_no_verdict_on_a_training_that_dali_feeds(benchmark, few_digits, monkeypatch):
