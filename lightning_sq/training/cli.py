@@ -107,7 +107,7 @@ class CommandLine(LightningCLI):
             type=float,
             default=40.0,
             help="End a run of several processes when one of them keeps the others waiting this long at a step; at the "
-            "first of a start four minutes longer.",
+            "first of a start, and for the data of one, four minutes longer.",
         )
         parser.add_argument(
             "--time_limit",

@@ -23,12 +23,15 @@ HUNG = 70
 GRACE = 300.0
 """Seconds by which the process group's own time-out is later: it ends what waits anywhere else, and names nobody. The
 others wait so while a large checkpoint is written to a slow disk."""
-FIRST_BATCH = 240.0
-"""Seconds more that the first batch of a start may take: its libraries and images come from a cold disk, and its
-kernels are chosen. Less than `GRACE`, or nobody would be named."""
+BUSY = 240.0
+"""Seconds more that the first batch of a start may take, as its libraries and images come from a cold disk, and its
+kernels are chosen; and that one which is between two batches is waited for, as a file server may be away for a moment.
+Less than `GRACE`, or nobody would be named."""
 
 OVER = "over"
 """The beat of a process whose training is over."""
+BETWEEN, INSIDE = "between", "inside"
+"""Two batches, and one: what a process says of itself besides."""
 
 
 def check_hang_seconds(seconds: float) -> None:
@@ -40,14 +43,14 @@ def check_hang_seconds(seconds: float) -> None:
 class Watchdog(Callback):
     """Ends this process once it has come no further for `seconds`, and says who keeps it.
 
-    A thread in each process beats in the process group's store, with how many batches the process has begun. Who is
-    held up asks whose beat has stopped (a machine that is gone, a process that is stopped), and who beats but is behind
-    (it hangs in its own work). Between two batches a process may be busy itself, with data or a checkpoint: there only
-    a beat that has stopped ends it, as in the first batch for `FIRST_BATCH` longer. Nothing is done where there is only
-    one process.
+    A thread in each process beats in the process group's store, with how many batches the process has begun, and
+    whether it is inside one. Who is held up asks whose beat has stopped (a machine that is gone, a process that is
+    stopped), and who beats but is behind (it hangs in its own work). Between two batches a process may be busy, with
+    data or a checkpoint: there only a beat that has stopped ends it, and the others wait `BUSY` longer for it, as in
+    the first batch. Nothing is done where there is only one process.
 
     Args:
-        seconds: Longer than a batch may take, with the wait for the slowest process's data.
+        seconds: Longer than a batch may take.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -104,15 +107,18 @@ class Watchdog(Callback):
     def _held_up(self) -> bool:
         return time.monotonic() - self._since > self.seconds
 
-    @property
-    def _may_be_busy(self) -> bool:
+    def _may_be_busy(self, beats: dict[int, list[str]]) -> bool:
         """Whether it is no sign of a hang that a process which beats comes no further."""
-        longest = self.seconds + (0 if self._has_trained else FIRST_BATCH)
-        return not self._inside or time.monotonic() - self._since <= longest
+        if not self._inside:
+            return True
+        waited_for = any(place == BETWEEN and int(begun) < self._batches for _, begun, place, _ in beats.values())
+        longest = self.seconds + (BUSY if waited_for or not self._has_trained else 0)
+        return time.monotonic() - self._since <= longest
 
     def _beat(self, trainer: Trainer, number: int | str) -> None:
         store = torch.distributed.distributed_c10d._get_default_store()
-        store.set(_key(trainer.global_rank), f"{number} {self._batches} {socket.gethostname()}")
+        place = INSIDE if self._inside else BETWEEN
+        store.set(_key(trainer.global_rank), f"{number} {self._batches} {place} {socket.gethostname()}")
 
     def _watch(self, trainer: Trainer) -> None:
         """The thread."""
@@ -126,13 +132,13 @@ class Watchdog(Callback):
                     continue
                 earlier = _beats(store, trainer.world_size)
                 # who looks at the others goes on beating: of two that are held up each would take the other for dead
-                for _ in range(4 if self._may_be_busy else 2):
+                for _ in range(4 if self._may_be_busy(earlier) else 2):
                     if self._over.wait(interval):
                         return
                     number += 1
                     self._beat(trainer, number)
                 own, later = trainer.global_rank, _beats(store, trainer.world_size)
-                absent = (silent if self._may_be_busy else missing)(earlier, later, own=own)
+                absent = (silent if self._may_be_busy(later) else missing)(earlier, later, own=own)
             except Exception as error:
                 if not in_process_group():
                     return  # this process has left it itself, see `leaving`
@@ -153,16 +159,16 @@ class Watchdog(Callback):
 
 
 def silent(earlier: dict[int, list[str]], later: dict[int, list[str]], *, own: int) -> list[str]:
-    """Whose beat has stopped, from two looks at everybody's (beat, batches begun, host)."""
+    """Whose beat has stopped, from two looks at everybody's (beat, batches begun, place, host)."""
     stopped = (rank for rank in later if rank != own and later[rank][0] == earlier[rank][0] != OVER)
-    return [f"process {rank} on {later[rank][2]} shows no sign of life" for rank in stopped]
+    return [f"process {rank} on {later[rank][3]} shows no sign of life" for rank in stopped]
 
 
 def missing(earlier: dict[int, list[str]], later: dict[int, list[str]], *, own: int) -> list[str]:
     """Who keeps process `own` waiting inside a batch: the silent ones, and who is alive and behind."""
     found = silent(earlier, later, own=own)
-    furthest = max(int(batches) for _, batches, _ in later.values())
-    for rank, (beat, batches, host) in later.items():
+    furthest = max(int(batches) for _, batches, _, _ in later.values())
+    for rank, (beat, batches, _, host) in later.items():
         if beat not in (earlier[rank][0], OVER) and int(batches) < furthest and rank != own:
             found.append(f"process {rank} on {host} is alive and does not come to batch {furthest}")
     return found or ["every process is inside the same batch"]
@@ -175,6 +181,6 @@ def _key(rank: int) -> str:
 def _beats(store: torch.distributed.Store, world_size: int) -> dict[int, list[str]]:
     keys = {rank: _key(rank) for rank in range(world_size)}
     return {
-        rank: store.get(key).decode().split(" ", 2) if store.check([key]) else ["0", "0", "an unknown host"]
+        rank: store.get(key).decode().split(" ", 3) if store.check([key]) else ["0", "0", BETWEEN, "an unknown host"]
         for rank, key in keys.items()
     }

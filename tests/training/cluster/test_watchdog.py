@@ -15,20 +15,23 @@ from lightning_sq.training.cluster.watchdog import OVER, Watchdog, check_hang_se
 
 
 def test_a_process_whose_beat_has_stopped_is_named():
-    earlier = {0: ["8", "5", "a"], 1: ["8", "5", "b"], 2: ["8", "5", "b"]}
-    later = {0: ["8", "5", "a"], 1: ["8", "5", "b"], 2: ["9", "5", "b"]}
+    earlier = {0: ["8", "5", "inside", "a"], 1: ["8", "5", "inside", "b"], 2: ["8", "5", "inside", "b"]}
+    later = {0: ["8", "5", "inside", "a"], 1: ["8", "5", "inside", "b"], 2: ["9", "5", "inside", "b"]}
     assert missing(earlier, later, own=0) == ["process 1 on b shows no sign of life"]
 
 
 def test_a_process_that_beats_and_is_behind_is_named():
-    earlier, later = {0: ["8", "5", "a"], 1: ["8", "4", "b"]}, {0: ["8", "5", "a"], 1: ["9", "4", "b"]}
+    earlier, later = (
+        {0: ["8", "5", "inside", "a"], 1: ["8", "4", "inside", "b"]},
+        {0: ["8", "5", "inside", "a"], 1: ["9", "4", "inside", "b"]},
+    )
     assert missing(earlier, later, own=0) == ["process 1 on b is alive and does not come to batch 5"]
     later[1][1] = "5"
     assert missing(earlier, later, own=0) == ["every process is inside the same batch"]
 
 
 def test_a_process_whose_training_is_over_keeps_nobody_waiting():
-    beats = {0: ["8", "5", "a"], 1: [OVER, "5", "b"]}
+    beats = {0: ["8", "5", "inside", "a"], 1: [OVER, "5", "inside", "b"]}
     assert silent(beats, beats, own=0) == []
     assert missing(beats, beats, own=0) == ["every process is inside the same batch"]
 
@@ -44,9 +47,21 @@ def test_the_first_batch_of_a_start_may_take_longer_unless_a_beat_has_stopped(mo
     first = {"inside": True, "has_trained": False}
     assert ended(monkeypatch, Store(other_beats=True), at_most=4, **first) == []
     assert ended(monkeypatch, Store(other_beats=False), at_most=60, **first)
-    assert watchdog.FIRST_BATCH < watchdog.GRACE
-    monkeypatch.setattr(watchdog, "FIRST_BATCH", 1.0)
+    assert watchdog.BUSY < watchdog.GRACE
+    monkeypatch.setattr(watchdog, "BUSY", 1.0)
     assert ended(monkeypatch, Store(other_beats=True), at_most=60, **first)
+
+
+@pytest.mark.parametrize("other_is", ["0 between", "0 inside", "1 between"])
+def test_a_process_that_is_behind_and_between_two_batches_is_waited_for_longer_and_then_named(monkeypatch, other_is):
+    behind, waits = "process 1 on node2 is alive and does not come to batch 1", other_is == "0 between"
+    named = [behind] if other_is.startswith("0") else ["every process is inside the same batch"]
+    stuck = Store(other_beats=True, other_is=other_is)
+    assert ended(monkeypatch, stuck, inside=True, at_most=4 if waits else 60) == ([] if waits else named)
+    gone = Store(other_beats=False, other_is=other_is)
+    assert ended(monkeypatch, gone, inside=True, at_most=60)[0] == "process 1 on node2 shows no sign of life"
+    monkeypatch.setattr(watchdog, "BUSY", 1.0)
+    assert ended(monkeypatch, Store(other_beats=True, other_is=other_is), inside=True, at_most=60) == named
 
 
 def test_a_first_process_that_does_not_answer_ends_the_run(monkeypatch):
@@ -109,8 +124,8 @@ def test_processes_that_are_held_up_at_once_do_not_take_each_other_for_dead(monk
 class Store:
     """Where process 0 beats, and process 1 too or no longer."""
 
-    def __init__(self, *, other_beats: bool) -> None:
-        self.other_beats, self.values, self.looks = other_beats, {}, []
+    def __init__(self, *, other_beats: bool, other_is: str = "1 inside") -> None:
+        self.other_beats, self.other_is, self.values, self.looks = other_beats, other_is, {}, []
 
     def set(self, key, value):
         self.values[key] = value.encode()
@@ -120,7 +135,8 @@ class Store:
 
     def get(self, key):
         self.looks.append(key)
-        return self.values.get(key, f"{len(self.looks) if self.other_beats else 7} 1 node2".encode())
+        beat = len(self.looks) if self.other_beats else 7
+        return self.values.get(key, f"{beat} {self.other_is} node2".encode())
 
 
 def ended(
