@@ -183,7 +183,9 @@ def _robust(study: Study, rows: dict[str, Any], name: str) -> Claim:
 
 
 def _certified(study: Study, rows: dict[str, Any]) -> Claim:
-    """On the same images: those that were attacked are easier for one row and harder for another than all are."""
+    """On those that were attacked, the same if they are as many: they are easier for one row and harder for another
+    than all are.
+    """
     text = "natural samples alone, no input gradient, and a proof instead of an attack (quantizer + interval bounds)"
     proven = spread_of(rows, study.certified_row, "certified")
     if proven is None:
@@ -194,9 +196,15 @@ def _certified(study: Study, rows: dict[str, Any]) -> Claim:
     if same is None or worst_pgd is None:
         return Claim(text, str(paper), shown, "nothing to compare with on the same images", None)
     holds = same.mean >= worst_pgd.mean - 1e-9
-    shown += f"; {same} by interval bounds on those attacked, where PGD training keeps {worst_pgd} without a proof"
+    keeps = f"PGD training keeps {worst_pgd} without a proof"
+    if same.num_images == worst_pgd.num_images:
+        images = "the same images"
+        shown += f"; {same} by interval bounds on those attacked, where {keeps}"
+    else:
+        images = f"{same.num_images:,} and {worst_pgd.num_images:,} images"
+        shown += f"; {same} by interval bounds, and {keeps}, on {images} that were attacked"
     verdict = "at least as much is proven as" if holds else "less is proven than"
-    verdict += " PGD training keeps under attack on the same images"
+    verdict += f" PGD training keeps under attack on {images}"
     verdict += _not_told_apart(same, worst_pgd)
     verdict += _of_one_seed(rows, study.certified_row, study.adversarial) + _outdated(rows, study.adversarial)
     return Claim(text, str(paper), shown, verdict, holds)
@@ -228,9 +236,11 @@ def _faster(study: Study, rows: dict[str, Any], name: str) -> Claim:
     goal, (first, shortest) = _both_reach(ours, theirs), theirs[0]
     ratio, seconds, seconds_pgd = _ratio(ours, theirs), seconds_to(ours, goal), seconds_to(theirs, goal)
     both, lengths = (name, study.adversarial), ("seeds", "shorter")
-    warnings = _of_one_seed(rows, *both) + _doubted(rows, *both, lengths=lengths)
-    warnings += _outdated(rows, *both, lengths=lengths) + _of_several_runs(rows, *both)
-    how = "proven, against PGD training under attack" if study.row(name).by_proof else "in the worst case"
+    by_proof = study.row(name).by_proof
+    attacked = (study.adversarial,) if by_proof else both
+    warnings = _of_one_seed(rows, *both) + _doubted(rows, *attacked, lengths=lengths)
+    warnings += _outdated(rows, *attacked, lengths=lengths) + _of_several_runs(rows, *both)
+    how = "proven, against PGD training under attack" if by_proof else "in the worst case"
     measured = f"{100 * goal:.1f} % {how}: {seconds:.0f} s of training against "
     if goal < shortest:
         measured += f"at most the {first:.0f} s that PGD training takes to {100 * shortest:.1f} %"

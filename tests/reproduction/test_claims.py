@@ -80,6 +80,13 @@ def test_a_proof_is_held_against_what_pgd_training_keeps_on_the_same_images():
     )
     nearly = verdict(PROOF, rows(interval_bound=[on_harder_images], pgd=[seed(0.81)]), num_images=1000)
     assert nearly["verdict"].endswith("1,000 images do not tell them apart (standard error at most 1.8 points)")
+    known = rows(interval_bound=[on_harder_images | {"num_images": 200}], pgd=[seed(0.9) | {"num_images": 1000}])
+    others = next(claim for claim in claims.judge(MNIST, known, smaller=False) if PROOF in claim["claim"])
+    assert others["by_strongest"].endswith(
+        "; 80.0 by interval bounds, and PGD training keeps 90.0 without a proof, on 200 and 1,000 images that were "
+        "attacked"
+    )
+    assert others["verdict"].startswith("less is proven than PGD training keeps under attack on 200 and 1,000 images;")
     older = {key: value for key, value in bounds.items() if key != "certified_of_attacked"}
     for known in (rows(interval_bound=[bounds]), rows(interval_bound=[older], pgd=[seed(0.9)])):
         assert verdict(PROOF, known)["holds"] is None
@@ -309,6 +316,20 @@ def test_interval_bounds_are_timed_by_what_is_proven():
     found = verdict(BOUNDS_FASTER, timed(interval_bound=bounds, pgd=ends((100, 0.1), (250, 0.81), (500, 0.9))))
     assert found["by_strongest"].startswith("81.0 % proven, against PGD training under attack: 50 s of training")
     assert found["verdict"] == "not reached: 5.0 times"
+
+
+def test_attacks_that_are_doubted_or_older_tell_nothing_against_what_is_proven():
+    known = timed(
+        interval_bound=ends((25, 0.7), (50, 0.81), key="certified_of_attacked"),
+        pgd=ends((100, 0.1), (250, 0.81), (500, 0.9)),
+    )
+    known["interval_bound"]["seeds"][0] |= {"flags": ["zero_gradients"], "suite_version": SUITE_VERSION - 1}
+    assert verdict(BOUNDS_FASTER, known)["verdict"] == "not reached: 5.0 times"
+    known["pgd"]["seeds"][0] |= {"flags": ["zero_gradients"], "suite_version": SUITE_VERSION - 1}
+    assert verdict(BOUNDS_FASTER, known)["verdict"] == (
+        "not reached: 5.0 times; upper bounds, which checks doubt in PGD-40"
+        "; by an older and weaker set of attacks: PGD-40"
+    )
 
 
 def test_without_shorter_schedules_time_is_not_judged():
