@@ -199,7 +199,7 @@ def run_all(
     total, done = round(sum(step.estimate for step in todo)), 0.0
     with ThreadPoolExecutor(jobs) as pool:
         futures = {pool.submit(_run, step, num_threads, jobs, began): step for step in todo}
-        left, began, note = set(futures), {}, ""
+        left, starts, note = set(futures), {}, ""
         try:
             while left:
                 ended, left = wait(left, LOOK_SECONDS, FIRST_COMPLETED)
@@ -209,7 +209,7 @@ def run_all(
                     note = futures[future].title
                 now, running = time.monotonic(), [future for future in futures if future.running()]
                 note = "; ".join(under_way(futures[future]) for future in running) or note
-                parts = (min(now - began.setdefault(one, now), 0.99 * futures[one].estimate) for one in running)
+                parts = (min(now - starts.setdefault(one, now), 0.99 * futures[one].estimate) for one in running)
                 advance(round(done + sum(parts)), total, note)
         except BaseException:
             for future in futures:

@@ -94,13 +94,16 @@ def _usual_rate(settings: Settings, row: Row) -> float:
 
 def _accuracy_of_trial(settings: Settings, run: Run) -> float:
     last = json.loads((run.folder / TRAINED).read_text())["curve"][-1]
-    if last["clean"] <= LEARNED_NOTHING:
-        return 0.0
-    if run.row.by_proof:
+    if run.row.by_proof and last["clean"] > LEARNED_NOTHING:
         assert settings.tuning_data is not None
         proof = prove(run, settings.tuning_data, settings.study.epsilon, max_boxes=0)
         return 0.0 if proof is None else proof.bounds
-    return last["robust"]
+    return _under_attack(last)
+
+
+def _under_attack(last: dict[str, float]) -> float:
+    """What the quick attack leaves at the end of a trial, which is nothing where nothing was learned."""
+    return 0.0 if last["clean"] <= LEARNED_NOTHING else last["robust"]
 
 
 def variants(settings: Settings) -> list[tuple[Variant, Run]]:
@@ -125,7 +128,7 @@ def tried_variants(settings: Settings) -> list[dict[str, Any]]:
         if trained is not None:
             last = trained["curve"][-1]
             entry = {"title": variant.title, "changes": variant.changes, "epochs": trained["epochs"],
-                     "accuracy": last["robust"], "seconds": last["seconds"], "recipe": trained["key"]}  # fmt: skip
+                     "accuracy": _under_attack(last), "seconds": last["seconds"], "recipe": trained["key"]}  # fmt: skip
         if entry is not None:
             found.append(entry)
     return found

@@ -184,13 +184,15 @@ def test_variants_of_the_method_are_trained_alike_and_shown_if_the_recipe_is_sti
         assert trainer["check_val_every_n_epoch"] == trainer["max_epochs"] == epochs
         assert trainer["callbacks"][0]["init_args"] == {"epsilon": 0.3, "num_images": TRIAL_IMAGES}
     assert tried_variants(ours) == []
-    for key, (_, run) in zip(("of another recipe", tried[1][1].recipe.fingerprint()), tried[:2], strict=True):
-        run.folder.mkdir(parents=True)
-        curve = [{"seconds": 2.0, "clean": 0.9, "robust": 0.7}]
-        (run.folder / TRAINED).write_text(json.dumps({"key": key, "curve": curve, "epochs": 3}))
-    (found,) = tried_variants(ours)
+    learned, nothing = {"clean": 0.9, "robust": 0.7}, {"clean": 0.107, "robust": 0.107}
+    for (_, run), last, more in zip(tried, (learned, learned, nothing), ({"key": "another"}, {}, {}), strict=False):
+        _tried(run, **last)
+        marker = run.folder / TRAINED
+        marker.write_text(json.dumps(json.loads(marker.read_text()) | {"epochs": 3} | more))
+    found, collapsed = tried_variants(ours)
     assert (found["title"], found["accuracy"], found["seconds"]) == (MNIST.variants[0].title, 0.7, 2.0)
     assert found["changes"] == MNIST.variants[0].changes
+    assert (collapsed["title"], collapsed["accuracy"]) == (MNIST.variants[1].title, 0.0)
 
 
 def test_the_forms_differ_in_epochs_seeds_and_batches(tmp_path):
