@@ -123,9 +123,12 @@ def _settings(options: Namespace) -> Settings:
         raise InputError(f"The rows of {study.name} have no smaller network than their recipes say. Leave --small out.")
     known = tuple(row.name for row in study.rows)
     usual = tuple(row.name for row in study.rows if row.in_quick or not options.quick)
-    rows = usual if options.rows is None else tuple(name.strip() for name in options.rows.split(","))
+    asked = usual if options.rows is None else map(str.strip, options.rows.split(","))
+    rows = tuple(dict.fromkeys(filter(None, asked)))
     if unknown := [name for name in rows if name not in known]:
         raise InputError(f"{study.name} has no row {unknown[0]!r}. Choose from: {', '.join(known)}.")
+    if not rows:
+        raise InputError(f"--rows {options.rows!r} names none. Choose from: {', '.join(known)}.")
     cores = os.cpu_count() or 1
     jobs = options.jobs or (1 if torch.cuda.is_available() else cores)
     data = options.data or Path("data") / study.name

@@ -96,7 +96,9 @@ class Settings:
 
     @cached_property
     def _tuning_images(self) -> str:
-        return "" if self.assumed or self.tuning_data is None else _fingerprint(_indices_of(self.tuning_data))
+        if self.assumed or self.tuning_data is None or not self.tuning_data.is_dir():  # which a plan does not make
+            return ""
+        return _fingerprint(_indices_of(self.tuning_data))
 
     def conditions(self) -> dict[str, Any]:
         """What all numbers of a page have in common, as the page says it."""

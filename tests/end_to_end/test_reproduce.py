@@ -140,6 +140,7 @@ def test_files_that_are_not_there_are_asked_for_by_the_option_of_this_command(tm
     ("extra", "sentence"),
     [
         (["--rows", "natural,nothing"], "mnist has no row 'nothing'. Choose from: natural, hard_threshold"),
+        (["--rows", " ,"], "--rows ' ,' names none. Choose from: natural, hard_threshold"),
         (["--jobs", "0"], "--jobs 0 is not at least 1."),
         (["--configs", "nowhere"], "There is no nowhere/mnist.yaml. Run this in a clone"),
         (["--attacks", "nothing"], "There is no linf attack 'nothing'"),

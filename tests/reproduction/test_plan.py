@@ -75,6 +75,13 @@ def test_the_plan_leaves_out_what_is_done_unless_all_is_done_anew(tmp_path):
         plan_in_words(ours, known)
 
 
+def test_a_plan_needs_no_held_out_images(tmp_path, few_digits):
+    known = {"natural": Estimate(1.0, 50.0)}
+    ours = settings(tmp_path, rows=("natural",), data=few_digits, assumed=None)
+    assert not ours.tuning_data.exists()
+    assert "natural" in plan_in_words(ours, known)
+
+
 def recipe(name):
     return recipe_of(MNIST, MNIST.row(name), configs=REPOSITORY / "configs", seed=0, changes={})
 
