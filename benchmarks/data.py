@@ -39,6 +39,7 @@ from data_parts.pixels import pixels_row, validation_images
 from data_parts.start import seconds_to_first_batch
 from data_parts.training import training_rows
 
+from lightning_sq.cores import usable_cores
 from lightning_sq.data.backends import make_loader
 from lightning_sq.data.image_index import ImageIndex
 from lightning_sq.data.index import load_index
@@ -229,7 +230,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=tuple(SECTIONS))
     parser.add_argument("--short-side", type=int, default=352)
     parser.add_argument("--quality", type=int, default=90)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--num-images", type=int, default=1024, help="of an epoch; files are repeated to reach it")
     parser.add_argument("--rounds", type=int, default=5)

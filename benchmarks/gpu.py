@@ -27,7 +27,6 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import gc
-import os
 import sys
 from pathlib import Path
 
@@ -40,6 +39,8 @@ from gpu_parts.imagenette import command_line_rows, imagenette_rows
 from gpu_parts.network import Network, compile_many
 from gpu_parts.plan import SCHEDULE, Plan, plan_rows, resizing_row
 from gpu_parts.training import FIRST_GUESS, MODES, Training
+
+from lightning_sq.cores import usable_cores
 
 TRAINING = ("eager", "compiled", "files", "sizes", "sweep")
 SECTIONS = ("front_end", *TRAINING, "command_line", "imagenette")
@@ -75,7 +76,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--batches", type=int, default=32, help="of an epoch from files, which are repeated to reach it"
     )
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="that decode")
+    parser.add_argument("--threads", type=int, default=usable_cores(), help="that decode")
     parser.add_argument("--compile-seconds", type=float, default=90.0, help="of a graph, until the first is measured")
     parser.add_argument("--backend", default="inductor", help="of torch.compile")
     parser.add_argument("--smoke", action="store_true")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from lightning_sq.cores import usable_cores
 from lightning_sq.data.image_index import ImageIndex, UnreadableImage
 from lightning_sq.data.in_parts import map_in_parts
 from lightning_sq.data.index import class_names_of, look_through
@@ -109,7 +109,7 @@ def _unreadable_in_shards(index: ImageIndex) -> Iterator[UnreadableImage]:
     with (
         progress_bar(f"checking {index.folder.name}", "images") as advance,
         warnings.catch_warnings(),
-        ThreadPoolExecutor(os.cpu_count()) as pool,
+        ThreadPoolExecutor(usable_cores()) as pool,
     ):
         warnings.simplefilter("ignore")
         looks = map_in_parts(pool, lambda i: inspect_bytes(index.read(i).tobytes(), ".jpg"), range(len(index)))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning_sq.commands.parser import Parser, check_at_least_one
+from lightning_sq.cores import usable_cores
 from lightning_sq.errors import InputError
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def _settings(options: Namespace) -> Settings:
         raise InputError(f"{study.name} has no row {unknown[0]!r}. Choose from: {', '.join(known)}.")
     if not rows:
         raise InputError(f"--rows {options.rows!r} names none. Choose from: {', '.join(known)}.")
-    cores = os.cpu_count() or 1
+    cores = usable_cores()
     jobs = options.jobs or (1 if torch.cuda.is_available() else cores)
     data = options.data or Path("data") / study.name
     if options.quick and options.choose:

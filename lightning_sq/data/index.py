@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lightning_sq.cores import usable_cores
 from lightning_sq.data.image_index import ImageIndex, UnreadableImage
 from lightning_sq.data.in_parts import map_in_parts
 from lightning_sq.data.index_file import Columns, index_path, load_columns, save_columns
@@ -170,7 +170,7 @@ def _note(files: Columns, i: int, look: Look) -> None:
 
 def _inspect_all(folder: Path, files: Columns, todo: Sequence[int]) -> Iterator[tuple[int, Look]]:
     # PIL warns of oddities that decode all the same; the filter is process-wide, so it is set here and not in a thread
-    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor(usable_cores()) as pool:
         warnings.simplefilter("ignore")
         looks = map_in_parts(pool, lambda i: inspect_file(folder / files.paths[i]), todo)
         try:

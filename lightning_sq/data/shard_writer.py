@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import re
 import tarfile
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from lightning_sq.cores import usable_cores
 from lightning_sq.data.image_index import ImageIndex
 from lightning_sq.data.inspection import GREY_MODES, digest_of
 from lightning_sq.data.shards import (
@@ -82,7 +82,7 @@ def write_shards(index: ImageIndex, folder: Path, settings: ShardSettings, progr
     mixed = np.random.default_rng(0).permutation(len(index))  # so that a reader who streams sees all classes
     chunks = np.split(mixed, range(settings.images_per_shard, len(index), settings.images_per_shard))
     parts, done = [], 0
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         for number, positions in enumerate(chunks):
             part = _finished_part(folder, number)
             if part is None:

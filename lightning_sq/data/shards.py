@@ -18,6 +18,7 @@ from threading import Lock
 
 import numpy as np
 
+from lightning_sq.cores import usable_cores
 from lightning_sq.data.image_index import ImageIndex
 from lightning_sq.data.index_file import pack, unpack
 from lightning_sq.errors import InputError
@@ -149,7 +150,7 @@ def damaged_shards(folder: Path, progress: Callable[[int, int], None] | None = N
     shards = read_manifest(folder)["shards"]
 
     damaged = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         digests = pool.map(lambda shard: sha256(folder / shard["name"]), shards)
         for done, (shard, found) in enumerate(zip(shards, digests, strict=True), start=1):
             if found != shard["sha256"]:

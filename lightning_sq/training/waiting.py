@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
+
+from lightning_sq.cores import usable_cores
 
 HINT_ABOVE = 0.05
 
@@ -47,11 +48,8 @@ class WaitingForData(Callback):
             pl_module.log(f"train/{name}", value, sync_dist=True)
         if share > HINT_ABOVE:
             threads = trainer.datamodule.num_threads
-            rank_zero_info(hint(trainer.current_epoch, share, reader / waited, num_threads=threads, cores=_cores()))
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
+            cores = usable_cores()
+            rank_zero_info(hint(trainer.current_epoch, share, reader / waited, num_threads=threads, cores=cores))
 
 
 def hint(epoch: int, share: float, reader: float, *, num_threads: int, cores: int) -> str:

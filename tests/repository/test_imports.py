@@ -38,6 +38,7 @@ MAY_IMPORT = {
 }
 EVERYBODYS = {
     "children",
+    "cores",
     "errors",
     "metrics_file",
     "misspelt",
