@@ -164,15 +164,17 @@ def _name(study: Study, form: Form) -> str:
 
 
 def _with_earlier(options: Namespace, settings: Settings) -> Settings:
-    """With what the page says, but for what is to be done again."""
+    """With what the page says, but for what this command does again."""
     from dataclasses import replace
 
     from lightning_sq.reproduction.earlier import Earlier
     from lightning_sq.reproduction.page import read_study
+    from lightning_sq.reproduction.trials import rates_to_try
 
     earlier = Earlier.of(read_study(_output(options, settings)), settings.conditions())
-    if options.overwrite:
-        earlier = replace(earlier, choice=[]) if options.choose else earlier.without(settings.rows)
+    if options.overwrite and not options.page:
+        again = settings.planned({}), rates_to_try(settings)
+        earlier = replace(earlier, choice=[]) if options.choose else earlier.without(*again)
     return replace(settings, earlier=earlier)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -62,9 +62,25 @@ class Earlier:
         keys = ("other_rates", "tuning") if same_rate else ("other_rates",)
         return {key: known[key] for key in keys if key in known}
 
-    def without(self, rows: Collection[str]) -> Earlier:
-        """Nothing of those rows."""
-        return replace(self, rows={name: row for name, row in self.rows.items() if name not in rows})
+    def without(self, runs: Sequence[Run], trials: Sequence[Run] = ()) -> Earlier:
+        """What is left if those are measured anew: a seed or a length of a row by whatever recipe, a trial by its own.
+
+        Args:
+            runs: Of rows.
+            trials: Of their learning rates.
+        """
+        rows = {}
+        for name, row in self.rows.items():
+            own = [run for run in runs if run.row.name == name]
+            seeds = {run.seed for run in own if not run.is_shorter}
+            lengths = {run.recipe.num_epochs for run in own if run.is_shorter}
+            tried = {run.recipe.fingerprint() for run in trials if run.row.name == name}
+            rows[name] = row | {
+                "seeds": [entry for entry in row["seeds"] if entry["seed"] not in seeds],
+                "shorter": [entry for entry in row["shorter"] if entry["epochs"] not in lengths],
+                "tuning": [entry for entry in row["tuning"] if entry["recipe"] not in tried],
+            }
+        return replace(self, rows=rows)
 
     def _of(self, run: Run, key: str) -> list[dict[str, Any]]:
         return self.rows.get(run.row.name, {}).get(key, [])

@@ -177,6 +177,12 @@ def test_an_added_row_is_done_again_where_that_is_said(elsewhere, tmp_path):
     assert after["natural"]["seeds"][0]["seconds"] != before["natural"]["seeds"][0]["seconds"]
 
 
+def test_a_page_that_is_written_anew_from_what_has_been_run_keeps_what_is_not_at_hand(elsewhere, tmp_path):
+    before = read_study(tmp_path / "page")["rows"]
+    assert main([*elsewhere, "--page", "--overwrite"]) == 0
+    assert read_study(tmp_path / "page")["rows"] == before
+
+
 def test_a_row_that_another_command_added_meanwhile_stays(elsewhere, tmp_path, monkeypatch):
     whole = read_study(tmp_path / "page")
     write_page(tmp_path / "page", whole | {"rows": {"interval_bound": whole["rows"]["interval_bound"]}})

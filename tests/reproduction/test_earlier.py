@@ -11,9 +11,9 @@ from lightning_sq.errors import InputError
 from lightning_sq.evaluation.suites import SUITE_VERSION
 from lightning_sq.reproduction.earlier import NOTHING, Earlier
 from lightning_sq.reproduction.runs import TRAINED, Run
-from lightning_sq.reproduction.settings import RATE
+from lightning_sq.reproduction.settings import RATE, SHARES
 from lightning_sq.reproduction.trials import rates_to_try, tried_rates, tried_variants, tuned_rates, variants
-from tests.reproduction.builders import settings
+from tests.reproduction.builders import rows, seed, settings
 
 
 def known(run: Run, **more) -> dict:
@@ -27,8 +27,24 @@ def test_a_seed_is_known_by_its_recipe_alone(tmp_path):
     assert earlier.seed(pgd) == known(pgd, seed=0)
     assert earlier.seed(natural) is None
     assert earlier.seed(ours.planned({"pgd": 0.5})[1]) is None
-    assert earlier.without(["pgd"]).seed(pgd) is None
     assert NOTHING.seed(pgd) is None
+
+
+def test_what_is_measured_anew_is_dropped_and_nothing_besides(tmp_path):
+    ours = settings(tmp_path, rows=("pgd",), shares=SHARES)
+    runs, tried = ours.planned({}), rates_to_try(ours)
+    page = rows(pgd=[known(run, seed=run.seed) for run in runs if not run.is_shorter], free=[seed(0.5)])
+    page["pgd"] |= {
+        "shorter": [known(run, seed=0, epochs=run.recipe.num_epochs) for run in runs if run.is_shorter],
+        "tuning": [known(run) for run in tried],
+        "other_rates": [1],
+    }
+    whole, less = Earlier(page, []), replace(ours, num_seeds=1, shares=SHARES[:1], tuning_data=None)
+    left = whole.without(less.planned({"pgd": 0.5}), rates_to_try(less)).rows  # another rate: the same seed and length
+    assert left["free"] == page["free"]
+    assert left["pgd"] == page["pgd"] | {"seeds": page["pgd"]["seeds"][1:], "shorter": page["pgd"]["shorter"][1:]}
+    none = {"seeds": [], "shorter": [], "tuning": []}
+    assert whole.without(runs, tried).rows["pgd"] == page["pgd"] | none
 
 
 def test_what_was_judged_by_weaker_attacks_is_attacked_again_where_its_run_is_at_hand(tmp_path):
