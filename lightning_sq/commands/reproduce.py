@@ -97,6 +97,8 @@ def main(arguments: list[str]) -> None:
         settings = _with_data(options, settings)
     if options.add:
         settings = _with_earlier(options, settings)
+    elif not options.plan:
+        _refuse_loss(options, settings)
     if not options.page:
         (_choose if options.choose else _run)(options, settings)
     if options.plan:
@@ -167,6 +169,7 @@ def _with_earlier(options: Namespace, settings: Settings) -> Settings:
     """With what the page says, but for what this command does again."""
     from dataclasses import replace
 
+    from lightning_sq.reproduction.conduct import refuse_changed
     from lightning_sq.reproduction.earlier import Earlier
     from lightning_sq.reproduction.page import read_study
     from lightning_sq.reproduction.trials import rates_to_try
@@ -175,7 +178,24 @@ def _with_earlier(options: Namespace, settings: Settings) -> Settings:
     if options.overwrite and not options.page:
         again = settings.planned({}), rates_to_try(settings)
         earlier = replace(earlier, choice=[]) if options.choose else earlier.without(*again)
-    return replace(settings, earlier=earlier)
+    settings = replace(settings, earlier=earlier)
+    refuse_changed(settings)
+    return settings
+
+
+def _refuse_loss(options: Namespace, settings: Settings) -> None:
+    """Raises: InputError if the page says what the new one would not; one beside its runs can be made of them again."""
+    from lightning_sq.reproduction.conduct import refuse_loss
+    from lightning_sq.reproduction.page import read_study
+
+    output = _output(options, settings)
+    if output == settings.runs:
+        return
+    try:
+        content = read_study(output)
+    except InputError:
+        return  # there is none, or none that this version can keep
+    refuse_loss(settings, content, measures=not (options.page or options.choose))
 
 
 def _with_data(options: Namespace, settings: Settings) -> Settings:

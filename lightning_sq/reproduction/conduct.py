@@ -14,10 +14,11 @@ from lightning_sq.evaluation.results import read_results
 from lightning_sq.models.checkpoint_format import versions
 from lightning_sq.progress import Advance, progress_bar
 from lightning_sq.reproduction import claims, page
+from lightning_sq.reproduction.earlier import Earlier
 from lightning_sq.reproduction.plan import Estimate
 from lightning_sq.reproduction.proofs import MAX_BOXES, prove
 from lightning_sq.reproduction.recipes import Recipe
-from lightning_sq.reproduction.runs import EVALUATION, Run, Step, forget, run_all
+from lightning_sq.reproduction.runs import EVALUATION, TRAINED, Run, Step, forget, run_all
 from lightning_sq.reproduction.settings import RATE, SHARES, Settings
 from lightning_sq.reproduction.studies import Row
 from lightning_sq.reproduction.trials import tried_rates, tried_variants, tuned_rates, untried_rates, variants
@@ -55,6 +56,38 @@ def choose(settings: Settings, seconds: Sequence[float], *, anew: bool = False) 
     if settings.tuning_data is not None:
         steps = [settings.trial_of(run, s) for run, s in todo]
         _train(settings, "trying variants of the method", steps, [run for run, _ in todo], anew)
+
+
+def refuse_changed(settings: Settings) -> None:
+    """Before hours of work, and not when the page is written.
+
+    Raises: InputError if the earlier page has a row that is not chosen by another recipe than the present one.
+    """
+    for row in settings.study.rows:
+        if row.name in settings.earlier.rows and row.name not in settings.rows:
+            _kept(settings, row)
+
+
+def refuse_loss(settings: Settings, content: dict[str, Any], *, measures: bool) -> None:
+    """The same of a page that would be replaced.
+
+    Args:
+        settings: Of the command.
+        content: Of the page there.
+        measures: Whether all that is planned will be measured; else the new page is of what was, if anything was.
+    Raises: InputError if it says more than the new page would.
+    """
+    runs = settings.planned({})
+    if not measures:
+        runs = [run for run in settings.planned(tuned_rates(settings)) if settings.is_measured(run)]
+        if not runs:
+            return
+    is_alike = (content["study"], content["form"]) == (settings.study.name, settings.form)
+    if more := Earlier(content["rows"], []).without(runs if is_alike else []).in_words():
+        raise InputError(
+            f"The page there would be replaced, and this lost: {more}. Add --add to keep them, or give another "
+            "--output."
+        )
 
 
 def _refuse_others(settings: Settings) -> None:
@@ -159,21 +192,26 @@ def _row(
 
 def _measured(settings: Settings, run: Run, tell: Callable[[str], None]) -> dict[str, Any] | None:
     """What was measured of a run; None if it has not been trained and attacked."""
-    trained, attacked = settings.training_of(run), settings.attacks_on(run)
-    if not (trained.is_done() and attacked.is_done()):
+    if not settings.is_measured(run):
         return None
     max_boxes = 0 if settings.quick else MAX_BOXES
     proof = prove(run, settings.data, settings.study.epsilon, max_boxes=max_boxes, tell=tell)
-    return page.seed_entry(run, json.loads(trained.marker.read_text()), read_results(run.folder / EVALUATION), proof)
+    trained = json.loads((run.folder / TRAINED).read_text())
+    return page.seed_entry(run, trained, read_results(run.folder / EVALUATION), proof)
 
 
 def _kept(settings: Settings, row: Row) -> dict[str, Any]:
     """What the earlier page says of a row that is not run now. Raises: InputError if it is of another recipe."""
     content = settings.earlier.rows[row.name]
-    for entry in content["seeds"]:
-        present = settings.recipe(row, entry["seed"], {RATE: content["learning_rate"]})
-        if entry["recipe"] != present.fingerprint():
-            raise InputError(
-                f"The page there has the row {row.name} by another recipe than configs has now. Add it to --rows."
-            )
+
+    def present(entry: dict[str, Any]) -> Recipe:
+        return settings.recipe(row, entry["seed"], {RATE: content["learning_rate"]})
+
+    shorter = [(entry, present(entry)) for entry in content["shorter"]]
+    known = [(entry, whole.shorter(entry["epochs"] / whole.num_epochs)) for entry, whole in shorter]
+    known += [(entry, present(entry)) for entry in content["seeds"]]
+    if any(entry["recipe"] != recipe.fingerprint() for entry, recipe in known):
+        raise InputError(
+            f"The page there has the row {row.name} by another recipe than configs has now. Add it to --rows."
+        )
     return content

@@ -8,6 +8,7 @@ from typing import Any
 
 from lightning_sq.errors import InputError
 from lightning_sq.reproduction.runs import Run
+from lightning_sq.words import counted
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,15 @@ class Earlier:
                 "tuning": [entry for entry in row["tuning"] if entry["recipe"] not in tried],
             }
         return replace(self, rows=rows)
+
+    def in_words(self) -> str:
+        """How much there is of each row, but for its tuning; empty if there is nothing."""
+        nouns = {"seeds": "seed", "shorter": "shorter schedule", "other_rates": "other learning rate"}
+        found = []
+        for name, row in self.rows.items():
+            parts = [counted(len(row[key]), noun) for key, noun in nouns.items() if row.get(key)]
+            found += [f"{name} ({', '.join(parts)})"] if parts else []
+        return "; ".join(found)
 
     def _of(self, run: Run, key: str) -> list[dict[str, Any]]:
         return self.rows.get(run.row.name, {}).get(key, [])

@@ -155,6 +155,10 @@ class Settings:
             return False
         return not is_older(entry) or trained_at_hand(run) is None
 
+    def is_measured(self, run: Run) -> bool:
+        """Whether it was trained and attacked here. Raises: as `Step.is_done`."""
+        return self.training_of(run).is_done() and self.attacks_on(run).is_done()
+
     def transfer_sources(self, runs: Sequence[Run]) -> dict[str, Path]:
         """The undefended net and the PGD-trained one, whose adversarial images are tried on the others, if there.
 

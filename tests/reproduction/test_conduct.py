@@ -93,6 +93,22 @@ def test_what_is_there_by_another_recipe_is_refused_before_any_work_unless_it_is
     assert len(steps["training"]) == 4
 
 
+def test_a_page_of_what_was_run_alone_takes_the_place_of_none_that_says_more(tmp_path):
+    ours = settings(tmp_path, tuning_data=None)
+    content = {"rows": rows(natural=[seed(0.1)], pgd=[seed(0.5)]), **ours.conditions()}
+    content["rows"]["natural"]["other_rates"] = [{}]
+    conduct.refuse_loss(ours, content, measures=False)  # nothing was run: no page is written
+    natural, pgd, *_ = ours.planned({})
+    for run, lost in ((natural, r"natural \(1 other learning rate\); pgd \(1 seed\)"), (pgd, r"natural \(1 other")):
+        run.folder.mkdir(parents=True)
+        for step in (ours.training_of(run), ours.attacks_on(run)):
+            step.marker.write_text(json.dumps({"key": step.key}))
+        with pytest.raises(InputError, match=f"and this lost: {lost}"):
+            conduct.refuse_loss(ours, content, measures=False)
+    del content["rows"]["natural"]["other_rates"]
+    conduct.refuse_loss(ours, content, measures=False)
+
+
 def test_variants_of_the_method_are_tried_on_held_out_images(tmp_path, steps):
     ours = settings(tmp_path)
     conduct.choose(ours, [1.0] * len(trials.variants(ours)))
