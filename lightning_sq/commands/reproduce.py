@@ -238,13 +238,12 @@ def _choose(options: Namespace, settings: Settings) -> None:
     from lightning_sq.evaluation.tables import percent
     from lightning_sq.progress import progress_bar
     from lightning_sq.reproduction.conduct import choose
-    from lightning_sq.reproduction.plan import seconds_of_variants, time_in_words
+    from lightning_sq.reproduction.plan import choice_in_words, seconds_of_variants
     from lightning_sq.reproduction.trials import tried_variants
 
     with progress_bar("timing a few steps of each variant", "variants") as advance:
         seconds = seconds_of_variants(settings, advance)
-    in_all = time_in_words(sum(seconds) / settings.jobs)
-    print(f"{len(seconds)} variants, {settings.jobs} at a time: about {in_all}", flush=True)
+    print(choice_in_words(settings, seconds, anew=options.overwrite), flush=True)
     if options.plan:
         return
     choose(settings, seconds, anew=options.overwrite)

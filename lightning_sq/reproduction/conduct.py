@@ -21,7 +21,7 @@ from lightning_sq.reproduction.recipes import Recipe
 from lightning_sq.reproduction.runs import EVALUATION, TRAINED, Run, Step, forget, run_all
 from lightning_sq.reproduction.settings import RATE, SHARES, Settings
 from lightning_sq.reproduction.studies import Row
-from lightning_sq.reproduction.trials import tried_rates, tried_variants, tuned_rates, untried_rates, variants
+from lightning_sq.reproduction.trials import tried_rates, tried_variants, tuned_rates, untried_rates, untried_variants
 
 
 class NothingMeasuredError(InputError):
@@ -50,12 +50,11 @@ def conduct(settings: Settings, known: dict[str, Estimate], *, anew: bool = Fals
 
 
 def choose(settings: Settings, seconds: Sequence[float], *, anew: bool = False) -> None:
-    """Train every variant of the method on the tuning split; `seconds` is what each takes, about."""
-    todo = [(run, s) for (_, run), s in zip(variants(settings), seconds, strict=True)]
-    todo = [(run, s) for run, s in todo if settings.earlier.variant(run) is None]
+    """Train the untried variants of the method on the tuning split; `seconds` is what each takes, about."""
     if settings.tuning_data is not None:
-        steps = [settings.trial_of(run, s) for run, s in todo]
-        _train(settings, "trying variants of the method", steps, [run for run, _ in todo], anew)
+        runs = untried_variants(settings)
+        steps = [settings.trial_of(run, s) for run, s in zip(runs, seconds, strict=True)]
+        _train(settings, "trying variants of the method", steps, runs, anew)
 
 
 def refuse_changed(settings: Settings) -> None:

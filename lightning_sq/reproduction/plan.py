@@ -19,7 +19,7 @@ from lightning_sq.models import PixelClassifier
 from lightning_sq.reproduction.recipes import Recipe
 from lightning_sq.reproduction.runs import Run
 from lightning_sq.reproduction.settings import Settings
-from lightning_sq.reproduction.trials import tuned_rates, untried_rates, variants
+from lightning_sq.reproduction.trials import tuned_rates, untried_rates, untried_variants
 from lightning_sq.words import counted
 
 START_SECONDS = 25.0
@@ -198,9 +198,17 @@ def time_in_words(seconds: float) -> str:
 
 
 def seconds_of_variants(settings: Settings, progress: Callable[[int, int], None]) -> list[float]:
-    """What each variant of the method takes, about, from a few steps that are timed now."""
-    runs, seconds = [run for _, run in variants(settings)], []
+    """What each untried variant of the method takes, about, from a few steps that are timed now."""
+    runs, seconds = untried_variants(settings), []
     for done, run in enumerate(runs, start=1):
         seconds.append(estimate_of(settings, run.recipe).of_training(run.recipe))
         progress(done, len(runs))
     return seconds
+
+
+def choice_in_words(settings: Settings, seconds: Sequence[float], *, anew: bool = False) -> str:
+    """How many variants of the method are left, and how long they take: `seconds`, each."""
+    steps = [settings.trial_of(run, s) for run, s in zip(untried_variants(settings), seconds, strict=True)]
+    left = [step.estimate for step in steps if anew or step.is_left()]
+    about = time_in_words(_side_by_side(left, settings.jobs))
+    return f"{counted(len(left), 'variant')} left, {settings.jobs} at a time: about {about}"

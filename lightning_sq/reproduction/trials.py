@@ -117,6 +117,11 @@ def variants(settings: Settings) -> list[tuple[Variant, Run]]:
     return found
 
 
+def untried_variants(settings: Settings) -> list[Run]:
+    """Those that no earlier page knows."""
+    return [run for _, run in variants(settings) if settings.earlier.variant(run) is None]
+
+
 def tried_variants(settings: Settings) -> list[dict[str, Any]]:
     """[{title, changes, epochs, accuracy, seconds, recipe}] of the variants that were run, as the page shows them.
 

@@ -20,10 +20,12 @@ from lightning_sq.evaluation.runner import images_together
 from lightning_sq.layers import SoftQuantization
 from lightning_sq.models import PixelClassifier
 from lightning_sq.reproduction import plan
+from lightning_sq.reproduction.earlier import Earlier
 from lightning_sq.reproduction.plan import Estimate, plan_in_words, seconds_per_image, time_in_words
 from lightning_sq.reproduction.recipes import recipe_of
 from lightning_sq.reproduction.runs import TRAINED
 from lightning_sq.reproduction.studies import MNIST
+from lightning_sq.reproduction.trials import variants
 from tests.conftest import REPOSITORY
 from tests.reproduction.builders import settings
 
@@ -73,6 +75,18 @@ def test_the_plan_leaves_out_what_is_done_unless_all_is_done_anew(tmp_path):
     (run.folder / TRAINED).write_text(json.dumps({"key": "of another recipe"}))
     with pytest.raises(InputError, match="by other settings"):
         plan_in_words(ours, known)
+
+
+def test_the_plan_of_the_variants_leaves_out_those_that_were_tried(tmp_path):
+    first, second, *others = (run for _, run in variants(settings(tmp_path)))
+    page = Earlier({}, [{"recipe": first.recipe.fingerprint()}])
+    ours = settings(tmp_path, earlier=page, jobs=len(others))
+    seconds = [10.0] * len([second, *others])
+    second.folder.mkdir(parents=True)
+    (second.folder / TRAINED).write_text(json.dumps({"key": second.recipe.fingerprint()}))
+    about = f"left, {ours.jobs} at a time: about"
+    assert plan.choice_in_words(ours, seconds) == f"{len(others)} variants {about} 0 min 10 s"
+    assert plan.choice_in_words(ours, seconds, anew=True) == f"{len(seconds)} variants {about} 0 min 20 s"
 
 
 def test_a_plan_needs_no_held_out_images(tmp_path, few_digits):
