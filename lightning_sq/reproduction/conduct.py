@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -16,12 +16,19 @@ from lightning_sq.progress import Advance, progress_bar
 from lightning_sq.reproduction import claims, page
 from lightning_sq.reproduction.earlier import Earlier
 from lightning_sq.reproduction.plan import Estimate
-from lightning_sq.reproduction.proofs import MAX_BOXES, prove
+from lightning_sq.reproduction.proofs import prove
 from lightning_sq.reproduction.recipes import Recipe
 from lightning_sq.reproduction.runs import EVALUATION, TRAINED, Run, Step, forget, run_all
 from lightning_sq.reproduction.settings import RATE, SHARES, Settings
 from lightning_sq.reproduction.studies import Row
-from lightning_sq.reproduction.trials import tried_rates, tried_variants, tuned_rates, untried_rates, untried_variants
+from lightning_sq.reproduction.trials import (
+    is_lost_trial,
+    tried_rates,
+    tried_variants,
+    tuned_rates,
+    untried_rates,
+    untried_variants,
+)
 
 
 class NothingMeasuredError(InputError):
@@ -36,11 +43,13 @@ def conduct(settings: Settings, known: dict[str, Estimate], *, anew: bool = Fals
 
     if settings.tuning_data is not None:
         trials = untried_rates(settings)
-        _train(settings, "tuning", [settings.trial_of(run, seconds(run)) for run in trials], trials, anew)
+        again = trials if anew else filter(is_lost_trial, trials)
+        _train(settings, "tuning", [settings.trial_of(run, seconds(run)) for run in trials], again)
     if not anew:
         _refuse_others(settings)
     runs = settings.missing(tuned_rates(settings))
-    _train(settings, "training", [settings.training_of(run, seconds(run)) for run in runs], runs, anew)
+    again = runs if anew else filter(settings.is_lost, runs)
+    _train(settings, "training", [settings.training_of(run, seconds(run)) for run in runs], again)
     sources = settings.transfer_sources(runs)
     attacks = []
     for run in runs:
@@ -54,7 +63,7 @@ def choose(settings: Settings, seconds: Sequence[float], *, anew: bool = False) 
     if settings.tuning_data is not None:
         runs = untried_variants(settings)
         steps = [settings.trial_of(run, s) for run, s in zip(runs, seconds, strict=True)]
-        _train(settings, "trying variants of the method", steps, runs, anew)
+        _train(settings, "trying variants of the method", steps, runs if anew else ())
 
 
 def refuse_changed(settings: Settings) -> None:
@@ -96,10 +105,9 @@ def _refuse_others(settings: Settings) -> None:
             step.is_done()
 
 
-def _train(settings: Settings, what: str, steps: list[Step], runs: Sequence[Run], anew: bool) -> None:
-    if anew:
-        for run in runs:
-            forget(run)
+def _train(settings: Settings, what: str, steps: list[Step], again: Iterable[Run]) -> None:
+    for run in again:
+        forget(run)
     _all(settings, what, steps)
 
 
@@ -190,11 +198,10 @@ def _row(
 
 
 def _measured(settings: Settings, run: Run, tell: Callable[[str], None]) -> dict[str, Any] | None:
-    """What was measured of a run; None if it has not been trained and attacked."""
+    """What was measured of a run; None if it was not, or its checkpoint is gone before it was proven."""
     if not settings.is_measured(run):
         return None
-    max_boxes = 0 if settings.quick else MAX_BOXES
-    proof = prove(run, settings.data, settings.study.epsilon, max_boxes=max_boxes, tell=tell)
+    proof = prove(run, settings.data, settings.study.epsilon, max_boxes=settings.max_boxes, tell=tell)
     trained = json.loads((run.folder / TRAINED).read_text())
     return page.seed_entry(run, trained, read_results(run.folder / EVALUATION), proof)
 

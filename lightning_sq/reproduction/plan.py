@@ -19,7 +19,7 @@ from lightning_sq.models import PixelClassifier
 from lightning_sq.reproduction.recipes import Recipe
 from lightning_sq.reproduction.runs import Run
 from lightning_sq.reproduction.settings import Settings
-from lightning_sq.reproduction.trials import tuned_rates, untried_rates, untried_variants
+from lightning_sq.reproduction.trials import is_lost_trial, tuned_rates, untried_rates, untried_variants
 from lightning_sq.words import counted
 
 START_SECONDS = 25.0
@@ -171,7 +171,8 @@ def plan_in_words(settings: Settings, known: dict[str, Estimate], *, anew: bool 
     steps = [("tuning", run, settings.trial_of(run, seconds(run))) for run in trials]
     steps += [("training", run, settings.training_of(run, seconds(run))) for run in runs]
     steps += [("attacks", run, settings.attacks_on(run, estimate=known[run.row.name].attacking)) for run in runs]
-    left = [(run.row.name, kind, step.estimate) for kind, run, step in steps if anew or step.is_left()]
+    again = [*runs, *trials] if anew else [*filter(settings.is_lost, runs), *filter(is_lost_trial, trials)]
+    left = [(run.row.name, kind, step.estimate) for kind, run, step in steps if run in again or step.is_left()]
     lines = [f"{'left of row':28}{'runs':>6}{'tuning':>15}{'training':>15}{'attacks':>15}"]
     for name in settings.rows:
         own = [(kind, seconds) for row, kind, seconds in left if row == name]

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -81,13 +82,9 @@ def prove(
     where it is of another `PROVER_VERSION`. With `max_boxes` 0 interval bounds have the last word, in seconds; else it
     takes minutes, of which `tell` hears from time to time.
 
-    Raises: InputError if the images cannot be read.
+    Raises: InputError if the images or, unless `can_prove`, the checkpoint cannot be read.
     """
-    path = run.folder / PROVEN
-    trained = (run.folder / TRAINED).read_text()
-    in_full = {"trained": trained, "asked": [max_boxes, asdict(SOLVER)], "prover": PROVER_VERSION}
-    made_of = in_full if find_spec("highspy") else in_full | {"solver": "not installed"}
-    if path.exists() and (known := json.loads(path.read_text())).get("made_of") in (in_full, made_of):
+    if known := _known(run, max_boxes):
         return None if known["proof"] is None else Proof(**known["proof"])
     model, radius = load(run.checkpoint), parse_epsilon(epsilon)
     images, labels = _decoded(data / "val", model.config.image_size, model.config.num_channels)
@@ -96,9 +93,29 @@ def prove(
             proof = _prove(model, images, labels, radius, max_boxes, tell)
     except InputError:
         proof = None
-    content = {"made_of": made_of, "proof": None if proof is None else asdict(proof)}
-    write_whole(path, json.dumps(content) + "\n")
+    content = {"made_of": _made_of(run, max_boxes), "proof": None if proof is None else asdict(proof)}
+    write_whole(run.folder / PROVEN, json.dumps(content) + "\n")
     return proof
+
+
+def can_prove(run: Run, *, max_boxes: int = MAX_BOXES) -> bool:
+    """Whether the checkpoint of a run that was trained is there yet, or what `prove` has kept of it."""
+    return run.checkpoint.exists() or _known(run, max_boxes) is not None
+
+
+def _known(run: Run, max_boxes: int) -> dict[str, Any] | None:
+    """What is kept beside the run, if it holds yet; what was proven with a solver does without one too."""
+    path = run.folder / PROVEN
+    known = json.loads(path.read_text()) if path.exists() else {}
+    made_of = _made_of(run, max_boxes)
+    in_full = {key: value for key, value in made_of.items() if key != "solver"}
+    return known if known.get("made_of") in (in_full, made_of) else None
+
+
+def _made_of(run: Run, max_boxes: int) -> dict[str, Any]:
+    trained = (run.folder / TRAINED).read_text()
+    made_of = {"trained": trained, "asked": [max_boxes, asdict(SOLVER)], "prover": PROVER_VERSION}
+    return made_of if find_spec("highspy") else made_of | {"solver": "not installed"}
 
 
 def _prove(

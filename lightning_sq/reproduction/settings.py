@@ -14,6 +14,7 @@ from lightning_sq.data.index import load_index
 from lightning_sq.evaluation.results import is_older
 from lightning_sq.evaluation.suites import attacks_by_name
 from lightning_sq.reproduction.earlier import NOTHING, Earlier
+from lightning_sq.reproduction.proofs import MAX_BOXES, can_prove
 from lightning_sq.reproduction.recipes import Recipe, recipe_of
 from lightning_sq.reproduction.runs import TRAINED, Run, Step, evaluation_step, trained_at_hand, training_step
 from lightning_sq.reproduction.studies import Row, Study
@@ -72,6 +73,11 @@ class Settings:
     def quick(self) -> bool:
         """Whether it is the quick form."""
         return self.form == "quick"
+
+    @property
+    def max_boxes(self) -> int:
+        """Of the proofs of its page."""
+        return 0 if self.quick else MAX_BOXES
 
     @cached_property
     def num_data(self) -> tuple[int, int]:
@@ -153,21 +159,30 @@ class Settings:
         entry = self.earlier.seed(run)
         if entry is None or entry["num_images"] < self.num_attacked:
             return False
-        return not is_older(entry) or trained_at_hand(run) is None
+        return not is_older(entry) or trained_at_hand(run) is None or not run.checkpoint.exists()
+
+    def is_lost(self, run: Run) -> bool:
+        """Whether it was trained here, and its checkpoint, which is yet to be attacked or proven, has been removed."""
+        if trained_at_hand(run) is None or run.checkpoint.exists():
+            return False
+        return self.attacks_on(run).is_left() or not can_prove(run, max_boxes=self.max_boxes)
 
     def is_measured(self, run: Run) -> bool:
-        """Whether it was trained and attacked here. Raises: as `Step.is_done`."""
-        return self.training_of(run).is_done() and self.attacks_on(run).is_done()
+        """Whether it was trained and attacked here, and can be proven. Raises: as `Step.is_done`."""
+        are_done = self.training_of(run).is_done() and self.attacks_on(run).is_done()
+        return are_done and can_prove(run, max_boxes=self.max_boxes)
 
     def transfer_sources(self, runs: Sequence[Run]) -> dict[str, Path]:
         """The undefended net and the PGD-trained one, whose adversarial images are tried on the others, if there.
 
-        The first of its seeds among `runs`, which will be trained by then, or what an earlier command has trained.
+        The first of its seeds among `runs`, which will be trained by then, or what an earlier command has trained, but
+        for those whose checkpoint has been removed since.
         """
         found = {}
         for name in (self.study.natural, self.study.adversarial):
             folders = [run.folder for run in runs if run.row.name == name and not run.is_shorter]
             folders += [folder for folder in [self.runs / name / "seed0"] if (folder / TRAINED).exists()]
+            folders = [one for one in folders if (one / LAST_CHECKPOINT).exists() or not (one / TRAINED).exists()]
             if folders:
                 found[name] = folders[0] / LAST_CHECKPOINT
         return found

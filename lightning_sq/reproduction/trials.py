@@ -8,7 +8,7 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from lightning_sq.reproduction.proofs import prove
+from lightning_sq.reproduction.proofs import can_prove, prove
 from lightning_sq.reproduction.recipes import Recipe
 from lightning_sq.reproduction.runs import TRAINED, Run, trained_at_hand
 from lightning_sq.reproduction.settings import RATE, Settings
@@ -59,6 +59,12 @@ def untried_rates(settings: Settings) -> list[Run]:
     return [run for run in rates_to_try(settings) if settings.earlier.trial(run) is None]
 
 
+def is_lost_trial(run: Run) -> bool:
+    """Whether it was run, and its checkpoint, of which something is yet to be proven, has been removed."""
+    trained = trained_at_hand(run)
+    return trained is not None and _is_proven(run, trained["curve"][-1]) and not can_prove(run, max_boxes=0)
+
+
 def tried_rates(settings: Settings) -> dict[str, list[dict[str, Any]]]:
     """Row -> [{rate, accuracy, recipe}] of the learning rates that have been tried, as the page shows them.
 
@@ -67,7 +73,7 @@ def tried_rates(settings: Settings) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in settings.rows}
     for run in rates_to_try(settings):
         entry = settings.earlier.trial(run)
-        if trained_at_hand(run) is not None:
+        if trained_at_hand(run) is not None and not is_lost_trial(run):
             accuracy = _accuracy_of_trial(settings, run)
             entry = {"rate": run.recipe.changes[RATE], "accuracy": accuracy, "recipe": run.recipe.fingerprint()}
         if entry is not None:
@@ -94,11 +100,16 @@ def _usual_rate(settings: Settings, row: Row) -> float:
 
 def _accuracy_of_trial(settings: Settings, run: Run) -> float:
     last = json.loads((run.folder / TRAINED).read_text())["curve"][-1]
-    if run.row.by_proof and last["clean"] > LEARNED_NOTHING:
+    if _is_proven(run, last):
         assert settings.tuning_data is not None
         proof = prove(run, settings.tuning_data, settings.study.epsilon, max_boxes=0)
         return 0.0 if proof is None else proof.bounds
     return _under_attack(last)
+
+
+def _is_proven(run: Run, last: dict[str, float]) -> bool:
+    """Whether a trial counts by what is proven."""
+    return run.row.by_proof and last["clean"] > LEARNED_NOTHING
 
 
 def _under_attack(last: dict[str, float]) -> float:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from lightning_sq.errors import InputError
-from lightning_sq.reproduction import conduct, trials
+from lightning_sq.reproduction import conduct, proofs, trials
 from lightning_sq.reproduction.earlier import NOTHING, Earlier
 from lightning_sq.reproduction.plan import Estimate
 from lightning_sq.reproduction.proofs import Proof
@@ -93,6 +93,32 @@ def test_what_is_there_by_another_recipe_is_refused_before_any_work_unless_it_is
     assert len(steps["training"]) == 4
 
 
+def test_a_run_whose_checkpoint_was_removed_is_as_it_was_found_and_is_begun_anew_where_that_is_needed(tmp_path, steps):
+    ours = settings(tmp_path, rows=("natural",), tuning_data=None)
+    known = {"natural": Estimate(epoch=1.0, attacking=1.0)}
+    (run,) = ours.planned({})
+    trained, attacked = ours.training_of(run), ours.attacks_on(run)
+    run.folder.mkdir(parents=True)
+    for step in (trained, attacked):
+        step.marker.write_text(json.dumps({"key": step.key, "version": step.version, "num_images": step.num_images}))
+    proof = {"made_of": proofs._made_of(run, ours.max_boxes), "proof": None}
+    (run.folder / proofs.PROVEN).write_text(json.dumps(proof))
+    conduct.conduct(ours, known)
+    assert ours.is_measured(run)  # and nothing is left to do with the checkpoint
+    assert not trained.is_left()
+    (run.folder / proofs.PROVEN).unlink()
+    entry = seed(0.5) | {"recipe": run.recipe.fingerprint()}
+    after = replace(ours, earlier=Earlier(rows(natural=[entry]), []))
+    conduct.conduct(after, known)
+    assert conduct.collect(after)["rows"]["natural"]["seeds"] == [entry]
+    assert trained.is_done()
+    with pytest.raises(conduct.NothingMeasuredError):
+        conduct.collect(ours)
+    conduct.conduct(ours, known)
+    assert trained.is_left()
+    assert attacked.is_left()
+
+
 def test_a_page_of_what_was_run_alone_takes_the_place_of_none_that_says_more(tmp_path):
     ours = settings(tmp_path, tuning_data=None)
     content = {"rows": rows(natural=[seed(0.1)], pgd=[seed(0.5)]), **ours.conditions()}
@@ -100,7 +126,8 @@ def test_a_page_of_what_was_run_alone_takes_the_place_of_none_that_says_more(tmp
     conduct.refuse_loss(ours, content, measures=False)  # nothing was run: no page is written
     natural, pgd, *_ = ours.planned({})
     for run, lost in ((natural, r"natural \(1 other learning rate\); pgd \(1 seed\)"), (pgd, r"natural \(1 other")):
-        run.folder.mkdir(parents=True)
+        run.checkpoint.parent.mkdir(parents=True)
+        run.checkpoint.touch()
         for step in (ours.training_of(run), ours.attacks_on(run)):
             step.marker.write_text(json.dumps({"key": step.key}))
         with pytest.raises(InputError, match=f"and this lost: {lost}"):
@@ -116,7 +143,7 @@ def test_variants_of_the_method_are_tried_on_held_out_images(tmp_path, steps):
 
 
 def test_the_rate_of_a_row_that_is_trained_by_bounds_is_chosen_by_what_is_proven_of_held_out_images(
-    tmp_path, monkeypatch
+    tmp_path, monkeypatch, steps
 ):
     ours, asked = settings(tmp_path, rows=("interval_bound",)), []
 
@@ -126,9 +153,15 @@ def test_the_rate_of_a_row_that_is_trained_by_bounds_is_chosen_by_what_is_proven
 
     monkeypatch.setattr(trials, "prove", prove)
     for run in trials.rates_to_try(ours):
-        run.folder.mkdir(parents=True)
+        run.checkpoint.parent.mkdir(parents=True)
+        run.checkpoint.touch()
         curve = [{"seconds": 1.0, "clean": 0.9, "robust": 0.5}]
         (run.folder / TRAINED).write_text(json.dumps({"key": run.recipe.fingerprint(), "curve": curve}))
     rates = [run.recipe.changes[trials.RATE] for run in trials.rates_to_try(ours)]
     assert trials.tuned_rates(ours) == {"interval_bound": max(rates)}
     assert set(asked) == {(ours.tuning_data, MNIST.epsilon)}
+    lost = trials.rates_to_try(ours)[0]
+    lost.checkpoint.unlink()
+    assert trials.tuned_rates(ours) == {}
+    conduct.conduct(ours, {"interval_bound": Estimate(epoch=1.0, attacking=1.0)})
+    assert [run for run in trials.rates_to_try(ours) if not (run.folder / TRAINED).exists()] == [lost]

@@ -59,6 +59,9 @@ def test_what_was_judged_by_weaker_attacks_is_attacked_again_where_its_run_is_at
     (run.folder / TRAINED).write_text(json.dumps({"key": "of another recipe"}))
     assert missing() == []
     (run.folder / TRAINED).write_text(json.dumps({"key": run.recipe.fingerprint()}))
+    assert missing() == []  # its checkpoint has been removed
+    run.checkpoint.parent.mkdir()
+    run.checkpoint.touch()
     assert missing() == [run]
     assert missing(suite_version=SUITE_VERSION) == []
 

@@ -70,6 +70,9 @@ def test_the_plan_leaves_out_what_is_done_unless_all_is_done_anew(tmp_path):
     whole = plan_in_words(ours, known)
     run.folder.mkdir(parents=True)
     (run.folder / TRAINED).write_text(json.dumps({"key": run.recipe.fingerprint()}))
+    assert plan_in_words(ours, known) == whole  # without its checkpoint
+    run.checkpoint.parent.mkdir()
+    run.checkpoint.touch()
     assert plan_in_words(ours, known).splitlines()[-1] == "in all at most 0 min 50 s, 2 rows at a time"
     assert plan_in_words(ours, known, anew=True) == whole
     (run.folder / TRAINED).write_text(json.dumps({"key": "of another recipe"}))

@@ -265,6 +265,11 @@ def test_the_undefended_net_and_the_pgd_trained_one_lend_their_images(tmp_path):
     assert ours.transfer_sources([]) == {}
     assert list(ours.transfer_sources(runs)) == ["natural", "pgd"]
     assert ours.transfer_sources(runs[2:]) == {"pgd": tmp_path / "runs/pgd/seed1/checkpoints/last.ckpt"}
-    (tmp_path / "runs/pgd/seed0").mkdir(parents=True)
+    checkpoint = tmp_path / "runs/pgd/seed0/checkpoints/last.ckpt"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
     (tmp_path / "runs/pgd/seed0" / TRAINED).write_text("{}")
-    assert ours.transfer_sources([]) == {"pgd": tmp_path / "runs/pgd/seed0/checkpoints/last.ckpt"}
+    assert ours.transfer_sources([]) == {"pgd": checkpoint}
+    checkpoint.unlink()
+    assert ours.transfer_sources([]) == {}
+    assert ours.transfer_sources(runs)["pgd"] == tmp_path / "runs/pgd/seed1/checkpoints/last.ckpt"
