@@ -14,9 +14,6 @@ if TYPE_CHECKING:
     from lightning_sq.reproduction.settings import Form, Settings
     from lightning_sq.reproduction.studies import Study
 
-USUAL = {False: {"num_images": 1000, "attacks": "standard"}, True: {"num_images": 100, "attacks": "quick"}}
-"""Of the evaluation; True: of the quick form."""
-
 
 def _parser() -> Parser:
     parser = Parser(
@@ -117,7 +114,7 @@ def _settings(options: Namespace) -> Settings:
     """The defaults that hang on the form filled in. Raises: InputError for rows that there are not."""
     import torch
 
-    from lightning_sq.reproduction.settings import SHARES, Settings
+    from lightning_sq.reproduction.settings import SHARES, USUAL, Settings
     from lightning_sq.reproduction.studies import STUDIES
 
     study, form = STUDIES[options.study], "quick" if options.quick else "small" if options.small else "full"

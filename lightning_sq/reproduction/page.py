@@ -6,9 +6,10 @@
     attacks          of the worst case
     rows             {name: {title, network, options (of its recipe), learning_rate, tuning: [{
                        rate, accuracy (held-out training images; by_proof rows: proven), recipe}], seeds: [{
-                       seed, recipe (its fingerprint), day, device, num_threads, jobs (rows at a time), num_images
-                       (that were attacked), command (when that was given which trained it; null if there were
-                       several, missing in entries older than it),
+                       seed, recipe (its fingerprint), day, device (on which it was trained; in older entries that on
+                       which it was attacked), num_threads, jobs (rows at a time), num_images (that were attacked),
+                       command (when that was given which trained it; null if there were several, missing in entries
+                       older than it),
                        epochs, seconds (of training), curve: [{seconds, clean, robust}] after each epoch,
                        clean, papers_attacks (the smaller of PGD's and BPDA's), by_attack: {name: accuracy},
                        worst_case, certified (proven of all validation images; null without bounds),
@@ -41,7 +42,7 @@ from typing import Any
 
 from lightning_sq.evaluation.figures import save_png
 from lightning_sq.evaluation.results import read_of_schema
-from lightning_sq.evaluation.suites import TRANSFER
+from lightning_sq.evaluation.suites import SUITES, TRANSFER, attacks_by_name
 from lightning_sq.evaluation.tables import format_epsilon, percent
 from lightning_sq.paths import whole_file, write_whole
 from lightning_sq.reproduction import provenance
@@ -49,6 +50,7 @@ from lightning_sq.reproduction.figures import curves_figure, training_figure
 from lightning_sq.reproduction.measured import PAPERS_ATTACKS, spread_of
 from lightning_sq.reproduction.proofs import Proof
 from lightning_sq.reproduction.runs import Run
+from lightning_sq.reproduction.settings import USUAL
 from lightning_sq.reproduction.studies import STUDIES, Study
 from lightning_sq.reproduction.tables import choice_section, proofs_section, rates_section, rows_table
 from lightning_sq.types import parse_epsilon
@@ -80,7 +82,7 @@ def seed_entry(run: Run, trained: dict[str, Any], results: dict[str, Any], proof
         "seed": run.seed,
         "recipe": trained["key"],
         "day": results["created"][:10],
-        "device": results["device"],
+        "device": trained.get("device", results["device"]),
         "num_threads": trained["num_threads"],
         "jobs": trained["jobs"],
         "num_images": results["data"]["num_images"],
@@ -172,6 +174,10 @@ def _commands(content: dict[str, Any]) -> str:
     form, epochs = content["form"], content.get("max_epochs")
     options = [] if form == "full" else [f"--{form}"]
     options += [] if epochs is None else [f"--max-epochs {epochs}"]
+    usual = USUAL[form == "quick"]["attacks"]
+    attacks = {",".join(attacks_by_name(suite)): suite for suite in SUITES}
+    asked = ",".join(content["attacks"])
+    options += [] if attacks.get(asked) == usual else [f"--attacks {attacks.get(asked, asked)}"]
     words = " ".join(["lightning-sq reproduce", content["study"], *options])
     first, *others = provenance.numbers_of_images(content["rows"])
     return " and ".join([f"`{words} --num-images {first}`", *(f"`{words} --add --num-images {n}`" for n in others)])

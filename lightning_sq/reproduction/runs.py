@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lightning_sq.children import last_words, run_command
 from lightning_sq.errors import InputError
 from lightning_sq.evaluation.suites import SUITE_VERSION
@@ -129,10 +131,15 @@ def training_step(run: Run, data: Path, images: str, estimate: float) -> Step:
         run.recipe.fingerprint(),
         estimate,
         run.folder / LOG,
-        lambda: {"curve": training_curve(run.folder, CURVE), "epochs": run.recipe.num_epochs},
+        lambda: {"curve": training_curve(run.folder, CURVE), "epochs": run.recipe.num_epochs, "device": _device()},
         images=images,
         started=run.checkpoint,
     )
+
+
+def _device() -> str:
+    """On what `lightning-sq fit` trains here: no recipe names another."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
 
 
 def evaluation_step(

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from lightning_sq.errors import InputError
-from lightning_sq.evaluation.suites import SUITE_VERSION
+from lightning_sq.evaluation.suites import SUITE_VERSION, attacks_by_name
 from lightning_sq.reproduction import claims, figures, page
 from lightning_sq.reproduction.proofs import Proof
 from lightning_sq.reproduction.studies import MNIST
@@ -31,7 +31,7 @@ def content():
         "created": "",
         "versions": {},
         "data": {"train": 60_000, "val": 10_000, "whole": True},
-        "attacks": ["pgd"],
+        "attacks": list(attacks_by_name("standard")),
         "rows": known,
         "not_run": ["PGD-40"],
         "choice": [
@@ -150,8 +150,8 @@ def test_a_page_whose_numbers_are_damaged_is_refused(tmp_path, text):
         page.read_study(tmp_path)
 
 
-def entry(**changes):
-    """What `seed_entry` makes of an evaluation in which every number is another."""
+def entry(**marker):
+    """What `seed_entry` makes of an evaluation in which every number is another, and of a training of that marker."""
     model = {
         "clean_accuracy": 0.99,
         "robust_accuracy": 0.4,
@@ -179,7 +179,7 @@ def entry(**changes):
     curve = [{"seconds": 5.0, "clean": 0.8, "robust": 0.1}, {"seconds": 11.0, "clean": 0.9, "robust": 0.2}]
     trained = {"key": "0123456789abcdef", "num_threads": 1, "jobs": 2, "epochs": 4, "curve": curve, "command": "then"}
     proof = Proof(0.3, 0.35, 0.6, 200, 0.31, 0.5)
-    return page.seed_entry(SimpleNamespace(seed=1), trained, results | changes, proof)
+    return page.seed_entry(SimpleNamespace(seed=1), trained | marker, results, proof)
 
 
 def test_every_number_of_an_evaluation_is_kept_as_what_it_is():
@@ -192,7 +192,8 @@ def test_every_number_of_an_evaluation_is_kept_as_what_it_is():
     )
     assert kept["over_epsilon"] == [[0.1, 0.8], [0.3, 0.4]]
     assert (kept["seed"], kept["day"], kept["seconds"], kept["epochs"]) == (1, "2026-01-02", 11.0, 4)
-    assert (kept["num_images"], kept["command"]) == (5, "then")
+    assert (kept["num_images"], kept["command"], kept["device"]) == (5, "then", "CPU, 1 thread")
+    assert entry(device="NVIDIA H200")["device"] == "NVIDIA H200"
     assert (kept["flags"], kept["verdict"], kept["transfers"]) == (["zero_gradients"], "in words", ["natural", "pgd"])
     assert (kept["proof"]["proven"], kept["proof"]["wrong_by_boxes"]) == (0.35, 0.5)
     assert kept["verdicts"] == {"papers_attacks": "10110", "worst_case": "11000", "certified_of_attacked": "10000"}
@@ -222,15 +223,18 @@ def test_the_page_names_rows_that_were_judged_by_weaker_attacks_or_never_saw_tho
 
 
 @pytest.mark.parametrize(
-    ("form", "command"),
+    ("form", "attacks", "command"),
     [
-        ("full", "mnist --num-images 500"),
-        ("quick", "mnist --quick --num-images 500"),
-        ("small", "mnist --small --num-images 500"),
+        ("full", "standard", "mnist --num-images 500"),
+        ("quick", "quick", "mnist --quick --num-images 500"),
+        ("small", "standard", "mnist --small --num-images 500"),
+        ("small", "quick", "mnist --small --attacks quick --num-images 500"),
+        ("quick", "pgd,pgd:num_steps=7", "mnist --quick --attacks pgd,pgd:num_steps=7 --num-images 500"),
     ],
 )
-def test_the_page_says_the_command_that_makes_it(content, form, command):
-    assert f"`lightning-sq reproduce {command}`" in page.markdown(content | {"form": form})
+def test_the_page_says_the_command_that_makes_it(content, form, attacks, command):
+    more = {"form": form, "attacks": list(attacks_by_name(attacks))}
+    assert f"`lightning-sq reproduce {command}`" in page.markdown(content | more)
 
 
 def test_a_page_says_which_rows_were_attacked_on_more_images_and_how_well_each_number_tells(content):

@@ -99,6 +99,15 @@ def test_a_step_that_fails_says_why_and_leaves_no_marker(tmp_path):
     assert not bad.marker.exists()
 
 
+def test_the_marker_of_a_training_says_on_what_it_was(tmp_path, monkeypatch):
+    step = settings(tmp_path).training_of(settings(tmp_path).planned({})[0])
+    monkeypatch.setattr(runs, "training_curve", lambda folder, columns: [])
+    for there, device in ((False, "CPU"), (True, "NVIDIA H200")):
+        monkeypatch.setattr("torch.cuda.is_available", lambda there=there: there)
+        monkeypatch.setattr("torch.cuda.get_device_name", lambda: "NVIDIA H200")
+        assert step.result()["device"] == device
+
+
 def test_attacks_that_were_stopped_go_on_and_drop_what_is_of_another_evaluation(tmp_path):
     """By `evaluate --overwrite`, which tells the two apart by the weights, images and attacks themselves."""
     run = settings(tmp_path).planned({})[0]
