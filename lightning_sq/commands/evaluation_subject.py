@@ -87,5 +87,6 @@ class Subject:
             torch.stack([adversarial.get(i, self.images[i]) for i in chosen]).to(self.device),
             self.model.quantizer,
             epsilon=found.budgets[-1],
+            norm=found.norm,
             class_names=self.model.config.class_names,
         )

@@ -12,11 +12,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor
 
+from lightning_sq.attacks.pgd import BALLS
 from lightning_sq.errors import InputError
 from lightning_sq.evaluation.found import spread
-from lightning_sq.ops.noise import draw_for_each, uniform_noise
+from lightning_sq.paths import whole_file
 from lightning_sq.run_files import EXAMPLES_FILE
-from lightning_sq.types import PIXEL_BOUNDS
+from lightning_sq.types import PIXEL_BOUNDS, Norm
 
 NUM_EXAMPLES = 6
 ORDER = ("clean", "noisy", "clean, quantized", "adversarial", "perturbation", "adversarial, quantized")
@@ -43,6 +44,7 @@ def show(
     quantize: Callable[[Tensor], Tensor] | None,
     *,
     epsilon: float,
+    norm: Norm,
     class_names: Sequence[str],
 ) -> Examples:
     """Run a few images through the model's eyes.
@@ -52,14 +54,18 @@ def show(
         images: Clean images (n, C, H, W) in [0, 1].
         adversarial: What an attack made of them, within `epsilon`.
         quantize: The model's quantizer, if it has one.
-        epsilon: Size of the noise shown; the perturbation is stretched so that +-epsilon is black and white.
+        epsilon: Radius of the ball, at a random point of which the noisy images are.
+        norm: Of the ball. The perturbation is stretched so that black and white are -epsilon and epsilon, or in L2,
+            where no pixel has a bound of its own, the largest change of the image.
         class_names: Of the logits.
     """
-    noise = draw_for_each(images, range(len(images)), lambda x, g: uniform_noise(x, epsilon=epsilon, generator=g))
-    columns = {"clean": images, "noisy": (images + noise).clamp(*PIXEL_BOUNDS), "adversarial": adversarial}
+    noisy = BALLS[norm].random_start(images, epsilon, list(range(len(images))))
+    columns = {"clean": images, "noisy": noisy, "adversarial": adversarial}
     with torch.no_grad():
         captions = {name: [class_names[i] for i in model(x).argmax(1).tolist()] for name, x in columns.items()}
-    columns["perturbation"] = ((adversarial - images) / (2 * max(epsilon, 1e-9)) + 0.5).clamp(*PIXEL_BOUNDS)
+    change = adversarial - images
+    largest = change.abs().amax((1, 2, 3), keepdim=True) if norm == "l2" else torch.tensor(epsilon)
+    columns["perturbation"] = (change / (2 * largest.clamp(min=1e-9)) + 0.5).clamp(*PIXEL_BOUNDS)
     if quantize is not None:
         columns |= {"clean, quantized": quantize(images), "adversarial, quantized": quantize(adversarial)}
     return Examples({name: columns[name] for name in ORDER if name in columns}, captions)
@@ -73,8 +79,8 @@ def save(folder: Path, models: dict[str, Examples]) -> None:
         for column, pixels in shown.columns.items()
     }
     captions = json.dumps({name: shown.captions for name, shown in models.items()})
-    # save_file would make it readable for its owner alone
-    (folder / EXAMPLES_FILE).write_bytes(serialize(tensors, metadata={"captions": captions}))
+    with whole_file(folder / EXAMPLES_FILE) as temporary:  # save_file would make it readable for its owner alone
+        temporary.write_bytes(serialize(tensors, metadata={"captions": captions}))
 
 
 def read(folder: Path) -> dict[str, Examples]:

@@ -14,7 +14,7 @@ from lightning_sq.evaluation import examples
 from lightning_sq.evaluation.figures import Figure, descent_figure, examples_figure, robustness_figure, save_png
 from lightning_sq.evaluation.results import OLDER, is_older, read_results
 from lightning_sq.evaluation.tables import format_epsilon, largest_budget, percent, table_columns, table_rows
-from lightning_sq.paths import write_whole
+from lightning_sq.paths import whole_file, write_whole
 from lightning_sq.run_files import EXAMPLES_FILE, FIGURE_FILE, REPORT_FILE
 from lightning_sq.words import counted
 
@@ -26,7 +26,8 @@ def write_report(folder: Path) -> None:
     """
     results = read_results(folder)
     shown = examples.read(folder) if (folder / EXAMPLES_FILE).exists() else {}
-    save_png(robustness_figure(results), folder / FIGURE_FILE)
+    with whole_file(folder / FIGURE_FILE) as temporary:
+        save_png(robustness_figure(results), temporary)
     template = files("lightning_sq.evaluation").joinpath("templates/report.html.j2").read_text()
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"epsilon": format_epsilon, "percent": percent, "in_words": _in_words, "counted": counted}

@@ -2,7 +2,7 @@
 
     schema_version   2
     created          UTC time, ISO 8601
-    seconds          of the whole evaluation
+    seconds          since the last start of the evaluation
     data             {folder, num_images, unreadable, files}: files in the order of every list of verdicts
     threat_model     {norm, budgets: [...], epsilons: [...]}: every attack at each budget, some at the other epsilons
     attacks          name -> {title, family, on_everyone, parameters}, in the order in which they ran

@@ -39,8 +39,10 @@ def model_info(results: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]
 
 
 def write_model_infos(folder: Path, results: dict[str, Any]) -> None:
-    """robustbench/NAME.json for each model."""
-    (folder / FOLDER).mkdir(exist_ok=True)
-    for model in results["models"]:
-        text = json.dumps(model_info(results, model), indent=2) + "\n"
-        write_whole(folder / FOLDER / f"{model['name'].replace('/', '_')}.json", text)
+    """robustbench/NAME.json for each model, and for no other that was evaluated there before."""
+    rows = {f"{model['name'].replace('/', '_')}.json": model_info(results, model) for model in results["models"]}
+    for name, row in rows.items():
+        write_whole(folder / FOLDER / name, json.dumps(row, indent=2) + "\n")
+    for other in (folder / FOLDER).glob("*.json"):
+        if other.name not in rows:
+            other.unlink()

@@ -52,11 +52,40 @@ def evaluated(tmp_path_factory):
     robustbench.write_model_infos(folder, everything)
     adversarial = torch.stack([found.examples().get(i, IMAGES[i]) for i in chosen])
     shown = examples.show(
-        model, IMAGES[chosen], adversarial, model.quantizer, epsilon=0.1, class_names=("cat", "dog_$1$")
+        model,
+        IMAGES[chosen],
+        adversarial,
+        model.quantizer,
+        epsilon=0.1,
+        norm="linf",
+        class_names=("cat", "dog_$1$"),
     )
     examples.save(folder, {NAME: shown})
     write_report(folder)
     return folder, everything, found
+
+
+@pytest.mark.parametrize(("norm", "epsilon"), [("linf", 0.1), ("l2", 2.0)])
+def test_pictures_show_the_ball_and_the_change_in_its_norm(norm, epsilon):
+    images = torch.full((2, 1, 8, 8), 0.5)
+    change = torch.zeros_like(images)
+    change[0, 0, 0, 0], change[0, 0, 0, 1] = 0.1, -0.05
+    shown = examples.show(
+        lambda x: x.flatten(1)[:, :2], images, images + change, None, epsilon=epsilon, norm=norm, class_names=("a", "b")
+    ).columns
+    noise = (shown["noisy"] - images).flatten(1)
+    length = noise.abs().amax(1) if norm == "linf" else noise.norm(dim=1)
+    assert ((0.9 * epsilon < length) & (length <= epsilon + 1e-6)).all()
+    assert torch.allclose(shown["perturbation"][0, 0, 0, :3], torch.tensor([1.0, 0.25, 0.5]), atol=1e-6)
+    assert torch.equal(shown["perturbation"][1], torch.full((1, 8, 8), 0.5))
+
+
+def test_a_row_of_a_model_that_is_not_evaluated_any_more_goes(evaluated, tmp_path):
+    (tmp_path / robustbench.FOLDER).mkdir()
+    (tmp_path / robustbench.FOLDER / "before.json").write_text("{}")
+    robustbench.write_model_infos(tmp_path, evaluated[1])
+    assert len(list((tmp_path / robustbench.FOLDER).iterdir())) == 1
+    assert not (tmp_path / robustbench.FOLDER / "before.json").exists()
 
 
 def test_results_hold_a_verdict_for_every_image(evaluated):

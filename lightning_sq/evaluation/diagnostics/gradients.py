@@ -116,10 +116,10 @@ def successes_get_lost(s: Situation) -> Diagnostic:
         with torch.no_grad():
             return watched.seen & ~(margin(s.runner.model(found), labels) > 0)
 
-    share_lost = sum(share_of(s.runner.ask(partial(lost, make=make), some), some) for make in makes)
+    any_lost = torch.stack([s.runner.ask(partial(lost, make=make), some) for make in makes]).any(0)
     return row(
         "share of images that an attack saw broken and that a fresh look finds unbroken",
-        share_lost,
+        share_of(any_lost, some),
         0.0,
         "The model answers differently to the same image, or the attack gives back the wrong one.",
     )
