@@ -21,14 +21,12 @@ def choose_images(data: Path, num_images: int, seed: int, *, allow_unreadable: b
 
     Raises: InputError if files cannot be read and that is not allowed: an accuracy over the rest would be another one.
     """
-    import numpy as np
-
     from lightning_sq.data.index import look_through_readable
+    from lightning_sq.evaluation.inputs import drawn
 
     folder = data / "val" if (data / "val").is_dir() else data
     index = look_through_readable(folder, allow_unreadable=allow_unreadable)
-    chosen = np.random.default_rng(seed).permutation(len(index))[:num_images]
-    return index.take(np.sort(chosen))
+    return index.take(drawn(len(index), num_images, seed))
 
 
 def read_images(

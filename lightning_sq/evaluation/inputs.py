@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from numbers import Real
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -39,6 +40,13 @@ def _numbers_in(given: float | str | Sequence[float | str], norm: Norm) -> set[f
         given = given.tolist()
     values = [given] if isinstance(given, (str, Real)) or given is None else list(given)
     return {parse_epsilon(value, norm=norm) for value in values}
+
+
+def drawn(num_images: int, count: int, seed: int) -> np.ndarray:
+    """(n,) ascending numbers of `count` of the images, drawn at random, or all if there are no more. Of one seed, those
+    that a smaller `count` draws are among them.
+    """
+    return np.sort(np.random.default_rng(seed).permutation(num_images)[:count])
 
 
 def images_in(images: Tensor) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 from lightning_sq.evaluation.results import is_older
@@ -12,6 +14,8 @@ from lightning_sq.reproduction.measured import (
     error_of_gap,
     error_to_published,
     is_paired,
+    numbers_of_images,
+    on_shared_images,
     seconds_to,
     spread_of,
     standard_error,
@@ -44,24 +48,42 @@ class Claim:
     holds: bool | None
 
 
-def judge(study: Study, rows: dict[str, Any], *, smaller: bool) -> list[dict[str, Any]]:
+def judge(study: Study, rows: dict[str, Any], *, num_test: int, smaller: bool) -> list[dict[str, Any]]:
     """The claims as plain values, for the page and its JSON.
 
     Args:
         study: Which.
         rows: As they stand on its page.
+        num_test: How many test images there are, of which those attacked were drawn.
         smaller: Whether schedules, networks or images are not those of the recipes and of the data set as published, so
             that no row can be held against what others measured.
     """
     against_others = _against_literature if smaller else lambda claim: claim
-    robust = [_robust(study, rows, name) for name in study.methods]
-    claims = [_comparable(study, rows, name) for name in (study.method, study.plain_method)]
-    claims += robust if study.row(study.adversarial).published is None else map(against_others, robust)
-    claims += [_certified(study, rows)]
+    against_pgd = partial(_against_pgd, study, rows, num_test)
+    claims = [against_pgd(_comparable, name) for name in (study.method, study.plain_method)]
+    if study.row(study.adversarial).published is None:
+        claims += [against_pgd(_robust, name) for name in study.methods]
+    else:
+        claims += [against_others(_robust(study, rows, name)) for name in study.methods]
+    claims += [against_pgd(_certified, study.certified_row)]
     claims += [against_others(_proven_as_published(study, rows, name)) for name in study.proven_rows]
-    claims += [_faster(study, rows, name) for name in study.timed_against_pgd]
+    claims += [against_pgd(_faster, name) for name in study.timed_against_pgd]
     claims += [against_others(_as_published(study, rows, row.name)) for row in study.rows if row.published]
     return [asdict(claim) for claim in claims]
+
+
+def _against_pgd(
+    study: Study, rows: dict[str, Any], num_test: int, judged: Callable[[Study, dict[str, Any], str], Claim], name: str
+) -> Claim:
+    """What is `judged` of a row and of PGD training on the images that both were attacked on."""
+    both = {one: rows[one] for one in (name, study.adversarial) if one in rows}
+    if len(both) < 2:
+        return judged(study, both, name)
+    shared = on_shared_images(both, num_test)
+    claim, (fewest, *more) = judged(study, shared, name), numbers_of_images(shared)
+    if more or numbers_of_images(both) == [fewest]:
+        return claim
+    return replace(claim, verdict=f"{claim.verdict}; of the {counted(fewest, 'image')} that both were attacked on")
 
 
 def _against_literature(claim: Claim) -> Claim:
@@ -182,16 +204,16 @@ def _robust(study: Study, rows: dict[str, Any], name: str) -> Claim:
     return Claim(text, str(spread_of(rows, name, "papers_attacks")), str(worst), verdict, gap <= 0)
 
 
-def _certified(study: Study, rows: dict[str, Any]) -> Claim:
+def _certified(study: Study, rows: dict[str, Any], name: str) -> Claim:
     """On those that were attacked, the same if they are as many: they are easier for one row and harder for another
     than all are.
     """
     text = "natural samples alone, no input gradient, and a proof instead of an attack (quantizer + interval bounds)"
-    proven = spread_of(rows, study.certified_row, "certified")
+    proven = spread_of(rows, name, "certified")
     if proven is None:
-        return _not_run(text, rows, study.certified_row)
-    paper, shown = spread_of(rows, study.certified_row, "papers_attacks"), f"{proven} proven on all validation images"
-    same = spread_of(rows, study.certified_row, "certified_of_attacked")
+        return _not_run(text, rows, name)
+    paper, shown = spread_of(rows, name, "papers_attacks"), f"{proven} proven on all validation images"
+    same = spread_of(rows, name, "certified_of_attacked")
     worst_pgd = spread_of(rows, study.adversarial, "worst_case")
     if same is None or worst_pgd is None:
         return Claim(text, str(paper), shown, "nothing to compare with on the same images", None)
@@ -206,7 +228,7 @@ def _certified(study: Study, rows: dict[str, Any]) -> Claim:
     verdict = "at least as much is proven as" if holds else "less is proven than"
     verdict += f" PGD training keeps under attack on {images}"
     verdict += _not_told_apart(same, worst_pgd)
-    verdict += _of_one_seed(rows, study.certified_row, study.adversarial) + _outdated(rows, study.adversarial)
+    verdict += _of_one_seed(rows, name, study.adversarial) + _outdated(rows, study.adversarial)
     return Claim(text, str(paper), shown, verdict, holds)
 
 

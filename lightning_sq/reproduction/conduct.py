@@ -145,7 +145,9 @@ def collect(settings: Settings) -> dict[str, Any]:
         "rows": rows,
         "choice": tried_variants(settings),
         "not_run": [row.title for row in settings.study.rows if row.name not in rows],
-        "claims": claims.judge(settings.study, rows, smaller=page.is_smaller(conditions)),
+        "claims": claims.judge(
+            settings.study, rows, num_test=conditions["data"]["val"], smaller=page.is_smaller(conditions)
+        ),
     }
 
 

@@ -11,8 +11,7 @@ from matplotlib.figure import Figure
 
 from lightning_sq.evaluation.figures import NORMS
 from lightning_sq.evaluation.tables import format_epsilon
-from lightning_sq.reproduction.measured import by_length
-from lightning_sq.reproduction.provenance import numbers_of_images
+from lightning_sq.reproduction.measured import by_length, numbers_of_images
 from lightning_sq.reproduction.studies import STUDIES, Study
 from lightning_sq.words import counted
 

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
+import numpy as np
+
+from lightning_sq.evaluation.inputs import drawn
 from lightning_sq.reproduction.studies import Study
 
 PAPERS_ATTACKS = ("pgd", "bpda")
@@ -45,6 +48,40 @@ class Spread:
     def __str__(self) -> str:
         spread = "" if self.deviation is None else f" ± {100 * self.deviation:.1f}"
         return f"{100 * self.mean:.1f}{spread}"
+
+
+def numbers_of_images(rows: dict[str, Any]) -> list[int]:
+    """How many were attacked, in ascending order: of more in some rows perhaps."""
+    return sorted({end["num_images"] for end in ends(*rows.values())})
+
+
+def ends(*rows: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every seed and every shorter schedule."""
+    return [end for row in rows for end in (*row["seeds"], *row["shorter"])]
+
+
+def on_shared_images(rows: dict[str, Any], num_test: int) -> dict[str, Any]:
+    """The rows as they are on those images that all of them were attacked on.
+
+    Args:
+        rows: Whose fewest images are among the more of the others, as `evaluate` draws them.
+        num_test: Of how many they were drawn.
+    Returns: Rows with the accuracies and verdicts of these images; as it was where its verdicts are not known.
+    """
+    fewest, *_ = numbers_of_images(rows)
+    return {
+        name: row | {key: [_on_fewer(end, fewest, num_test) for end in row[key]] for key in ("seeds", "shorter")}
+        for name, row in rows.items()
+    }
+
+
+def _on_fewer(end: dict[str, Any], count: int, num_test: int) -> dict[str, Any]:
+    if end["num_images"] == count or not end.get("verdicts"):
+        return end
+    places = np.searchsorted(drawn(num_test, end["num_images"], 0), drawn(num_test, count, 0))
+    verdicts = {key: "".join(of_all[place] for place in places) for key, of_all in end["verdicts"].items()}
+    accuracies = {key: fmean(map(int, of_some)) for key, of_some in verdicts.items()}
+    return end | accuracies | {"num_images": count, "verdicts": verdicts}
 
 
 def spread_of(rows: dict[str, Any], name: str, key: str) -> Spread | None:

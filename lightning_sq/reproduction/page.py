@@ -47,7 +47,7 @@ from lightning_sq.evaluation.tables import format_epsilon, percent
 from lightning_sq.paths import whole_file, write_whole
 from lightning_sq.reproduction import provenance
 from lightning_sq.reproduction.figures import curves_figure, training_figure
-from lightning_sq.reproduction.measured import PAPERS_ATTACKS, spread_of
+from lightning_sq.reproduction.measured import PAPERS_ATTACKS, numbers_of_images, spread_of
 from lightning_sq.reproduction.proofs import Proof
 from lightning_sq.reproduction.runs import Run
 from lightning_sq.reproduction.settings import USUAL
@@ -179,7 +179,7 @@ def _commands(content: dict[str, Any]) -> str:
     asked = ",".join(content["attacks"])
     options += [] if attacks.get(asked) == usual else [f"--attacks {attacks.get(asked, asked)}"]
     words = " ".join(["lightning-sq reproduce", content["study"], *options])
-    first, *others = provenance.numbers_of_images(content["rows"])
+    first, *others = numbers_of_images(content["rows"])
     return " and ".join([f"`{words} --num-images {first}`", *(f"`{words} --add --num-images {n}`" for n in others)])
 
 

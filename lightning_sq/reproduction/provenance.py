@@ -5,24 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from lightning_sq.evaluation.results import OLDER, is_older
-from lightning_sq.reproduction.measured import standard_error
+from lightning_sq.reproduction.measured import ends, numbers_of_images, standard_error
 from lightning_sq.words import counted
 
 
 def machines(rows: dict[str, Any]) -> str:
     """On what the rows were trained, and when."""
-    seeds = _ends(*rows.values())
+    seeds = ends(*rows.values())
     machines = {
         f"on {seed['device'].split(',')[0]}, {counted(seed['num_threads'], 'thread')} a row, "
         f"{counted(seed['jobs'], 'row')} at a time"
         for seed in seeds
     }
     return f"Trained {'; '.join(sorted(machines))}. Measured on {', '.join(sorted({seed['day'] for seed in seeds}))}."
-
-
-def numbers_of_images(rows: dict[str, Any]) -> list[int]:
-    """How many were attacked, ascending: of more in some rows perhaps."""
-    return sorted({end["num_images"] for end in _ends(*rows.values())})
 
 
 def images(rows: dict[str, Any]) -> str:
@@ -48,7 +43,7 @@ def errors(rows: dict[str, Any]) -> str:
 
 def clock(rows: dict[str, Any]) -> list[str]:
     """How far the seconds of an epoch of a row differ, which all take the same steps: what else the machine did."""
-    seconds = [[end["seconds"] / end["epochs"] for end in _ends(row)] for row in rows.values()]
+    seconds = [[end["seconds"] / end["epochs"] for end in ends(row)] for row in rows.values()]
     most = max((max(one) / min(one) for one in seconds if len(one) > 1), default=None)
     if most is None:
         return []
@@ -58,14 +53,9 @@ def clock(rows: dict[str, Any]) -> list[str]:
     ]
 
 
-def _ends(*rows: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every seed and every shorter schedule."""
-    return [end for row in rows for end in (*row["seeds"], *row["shorter"])]
-
-
 def older(rows: dict[str, Any]) -> list[str]:
     """Which rows were judged by attacks and checks that have been made stronger since."""
-    older = [row["title"] for row in rows.values() if any(map(is_older, _ends(row)))]
+    older = [row["title"] for row in rows.values() if any(map(is_older, ends(row)))]
     if not older:
         return []
     return [f"{OLDER}: {'all rows' if len(older) == len(rows) else '; '.join(older)}."]
@@ -74,7 +64,7 @@ def older(rows: dict[str, Any]) -> list[str]:
 def transfers(rows: dict[str, Any]) -> list[str]:
     """Whose adversarial images were tried on the others, and on which they were not."""
     tried = {
-        name: set.intersection(*(set(end.get("transfers", ())) for end in _ends(row))) for name, row in rows.items()
+        name: set.intersection(*(set(end.get("transfers", ())) for end in ends(row))) for name, row in rows.items()
     }
     sources = sorted(set().union(*tried.values()))
     if not sources:

@@ -287,4 +287,6 @@ def test_the_outcome_in_the_readme_is_that_of_the_pages():
 def test_the_page_of_a_study_is_the_one_that_its_numbers_give(folder):
     content = read_study(folder)
     assert (folder / PAGE_FILE).read_text() == markdown(content)
-    assert content["claims"] == judge(STUDIES_BY_NAME[content["study"]], content["rows"], smaller=is_smaller(content))
+    assert content["claims"] == judge(
+        STUDIES_BY_NAME[content["study"]], content["rows"], num_test=content["data"]["val"], smaller=is_smaller(content)
+    )

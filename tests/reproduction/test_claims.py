@@ -6,8 +6,10 @@ import math
 import re
 from statistics import stdev
 
+import numpy as np
 import pytest
 
+from lightning_sq.evaluation.inputs import drawn
 from lightning_sq.evaluation.suites import SUITE_VERSION
 from lightning_sq.reproduction import claims, measured
 from lightning_sq.reproduction.studies import CIFAR10, MNIST
@@ -16,15 +18,16 @@ from tests.reproduction.builders import rows, seed
 COMPARABLE, NOT_NEEDED, PROOF = "comparable to PGD", "not needed: the method is", "a proof instead"
 NOT_SEARCHED = "without a search for the noise"
 NOT_NEEDED_ON_ITS_NETWORK = "not needed: the method, Madry's network is"
+KEYS = ("papers_attacks", "worst_case")
 METHOD_FASTER, BOUNDS_FASTER = "noisy natural samples: ", "interval bounds: 24"
 
 
 def judged(study, known, num_images):
-    """The claims, had so many images been attacked in every row."""
-    for row in known.values():
+    """The claims, had so many images been attacked in every row; None leaves them as they are."""
+    for row in known.values() if num_images is not None else ():
         for end in (*row["seeds"], *row["shorter"]):
             end["num_images"] = num_images
-    return claims.judge(study, known, smaller=False)
+    return claims.judge(study, known, num_test=10_000, smaller=False)
 
 
 def verdict(words, known, study=MNIST, num_images=10_000):
@@ -81,7 +84,9 @@ def test_a_proof_is_held_against_what_pgd_training_keeps_on_the_same_images():
     nearly = verdict(PROOF, rows(interval_bound=[on_harder_images], pgd=[seed(0.81)]), num_images=1000)
     assert nearly["verdict"].endswith("1,000 images do not tell them apart (standard error at most 1.8 points)")
     known = rows(interval_bound=[on_harder_images | {"num_images": 200}], pgd=[seed(0.9) | {"num_images": 1000}])
-    others = next(claim for claim in claims.judge(MNIST, known, smaller=False) if PROOF in claim["claim"])
+    others = next(
+        claim for claim in claims.judge(MNIST, known, num_test=10_000, smaller=False) if PROOF in claim["claim"]
+    )
     assert others["by_strongest"].endswith(
         "; 80.0 by interval bounds, and PGD training keeps 90.0 without a proof, on 200 and 1,000 images that were "
         "attacked"
@@ -131,11 +136,14 @@ def test_a_verdict_says_which_of_its_rows_were_trained_once():
         (once, twice, "soft quantization + noisy natural samples"),
         (once, once, "soft quantization + noisy natural samples and PGD-40"),
     ):
-        said = {c["claim"]: c["verdict"] for c in claims.judge(MNIST, rows(method=method, pgd=pgd), smaller=False)}
+        said = {
+            c["claim"]: c["verdict"]
+            for c in claims.judge(MNIST, rows(method=method, pgd=pgd), num_test=10_000, smaller=False)
+        }
         comparable = next(verdict for claim, verdict in said.items() if COMPARABLE in claim)
         assert comparable.partition("; one seed of ")[2] == (expected or "")
     known = {"interval_bound": twice, "interval_bound_wide": once, "fgsm_rs": once, "pgd": twice, "method_madry": once}
-    for claim in claims.judge(MNIST, rows(**known), smaller=False):
+    for claim in claims.judge(MNIST, rows(**known), num_test=10_000, smaller=False):
         of_one = [MNIST.row(name).title for name, seeds in known.items() if seeds is once]
         if claim["holds"] is not None:
             told = [title for title in of_one if title in claim["claim"]]
@@ -166,20 +174,59 @@ def test_the_seeds_of_two_rows_are_part_of_how_well_their_difference_is_known():
     assert measured.error_of_gap(one, other) == pytest.approx(math.hypot(of_images, of_seeds))
 
 
-def test_each_row_has_the_errors_of_its_own_images_and_the_fewer_are_named():
+def attacked(worst, papers, number, wrong=()):
+    """A seed of a row that was attacked on so many images, of which those at the places `wrong` are broken."""
+    verdicts = "".join("0" if place in wrong else "1" for place in range(number))
+    return seed(worst, papers) | {"num_images": number, "verdicts": dict.fromkeys(KEYS, verdicts)}
+
+
+def test_rows_that_were_attacked_on_other_numbers_of_images_are_compared_on_those_that_both_have():
+    shared = np.isin(drawn(10_000, 1000, 0), drawn(10_000, 200, 0))
+    assert shared.sum() == 200
+    few = attacked(0.9, 0.9, 200, range(20))
+    of_them = attacked(0.95, 0.95, 1000, np.flatnonzero(shared)[:50])  # broken on a quarter of the shared ones alone
+    of_others = attacked(0.95, 0.95, 1000, np.flatnonzero(~shared)[:50])
+    for pgd, words in ((of_them, "90.0 against 75.0"), (of_others, "90.0 against 100.0")):
+        found = verdict(COMPARABLE, rows(method=[few], pgd=[pgd]), num_images=None)
+        assert found["by_papers_attacks"] == found["by_strongest"] == f"{words} of PGD training"
+        assert found["verdict"].endswith("; of the 200 images that both were attacked on")
+        assert ("not reproduced" in found["verdict"]) == (pgd is of_others)
+        swapped = verdict(COMPARABLE, rows(method=[pgd], pgd=[few]), num_images=None)
+        assert swapped["by_strongest"].startswith(words.split()[-1])
+    alike = verdict(COMPARABLE, rows(method=[of_others], pgd=[of_them]), num_images=None)
+    assert alike["by_strongest"] == "95.0 against 95.0 of PGD training"
+    assert "that both" not in alike["verdict"]
+    own = verdict("our PGD-40 row", rows(method=[few], pgd=[of_others]), num_images=None)
+    assert own["by_strongest"] == "95.0"
+
+
+def test_of_a_time_the_shorter_schedules_are_those_of_the_shared_images_too():
+    shared = np.isin(drawn(10_000, 1000, 0), drawn(10_000, 200, 0))
+    known = rows(
+        method=[attacked(0.9, 0.9, 200, range(20)) | {"seconds": 100}],
+        pgd=[attacked(0.95, 0.95, 1000, np.flatnonzero(shared)[:20]) | {"seconds": 800}],
+    )
+    known["method"]["shorter"] = [attacked(0.8, 0.8, 200, range(40)) | {"seconds": 50, "epochs": 1}]
+    known["pgd"]["shorter"] = [attacked(0.9, 0.9, 1000, np.flatnonzero(shared)[:40]) | {"seconds": 400, "epochs": 1}]
+    found = verdict(METHOD_FASTER, known, num_images=None)
+    assert found["by_strongest"].startswith("90.0 % in the worst case: 100 s of training against 800 s, 8.0 times")
+    assert "; to 80.0 %: 50 s, 8.0 times" in found["by_strongest"]
+
+
+def test_each_row_has_the_errors_of_its_own_images_where_the_verdicts_are_not_known_and_the_fewer_are_named():
     known = rows(method=[seed(0.9), seed(0.9)], pgd=[seed(0.9), seed(0.9)])
     for name, number in (("method", 200), ("pgd", 1000)):
-        known[name]["seeds"] = [
-            end | {"num_images": number, "verdicts": {"papers_attacks": "1" * number}} for end in known[name]["seeds"]
-        ]
-    (found,) = (claim["verdict"] for claim in claims.judge(MNIST, known, smaller=False) if COMPARABLE in claim["claim"])
+        known[name]["seeds"] = [end | {"num_images": number} for end in known[name]["seeds"]]
+    found = verdict(COMPARABLE, known, num_images=None)["verdict"]
     error = 100 * math.hypot(math.sqrt(0.09 / 200), math.sqrt(0.09 / 1000))
     assert found == (
         f"reproduced, but 200 images and 2 seeds do not tell 3 points for sure (standard error at most {error:.1f} "
         "points)"
     )
-    known["method"]["seeds"][0]["num_images"] = 1000  # of which the verdicts of the other seed tell nothing
-    known["method"]["seeds"][0]["verdicts"] = {"papers_attacks": "1" * 1000}
+    known["method"]["seeds"][0] |= {"num_images": 1000, "verdicts": {"papers_attacks": "1" * 1000}}
+    known["method"]["seeds"][1] |= {
+        "verdicts": {"papers_attacks": "1" * 200}
+    }  # which of the 1,000 these are, nobody asks
     assert measured.spread_of(known, "method", "papers_attacks").num_images == 200
     assert not measured.is_paired(*(measured.spread_of(known, name, "papers_attacks") for name in ("method", "pgd")))
 
@@ -349,7 +396,7 @@ def test_a_verdict_says_where_the_images_are_too_few_to_tell_two_models_apart():
 
 
 def test_what_was_not_trained_is_not_judged():
-    for claim in claims.judge(MNIST, {}, smaller=False):
+    for claim in claims.judge(MNIST, {}, num_test=10_000, smaller=False):
         assert claim["holds"] is None
         assert claim["verdict"].startswith("not measured")
     assert verdict(COMPARABLE, rows(pgd=[seed(0.9)]))["verdict"] == "not measured: method not trained here"
@@ -357,14 +404,18 @@ def test_what_was_not_trained_is_not_judged():
 
 @pytest.mark.parametrize(("worst", "holds"), [(0.80, True), (0.798, False), (0.9, True)])
 def test_our_rows_are_held_against_the_literature(worst, holds):
-    found = next(c for c in claims.judge(MNIST, rows(fgsm_rs=[seed(worst)]), smaller=False) if "82.9" in c["claim"])
+    found = next(
+        c
+        for c in claims.judge(MNIST, rows(fgsm_rs=[seed(worst)]), num_test=10_000, smaller=False)
+        if "82.9" in c["claim"]
+    )
     assert found["holds"] is holds
 
 
 def test_a_smaller_form_is_held_against_its_own_rows_and_not_against_the_literature():
     known = rows(fgsm_rs=[seed(0.9)], method=[seed(0.9)], pgd=[seed(0.9)], interval_bound=[seed(0.9, certified=0.95)])
     for study in (MNIST, CIFAR10):
-        whole, small = (claims.judge(study, known, smaller=smaller) for smaller in (False, True))
+        whole, small = (claims.judge(study, known, num_test=10_000, smaller=smaller) for smaller in (False, True))
         other = {one["claim"] for one, same in zip(small, whole, strict=True) if one != same}
         literature = {one["claim"] for one in whole if " %" in one["claim"] and one["holds"] is not None}
         assert other == literature
