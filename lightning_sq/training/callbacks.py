@@ -23,9 +23,9 @@ def average_where_training_is(trainer: Trainer) -> None:
     for callback in trainer.callbacks:
         if isinstance(callback, WeightAveraging) and callback._device is None:
             callback._device = trainer.strategy.root_device
-        if isinstance(callback, EMAWeightAveraging):
-            decay = callback._kwargs.pop("avg_fn")(1.0, 0.0, 0)  # kept nowhere else: what is left of 1 beside 0
-            callback._kwargs.setdefault("multi_avg_fn", get_ema_multi_avg_fn(decay))
+        if isinstance(callback, EMAWeightAveraging) and (one_by_one := callback._kwargs.pop("avg_fn", None)):
+            decay = one_by_one(1.0, 0.0, 0)  # kept nowhere else: what is left of 1 beside 0
+            callback._kwargs["multi_avg_fn"] = get_ema_multi_avg_fn(decay)
 
 
 class Throughput(Callback):
