@@ -24,7 +24,7 @@ from pathlib import Path
 from urllib.parse import quote, urldefrag
 
 from lightning_sq.errors import InputError
-from lightning_sq.hub.download import UnreachableError, download, read_small_file, warn_of_plain_http
+from lightning_sq.hub.download import UnreachableError, check_address, download, read_small_file
 from lightning_sq.hub.registry import DIGEST, RegistryEntry
 from lightning_sq.paths import cache_folder, write_whole
 from lightning_sq.progress import progress_bar
@@ -102,7 +102,7 @@ def fetch_address(address: str) -> Path:
         if algorithm != "sha256" or not DIGEST.fullmatch(digest.lower()):
             raise InputError(f"{address}: behind # stands sha256= and the 64 digits of the release's {SUMS_FILE}.")
         return _fetch(url, digest.lower(), url, None)
-    warn_of_plain_http(url, f"write behind the address #sha256= and the digest of its {SUMS_FILE}")
+    check_address(url, f"write behind the address #sha256= and the digest of its {SUMS_FILE}")
     try:
         sums = read_small_file(url + SUMS_FILE, LONGEST_SUMS)
     except UnreachableError as error:

@@ -56,14 +56,18 @@ def read_small_file(url: str, limit: int = SMALL) -> bytes:
     return content
 
 
-def warn_of_plain_http(url: str, instead: str) -> None:
+def check_address(url: str, instead: str) -> None:
     """Warn of what comes unencrypted and is held against no known checksum; on this machine nobody is in between.
 
     Args:
         url: From where.
         instead: The end of "Take https, or ...".
+    Raises: InputError if it is no address.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise InputError(f"{url} is no address ({error}). One is https://HOST/FOLDER/.") from error
     if parts.scheme == "http" and not re.fullmatch(r"localhost|127\.[\d.]+|::1", parts.hostname or ""):
         warnings.warn(
             f"{url} comes over plain http: whoever is in between can put another model in its place. Take https, or "

@@ -77,9 +77,9 @@ def entries() -> dict[str, RegistryEntry]:
 
 def _text_of(index: str) -> str:
     if IS_ADDRESS.match(index):
-        from lightning_sq.hub.download import read_small_file, warn_of_plain_http
+        from lightning_sq.hub.download import check_address, read_small_file
 
-        warn_of_plain_http(index, "a file")
+        check_address(index, "a file")
         return read_small_file(index).decode(errors="replace")
     try:
         return expanded(index).read_text()

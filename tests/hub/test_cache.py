@@ -123,6 +123,14 @@ def test_a_digest_that_is_none_is_refused(fragment):
         fetch_address(f"http://127.0.0.1:9/pets/{fragment}")
 
 
+def test_what_is_no_address_is_refused_in_a_sentence(monkeypatch):
+    with pytest.raises(InputError, match=r"https://\[pets/ is no address \(Invalid IPv6 URL\)"):
+        fetch("https://[pets/")
+    monkeypatch.setenv(INDEX_VARIABLE, "https://[pets/")
+    with pytest.raises(InputError, match="is no address"):
+        fetch("pets")
+
+
 @pytest.mark.parametrize("address", ["http://models.example/pets", "http://127.example/", "http://10.0.0.1:80/pets/"])
 def test_an_address_over_plain_http_without_a_digest_is_warned_of(address, monkeypatch):
     def nobody(url, limit=0):
@@ -142,7 +150,7 @@ def test_an_address_over_plain_http_without_a_digest_is_warned_of(address, monke
     "address", ["https://models.example/", "http://localhost:80/", "http://[::1]/", "http://127.0.0.2/"]
 )
 def test_https_and_this_machine_are_not_warned_of(address):
-    download.warn_of_plain_http(address, "a file")
+    download.check_address(address, "a file")
 
 
 def process(*source: str) -> subprocess.Popen:
