@@ -48,8 +48,8 @@ def clock(rows: dict[str, Any]) -> list[str]:
     if most is None:
         return []
     return [
-        "Seconds are the clock's, on a machine that did other things at times: those of an epoch of one row, which",
-        f"takes the same steps in all its seeds and schedules, differ by up to {most:.1f} times.",
+        "Seconds are of training, by the clock of a machine that did other things at times: an epoch's of one row,",
+        f"which takes the same steps in all its seeds and schedules, differ by up to {most:.1f} times.",
     ]
 
 

@@ -15,10 +15,10 @@ _SHARES = {1 / 2: "half", 1 / 3: "a third", 1 / 4: "a quarter"}
 
 
 def rows_table(rows: dict[str, Any]) -> list[str]:
-    """A line a row: accuracies with their spread over the seeds, flags, and the cost of training."""
+    """A line a row: accuracies with their spread over the seeds, flags, and the epochs and seconds of training."""
     return [
-        "| row | seeds | clean | PGD-40 | BPDA | worst case | proven of all | flags | epochs | seconds of training |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- | ---: | ---: |",
+        "| row | seeds | images | clean | PGD-40 | BPDA | worst case | proven of all | flags | epochs | seconds |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- | ---: | ---: |",
         *[_line(rows, name) for name in rows],
     ]
 
@@ -26,11 +26,13 @@ def rows_table(rows: dict[str, Any]) -> list[str]:
 def _line(rows: dict[str, Any], name: str) -> str:
     row = rows[name]
     seeds = row["seeds"]
+    attacked = [seed["num_images"] for seed in seeds]
+    images = " to ".join(f"{number:,}" for number in sorted({min(attacked), max(attacked)}))
     numbers = [spread_of(rows, name, "clean"), *(_of_attack(seeds, attack) for attack in PAPERS_ATTACKS)]
     numbers += [spread_of(rows, name, "worst_case"), spread_of(rows, name, "certified")]
     flags = sorted({flag.replace("_", " ") for seed in seeds for flag in seed["flags"]})
-    cells = [row["title"], str(len(seeds)), *("–" if value is None else str(value) for value in numbers)]
-    cells[5] = f"**{cells[5]}**"
+    cells = [row["title"], str(len(seeds)), images, *("–" if value is None else str(value) for value in numbers)]
+    cells[6] = f"**{cells[6]}**"
     seconds = [seed["seconds"] for seed in seeds]
     spread = f" ± {stdev(seconds):.0f}" if len(seconds) > 1 else ""
     cells += [", ".join(flags) or "none", f"{seeds[0]['epochs']:g}", f"{fmean(seconds):.0f}{spread}"]

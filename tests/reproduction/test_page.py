@@ -46,7 +46,9 @@ def test_the_page_has_a_line_for_each_row_and_claim_and_says_what_is_missing(con
     page.write_page(tmp_path, content)
     text = (tmp_path / page.PAGE_FILE).read_text()
     assert page.read_study(tmp_path) == content
-    assert "| soft quantization + noisy natural samples | 2 | 99.0 ± 0.0 | 75.0 ± 7.1 | – | **75.0 ± 7.1** |" in text
+    assert (
+        "| soft quantization + noisy natural samples | 2 | 500 | 99.0 ± 0.0 | 75.0 ± 7.1 | – | **75.0 ± 7.1** |" in text
+    )
     assert "| **90.0** | 85.0 |" in text
     assert "gradients vanish" in text
     assert "60,000 training and 10,000 test images; network small_cnn; box_cnn in quantizer + interval bounds." in text
@@ -126,7 +128,7 @@ def test_a_bar_at_the_largest_budget_is_the_spread_of_the_seeds_and_budgets_are_
 
 def test_the_page_says_how_far_the_seconds_of_the_same_steps_differ(content):
     content["rows"]["method"]["seeds"][1]["seconds"] = 31.0
-    assert "one row, which\ntakes the same steps in all its seeds and schedules, differ by up to 1.6 times.\n" in (
+    assert "of one row,\nwhich takes the same steps in all its seeds and schedules, differ by up to 1.6 times.\n" in (
         page.markdown(content)
     )
     content["rows"]["method"]["shorter"] = [seed(0.7) | {"epochs": 1, "num_images": 500}]  # as long as two epochs
@@ -243,7 +245,9 @@ def test_a_page_says_which_rows_were_attacked_on_more_images_and_how_well_each_n
     assert "\nOn so many images the standard error of 90 % or 10 % is 1.3 points, that of 50 % 2.2.\n" in text
     assert axes.get_title() == "MNIST, 500 test images, natural samples alone"
     for end in content["rows"]["method"]["seeds"]:
+        assert f"| {content['rows']['method']['title']} | 2 | 500 |" in text
         end["num_images"] = 2000
+    assert f"| {content['rows']['method']['title']} | 2 | 2,000 |" in page.markdown(content)
     text, (axes,) = page.markdown(content), figures.curves_figure(content).axes
     assert "attacks on 500 test images, 2,000 in soft quantization + noisy natural samples\n" in text
     assert (
