@@ -18,7 +18,7 @@ from lightning_sq.evaluation.results import read_results
 from lightning_sq.evaluation.tables import markdown_table
 from lightning_sq.objectives import Natural, NoisyNatural
 from lightning_sq.reproduction.claims import judge
-from lightning_sq.reproduction.measured import spread_of
+from lightning_sq.reproduction.measured import numbers_of_images, on_shared_images, spread_of
 from lightning_sq.reproduction.page import PAGE_FILE, is_smaller, markdown, read_study
 from lightning_sq.reproduction.studies import STUDIES as STUDIES_BY_NAME
 from tests.conftest import REPOSITORY
@@ -230,6 +230,12 @@ def test_the_outcome_in_the_readme_is_that_of_the_pages():
     def mean(study, row):
         return str(worst(study, row)).split(" ± ")[0]
 
+    def shared(row, other):
+        """MNIST's page with the two rows on the images that both were attacked on."""
+        return mnist | {
+            "rows": on_shared_images({name: mnist["rows"][name] for name in (row, other)}, mnist["data"]["val"])
+        }
+
     def times(study, row):
         """(the accuracy, how many times as fast as PGD training to that), all of one run."""
         (claim,) = (c for c in study["claims"] if f"{row}: 24 times" in c["claim"])
@@ -248,6 +254,7 @@ def test_the_outcome_in_the_readme_is_that_of_the_pages():
     def seconds(row):
         return fmean(end["seconds"] for end in mnist["rows"][row]["seeds"])
 
+    beside = shared("pgd", "quantizer_pgd")
     text = " ".join((REPOSITORY / "README.md").read_text().split())
     for sentence in (
         f"| MNIST, 0.3 | {worst(mnist, 'natural')} | {worst(mnist, 'method')} | {worst(mnist, 'pgd')} (PGD-40) |",
@@ -259,23 +266,34 @@ def test_the_outcome_in_the_readme_is_that_of_the_pages():
         f"{sooner[2]} times",
         f"prove {worst(mnist, 'interval_bound', 'certified')} of all MNIST test images, and "
         f"{worst(mnist, 'interval_bound_wide', 'certified')} in a net twice as wide",
-        f"keep {mean(mnist, 'quantizer_pgd')} where PGD's forty without it keep {mean(mnist, 'pgd')}, in "
+        f"keep {mean(beside, 'quantizer_pgd')} where PGD's forty without it keep {mean(beside, 'pgd')}, in "
         f"{parts[round(seconds('pgd') / seconds('quantizer_pgd'))]} of the time, and no check fired",
         f"To {box[0]}, which PGD training kept after half of its epochs (one seed), they are {box[1]} times as fast. "
-        f"A single step behind the quantizer is {step[1]} times as fast to {step[0]}.",
-        f"checks doubt {mean(mnist, 'pgd')} and {photographs['fgsm_rs']}",
-        f"On the Madry challenge's network it keeps {worst(mnist, 'method_madry')} (three seeds)",
+        f"A single step behind the quantizer is {step[1]} times as fast to {step[0]}; there a "
+        "check fired on one seed of three.",
+        f"checks doubt every number of MNIST here but {worst(mnist, 'natural')}, and {photographs['fgsm_rs']}",
+        f"On the Madry challenge's network it keeps {worst(mnist, 'method_madry')} of 200 images (three seeds), where "
+        f"the small network keeps {mean(shared('method', 'method_madry'), 'method')},",
         f"With timm's ResNet-18 {worst(mnist, 'method_resnet18')} (one seed)",
     ):
         assert sentence in text, sentence
 
-    halfway = max((end["worst_case"], end["epochs"]) for end in mnist["rows"]["pgd"]["shorter"])
+    in_first_table = ("natural", "method", "pgd", "independent_noise", "quantizer_only")
+    assert [numbers_of_images({name: mnist["rows"][name]}) for name in in_first_table] == [[1000]] * 5
+    assert numbers_of_images(beside["rows"]) == numbers_of_images({"": mnist["rows"]["method_madry"]}) == [200]
+    halfway = max((end["worst_case"], end["epochs"]) for end in beside["rows"]["pgd"]["shorter"])
     assert halfway == (float(box[0]) / 100, 4)
-    flags = {row: [end["flags"] for end in mnist["rows"][row]["seeds"]] for row in ("method", "quantizer_pgd", "pgd")}
-    assert not any(flags["method"] + flags["quantizer_pgd"])
-    assert all("black_box_beats_white_box" in fired for fired in flags["pgd"])
-    fired = [end["flags"] for end in mnist["rows"]["method_madry"]["seeds"]]
-    assert sum("black_box_beats_white_box" in one for one in fired) == 2
+    flags = {name: [end["flags"] for end in row["seeds"]] for name, row in mnist["rows"].items()}
+    assert [any(flags[name]) for name in in_first_table] == [False, True, True, True, True]
+    assert not any(flags["quantizer_pgd"])
+    assert sum(map(bool, flags["quantizer_pgd_1"])) == 1
+    for row, flag, count in (
+        ("pgd", "black_box_beats_white_box", 3),
+        ("method_madry", "black_box_beats_white_box", 2),
+        ("method", "plain_gradient_misses", 2),
+        ("method_resnet18", "plain_gradient_misses", 1),
+    ):
+        assert sum(flag in fired for fired in flags[row]) == count
     longest, soonest = (mnist["rows"]["quantizer_pgd"][which] for which in ("shorter", "seeds"))
     assert 1.2 < longest[-1]["seconds"] / longest[-1]["epochs"] / (soonest[0]["seconds"] / soonest[0]["epochs"]) < 1.3
     assert [len(mnist["rows"][row]["seeds"]) for row in ("method_madry", "method_resnet18")] == [3, 1]
