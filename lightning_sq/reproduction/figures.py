@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from lightning_sq.evaluation.figures import NORMS
 from lightning_sq.evaluation.tables import format_epsilon
-from lightning_sq.reproduction.measured import by_length, numbers_of_images
+from lightning_sq.reproduction.measured import by_length, numbers_of_images, on_shared_images
 from lightning_sq.reproduction.studies import STUDIES, Study
 from lightning_sq.words import counted
 
@@ -55,13 +55,11 @@ def curves_figure(content: dict[str, Any]) -> Figure:
         proven = [seed["certified"] for seed in seeds if seed["certified"] is not None]
         if proven and fmean(proven) >= TELLING:
             axes.plot([points[-1][0]], [100 * fmean(proven)], "^", color=style["color"], ms=8, mfc="white")
-    *fewer, most = numbers_of_images(rows)
-    images = (f"{fewer[0]:,} to " if fewer else "") + counted(most, "test image")
     budgets = sorted({epsilon for row in rows.values() for epsilon, _ in row["seeds"][0]["over_epsilon"]})
     for gradients, axes in panel.items():
         axes.set_xticks([0.0, *budgets], ["0", *map(format_epsilon, budgets)])
         axes.set(xlabel=rf"perturbation budget $\epsilon$ ({NORMS['linf']})", xlim=(0, None))
-        axes.set_title(f"{content['title']}, {images}, {PANELS[gradients]}", fontsize=10)
+        axes.set_title(f"{content['title']}, {_images(rows)}, {PANELS[gradients]}", fontsize=10)
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, fontsize=8, handlelength=3.5,
                     frameon=False)  # fmt: skip
     panels[0, 0].set(ylabel="accuracy under the worst case, %")
@@ -75,10 +73,13 @@ def training_figure(content: dict[str, Any]) -> Figure:
     """Accuracy over the time of training: on the way, under a quick attack; and at the end of schedules of each length.
 
     On the way a line is the first seed. A row that is trained by interval bounds has triangles, which are what is
-    proven: a quick attack sees little there. The right half is left out where no row has shorter schedules.
+    proven: a quick attack sees little there. The right half, on the images that all of its rows were attacked on, is
+    left out where no row has shorter schedules.
     """
     study, rows = STUDIES[content["study"]], content["rows"]
-    both = any(row["shorter"] for row in rows.values())
+    timed = {name: row for name, row in rows.items() if row["shorter"]}
+    both = bool(timed)
+    timed = on_shared_images(timed, content["data"]["val"]) if both else {}
     figure, panels = plt.subplots(
         ncols=1 + both, figsize=(10 + 4.5 * both, 5.5), layout="constrained", sharex=True, sharey=True, squeeze=False
     )
@@ -88,11 +89,12 @@ def training_figure(content: dict[str, Any]) -> Figure:
         curve = [(point["seconds"], point["robust"]) for point in seed["curve"]]
         x, y = zip(*([(seed["seconds"], seed["certified"] or 0.0)] if by_proof else curve), strict=True)
         panels[0, 0].plot(x, [100 * value for value in y], label=row["title"], **style)
-        if row["shorter"] and (points := by_length(study, name, row)):
+        if name in timed and (points := by_length(study, name, timed[name])):
             x, y = zip(*points, strict=True)
             panels[0, 1].plot(x, [100 * value for value in y], **style)
-    titles = (f"{content['title']}, on the way, under a quick attack", "at the end of schedules, by the worst case")
-    for axes, title in zip(panels[0], titles, strict=False):
+    titles = [f"{content['title']}, on the way, under a quick attack"]
+    titles += [f"at the end of schedules, by the worst case of {_images(timed)}"] if both else []
+    for axes, title in zip(panels[0], titles, strict=True):
         axes.set(xscale="log", xlabel="seconds of training")
         axes.set_title(title, fontsize=10)
     panels[0, 0].set(ylabel="accuracy, %")
@@ -101,6 +103,12 @@ def training_figure(content: dict[str, Any]) -> Figure:
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside right center", fontsize=8, handlelength=3.5,
                   frameon=False)  # fmt: skip
     return figure
+
+
+def _images(rows: dict[str, Any]) -> str:
+    """On how many the rows were attacked: "200 to 1,000 test images"."""
+    *fewer, most = numbers_of_images(rows)
+    return (f"{fewer[0]:,} to " if fewer else "") + counted(most, "test image")
 
 
 def _styles(study: Study, rows: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from lightning_sq.errors import InputError
+from lightning_sq.evaluation.inputs import drawn
 from lightning_sq.evaluation.suites import SUITE_VERSION, attacks_by_name
 from lightning_sq.reproduction import claims, figures, page
 from lightning_sq.reproduction.proofs import Proof
@@ -104,6 +106,14 @@ def test_the_figure_of_training_time_has_a_second_half_where_rows_have_shorter_s
     assert len(on_the_way.lines) == 3  # the first seed of each row
     (line,) = at_the_end.lines
     assert line.get_ydata().tolist() == pytest.approx([60.0, 75.0])
+    content["rows"]["method"]["shorter"][0]["num_images"] = 500
+    broken = np.isin(drawn(10_000, 1000, 0), drawn(10_000, 500, 0))  # those that the method was attacked on
+    verdicts = {"worst_case": "".join("01"[not one] for one in broken)}
+    content["rows"] |= rows(pgd=[seed(0.5) | {"num_images": 1000, "verdicts": verdicts}])
+    content["rows"]["pgd"]["shorter"] = content["rows"]["pgd"]["seeds"]
+    _, at_the_end = figures.training_figure(content).axes
+    assert at_the_end.get_title() == "at the end of schedules, by the worst case of 500 test images"
+    assert [line.get_ydata().tolist() for line in at_the_end.lines] == [pytest.approx([60.0, 75.0]), [0.0, 0.0]]
 
 
 def test_legends_list_the_most_robust_first_and_attacks_in_training_have_a_panel_of_their_own(content):
