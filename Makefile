@@ -24,7 +24,7 @@ demo: setup
 	$(RUN)lightning-sq demo $(DEMO)
 
 test: setup
-	OMP_NUM_THREADS=1 $(RUN)python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(PYTEST)
+	OMP_NUM_THREADS=1 $(RUN)python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 lint: setup
 	$(RUN)ruff check .
