@@ -7,12 +7,21 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
-from lightning_sq.evaluation.results import is_older
+from lightning_sq.reproduction.doubts import (
+    COMPARABLE,
+    LIMIT,
+    do_not_tell,
+    doubted,
+    hardly_comparable,
+    not_told_apart,
+    of_one_seed,
+    of_several_runs,
+    outdated,
+)
 from lightning_sq.reproduction.measured import (
     Spread,
     by_length,
     error_of_gap,
-    error_to_published,
     is_paired,
     numbers_of_images,
     on_shared_images,
@@ -23,10 +32,6 @@ from lightning_sq.reproduction.measured import (
 )
 from lightning_sq.reproduction.studies import Study
 from lightning_sq.words import counted
-
-COMPARABLE = 0.03
-"""Two accuracies are comparable if they differ by no more than this."""
-_LIMIT = f"{100 * COMPARABLE:.0f} points"
 
 
 @dataclass(frozen=True)
@@ -95,62 +100,6 @@ def _against_literature(claim: Claim) -> Claim:
     )
 
 
-def _do_not_tell(num_images: int, num_seeds: int) -> str:
-    seeds = f" and {counted(num_seeds, 'seed')}" if num_seeds > 1 else ""
-    return f"{counted(num_images, 'image')}{seeds} {'does' if num_images == 1 and not seeds else 'do'} not tell"
-
-
-def _not_told_apart(one: Spread, other: Spread | float) -> str:
-    """A warning where an accuracy is nearer than two standard errors to another row's, or to a published one."""
-    return _nearly(one, other, 0.0, "them apart")
-
-
-def _hardly_comparable(one: Spread, other: Spread | float) -> str:
-    """A warning where what `one` lacks is nearer than two standard errors to what still counts as comparable."""
-    return _nearly(one, other, COMPARABLE, f"{_LIMIT} for sure")
-
-
-def _nearly(one: Spread, other: Spread | float, limit: float, what: str) -> str:
-    if isinstance(other, Spread):
-        gap, error = other.mean - one.mean, error_of_gap(one, other)
-        most = "" if is_paired(one, other) else "at most "
-    else:
-        gap, error, most = other - one.mean, error_to_published(one, other), ""
-    if abs(gap - limit) >= 2 * error:
-        return ""
-    fewest = min(row.num_images for row in (one, other) if isinstance(row, Spread))
-    return f", but {_do_not_tell(fewest, one.num_seeds)} {what} (standard error {most}{100 * error:.1f} points)"
-
-
-def _of_one_seed(rows: dict[str, Any], *names: str) -> str:
-    """A warning where a row was trained once, so that nobody knows its spread."""
-    once = " and ".join(rows[name]["title"] for name in names if len(rows[name]["seeds"]) == 1)
-    return f"; one seed of {once}" if once else ""
-
-
-def _doubted(rows: dict[str, Any], *names: str, lengths: tuple[str, ...] = ("seeds",)) -> str:
-    """A warning where checks doubt the worst case of one of the rows, or of its shorter schedules."""
-    flagged = {name: any(end["flags"] for length in lengths for end in rows[name][length]) for name in names}
-    doubted = " and ".join(rows[name]["title"] for name in names if flagged[name])
-    return f"; upper bounds, which checks doubt in {doubted}" if doubted else ""
-
-
-def _outdated(rows: dict[str, Any], *names: str, lengths: tuple[str, ...] = ("seeds",)) -> str:
-    """A warning where one of the rows was attacked by an older set than is run now."""
-    older = [name for name in names if any(is_older(end) for length in lengths for end in rows[name][length])]
-    titles = " and ".join(rows[name]["title"] for name in older)
-    return f"; by an older and weaker set of attacks: {titles}" if older else ""
-
-
-def _of_several_runs(rows: dict[str, Any], *names: str) -> str:
-    """A warning where the seconds of some rows are not all from one command, or nobody knows which it was."""
-    ends = (end for name in names for length in ("seeds", "shorter") for end in rows[name][length])
-    commands = {end.get("command") for end in ends}
-    if len(commands - {None}) > 1:
-        return "; seconds not all of one run"
-    return "; seconds not known to be of one run" if None in commands else ""
-
-
 def _published(accuracy: float) -> str:
     """With the decimals of its source: 91.95 %, 88.5 %."""
     return f"{100 * accuracy:.4g} %"
@@ -175,12 +124,12 @@ def _comparable(study: Study, rows: dict[str, Any], name: str) -> Claim:
     if holds and worst.mean < worst_pgd.mean - COMPARABLE:
         less = f"{100 * (worst_pgd.mean - worst.mean):.1f} points less"
         verdict = f"reproduced by the paper's attacks, but {less} in the worst case"
-    verdict += _hardly_comparable(method, pgd)
+    verdict += hardly_comparable(method, pgd)
     return Claim(
         text,
         f"{method} against {pgd} of PGD training",
         f"{worst} against {worst_pgd} of PGD training",
-        verdict + _of_one_seed(rows, *both) + _doubted(rows, *both) + _outdated(rows, *both),
+        verdict + of_one_seed(rows, *both) + doubted(rows, *both) + outdated(rows, *both),
         holds,
     )
 
@@ -199,15 +148,13 @@ def _robust(study: Study, rows: dict[str, Any], name: str) -> Claim:
         return _not_run(text, rows, *judged)
     gap = (goal.mean if isinstance(goal, Spread) else goal) - worst.mean
     verdict = "reached" if gap <= 0 else f"not reached: {100 * gap:.1f} points less than {source}"
-    verdict += _not_told_apart(worst, goal)
-    verdict += _of_one_seed(rows, *judged) + _doubted(rows, *judged) + _outdated(rows, *judged)
+    verdict += not_told_apart(worst, goal)
+    verdict += of_one_seed(rows, *judged) + doubted(rows, *judged) + outdated(rows, *judged)
     return Claim(text, str(spread_of(rows, name, "papers_attacks")), str(worst), verdict, gap <= 0)
 
 
 def _certified(study: Study, rows: dict[str, Any], name: str) -> Claim:
-    """On those that were attacked, the same if they are as many: they are easier for one row and harder for another
-    than all are.
-    """
+    """On the same images: those that were attacked are easier for one row and harder for another than all are."""
     text = "natural samples alone, no input gradient, and a proof instead of an attack (quantizer + interval bounds)"
     proven = spread_of(rows, name, "certified")
     if proven is None:
@@ -215,20 +162,14 @@ def _certified(study: Study, rows: dict[str, Any], name: str) -> Claim:
     paper, shown = spread_of(rows, name, "papers_attacks"), f"{proven} proven on all validation images"
     same = spread_of(rows, name, "certified_of_attacked")
     worst_pgd = spread_of(rows, study.adversarial, "worst_case")
-    if same is None or worst_pgd is None:
+    if same is None or worst_pgd is None or same.num_images != worst_pgd.num_images:
         return Claim(text, str(paper), shown, "nothing to compare with on the same images", None)
     holds = same.mean >= worst_pgd.mean - 1e-9
-    keeps = f"PGD training keeps {worst_pgd} without a proof"
-    if same.num_images == worst_pgd.num_images:
-        images = "the same images"
-        shown += f"; {same} by interval bounds on those attacked, where {keeps}"
-    else:
-        images = f"{same.num_images:,} and {worst_pgd.num_images:,} images"
-        shown += f"; {same} by interval bounds, and {keeps}, on {images} that were attacked"
+    shown += f"; {same} by interval bounds on those attacked, where PGD training keeps {worst_pgd} without a proof"
     verdict = "at least as much is proven as" if holds else "less is proven than"
-    verdict += f" PGD training keeps under attack on {images}"
-    verdict += _not_told_apart(same, worst_pgd)
-    verdict += _of_one_seed(rows, name, study.adversarial) + _outdated(rows, study.adversarial)
+    verdict += " PGD training keeps under attack on the same images"
+    verdict += not_told_apart(same, worst_pgd)
+    verdict += of_one_seed(rows, name, study.adversarial) + outdated(rows, study.adversarial)
     return Claim(text, str(paper), shown, verdict, holds)
 
 
@@ -243,7 +184,7 @@ def _proven_as_published(study: Study, rows: dict[str, Any], name: str) -> Claim
     verdict = "reached" if holds else f"not reached: {100 * (best - proven.mean):.1f} points less than {source}"
     if less := [known for known in study.published_proofs[:-1] if not holds and proven.mean >= known[0]]:
         verdict += f"; {100 * (proven.mean - less[-1][0]):.1f} more than {less[-1][1]}"
-    verdict += _of_one_seed(rows, name)
+    verdict += of_one_seed(rows, name)
     return Claim(text, str(spread_of(rows, name, "papers_attacks")), f"{proven} proven", verdict, holds)
 
 
@@ -260,8 +201,8 @@ def _faster(study: Study, rows: dict[str, Any], name: str) -> Claim:
     both, lengths = (name, study.adversarial), ("seeds", "shorter")
     by_proof = study.row(name).by_proof
     attacked = (study.adversarial,) if by_proof else both
-    warnings = _of_one_seed(rows, *both) + _doubted(rows, *attacked, lengths=lengths)
-    warnings += _outdated(rows, *attacked, lengths=lengths) + _of_several_runs(rows, *both)
+    warnings = of_one_seed(rows, *both) + doubted(rows, *attacked, lengths=lengths)
+    warnings += outdated(rows, *attacked, lengths=lengths) + of_several_runs(rows, *both)
     how = "proven, against PGD training under attack" if by_proof else "in the worst case"
     measured = f"{100 * goal:.1f} % {how}: {seconds:.0f} s of training against "
     if goal < shortest:
@@ -283,7 +224,7 @@ def _faster(study: Study, rows: dict[str, Any], name: str) -> Claim:
             measured += f"; to {100 * less:.1f} %: {sooner:.0f} s, {seconds_to(theirs, less) / sooner:.1f} times"
     verdict = "reached" if ratio >= wanted else f"not reached: {ratio:.1f} times"
     if least < wanted <= most:
-        verdict += f", but {_do_not_tell(fewest, 1)} {wanted:g} times for sure"
+        verdict += f", but {do_not_tell(fewest, 1)} {wanted:g} times for sure"
     return Claim(text, "–", measured, verdict + warnings, ratio >= wanted)
 
 
@@ -306,12 +247,12 @@ def _as_published(study: Study, rows: dict[str, Any], name: str) -> Claim:
     if worst is None:
         return _not_run(text, rows, name)
     gap = accuracy - worst.mean
-    verdict = f"within {_LIMIT}, or better" if gap <= COMPARABLE else f"{100 * gap:.1f} points less"
+    verdict = f"within {LIMIT}, or better" if gap <= COMPARABLE else f"{100 * gap:.1f} points less"
     each = [f"{100 * seed['worst_case']:.1f}" for seed in rows[name]["seeds"]]
     if len(each) > 1:
         verdict += f" (seed by seed {', '.join(each)})"
-    verdict += _hardly_comparable(worst, accuracy)
+    verdict += hardly_comparable(worst, accuracy)
     if len(each) > 1 and gap > COMPARABLE and row.why_not:
         verdict += f"; {row.why_not}"
-    verdict += _of_one_seed(rows, name) + _doubted(rows, name) + _outdated(rows, name)
+    verdict += of_one_seed(rows, name) + doubted(rows, name) + outdated(rows, name)
     return Claim(text, str(spread_of(rows, name, "papers_attacks")), str(worst), verdict, gap <= COMPARABLE)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from statistics import stdev
 
 import numpy as np
@@ -13,27 +12,11 @@ from lightning_sq.evaluation.inputs import drawn
 from lightning_sq.evaluation.suites import SUITE_VERSION
 from lightning_sq.reproduction import claims, measured
 from lightning_sq.reproduction.studies import CIFAR10, MNIST
-from tests.reproduction.builders import rows, seed
+from tests.reproduction.builders import attacked, judged, rows, seed, verdict
 
 COMPARABLE, NOT_NEEDED, PROOF = "comparable to PGD", "not needed: the method is", "a proof instead"
 NOT_SEARCHED = "without a search for the noise"
 NOT_NEEDED_ON_ITS_NETWORK = "not needed: the method, Madry's network is"
-KEYS = ("papers_attacks", "worst_case")
-METHOD_FASTER, BOUNDS_FASTER = "noisy natural samples: ", "interval bounds: 24"
-
-
-def judged(study, known, num_images):
-    """The claims, had so many images been attacked in every row; None leaves them as they are."""
-    for row in known.values() if num_images is not None else ():
-        for end in (*row["seeds"], *row["shorter"]):
-            end["num_images"] = num_images
-    return claims.judge(study, known, num_test=10_000, smaller=False)
-
-
-def verdict(words, known, study=MNIST, num_images=10_000):
-    """The claim with those words, without what is said of rows that have one seed: that has a test of its own."""
-    (found,) = (claim for claim in judged(study, known, num_images) if words in claim["claim"])
-    return found | {"verdict": re.sub("; one seed of [^;]*", "", found["verdict"])}
 
 
 def test_comparable_by_the_papers_attacks_and_in_the_worst_case_are_told_apart():
@@ -83,18 +66,11 @@ def test_a_proof_is_held_against_what_pgd_training_keeps_on_the_same_images():
     )
     nearly = verdict(PROOF, rows(interval_bound=[on_harder_images], pgd=[seed(0.81)]), num_images=1000)
     assert nearly["verdict"].endswith("1,000 images do not tell them apart (standard error at most 1.8 points)")
-    known = rows(interval_bound=[on_harder_images | {"num_images": 200}], pgd=[seed(0.9) | {"num_images": 1000}])
-    others = next(
-        claim for claim in claims.judge(MNIST, known, num_test=10_000, smaller=False) if PROOF in claim["claim"]
-    )
-    assert others["by_strongest"].endswith(
-        "; 80.0 by interval bounds, and PGD training keeps 90.0 without a proof, on 200 and 1,000 images that were "
-        "attacked"
-    )
-    assert others["verdict"].startswith("less is proven than PGD training keeps under attack on 200 and 1,000 images;")
     older = {key: value for key, value in bounds.items() if key != "certified_of_attacked"}
     for known in (rows(interval_bound=[bounds]), rows(interval_bound=[older], pgd=[seed(0.9)])):
         assert verdict(PROOF, known)["holds"] is None
+    other_images = rows(interval_bound=[bounds | {"num_images": 200}], pgd=[seed(0.9) | {"num_images": 1000}])
+    assert verdict(PROOF, other_images, num_images=None)["verdict"] == "nothing to compare with on the same images"
     assert verdict(PROOF, rows(interval_bound=[seed(0.95)], pgd=[seed(0.9)]))["holds"] is None
 
 
@@ -114,9 +90,6 @@ def test_a_verdict_says_which_of_its_rows_met_older_attacks():
             f"; by an older and weaker set of attacks: {title}"
         )
         assert "older" not in verdict(words, rows(method=[seed(0.89)], pgd=[seed(0.88)]))["verdict"]
-    known = timed(method=ends((5, 0.6), (10, 0.8)), pgd=ends((100, 0.1), (250, 0.8), (500, 0.9)))
-    known["pgd"]["shorter"][0] |= {"suite_version": SUITE_VERSION - 1}
-    assert verdict(METHOD_FASTER, known)["verdict"].endswith("set of attacks: PGD-40")
 
 
 def test_an_error_has_a_part_of_the_images_and_one_of_the_seeds():
@@ -174,12 +147,6 @@ def test_the_seeds_of_two_rows_are_part_of_how_well_their_difference_is_known():
     assert measured.error_of_gap(one, other) == pytest.approx(math.hypot(of_images, of_seeds))
 
 
-def attacked(worst, papers, number, wrong=()):
-    """A seed of a row that was attacked on so many images, of which those at the places `wrong` are broken."""
-    verdicts = "".join("0" if place in wrong else "1" for place in range(number))
-    return seed(worst, papers) | {"num_images": number, "verdicts": dict.fromkeys(KEYS, verdicts)}
-
-
 def test_rows_that_were_attacked_on_other_numbers_of_images_are_compared_on_those_that_both_have():
     shared = np.isin(drawn(10_000, 1000, 0), drawn(10_000, 200, 0))
     assert shared.sum() == 200
@@ -198,19 +165,6 @@ def test_rows_that_were_attacked_on_other_numbers_of_images_are_compared_on_thos
     assert "that both" not in alike["verdict"]
     own = verdict("our PGD-40 row", rows(method=[few], pgd=[of_others]), num_images=None)
     assert own["by_strongest"] == "95.0"
-
-
-def test_of_a_time_the_shorter_schedules_are_those_of_the_shared_images_too():
-    shared = np.isin(drawn(10_000, 1000, 0), drawn(10_000, 200, 0))
-    known = rows(
-        method=[attacked(0.9, 0.9, 200, range(20)) | {"seconds": 100}],
-        pgd=[attacked(0.95, 0.95, 1000, np.flatnonzero(shared)[:20]) | {"seconds": 800}],
-    )
-    known["method"]["shorter"] = [attacked(0.8, 0.8, 200, range(40)) | {"seconds": 50, "epochs": 1}]
-    known["pgd"]["shorter"] = [attacked(0.9, 0.9, 1000, np.flatnonzero(shared)[:40]) | {"seconds": 400, "epochs": 1}]
-    found = verdict(METHOD_FASTER, known, num_images=None)
-    assert found["by_strongest"].startswith("90.0 % in the worst case: 100 s of training against 800 s, 8.0 times")
-    assert "; to 80.0 %: 50 s, 8.0 times" in found["by_strongest"]
 
 
 def test_each_row_has_the_errors_of_its_own_images_where_the_verdicts_are_not_known_and_the_fewer_are_named():
@@ -264,124 +218,6 @@ def test_a_proof_is_held_against_the_published_ones(certified, expected, holds, 
     assert found["holds"] is holds
     assert ("; " in found["verdict"]) is (certified == 0.93)
     assert verdict(title, rows(interval_bound=[seed(0.95)]))["holds"] is None
-
-
-def ends(*points, key="worst_case"):
-    """Schedules that end after (seconds, accuracy), the last the row's own."""
-    found = [seed(0.99, curve=((seconds, 0.99),)) | {key: accuracy} for seconds, accuracy in points]
-    return {"shorter": found[:-1], "seeds": found[-1:]}
-
-
-def timed(**by_row):
-    known = rows(**{name: [] for name in by_row})
-    return {name: known[name] | more for name, more in by_row.items()}
-
-
-def test_time_is_counted_to_the_worst_case_that_both_reach_and_not_to_what_a_quick_attack_says():
-    known = timed(method=ends((5, 0.6), (10, 0.8)), pgd=ends((100, 0.1), (250, 0.8), (500, 0.9)))
-    found = verdict(METHOD_FASTER, known)
-    whole = (
-        "80.0 % in the worst case: 10 s of training against 250 s, 25.0 times (24.8 to 27.0 where PGD training keeps "
-        "up to 0.8 points more or less, two standard errors)"
-    )
-    assert found["by_strongest"] == f"{whole}; to 60.0 %: 5 s, 41.4 times"
-    assert (found["verdict"], found["holds"]) == ("reached", True)
-    known["method"]["shorter"][0]["worst_case"] = 0.05  # below the shortest schedule of PGD nothing is known
-    assert verdict(METHOD_FASTER, known)["by_strongest"] == whole
-    known["pgd"]["shorter"][1]["seconds"] = 200
-    assert verdict(METHOD_FASTER, known)["verdict"] == "not reached: 20.0 times"
-
-
-def test_how_surely_a_time_is_known_follows_from_the_images_that_both_rows_share():
-    known = timed(method=ends((5, 0.6), (10, 0.8)), pgd=ends((100, 0.1), (250, 0.8), (500, 0.9)))
-    known["method"]["seeds"][0]["verdicts"] = {"worst_case": "1" * 160 + "0" * 40}
-    apart = verdict(METHOD_FASTER, known, num_images=200)["by_strongest"]
-    assert "keeps up to 5.7 points more or less" in apart
-    known["pgd"]["seeds"][0]["verdicts"] = {"worst_case": "1" * 180 + "0" * 20}
-    assert "keeps up to 4.3 points more or less" in verdict(METHOD_FASTER, known, num_images=200)["by_strongest"]
-
-
-def test_a_time_that_turns_on_an_image_or_on_a_doubted_schedule_is_not_told_for_sure():
-    known = timed(method=ends((5, 0.6), (10, 0.8)), pgd=ends((100, 0.1), (230, 0.8), (500, 0.9)))
-    many = 1_000_000
-    assert verdict(METHOD_FASTER, known, num_images=many)["verdict"] == "not reached: 23.0 times"
-    few = verdict(METHOD_FASTER, known, num_images=200)
-    assert few["by_strongest"].endswith(
-        "23.0 times (21.9 to 38.3 where PGD training keeps up to 5.7 points more or less, two standard errors)"
-        "; to 60.0 %: 5 s, 38.6 times"
-    )
-    assert few["verdict"] == "not reached: 23.0 times, but 200 images do not tell 24 times for sure"
-    known["pgd"]["shorter"][0]["flags"] = ["zero_gradients"]
-    assert verdict(METHOD_FASTER, known, num_images=many)["verdict"].endswith(
-        "; upper bounds, which checks doubt in PGD-40"
-    )
-
-
-@pytest.mark.parametrize(("command", "said"), [(None, "not known to be of one run"), ("another", "not all of one run")])
-def test_a_time_says_where_it_is_not_of_one_run(command, said):
-    known = timed(method=ends((5, 0.6), (10, 0.8)), pgd=ends((100, 0.1), (250, 0.8), (500, 0.9)))
-    assert verdict(METHOD_FASTER, known)["verdict"] == "reached"
-    known["pgd"]["shorter"][1]["command"] = command
-    assert verdict(METHOD_FASTER, known)["verdict"] == f"reached; seconds {said}"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "expected", "holds"),
-    [
-        (20, "not reached: at most 5.0 times", False),
-        (4, "not measured: PGD training has no schedule so short", None),
-    ],
-)
-def test_below_the_shortest_schedule_of_pgd_training_its_time_is_an_upper_bound(seconds, expected, holds):
-    known = timed(method=ends((2, 0.3), (seconds, 0.6)), pgd=ends((100, 0.79), (250, 0.9)))
-    found = verdict(METHOD_FASTER, known)
-    told = (
-        f"60.0 % in the worst case: {seconds} s of training against at most the 100 s that PGD training takes to 79.0 %"
-    )
-    assert (found["by_strongest"], found["verdict"], found["holds"]) == (told, expected, holds)
-
-
-def test_where_the_paper_says_nothing_of_time_faster_is_enough():
-    found = verdict(METHOD_FASTER, timed(method=ends((5, 0.6), (10, 0.8)), pgd=ends((100, 0.1), (250, 0.8))), CIFAR10)
-    assert found["claim"].endswith("samples: faster than PGD training to the same accuracy")
-    assert (found["verdict"], found["holds"]) == ("reached", True)
-
-
-def test_between_two_schedules_time_is_on_the_straight_line_and_before_the_first_it_is_the_first():
-    points = [(10.0, 0.2), (20.0, 0.6), (40.0, 0.5), (80.0, 0.9)]
-    for accuracy, seconds in ((0.1, 10), (0.2, 10), (0.4, 15), (0.6, 20), (0.7, 60), (0.9, 80)):
-        assert claims.seconds_to(points, accuracy) == pytest.approx(seconds)
-
-
-def test_the_whole_schedule_counts_with_the_mean_over_its_seeds():
-    row = {"shorter": [seed(0.5, curve=((9, 0.6),))], "seeds": [seed(0.8, curve=((20, 0.9),)), seed(0.6)]}
-    assert measured.by_length(MNIST, "method", row) == [(9, 0.5), (20, pytest.approx(0.7))]
-
-
-def test_interval_bounds_are_timed_by_what_is_proven():
-    bounds = ends((25, 0.7), (50, 0.81), key="certified_of_attacked")
-    found = verdict(BOUNDS_FASTER, timed(interval_bound=bounds, pgd=ends((100, 0.1), (250, 0.81), (500, 0.9))))
-    assert found["by_strongest"].startswith("81.0 % proven, against PGD training under attack: 50 s of training")
-    assert found["verdict"] == "not reached: 5.0 times"
-
-
-def test_attacks_that_are_doubted_or_older_tell_nothing_against_what_is_proven():
-    known = timed(
-        interval_bound=ends((25, 0.7), (50, 0.81), key="certified_of_attacked"),
-        pgd=ends((100, 0.1), (250, 0.81), (500, 0.9)),
-    )
-    known["interval_bound"]["seeds"][0] |= {"flags": ["zero_gradients"], "suite_version": SUITE_VERSION - 1}
-    assert verdict(BOUNDS_FASTER, known)["verdict"] == "not reached: 5.0 times"
-    known["pgd"]["seeds"][0] |= {"flags": ["zero_gradients"], "suite_version": SUITE_VERSION - 1}
-    assert verdict(BOUNDS_FASTER, known)["verdict"] == (
-        "not reached: 5.0 times; upper bounds, which checks doubt in PGD-40"
-        "; by an older and weaker set of attacks: PGD-40"
-    )
-
-
-def test_without_shorter_schedules_time_is_not_judged():
-    found = verdict(METHOD_FASTER, rows(method=[seed(0.8)], pgd=[seed(0.9)]))
-    assert (found["verdict"], found["holds"]) == ("not measured: no shorter schedules of the two here", None)
 
 
 def test_a_verdict_says_where_the_images_are_too_few_to_tell_two_models_apart():
