@@ -14,6 +14,7 @@ LIMIT = f"{100 * COMPARABLE:.0f} points"
 
 
 def do_not_tell(num_images: int, num_seeds: int) -> str:
+    """The beginning of a warning: "200 images and 3 seeds do not tell"."""
     seeds = f" and {counted(num_seeds, 'seed')}" if num_seeds > 1 else ""
     return f"{counted(num_images, 'image')}{seeds} {'does' if num_images == 1 and not seeds else 'do'} not tell"
 
