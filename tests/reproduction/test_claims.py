@@ -16,7 +16,7 @@ from tests.reproduction.builders import attacked, judged, rows, seed, verdict
 
 COMPARABLE, NOT_NEEDED, PROOF = "comparable to PGD", "not needed: the method is", "a proof instead"
 NOT_SEARCHED = "without a search for the noise"
-NOT_NEEDED_ON_ITS_NETWORK = "not needed: the method, Madry's network is"
+NOT_NEEDED_BY_MORE = [f"not needed: the method, {how} is" for how in ("twice as wide and as long", "Madry's network")]
 
 
 def test_comparable_by_the_papers_attacks_and_in_the_worst_case_are_told_apart():
@@ -39,8 +39,9 @@ def test_the_method_is_judged_with_plain_noise_too():
 @pytest.mark.parametrize(("worst", "holds"), [(0.884, False), (0.885, True)])
 def test_the_method_is_held_against_the_published_number(worst, holds):
     assert verdict(NOT_NEEDED, rows(method=[seed(worst)]))["holds"] is holds
-    assert verdict(NOT_NEEDED_ON_ITS_NETWORK, rows(method_madry=[seed(worst)]))["holds"] is holds
-    assert verdict(NOT_NEEDED, rows(method_madry=[seed(worst)]))["holds"] is None
+    larger = rows(method_wide=[seed(worst)], method_madry=[seed(worst)])
+    assert [verdict(claim, larger)["holds"] for claim in NOT_NEEDED_BY_MORE] == [holds, holds]
+    assert verdict(NOT_NEEDED, larger)["holds"] is None
 
 
 def test_without_a_published_number_it_is_our_own_row():
