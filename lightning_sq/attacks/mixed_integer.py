@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lightning_sq.attacks.front_end import parts_of
 from lightning_sq.attacks.interface import Settled
-from lightning_sq.attacks.quantized_box import preimage
+from lightning_sq.attacks.quantized_box import nearest_reachable, preimage
 from lightning_sq.errors import InputError
 from lightning_sq.layers.soft_quantization import SoftQuantization
 from lightning_sq.ops.interval import Interval, quantized_box
@@ -83,7 +83,7 @@ class MixedInteger:
                 if quantizer is None:
                     pixels = project(pixels, image, epsilon)
                 else:
-                    pixels = preimage(quantizer, pixels, image, epsilon)
+                    pixels = preimage(quantizer, nearest_reachable(quantizer, image)(pixels), image, epsilon)
                 if model(pixels).argmax(1) != labels[i]:
                     found[i] = pixels[0]
         return Settled(found, proven)

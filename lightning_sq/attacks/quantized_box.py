@@ -77,7 +77,7 @@ class InsideBox:
     def around(cls, model: Quantized, images: Tensor, epsilon: float | Tensor) -> InsideBox:
         """The box of the ball of radius epsilon around each image (B, C, H, W) in [0, 1]."""
         lower, upper = quantized_box(images, epsilon, model.quantizer)
-        return cls(lower, upper - lower, _nearest_reachable(model.quantizer, images), model.network)
+        return cls(lower, upper - lower, nearest_reachable(model.quantizer, images), model.network)
 
     def values(self, t: Tensor) -> Tensor:
         """Quantized pixels (B, C, H, W)."""
@@ -91,7 +91,7 @@ class InsideBox:
         return replace(self, lower=self.lower[rows], width=self.width[rows])
 
 
-def _nearest_reachable(quantizer: Quantizer, images: Tensor) -> Quantizer:
+def nearest_reachable(quantizer: Quantizer, images: Tensor) -> Quantizer:
     """Values in the box to values that the quantizer takes, straight through: a hard one takes only its levels."""
     if isinstance(quantizer, SoftQuantization):
         if not quantizer.hard:

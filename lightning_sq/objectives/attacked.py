@@ -17,6 +17,14 @@ from lightning_sq.objectives.ramped import RampedObjective
 from lightning_sq.ops.checks import check_sharpness
 from lightning_sq.types import parse_epsilon
 
+HALF_SCALE = 2.0**12
+"""Of a loss that only has to tell signs: the gradient of an image that is known for sure is 0 in float16 without it."""
+
+
+def is_in_half(device_type: str) -> bool:
+    """Whether autocast computes in float16 there, whose smallest numbers are 6e-8."""
+    return torch.is_autocast_enabled(device_type) and torch.get_autocast_dtype(device_type) == torch.float16
+
 
 class AttackedObjective(RampedObjective):
     """An objective with an attack inside: the budget, and the derivative that the attack takes of the quantizer.
@@ -96,7 +104,9 @@ class SteppingObjective(AttackedObjective):
         return self.start
 
     def gradient(self, model: Callable[[Tensor], Tensor], x: Tensor, labels: Tensor) -> Tensor:
-        """Of the summed criterion with respect to x."""
+        """Of the summed criterion with respect to x, under float16's autocast `HALF_SCALE` times it."""
         x = x.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(CRITERIA[self.criterion](model(x), labels).sum(), x)
-        return gradient
+        total = CRITERIA[self.criterion](model(x), labels).sum()
+        if not is_in_half(x.device.type):
+            return torch.autograd.grad(total, x)[0]
+        return torch.autograd.grad(HALF_SCALE * total, x)[0].nan_to_num()

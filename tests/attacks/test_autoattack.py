@@ -105,6 +105,18 @@ def test_apgd_finds_what_the_package_finds_without_asking_again_about_what_is_br
     assert not verdicts[0].all()
 
 
+@pytest.mark.parametrize(("noise", "leaves_out"), [(0.0, True), (1.0, False)])
+def test_a_model_that_answers_at_random_is_asked_again_about_what_it_once_got_wrong(noise, leaves_out, monkeypatch):
+    net, left_out = small_net(0), []
+
+    def model(x):
+        return net(x) + noise * torch.randn(len(x), 5)
+
+    monkeypatch.setattr("lightning_sq.attacks.autoattack.leave_broken_out", left_out.append)
+    AutoAttackStage("apgd-ce", num_steps=2)(model, IMAGES, net(IMAGES).argmax(1), SEEDS, 0.01)
+    assert bool(left_out) is leaves_out
+
+
 def test_the_same_seed_gives_the_same_images_from_autoattack():
     model = small_net(0)
     labels = model(IMAGES).argmax(1)

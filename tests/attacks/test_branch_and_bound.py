@@ -25,6 +25,7 @@ QUANTIZERS = {
     "three levels": SoftQuantization(3, hard=True),
     "three levels where they are wanted": SoftQuantization(3, hard=True, thresholds=[0.3, 0.6]),
     "six levels": SoftQuantization(6, hard=True),
+    "seven levels": SoftQuantization(7, hard=True),  # of which float32 misses some by its last digit
 }
 
 

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import random
 import re
 from itertools import pairwise
 
 import pytest
 import torch
-from torch import fx, nn
+from torch import nn
 
 import lightning_sq
 from lightning_sq.attacks import PGD
@@ -15,7 +16,7 @@ from lightning_sq.evaluation.runner import StageRunner
 from lightning_sq.evaluation.suites import SuiteEntry
 from lightning_sq.layers import SoftQuantization
 from lightning_sq.verification import tracing
-from tests.evaluation.models import IMAGES, closed_form, linear_model
+from tests.evaluation.models import IMAGES, TwoFaced, closed_form, linear_model
 
 
 def only(attack, **options) -> dict[str, SuiteEntry]:
@@ -277,15 +278,24 @@ def test_each_evaluation_proves_something_of_the_model_as_it_is_by_then(name):
     assert lightning_sq.evaluate(model, IMAGES, labels, **options).certified_accuracy < 0.5
 
 
-class TwoFaced(nn.Module):
-    """Shows those who would prove something of it another network than the one that answers."""
+class Dice(nn.Module):
+    """Answers by one of two networks; tracing sees one."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.net = linear_model()
+        self.nets = nn.ModuleList([linear_model(), linear_model()])
+        nn.init.zeros_(self.nets[1].backbone[1].weight)
 
     def forward(self, x):
-        return self.net(x.clamp(0.5, 0.5) if isinstance(x, fx.Proxy) else x)
+        return self.nets[random.randrange(2)](x)
+
+
+def test_nothing_is_proven_of_a_network_that_is_random_in_a_way_that_tracing_does_not_see():
+    random.seed(0)
+    model = Dice()
+    found = lightning_sq.evaluate(model, IMAGES, linear_model()(IMAGES).argmax(1), epsilon=0.001, attacks="fgsm")
+    assert found.certified_accuracy is None
+    assert "random_answers" in found.flags
 
 
 def test_the_suite_for_models_with_noise_takes_expectations():
@@ -297,7 +307,7 @@ ORDERS = {"fgsm first": ["fgsm", "own_square:num_queries=50"], "fgsm last": ["ow
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_once_a_proof_is_refuted_none_is_believed_and_every_image_is_attacked(order, tmp_path):
-    model = TwoFaced()
+    model = TwoFaced(linear_model())
     labels = model(IMAGES).argmax(1)
     by_name = suites.attacks_by_name(ORDERS[order])
     entries = {name: by_name[name] for name in ORDERS[order]}

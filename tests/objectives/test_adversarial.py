@@ -343,6 +343,21 @@ def test_a_pgd_that_cannot_be_is_refused(options, named):
         Adversarial(**options)
 
 
+@pytest.mark.parametrize("criterion", ["cross_entropy", "margin"])
+def test_in_half_precision_an_image_that_is_known_for_sure_is_attacked_too(criterion):
+    """Its loss is some 1e-9, and float16 knows nothing between 0 and 6e-8."""
+    model, objective = classifier(), seeded(Adversarial(0.1, num_steps=4, criterion=criterion))
+    weight = model.backbone[1].weight
+    weight.data.copy_(torch.stack([torch.ones(108), -torch.ones(108)]) * 0.2)
+    labels = torch.zeros(24).long()
+    whole = objective.attack(model, IMAGES, labels)
+    with torch.autocast("cpu", torch.float16):
+        assert cross_entropy(model(IMAGES).float(), labels) < 1e-6
+        half = seeded(objective).attack(model, IMAGES, labels)
+    assert torch.equal(half, whole)
+    assert distance(half, (IMAGES - 0.1).clamp(0, 1)).max() < 1e-6
+
+
 def test_the_default_steps_are_the_papers():
     assert Adversarial(0.1, num_steps=5).step_size == pytest.approx(0.05)
     assert FGSMRS(0.1).step_size == pytest.approx(0.125)

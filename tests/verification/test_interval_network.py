@@ -223,6 +223,14 @@ class HalfPrecision(nn.Module):
             return self.fc(x)
 
 
+@pytest.mark.parametrize(("margin", "sure"), [(1e-6, False), (1e-4, True)])
+def test_what_rounding_alone_may_have_brought_below_zero_is_no_proof(margin, sure):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    nn.init.zeros_(network[1].weight)
+    network[1].bias.data.copy_(torch.tensor([1.0, 1.0 - margin, 0.0]))
+    assert certified(network, torch.rand(5, 1, 2, 2), torch.zeros(5).long(), 0.1).all() == sure
+
+
 def test_nothing_is_proven_of_a_network_that_switches_autocast_because_bounds_are_in_float32():
     network, epsilon = HalfPrecision().eval(), 0.001
     images = torch.rand(3000, 1, 2, 2, generator=GENERATOR)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_sq.attacks import PGD, Attack, QuantizedBox
+from lightning_sq.attacks import BPDA, PGD, Attack, QuantizedBox
 from lightning_sq.attacks.front_end import Quantized
 from lightning_sq.evaluation.found import Diagnostic, Evaluation, spread
 from lightning_sq.evaluation.runner import StageRunner
@@ -69,8 +69,10 @@ class Situation:
         return self.runner.ask(question, chosen)[chosen]
 
     def behind(self, search: Attack) -> Attack:
-        """`search` where nothing can hide from it: in the quantized box, if there is one."""
-        return QuantizedBox(search) if self.apart.quantizer is not None and self.found.norm == "linf" else search
+        """`search` where nothing can hide from it: in the quantized box, if there is one, and in L2 through BPDA."""
+        if self.apart.quantizer is None:
+            return search
+        return QuantizedBox(search) if self.found.norm == "linf" else BPDA(search)
 
     def pgd(self, **options: Any) -> PGD:
         """In the norm of this evaluation, or inside the box, which is L-inf's."""
