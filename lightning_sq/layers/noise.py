@@ -111,9 +111,9 @@ class PixelNoise(nn.Module):
             turn=turn,
         )
 
-    def draw(self, images: Tensor) -> Tensor:
-        """The next noise for images (B, C, H, W), neither added nor clipped."""
-        return self._draw(images, self.generator_on(images.device))
+    def draw(self, images: Tensor, turn: int = 0) -> Tensor:
+        """The next noise for images (B, C, H, W), neither added nor clipped; `turn` as in `correlated_noise`."""
+        return self._draw(images, self.generator_on(images.device), turn)
 
     def leaning(self, direction: Tensor, scatter: float) -> Tensor:
         """Noise of this kind and size whose pixels lean towards `direction`, neither added nor clipped.
@@ -142,8 +142,8 @@ class PixelNoise(nn.Module):
                 -self.epsilon, self.epsilon
             )
 
-    def forward(self, images: Tensor) -> Tensor:
-        return (images + self.draw(images)).clamp_(*PIXEL_BOUNDS)
+    def forward(self, images: Tensor, turn: int = 0) -> Tensor:
+        return (images + self.draw(images, turn)).clamp_(*PIXEL_BOUNDS)
 
     def repeatable(self, images: Tensor, indices: Tensor) -> Tensor:
         """Like `forward`, with noise that depends on each image's dataset index (B,) alone.

@@ -74,8 +74,13 @@ class HardestNoise:
         return found
 
     def _draws(self, images: Tensor, margins: MarginModel) -> list[Draw]:
-        """In their order; the refined ones go by what `margins` was told meanwhile of the images at these places."""
-        draws: list[Draw] = [lambda places: self.noise.draw(images[places])] * self.num_draws
+        """In their order; the refined ones go by what `margins` was told meanwhile of the images at these places.
+
+        Of several patterns an image gets another one with every random draw.
+        """
+        draws: list[Draw] = [
+            lambda places, turn=turn: self.noise.draw(images[places], turn) for turn in range(self.num_draws)
+        ]
         if self.num_others:
             draws += self.noise.towards_others(images, self.num_others)
         for k in range(self.num_refined):

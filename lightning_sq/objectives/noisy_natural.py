@@ -92,5 +92,5 @@ class NoisyNatural(Objective):
         if self.select == "hardest":
             logits = model(self.hardest(model, images, labels))
             return self.loss(logits, labels), logits
-        draws = [model(self.perturb(images)) for _ in range(self.num_draws)]
+        draws = [model(self.noise(images, turn)) for turn in range(self.num_draws)]
         return torch.stack([self.loss(logits, labels) for logits in draws]).mean(), draws[-1]

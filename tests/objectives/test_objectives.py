@@ -89,6 +89,22 @@ def test_the_hardest_draw_is_the_one_with_the_largest_loss_and_costs_forward_pas
     assert all(torch.equal(chosen[i], draws[losses[:, i].argmax(), i]) for i in range(2))
 
 
+@pytest.mark.parametrize("select", ["mean", "hardest"])
+def test_an_image_gets_another_pattern_with_every_draw(select):
+    """At two scales: one cell, which leaves an image flat, and sixteen."""
+    objective = NoisyNatural("rademacher", 0.25, "blocks", scales=(1, 4), num_draws=2, select=select)
+    objective.seed(0, 0)
+    grey, seen = torch.full((6, 1, 8, 8), 0.5), []
+
+    def model(x):
+        seen.append(x)
+        return x.flatten(1)[:, :2]
+
+    objective(model, grey, torch.zeros(6).long())
+    is_flat = [(x.flatten(1) == x.flatten(1)[:, :1]).all(1).tolist() for x in seen[:2]]
+    assert is_flat == [[True, False] * 3, [False, True] * 3]
+
+
 def test_the_hardest_of_many_draws_costs_at_least_the_mean():
     losses = {}
     for select in ("mean", "hardest"):
