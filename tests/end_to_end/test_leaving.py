@@ -147,6 +147,22 @@ def test_the_best_by_the_worst_case_is_kept_beside_the_best_by_clean_accuracy(fi
     assert (robust["global_step"], last(output)["global_step"]) == (6, 12)
 
 
+@pytest.mark.parametrize("has_best", [True, False])
+def test_a_run_that_is_moved_keeps_the_best_that_it_had_if_that_was_moved_too(fit, tmp_path, monkeypatch, has_best):
+    monkeypatch.setattr(RobustAccuracy, "_count", lambda self, module, _: (8 - module.global_step // 2, 8))
+    robust = ["--trainer.callbacks+=lightning_sq.training.robust_accuracy.RobustAccuracy"]
+    with pytest.raises(SystemExit):
+        fit("run", *robust, *DISASTER, "--trainer.callbacks.step", "7", "--trainer.callbacks.number", "SIGTERM")
+    (tmp_path / "run").rename(tmp_path / "moved")
+    best = tmp_path / "moved/checkpoints/best_robust.ckpt"
+    if not has_best:
+        best.unlink()
+    callbacks = last(fit("moved", *robust, "--resume"))["callbacks"]
+    assert torch.load(best, weights_only=True)["global_step"] == (6 if has_best else 12)
+    (kept,) = (state for name, state in callbacks.items() if "val/robust_top1" in name)
+    assert list(kept["best_k_models"]) == [kept["best_model_path"]] == [str(best.resolve())]
+
+
 def test_a_second_run_in_the_same_output_is_refused_while_the_first_runs(fit, tmp_path, capsys, few_digits):
     from contextlib import ExitStack
 

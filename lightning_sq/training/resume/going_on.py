@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule
@@ -12,6 +13,7 @@ from lightning_sq.models.checkpoint_format import CHECKPOINT_KEY, checkpoint_ent
 from lightning_sq.process_group import gather_objects
 from lightning_sq.training.loop import count_steps
 from lightning_sq.training.resume.begin_epoch_again import begin_epoch_again
+from lightning_sq.training.resume.moved_run import bring_here
 from lightning_sq.training.resume.rank_state import rank_state
 from lightning_sq.training.resume.saved_state import settings
 from lightning_sq.words import counted
@@ -40,6 +42,7 @@ def go_on(module: LightningModule, checkpoint: dict[str, Any]) -> None:
         here, (steps_per_epoch, _) = settings(trainer, trainer.datamodule, module.optimization), count_steps(trainer)
         limited = run.plan.limit is not None
         begin_epoch_again(checkpoint, here, steps_per_epoch=steps_per_epoch, limited=limited)
+    bring_here(checkpoint, Path(trainer.ckpt_path), trainer.checkpoint_callbacks)
     saved, step = entry["resume"].get("plan"), checkpoint["global_step"]
     run.load_state_dict(saved, step=step, epochs_trained=entry.get("epochs_trained"))
     states = entry["resume"]["random_streams"]
