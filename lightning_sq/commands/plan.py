@@ -70,9 +70,10 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 def _read(config: Path) -> dict[str, Any]:
     import yaml
+    from jsonargparse import get_loader
 
     try:
-        recipe = yaml.safe_load(config.read_text())
+        recipe = get_loader("yaml")(config.read_text())  # as fit does: to yaml alone 1e-4 is text
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"--config {config} cannot be read ({type(error).__name__}). Give a recipe.") from None
     parts = [recipe.get(name) for name in ("model", "data", "trainer")] if isinstance(recipe, dict) else [None]

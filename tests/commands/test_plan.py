@@ -90,6 +90,16 @@ def test_a_recipe_with_a_slip_is_one_sentence(changes, sentence, tmp_path, capsy
     assert main(["plan", "--config", str(tmp_path / "slip.yaml"), *IMAGENET]) == 0  # by the defaults
 
 
+def test_a_number_without_a_point_is_a_number_as_it_is_to_fit(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rest = "data: {}\ntrainer: {max_epochs: 2, limit_train_batches: 5e-1}"
+    (tmp_path / "recipe.yaml").write_text(f"model: {{optimization: {{base_learning_rate: 1e-4}}}}\n{rest}")
+    assert main(["plan", "--config", "recipe.yaml", *IMAGENET, "--gpus-per-node", "1", "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)["rows"][0]
+    assert row["learning_rate"] == pytest.approx(1e-4 * 32 / 256)
+    assert row["steps_per_epoch"] == 20018  # half of 1281167 / 32, rounded up
+
+
 def test_a_file_that_is_no_text_is_no_recipe(tmp_path, capsys):
     (tmp_path / "last.ckpt").write_bytes(b"PK\x03\x04\xe7")
     assert main(["plan", "--config", str(tmp_path / "last.ckpt"), *IMAGENET]) == 2
