@@ -8,18 +8,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_sq import __version__
 from lightning_sq.errors import InputError, one_line
-from lightning_sq.models.build import ModelConfig, PixelClassifier, build_model
+from lightning_sq.layers import SoftQuantization
+from lightning_sq.models.build import ModelConfig, PixelClassifier, QuantizerConfig, build_model
 from lightning_sq.models.commit import commit
 from lightning_sq.ops.tensor_digest import add_tensors
 from lightning_sq.words import counted
@@ -75,7 +76,7 @@ class TrainedModel:
         return digest.hexdigest()
 
 
-def misfits(model: PixelClassifier, state: dict[str, Tensor]) -> list[str]:
+def misfits(model: nn.Module, state: dict[str, Tensor]) -> list[str]:
     """Names of the tensors that `model` or `state` lacks, else of those with another shape or dtype."""
     own = model.state_dict()
     return sorted(own.keys() ^ state.keys()) or sorted(
@@ -212,7 +213,27 @@ def trained_model(content: dict[str, Any]) -> TrainedModel:
         "recipe": entry["recipe"],
         "versions": entry["versions"],
     }
-    return TrainedModel(ModelConfig.from_dict(entry["model"]), state, training)
+    return TrainedModel(_as_stored(ModelConfig.from_dict(entry["model"]), state), state, training)
+
+
+def _as_stored(config: ModelConfig, state: dict[str, Tensor]) -> ModelConfig:
+    """`config` with what the quantizer has learnt as it is in `state`: a run that averages its weights describes those
+    that it trains, and stores the average. Tensors that do not fit are left to `TrainedModel.build`.
+    """
+    prefix = "quantize."
+    learnt = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    if config.quantizer is None or not learnt:
+        return config
+    layer = SoftQuantization(**asdict(config.quantizer))
+    if misfits(layer, learnt):
+        return config
+    layer.load_state_dict(learnt)
+    try:
+        return replace(config, quantizer=QuantizerConfig(**layer.settings()))
+    except OverflowError:
+        raise InputError(
+            "The checkpoint's quantizer has learnt a sharpness that is larger than any number. Train again."
+        ) from None
 
 
 def read_checkpoint(path: Path) -> TrainedModel:

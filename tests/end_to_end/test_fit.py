@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -257,15 +258,21 @@ def test_a_run_leaves_what_the_readme_says(fit):
     assert any(column.startswith("lr-SGD") for column in header)
 
 
-def test_the_moving_average_is_what_is_exported(fit, tmp_path):
+def test_the_moving_average_is_what_is_exported_and_described(fit, tmp_path):
     ema = ["--trainer.callbacks+=lightning.pytorch.callbacks.EMAWeightAveraging", "--trainer.callbacks.decay", "0.9"]
-    output = fit("ema", *ema)
+    learns = ["--model.quantizer.learnable_sharpness", "true", "--model.quantizer.learnable_thresholds", "true"]
+    output = fit("ema", *ema, *learns)
     content = torch.load(output / "checkpoints/last.ckpt", weights_only=True)
     averaged, current = content["state_dict"], content["current_model_state"]
     key = "model.backbone.fc.weight"
     assert not torch.equal(averaged[key], current[key])
     assert main(["export", str(output / "checkpoints/last.ckpt"), str(tmp_path / "release")]) == 0
     assert torch.equal(lightning_sq.load(tmp_path / "release").backbone.fc.weight, averaged[key])
+    told = json.loads((tmp_path / "release/config.json").read_text())["model"]["quantizer"]
+    logarithm, thresholds = (averaged[f"model.quantize.{name}"] for name in ("log_sharpness", "thresholds"))
+    assert (told["sharpness"], told["thresholds"]) == (math.exp(logarithm), thresholds.tolist())
+    assert not torch.equal(logarithm, current["model.quantize.log_sharpness"])
+    assert not torch.equal(thresholds, current["model.quantize.thresholds"])
 
 
 def test_released_weights_give_identical_logits(fit, tmp_path):

@@ -201,6 +201,14 @@ def test_a_state_that_holds_no_tensors_is_refused(checkpoint):
     assert "no tensor" in the_sentence(checkpoint)
 
 
+def test_a_sharpness_that_no_number_holds_is_refused(checkpoint):
+    content = torch.load(checkpoint, weights_only=True)
+    content["lightning_sq"]["model"]["quantizer"]["learnable_sharpness"] = True
+    content["state_dict"]["model.quantize.log_sharpness"] = torch.tensor(1000.0)
+    torch.save(content, checkpoint)
+    assert "has learnt a sharpness that is larger than any number" in the_sentence(checkpoint)
+
+
 DESCRIPTIONS = {
     "no json": (lambda d: "{", "config.json is not what a release has there"),
     "deep": (lambda d: "[" * 100_000, "config.json is not what a release has there"),
