@@ -111,6 +111,24 @@ def _check(options: argparse.Namespace, recipe: dict[str, Any]) -> None:
     epochs = recipe["trainer"].get("max_epochs")
     if not isinstance(epochs, int) or epochs < 1:
         raise InputError(f"{options.config} says no trainer.max_epochs of at least 1, so its length is not known.")
+    if options.images_per_second is None and "ProgressiveResizing" in str(recipe["trainer"].get("callbacks")):
+        raise InputError(
+            f"The images of {options.config} grow (ProgressiveResizing), and a short run would take the speed of the "
+            "smallest for all. Give --images-per-second, of all epochs: their images over their seconds."
+        )
+    _check_validation(options.config, recipe["trainer"])
+
+
+def _check_validation(config: Path, trainer: dict[str, Any]) -> None:
+    every, interval = trainer.get("check_val_every_n_epoch"), trainer.get("val_check_interval")
+    if not isinstance(interval, int | float | None):
+        raise InputError(
+            f"{config} validates by the clock, trainer.val_check_interval={interval}, which a plan cannot count and "
+            "several processes cannot follow. Set it to a number of batches or a share of an epoch."
+        )
+    for name, value in {"check_val_every_n_epoch": every, "val_check_interval": interval}.items():
+        if value is not None and not value > 0:
+            raise InputError(f"{config} says trainer.{name}={value}, which is not above 0. Leave it out for 1.")
 
 
 def _count(recipe: dict[str, Any], split: str, given: int | None) -> int:
@@ -170,6 +188,8 @@ def _work(options: argparse.Namespace, recipe: dict[str, Any]) -> tuple[Work, in
         limit_train_batches=trainer["limit_train_batches"],
         limit_val_batches=trainer["limit_val_batches"],
         max_steps=trainer["max_steps"],
+        check_val_every_n_epoch=trainer["check_val_every_n_epoch"],
+        val_check_interval=trainer["val_check_interval"],
         gradient_bytes=4 * parameters,
     )
     return work, parameters

@@ -51,7 +51,10 @@ def test_a_plan_counts_the_steps_that_a_fit_of_the_recipe_takes(plan, tmp_path):
         ({}, 15 * whole, 2 * whole, 15),
         ({"limit_train_batches": 0.5}, 15 * 2502, 2 * 2502, 15),
         ({"limit_train_batches": 100, "accumulate_grad_batches": 8}, 15 * 13, 2 * 13, 15),
-        ({"max_steps": 6000}, 6000, 6000, 6000 / whole),
+        ({"max_steps": 6000}, 6000, 6000, 1),
+        ({"check_val_every_n_epoch": 4}, 15 * whole, 2 * whole, 3),
+        ({"val_check_interval": 0.25}, 15 * whole, 2 * whole, 15 * 4),
+        ({"check_val_every_n_epoch": None, "val_check_interval": 10000}, 15 * whole, 2 * whole, 7),
         ({"limit_val_batches": 0}, 15 * whole, 2 * whole, 0),
         ({"limit_val_batches": 10}, 15 * whole, 2 * whole, 15 * 2560 / 50000),
     ):
@@ -78,6 +81,8 @@ def test_the_table_has_a_row_for_each_number_of_nodes(plan):
         ({"model": None}, "is no recipe: it lacks model, data or trainer"),
         ({"trainer": {"max_epochs": "ten"}}, "says no trainer.max_epochs of at least 1"),
         ({"model": {"optimization": {"learning_rate": 0.1}}}, "model.optimization of"),
+        ({"trainer": {"max_epochs": 2, "val_check_interval": "00:01:00:00"}}, "validates by the clock"),
+        ({"trainer": {"max_epochs": 2, "check_val_every_n_epoch": 0}}, "n_epoch=0, which is not above 0"),
     ],
 )
 def test_a_recipe_with_a_slip_is_one_sentence(changes, sentence, tmp_path, capsys):
@@ -88,6 +93,17 @@ def test_a_recipe_with_a_slip_is_one_sentence(changes, sentence, tmp_path, capsy
     whole = recipe | {"model": recipe["model"] | {"optimization": None}}
     (tmp_path / "slip.yaml").write_text(yaml.safe_dump(whole))
     assert main(["plan", "--config", str(tmp_path / "slip.yaml"), *IMAGENET]) == 0  # by the defaults
+
+
+def test_one_speed_is_not_measured_of_images_that_grow(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("lightning_sq.commands.plan.refusal_of", lambda words: pytest.fail("it was measured"))
+    callback = {"class_path": "lightning_sq.training.resizing.ProgressiveResizing"}
+    trainer = {"max_epochs": 2, "callbacks": [callback | {"init_args": {"sizes": [[0, 128], [1, 224]]}}]}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"model": {}, "data": {}, "trainer": trainer}))
+    assert main(["plan", "--config", "recipe.yaml", *IMAGENET[:4]]) == 2
+    assert "take the speed of the smallest for all. Give --images-per-second" in capsys.readouterr().err
+    assert main(["plan", "--config", "recipe.yaml", *IMAGENET]) == 0
 
 
 def test_a_number_without_a_point_is_a_number_as_it_is_to_fit(tmp_path, capsys, monkeypatch):

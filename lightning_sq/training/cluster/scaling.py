@@ -43,6 +43,8 @@ class Work:
         gradient_bytes: What is reduced a step: 4 bytes a parameter.
         limit_train_batches, limit_val_batches: Of an epoch, see `limited`; None for all of them.
         max_steps: At which the run ends, if that is sooner; below 1 for none.
+        check_val_every_n_epoch, val_check_interval: When there is a validation, as Lightning has them: a number of
+            batches or a share of an epoch's; no time.
     """
 
     num_images: int
@@ -55,6 +57,20 @@ class Work:
     limit_train_batches: float | None = None
     limit_val_batches: float | None = None
     max_steps: int = -1
+    check_val_every_n_epoch: int | None = 1
+    val_check_interval: float | None = None
+
+    def num_validations(self, steps: int, *, steps_per_epoch: int, batches: int) -> int:
+        """Of a run of `steps` optimizer steps, with `batches` an epoch."""
+        epochs, rest = divmod(steps, steps_per_epoch)
+        begun = min(rest * self.accumulate, batches)
+        interval = 1.0 if self.val_check_interval is None else self.val_check_interval
+        every = interval if isinstance(interval, int) else max(1, int(batches * interval))
+        if self.check_val_every_n_epoch is None:
+            return (epochs * batches + begun) // every
+        whole, last = divmod(epochs, self.check_val_every_n_epoch)
+        validates = last + 1 == self.check_val_every_n_epoch
+        return whole * (batches // every) + validates * (begun // every)
 
 
 def all_reduce_seconds(num_bytes: float, *, nodes: int, per_node: int, network: Network) -> float:
@@ -88,13 +104,14 @@ def plan_row(work: Work, *, nodes: int, per_node: int, images_per_second: float,
     processes = nodes * per_node
     step = step_seconds(work, nodes=nodes, per_node=per_node, images_per_second=images_per_second, network=network)
     together = work.batch_size * processes
-    batches = math.ceil(work.num_images / together) * work.batch_repeats
-    steps_per_epoch = max(1, math.ceil(limited(batches, work.limit_train_batches) / work.accumulate))
+    batches = limited(math.ceil(work.num_images / together) * work.batch_repeats, work.limit_train_batches)
+    steps_per_epoch = max(1, math.ceil(batches / work.accumulate))
     steps = steps_per_epoch * work.epochs
     steps = min(steps, work.max_steps) if work.max_steps > 0 else steps
     validated = limited(math.ceil(work.num_validation_images / together), work.limit_val_batches) * together
     validation = min(validated, work.num_validation_images) / (VALIDATION_SPEEDUP * images_per_second * processes)
-    seconds = steps * step + steps / steps_per_epoch * validation
+    validations = work.num_validations(steps, steps_per_epoch=steps_per_epoch, batches=batches)
+    seconds = steps * step + validations * validation
     throughput = work.batch_size * work.accumulate * processes / step
     return {
         "nodes": nodes,

@@ -41,3 +41,30 @@ def test_a_run_on_one_process_takes_its_images_over_its_speed():
     assert many["steps"] == 3 * 13
     assert many["gpu_hours"] == pytest.approx(8 * many["hours"])
     assert many["efficiency"] < 1
+
+
+@pytest.mark.parametrize(
+    ("every_n_epochs", "interval", "steps", "validations"),
+    [
+        (1, None, 12, 2),
+        (1, 1.0, 11, 1),  # the last epoch does not come to its end
+        (1, 0.5, 12, 4),
+        (1, 0.5, 9, 3),
+        (1, 4, 12, 2),  # as `tests/end_to_end/test_loops.py` has it of a fit
+        (None, 4, 12, 3),
+        (1, 0.01, 12, 12),
+        (2, 1.0, 18, 1),
+        (2, 0.5, 9, 1),
+        (2, 0.5, 15, 2),
+        (4, 1.0, 18, 0),
+    ],
+)
+def test_validations_come_as_often_as_a_recipe_says(every_n_epochs, interval, steps, validations):
+    work = replace(WORK, check_val_every_n_epoch=every_n_epochs, val_check_interval=interval)
+    assert work.num_validations(steps, steps_per_epoch=6, batches=6) == validations
+
+
+def test_validations_are_counted_in_batches_where_steps_gather_several():
+    work = replace(WORK, accumulate=4, val_check_interval=2)
+    assert work.num_validations(2, steps_per_epoch=2, batches=6) == 3
+    assert work.num_validations(3, steps_per_epoch=2, batches=6) == 3 + 2
