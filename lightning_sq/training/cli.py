@@ -212,7 +212,7 @@ class CommandLine(LightningCLI):
         self.before_validate()
         prepare_data_once(self.trainer, self.datamodule)
         self.trainer.datamodule = self.datamodule  # as `fit` does
-        check_fit(self.trainer)
+        check_fit(self.trainer, has_time_limit=self.time_limit is not None)
         run = self.model.run = RunState(self.recipe, TimePlan(self.time_limit))
         if self.saved is not None:
             self.saved.check_recipe(self.recipe)

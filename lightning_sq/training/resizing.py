@@ -13,7 +13,8 @@ from lightning_sq.models.backbone import check_image_size
 class ProgressiveResizing(Callback):
     """Trains on images of another size in each range of epochs; validation keeps `data.image_size`.
 
-    The size is a function of the epoch, so a run resumes at the size that it had. Logs train/image_size.
+    The size is a function of the epoch, so a run resumes at the size that it had, and `--time_limit`, which may leave
+    out the last epochs, is refused with it. Logs train/image_size.
 
     Args:
         sizes: [first epoch, image size in pixels], the epochs rising from 0: `[[0, 128], [6, 176], [12, 224]]`.

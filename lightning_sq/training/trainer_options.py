@@ -9,6 +9,7 @@ from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
 from lightning_sq.errors import InputError
 from lightning_sq.training.loop import count_batches, count_steps
+from lightning_sq.training.resizing import ProgressiveResizing
 
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 """In which weights and pixels stay float32, as a checkpoint, an evaluation and a release have them."""
@@ -45,11 +46,18 @@ def _name_of(strategy: object) -> str:
     return getattr(strategy, "_start_method", None) or type(strategy).__name__
 
 
-def check_fit(trainer: Trainer) -> None:
+def check_fit(trainer: Trainer, *, has_time_limit: bool = False) -> None:
     """What Lightning would refuse, or train nothing with, when the run that was there is already removed.
 
-    Raises: InputError if there would be no step, no end, or validation that never came or not to all processes at once.
+    Raises: InputError if there would be no step, no end, or validation that never came or not to all processes at once;
+        or perhaps no image of the size that training is to end with.
     """
+    if has_time_limit and any(isinstance(callback, ProgressiveResizing) for callback in trainer.callbacks):
+        raise InputError(
+            "ProgressiveResizing goes by epochs, and --time_limit may leave out the last of them, with the largest "
+            "images. Set --trainer.max_epochs to what there is time for in the place of --time_limit, or leave the "
+            "callback out."
+        )
     if trainer.overfit_batches:
         raise InputError(
             f"--trainer.overfit_batches is {trainer.overfit_batches:g}, and takes torch's DataLoader, which this "

@@ -116,6 +116,13 @@ UNTRAINABLE = {
         ["val_check_interval is a time", "2 processes"],
     ),
     "no end": (["--trainer.max_epochs", "-1"], ["max_epochs", "--time_limit"]),
+    "largest images perhaps left out": (
+        [
+            *("--time_limit", "10:00:00", "--trainer.callbacks+=lightning_sq.training.resizing.ProgressiveResizing"),
+            "--trainer.callbacks.sizes=[[0, 16], [2, 32]]",
+        ],
+        ["ProgressiveResizing goes by epochs", "Set --trainer.max_epochs"],
+    ),
 }
 
 
