@@ -24,6 +24,7 @@ from lightning_sq.evaluation.results import OLDER, is_older, read_results
 from lightning_sq.evaluation.tables import format_epsilon, markdown_table
 from lightning_sq.metrics_file import training_curve
 from lightning_sq.paths import write_whole
+from lightning_sq.reproduction.runs import ONE_PROCESS
 from lightning_sq.run_files import JSON_FILE, LAST_CHECKPOINT
 
 RECIPES = {"natural": "imagenette_natural", "method": "imagenette", "fgsm_rs": "imagenette_fgsm_rs"}
@@ -42,7 +43,7 @@ KEPT = (JSON_FILE, "results.csv", "robustness.png")
 def trained(row: str, options: argparse.Namespace) -> Path:
     """The folder of a row's run, which has come to its end."""
     folder = options.runs / RECIPES[row]
-    words = ["fit", "--config", str(CONFIGS / f"{RECIPES[row]}.yaml"), "--data.root", str(options.data)]
+    words = ["fit", "--config", str(CONFIGS / f"{RECIPES[row]}.yaml"), *ONE_PROCESS, "--data.root", str(options.data)]
     if options.weights is not None:
         words += ["--model.pretrained", "false", "--model.checkpoint_path", str(options.weights)]
     _command([*words, "--output", str(folder), "--resume"])

@@ -28,6 +28,8 @@ CURVE = {"train/seconds": "seconds", "val/clean_top1": "clean", "val/robust_top1
 """What the curve of a study's run is made of, from the columns of its log; robust is that of a quick attack."""
 LOOK_SECONDS = 5.0
 """Between two looks at the steps that are under way."""
+ONE_PROCESS = ("--trainer.devices", "1", "--trainer.num_nodes", "1")
+"""Of a training that others are compared with: on every GPU of a machine its batch and its rate would be larger."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,8 @@ def training_step(run: Run, data: Path, images: str, estimate: float) -> Step:
         images: Its fingerprint.
         estimate: Seconds.
     """
-    words = ["fit", *run.recipe.options(), "--data.root", str(data), "--output", str(run.folder), "--resume"]
+    words = ["fit", *run.recipe.options(), *ONE_PROCESS, "--data.root", str(data)]
+    words += ["--output", str(run.folder), "--resume"]
     return Step(
         f"training {run.title}",
         words,

@@ -177,6 +177,7 @@ def test_the_rows_on_ten_classes_are_trained_and_attacked_by_the_commands_of_a_p
     assert [words[0] for words in commands] == ["fit", "fit", "fit", "evaluate"]
     for words, recipe in zip(commands, module.RECIPES.values(), strict=False):
         assert words[2] == str(REPOSITORY / "configs" / f"{recipe}.yaml")
+        assert words[words.index("--trainer.devices") + 1] == "1"
         assert words[-3:] == ["--output", str(tmp_path / "runs" / recipe), "--resume"]
     assert commands[3][1:4] == [
         f"{row}={tmp_path}/runs/{recipe}/checkpoints/last.ckpt" for row, recipe in module.RECIPES.items()

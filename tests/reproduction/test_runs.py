@@ -108,6 +108,13 @@ def test_the_marker_of_a_training_says_on_what_it_was(tmp_path, monkeypatch):
         assert step.result()["device"] == device
 
 
+def test_a_training_is_one_process_on_a_machine_of_many_gpus_and_its_recipe_the_one_of_earlier_pages(tmp_path):
+    run = settings(tmp_path).planned({})[0]
+    words = settings(tmp_path).training_of(run).words
+    assert [words[words.index(f"--trainer.{name}") + 1] for name in ("devices", "num_nodes")] == ["1", "1"]
+    assert not {"devices", "num_nodes"} & run.recipe.values()["trainer"].keys()
+
+
 def test_attacks_that_were_stopped_go_on_and_drop_what_is_of_another_evaluation(tmp_path):
     """By `evaluate --overwrite`, which tells the two apart by the weights, images and attacks themselves."""
     run = settings(tmp_path).planned({})[0]
