@@ -1,4 +1,4 @@
-"""One run at a time in an output folder."""
+"""One run at a time in an output folder, and a lock wherever a file system has some."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 from contextlib import ExitStack, suppress
+from functools import cache
 from pathlib import Path
 
 from lightning_sq.errors import InputError
@@ -34,7 +35,7 @@ def lock_output(output: Path, held: ExitStack) -> None:
     while True:
         number = open_of_run(path, os.O_RDWR)
         try:
-            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_locked = lock_file(number, output)
         except BlockingIOError:
             holder = os.pread(number, 200, 0).decode(errors="replace").strip() or "another run"
             os.close(number)
@@ -44,10 +45,8 @@ def lock_output(output: Path, held: ExitStack) -> None:
             raise InputError(
                 f"{output} is in use by {holder}. Wait for it or end it, or write to another folder."
             ) from None
-        except OSError as error:
+        if not is_locked:
             os.close(number)
-            why = f"{output} cannot be locked ({error.strerror})"
-            print(f"{why}: see to it that only one run writes there.", file=sys.stderr, flush=True)
             return
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(number), path.stat()):
@@ -57,6 +56,30 @@ def lock_output(output: Path, held: ExitStack) -> None:
     held.callback(_let_go, output, number)
     os.ftruncate(number, 0)
     os.pwrite(number, f"process {os.getpid()} on {socket.gethostname()}{job}\n".encode(), 0)
+
+
+def lock_file(number: int, folder: Path, *, wait: bool = False) -> bool:
+    """Lock an open file for this process alone; where the file system cannot lock, that is said, once, and it is False.
+
+    Args:
+        number: The file's descriptor.
+        folder: What is locked by it.
+        wait: Until another process lets go of it.
+    Raises: BlockingIOError, unless it is to wait, if another process holds it.
+    """
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        _say_once(f"{folder} cannot be locked ({error.strerror}): see to it that only one run writes there.")
+        return False
+    return True
+
+
+@cache
+def _say_once(sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)
 
 
 def open_of_run(path: Path, flags: int) -> int:

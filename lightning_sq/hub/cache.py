@@ -10,7 +10,6 @@ A folder gets its name when everything in it is there, so two processes can shar
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import shutil
@@ -26,6 +25,7 @@ from urllib.parse import quote, urldefrag
 from lightning_sq.errors import InputError
 from lightning_sq.hub.download import UnreachableError, check_address, download, read_small_file
 from lightning_sq.hub.registry import DIGEST, RegistryEntry
+from lightning_sq.output_lock import lock_file
 from lightning_sq.paths import cache_folder, write_whole
 from lightning_sq.progress import progress_bar
 from lightning_sq.release_files import (
@@ -146,13 +146,13 @@ def _is_sound(folder: Path) -> bool:
 
 @contextmanager
 def _alone(lock: Path) -> Iterator[None]:
-    """One process after the other; the system lets go of the lock when a process ends, however it ends."""
+    """One process after the other, where there are locks; the system lets go of one when its process ends, however."""
     with lock.open("w") as stream:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(stream.fileno(), lock.parent)
         except BlockingIOError:
             print("Another process downloads this release; waiting for it.", file=sys.stderr, flush=True)
-            fcntl.flock(stream, fcntl.LOCK_EX)
+            lock_file(stream.fileno(), lock.parent, wait=True)
         yield
 
 

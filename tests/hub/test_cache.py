@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -77,6 +80,20 @@ def test_offline_it_says_what_is_cached(server, index, entry, tmp_path):
     with pytest.raises(InputError) as caught:
         fetch("http://127.0.0.1:9/pets/")
     assert f"In the cache: {NAME} in {folder}." in str(caught.value)
+
+
+def test_where_the_file_system_cannot_lock_that_is_said_once_and_releases_are_downloaded(
+    server, index, entry, monkeypatch, capsys
+):
+    def no_locks(*_):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    for _ in range(2):
+        folder = fetch(NAME)
+        assert (folder / "model.safetensors").exists()
+        shutil.rmtree(folder)
+    assert capsys.readouterr().err.count(f"{folder.parent} cannot be locked (Function not implemented): see to") == 1
 
 
 def test_a_copy_that_was_spoilt_is_downloaded_again(server, index):
