@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch.distributed
+
+from lightning_sq.errors import ProcessLostError, one_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,6 +28,19 @@ def rank() -> int:
 def world_size() -> int:
     """Number of processes."""
     return torch.distributed.get_world_size() if in_process_group() else 1
+
+
+@contextmanager
+def all_there() -> Iterator[None]:
+    """For waiting for each other by gloo. Raises: ProcessLostError if another process has ended before its time."""
+    try:
+        yield
+    except RuntimeError as error:  # of the backend: the connection is closed
+        raise ProcessLostError(
+            f"Process {rank()} of {world_size()} has lost another one: it was killed, or its error stands above. "
+            "Start the same command again; an evaluation goes on where it keeps its verdicts. The connection's own "
+            f"words: {one_line(error)}."
+        ) from error
 
 
 def gather_objects(value: Any, group: ProcessGroup | None = None) -> list[Any]:

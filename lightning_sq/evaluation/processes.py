@@ -11,8 +11,7 @@ from typing import Any
 import torch.distributed
 from torch.distributed import ProcessGroup
 
-from lightning_sq.errors import ProcessLostError, one_line
-from lightning_sq.process_group import gather_objects, in_process_group, rank, world_size
+from lightning_sq.process_group import all_there, gather_objects, in_process_group, rank
 
 LONGEST_WAIT = timedelta(days=30)
 """For the slowest process: its share of a solver's work may take hours."""
@@ -25,14 +24,14 @@ def gather(value: Any) -> list[Any]:
     """
     if not in_process_group():
         return [value]
-    with _all_there():
+    with all_there():
         return gather_objects(value, _patient(torch.distributed.group.WORLD))
 
 
 def barrier() -> None:
     """Wait for the others. Raises: as `gather`."""
     if in_process_group():
-        with _all_there():
+        with all_there():
             torch.distributed.barrier(_patient(torch.distributed.group.WORLD))
 
 
@@ -43,18 +42,6 @@ def _patient(world: ProcessGroup | None) -> ProcessGroup:
     NCCL gives up after half an hour, and takes the process with it; and plain values need no GPU.
     """
     return torch.distributed.new_group(backend="gloo", timeout=LONGEST_WAIT)
-
-
-@contextmanager
-def _all_there() -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:  # of the backend: the connection is closed
-        raise ProcessLostError(
-            f"Process {rank()} of {world_size()} has lost another one: it was killed, or its error stands above. "
-            "Start the same command again; where it keeps its verdicts it goes on. The connection's own words: "
-            f"{one_line(error)}."
-        ) from error
 
 
 @contextmanager

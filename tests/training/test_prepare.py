@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
 import torch
 from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 
+from lightning_sq.errors import ProcessLostError
 from lightning_sq.training.prepare import FOREVER, prepare_data_once
 
 
@@ -15,7 +17,7 @@ from lightning_sq.training.prepare import FOREVER, prepare_data_once
 def prepare(monkeypatch):
     """What a process of that rank does, in order, with two on each node."""
 
-    def run(environment, rank: int) -> list[str]:
+    def run(environment, rank: int, **instead: Callable) -> list[str]:
         done = []
 
         def broadcast(found, *, src, group):
@@ -23,12 +25,16 @@ def prepare(monkeypatch):
             found[0] = "fingerprints"
 
         group = SimpleNamespace(
+            is_available=lambda: True,
+            get_rank=lambda: rank,
+            get_world_size=lambda: 4,
             is_initialized=lambda: True,
             new_group=lambda *, backend, timeout: done.append(f"{backend} group") if timeout == FOREVER else None,
             broadcast_object_list=broadcast,
             barrier=lambda group: done.append("wait"),
             destroy_process_group=lambda group: done.append("leave"),
         )
+        group.__dict__.update(instead)
         monkeypatch.setattr(torch, "distributed", group)
         strategy = SimpleNamespace(cluster_environment=environment, setup_environment=lambda: done.append("meet"))
         trainer = SimpleNamespace(strategy=strategy, global_rank=rank, local_rank=rank % 2)
@@ -60,3 +66,12 @@ def test_a_process_that_lightning_starts_has_looked_at_the_data_before_it_meets_
 )
 def test_the_first_looks_then_the_other_nodes_first_and_the_rest_take_what_these_have_kept(prepare, rank, order):
     assert prepare(TorchElasticEnvironment(), rank) == ["meet", "gloo group", *order, "leave"]
+
+
+@pytest.mark.parametrize("lost", ["broadcast_object_list", "barrier"])
+def test_who_waits_for_a_process_that_was_refused_says_so_in_a_sentence(prepare, lost):
+    def closed(*_, **options):
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:5")
+
+    with pytest.raises(ProcessLostError, match=r"Process 1 of 4 has lost another one: .*, or its error stands above\."):
+        prepare(TorchElasticEnvironment(), 1, **{lost: closed})
