@@ -1,11 +1,13 @@
 """Commands of `lightning-sq` that one of its commands starts: a SIGTERM to the parent is handed on to them.
 
 Without it the parent would die alone and leave a training behind; and as the first process of a container, which the
-kernel protects from signals that it has no handler for, it would not end at all.
+kernel protects from signals that it has no handler for, it would not end at all. The other processes of a launch, which
+Lightning starts, end with the first one.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -16,8 +18,13 @@ from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import Any
 
-from lightning_sq.errors import ERROR
+from lightning_sq.errors import ERROR, ProcessLostError
 from lightning_sq.stop_request import handled
+
+FIRST = "LIGHTNING_SQ_FIRST_PROCESS"
+"""The number of the process that starts the others of a launch, for these."""
+PR_SET_PDEATHSIG = 1
+"""Of linux/prctl.h."""
 
 _running: set[subprocess.Popen] = set()
 _handed_on: list[int] = []
@@ -75,3 +82,19 @@ def last_words(said: str) -> str:
     """The sentence that the output of a command ends with."""
     lines = said.strip().splitlines() or ["It said nothing."]
     return lines[-1].removeprefix(ERROR)
+
+
+def end_with_first() -> None:
+    """Have the kernel kill this process once the first one of its launch has ended, however that did.
+
+    The first one calls it too, before Lightning starts the others by the same words. None of them is left to work on,
+    with its GPU, beside the next start.
+
+    Raises: ProcessLostError if the first one has ended already.
+    """
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        os.environ[FIRST] = str(os.getpid())
+    elif FIRST in os.environ:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != int(os.environ[FIRST]):
+            raise ProcessLostError("The process that started this one has ended. Start the same command again.")

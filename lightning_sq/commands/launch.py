@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from lightning_sq.children import end_with_first
 from lightning_sq.errors import InputError
 from lightning_sq.slurm_job import check_gpus
 from lightning_sq.words import counted
@@ -26,13 +27,16 @@ def launch(device: str | None, devices: int) -> torch.device:
     import torch
 
     chosen = _device(device)
-    devices, num_nodes = started_by_others(os.environ) or (devices, 1)
+    started = started_by_others(os.environ)
+    devices, num_nodes = started or (devices, 1)
     if devices * num_nodes == 1:
         return chosen
     if chosen.type == "cuda" and devices > torch.cuda.device_count():
         raise InputError(
             f"--devices {devices}: this machine has {counted(torch.cuda.device_count(), 'GPU')}. Give no more."
         )
+    if started is None:
+        end_with_first()
     from lightning.fabric import Fabric
 
     from lightning_sq.training.parser import quiet_lightning

@@ -73,3 +73,19 @@ def test_a_sigterm_while_a_child_is_being_started_reaches_it(tmp_path, start):
     words = [sys.executable, "-c", STARTING.format(start=start), str(child), str(tmp_path / "started")]
     assert subprocess.run(words, timeout=60).returncode == 128 + signal.SIGTERM
     assert (tmp_path / "saved").exists()
+
+
+LATE = """
+import os, subprocess, sys
+from lightning_sq.children import end_with_first
+end_with_first()
+ended = "import os, time\\nwhile os.getppid() == int(os.environ['LIGHTNING_SQ_FIRST_PROCESS']): time.sleep(0.02)"
+call = "from lightning_sq.children import end_with_first\\nend_with_first()"
+subprocess.Popen([sys.executable, "-c", f"{ended}\\n{call}"], env=os.environ | {"LOCAL_RANK": "1"})
+"""
+
+
+def test_a_process_of_a_launch_that_comes_when_the_first_has_gone_does_not_begin():
+    done = subprocess.run([sys.executable, "-c", LATE], stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 0
+    assert "ProcessLostError: The process that started this one has ended." in done.stderr

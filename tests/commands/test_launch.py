@@ -1,11 +1,19 @@
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+
 import pytest
 
 from lightning_sq.__main__ import main
 from lightning_sq.commands.launch import launch, started_by_others
 from lightning_sq.errors import HostError, InputError
 from lightning_sq.slurm_job import check_gpus
+from tests.conftest import REPOSITORY
+from tests.ports import port_that_stays_free
 
 
 def test_torchrun_and_srun_say_how_many_processes_there_are():
@@ -94,3 +102,26 @@ def test_one_gpu_is_enough_for_one_task_a_node_and_for_a_shell_in_a_job(bound, n
 
 def test_one_process_needs_no_group():
     assert launch("cpu", 1).type == "cpu"
+
+
+TWO_PROCESSES = """
+import os, time
+from lightning_sq.commands.launch import launch
+launch("cpu", 2)
+os.write(1, b"there\\n")  # at once, as two write
+time.sleep(600)
+"""
+
+
+def test_no_process_of_a_launch_is_left_when_the_first_is_killed(tmp_path):
+    (tmp_path / "program.py").write_text(TWO_PROCESSES)
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "MASTER_PORT": str(port_that_stays_free())}
+    words = [sys.executable, str(tmp_path / "program.py")]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, env=environment, start_new_session=True) as first:
+        try:
+            assert [first.stdout.readline() for _ in range(2)] == [b"there\n"] * 2
+            first.kill()
+            first.communicate(timeout=60)  # to the end of what both of them write to
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(first.pid, signal.SIGKILL)
