@@ -1,18 +1,27 @@
-"""The process group of a launch: whether there is one, which process this is, and what all of them say or decide."""
+"""The processes of a launch: how many were started, whether in a group, which one this is, what all of them say."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch.distributed
 
 from lightning_sq.errors import ProcessLostError, one_line
+from lightning_sq.slurm_job import tasks_of_srun
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.distributed import ProcessGroup
+
+
+def started_by_others(environment: Mapping[str, str]) -> tuple[int, int] | None:
+    """(processes on a node, nodes) where torchrun or srun has started them; None where this process is alone."""
+    if "TORCHELASTIC_RUN_ID" in environment:
+        devices = int(environment["LOCAL_WORLD_SIZE"])
+        return devices, int(environment["WORLD_SIZE"]) // devices
+    return tasks_of_srun(environment)
 
 
 def in_process_group() -> bool:

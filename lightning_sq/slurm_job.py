@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 
 from lightning_sq.errors import HostError, InputError
@@ -20,6 +21,12 @@ def note_job(output: Path) -> None:
     """Leave the job's number in `output`; nothing without a job."""
     if JOB in os.environ:
         write_whole(output / JOB_FILE, f"{os.environ[JOB]}\n")
+
+
+def tasks_of_srun(environment: Mapping[str, str]) -> tuple[int, int] | None:
+    """(tasks on a node, nodes) where srun has started several; None in a batch script, which is in no step."""
+    tasks, num_nodes = (int(environment.get(f"SLURM_STEP_NUM_{name}", 1)) for name in ("TASKS", "NODES"))
+    return (tasks // num_nodes, num_nodes) if tasks > 1 else None
 
 
 def check_gpus() -> None:
@@ -40,7 +47,7 @@ def check_gpus() -> None:
             f"{seen or 'none'} there. If nvidia-smi sees no more either, have its driver mended, or submit with "
             f"--exclude={host}."
         )
-    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) // int(os.environ.get("SLURM_STEP_NUM_NODES", 1))
+    tasks, _ = tasks_of_srun(os.environ) or (1, 1)
     if seen == 1 < tasks and "MIG" not in shown:
         raise InputError(
             f"Each of the {tasks} tasks on a node sees one GPU: this cluster binds one GPU to a task. "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from lightning_sq.children import end_with_first
@@ -22,9 +21,12 @@ def launch(device: str | None, devices: int) -> torch.device:
         device: "cpu", "cuda" or "cuda:N"; None is CUDA where there is a GPU, else the CPU.
         devices: Processes on this machine, each with a GPU of its own where there are some; torchrun and srun know
             better.
-    Raises: InputError for a device that is not there; HostError if SLURM gave it.
+    Raises: InputError for a device that is not there, and for tasks of srun that Lightning does not count; HostError
+        if SLURM gave the device.
     """
     import torch
+
+    from lightning_sq.process_group import started_by_others
 
     chosen = _device(device)
     started = started_by_others(os.environ)
@@ -39,25 +41,15 @@ def launch(device: str | None, devices: int) -> torch.device:
         end_with_first()
     from lightning.fabric import Fabric
 
+    from lightning_sq.training.cluster.starting import cluster_environment
     from lightning_sq.training.parser import quiet_lightning
 
     quiet_lightning()
     accelerator = "cuda" if chosen.type == "cuda" else "cpu"
-    fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=num_nodes, strategy="ddp")
+    plugins = cluster_environment()
+    fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=num_nodes, strategy="ddp", plugins=plugins)
     fabric.launch()
     return fabric.device
-
-
-def started_by_others(environment: Mapping[str, str]) -> tuple[int, int] | None:
-    """(processes on a node, nodes) where torchrun or srun has started them; None where this process is alone."""
-    if "TORCHELASTIC_RUN_ID" in environment:
-        devices = int(environment["LOCAL_WORLD_SIZE"])
-        return devices, int(environment["WORLD_SIZE"]) // devices
-    tasks = int(environment.get("SLURM_STEP_NUM_TASKS", 1))  # of srun; a batch script by itself has none
-    if tasks > 1:
-        num_nodes = int(environment.get("SLURM_STEP_NUM_NODES", 1))
-        return tasks // num_nodes, num_nodes
-    return None
 
 
 def _device(name: str | None) -> torch.device:

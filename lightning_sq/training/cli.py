@@ -15,6 +15,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.plugins.environments import ClusterEnvironment
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
@@ -30,6 +31,7 @@ from lightning_sq.training.cluster.keep_time import KeepTime
 from lightning_sq.training.cluster.last_words import LastWords, seconds_noted
 from lightning_sq.training.cluster.leaving import LeaveWhenAsked, switch_off_own_handlers
 from lightning_sq.training.cluster.preflight import Preflight
+from lightning_sq.training.cluster.starting import check_started, cluster_environment
 from lightning_sq.training.cluster.time_limit import TimePlan, parse_time_limit
 from lightning_sq.training.cluster.watchdog import Watchdog, check_hang_seconds
 from lightning_sq.training.parser import Parser, check_seed, quiet_lightning
@@ -166,7 +168,7 @@ class CommandLine(LightningCLI):
         trainer["default_root_dir"] = str(output)
         trainer["use_distributed_sampler"] = False  # the loaders know their rank themselves
         trainer["precision"] = trainer["precision"] or _default_precision(trainer["accelerator"])
-        trainer["plugins"] = _with_our_io(trainer["plugins"], config["keep_last"])
+        trainer["plugins"] = _with_ours(trainer["plugins"], config["keep_last"])
         callbacks: list[Callback] = list(trainer["callbacks"] or [])
         callbacks.sort(key=lambda one: not isinstance(one, RobustAccuracy))  # before an average takes its weights back
         if self.subcommand == "fit" and not trainer["fast_dev_run"]:
@@ -185,6 +187,7 @@ class CommandLine(LightningCLI):
         except (MisconfigurationException, ValueError, TypeError) as error:  # all it is given is what was typed
             raise InputError(f"{one_line(error)}. Mend the --trainer option; --help lists them.") from error
         check_trainer(made)
+        check_started(made)
         switch_off_own_handlers(made)
         average_where_training_is(made)
         made.fit_loop._iteration_based_training = lambda: False  # with max_steps a resumed epoch would count twice
@@ -270,10 +273,14 @@ def _in_words(saved: SavedRun | None) -> str:
     return "none" if saved is None else f"{saved.path} of step {saved.logged['global_step']}"
 
 
-def _with_our_io(plugins: Any, keep_last: int) -> list[Any]:
+def _with_ours(plugins: Any, keep_last: int) -> list[Any]:
+    """`plugins`, and those of ours whose place none of them takes."""
     plugins = [] if plugins is None else list(plugins) if isinstance(plugins, list) else [plugins]
-    has_one = any(isinstance(plugin, CheckpointIO) for plugin in plugins)
-    return plugins if has_one else [*plugins, WholeFileIO(keep_last)]
+    if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+        plugins.append(WholeFileIO(keep_last))
+    if not any(isinstance(plugin, ClusterEnvironment) for plugin in plugins):
+        plugins += cluster_environment()
+    return plugins
 
 
 write_on_rank_zero = rank_zero_only(write_whole)

@@ -9,8 +9,9 @@ from contextlib import suppress
 import pytest
 
 from lightning_sq.__main__ import main
-from lightning_sq.commands.launch import launch, started_by_others
+from lightning_sq.commands.launch import launch
 from lightning_sq.errors import HostError, InputError
+from lightning_sq.process_group import started_by_others
 from lightning_sq.slurm_job import check_gpus
 from tests.conftest import REPOSITORY
 from tests.ports import port_that_stays_free
@@ -107,19 +108,24 @@ def test_one_process_needs_no_group():
 TWO_PROCESSES = """
 import os, time
 from lightning_sq.commands.launch import launch
+from lightning_sq.process_group import world_size
 launch("cpu", 2)
-os.write(1, b"there\\n")  # at once, as two write
+os.write(1, f"{world_size()}\\n".encode())  # at once, as two write
 time.sleep(600)
 """
+BATCH_SCRIPT = {"SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "run", "SLURM_NNODES": "1", "SLURM_NODEID": "0"}
+BATCH_SCRIPT |= {"SLURM_NTASKS": "1", "SLURM_NTASKS_PER_NODE": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
 
 
-def test_no_process_of_a_launch_is_left_when_the_first_is_killed(tmp_path):
+@pytest.mark.parametrize("given", [{}, BATCH_SCRIPT], ids=["by itself", "in a batch script, without srun"])
+def test_a_launch_starts_its_processes_and_none_is_left_when_the_first_is_killed(given, tmp_path):
     (tmp_path / "program.py").write_text(TWO_PROCESSES)
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "MASTER_PORT": str(port_that_stays_free())}
+    environment = os.environ | given | {"PYTHONPATH": str(REPOSITORY), "MASTER_PORT": str(port_that_stays_free())}
     words = [sys.executable, str(tmp_path / "program.py")]
     with subprocess.Popen(words, stdout=subprocess.PIPE, env=environment, start_new_session=True) as first:
         try:
-            assert [first.stdout.readline() for _ in range(2)] == [b"there\n"] * 2
+            for _ in range(2):
+                assert first.stdout.readline() == b"2\n"
             first.kill()
             first.communicate(timeout=60)  # to the end of what both of them write to
         finally:

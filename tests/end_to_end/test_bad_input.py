@@ -137,6 +137,36 @@ def test_options_that_would_train_nothing_are_refused_before_a_run_is_replaced(f
     assert old.read_text() == "weeks of work"
 
 
+JOB = {"SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "8", "SLURM_STEP_NUM_NODES": "1", "SLURM_PROCID": "0"}
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "4", "WORLD_SIZE": "8"}
+NOT_STARTED = {
+    "tasks of srun that Lightning does not count": (JOB, ["--ntasks-per-node=8"]),
+    "another number than srun has started": (
+        JOB | {"SLURM_NTASKS_PER_NODE": "8"},
+        ["--trainer.devices is 1", "has started 8 processes on a node", "Set --trainer.devices 8"],
+    ),
+    "another number than torchrun has started": (
+        TORCHRUN,
+        ["4 processes on each of 2 nodes", "--trainer.devices 4 --trainer.num_nodes 2"],
+    ),
+    "nodes on which nobody starts it": ({}, ["--trainer.num_nodes is 2", "by srun or torchrun"]),
+}
+
+
+@pytest.mark.parametrize("name", NOT_STARTED)
+def test_processes_that_nobody_starts_are_refused_before_a_run_is_replaced(fit, tmp_path, monkeypatch, name):
+    environment, parts = NOT_STARTED[name]
+    old = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    old.parent.mkdir(parents=True)
+    old.write_text("weeks of work")
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    small = ["--model.architecture", "test_resnet", "--trainer.accelerator", "cpu", "--trainer.devices", "1"]
+    assert_one_sentence(fit("--overwrite", *small, "--trainer.num_nodes", "1" if environment else "2"), *parts)
+    assert old.read_text() == "weeks of work"
+
+
 def test_an_output_that_is_a_file(fit, tmp_path):
     (tmp_path / "run").write_text("mine")
     assert_one_sentence(fit(), "--output", "is a file")

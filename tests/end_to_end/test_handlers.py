@@ -96,6 +96,7 @@ def two_processes():
         same = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port_that_stays_free())}
         same |= {"SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "run"}
         same |= {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "1", "SLURM_NODEID": "0"}
+        same |= {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "1"}
         pair = []
         for rank in ("0", "1"):
             environment = same | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank, "OMP_NUM_THREADS": "1"}

@@ -144,6 +144,16 @@ def test_two_nodes_give_the_losses_and_weights_of_one_process(whole_run, few_dig
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
+def test_a_batch_script_without_srun_starts_the_processes_of_its_node_itself(jobs, whole_run, few_digits, tmp_path):
+    words = ["--config", CONFIG, "--data.root", str(few_digits), *SMALL, *BATCHES, "--trainer.accelerator", "cpu"]
+    words += ["--trainer.devices", "2", "--output", str(tmp_path / "run")]
+    script = tmp_path / "own.sh"
+    script.write_text(f"#!/bin/bash\nexport OMP_NUM_THREADS=1\n$VENV/bin/lightning-sq fit {shlex.join(words)}\n")
+    job = jobs.submit(script, tmp_path, options=("--nodes=1", "--ntasks-per-node=1"))
+    assert jobs.ends(job) == "COMPLETED", jobs.log(job)
+    assert_same_run(tmp_path / "run", whole_run)
+
+
 def test_a_job_that_is_asked_to_stop_in_a_step_in_its_imports_and_in_validation_ends_as_if_it_had_not_been(
     jobs, whole_run
 ):
