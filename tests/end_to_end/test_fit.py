@@ -351,7 +351,7 @@ def test_two_processes_resume_exactly_or_as_one_and_validate_like_one(
     alone = ["fit", *base, "--trainer.max_epochs", "2", "--resume", "--output", str(tmp_path / "alone")]
     assert main(alone) == 2
     assert "num_processes=2, this one has 1" in capsys.readouterr().err
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO"), pytest.warns(UserWarning, match="from 2 processes and this run has 1: noise starts"):
         assert main([*alone, "--on_mismatch", "restart_epoch", *diary(tmp_path / "alone-diary")]) == 0
     assert "starts again from its first image: num_processes=2 is now 1" in caplog.text
     taken = [i for row in read_diary(tmp_path / "alone-diary", "train", 0) for i in row["indices"]]
