@@ -272,6 +272,8 @@ def test_the_outcome_in_the_readme_is_that_of_the_pages():
         f"A single step behind the quantizer is {step[1]} times as fast to {step[0]}; there a "
         "check fired on one seed of three.",
         f"checks doubt every number of MNIST here but {worst(mnist, 'natural')}, and {photographs['fgsm_rs']}",
+        f"Twice as wide, and trained for twice as many epochs, the net keeps {worst(mnist, 'method_wide')} of the same "
+        "1,000 images (two seeds).",
         f"On the Madry challenge's network it keeps {worst(mnist, 'method_madry')} of 200 images (three seeds), where "
         f"the small network keeps {mean(shared('method', 'method_madry'), 'method')},",
         f"With timm's ResNet-18 {worst(mnist, 'method_resnet18')} (one seed)",
@@ -280,6 +282,7 @@ def test_the_outcome_in_the_readme_is_that_of_the_pages():
 
     in_first_table = ("natural", "method", "pgd", "independent_noise", "quantizer_only")
     assert [numbers_of_images({name: mnist["rows"][name]}) for name in in_first_table] == [[1000]] * 5
+    assert numbers_of_images({"": mnist["rows"]["method_wide"]}) == [1000]
     assert numbers_of_images(beside["rows"]) == numbers_of_images({"": mnist["rows"]["method_madry"]}) == [200]
     halfway = max((end["worst_case"], end["epochs"]) for end in beside["rows"]["pgd"]["shorter"])
     assert halfway == (float(box[0]) / 100, 4)
@@ -290,13 +293,15 @@ def test_the_outcome_in_the_readme_is_that_of_the_pages():
     for row, flag, count in (
         ("pgd", "black_box_beats_white_box", 3),
         ("method_madry", "black_box_beats_white_box", 2),
+        ("method_wide", "black_box_beats_white_box", 1),
         ("method", "plain_gradient_misses", 2),
+        ("method_wide", "plain_gradient_misses", 2),
         ("method_resnet18", "plain_gradient_misses", 1),
     ):
         assert sum(flag in fired for fired in flags[row]) == count
     longest, soonest = (mnist["rows"]["quantizer_pgd"][which] for which in ("shorter", "seeds"))
     assert 1.2 < longest[-1]["seconds"] / longest[-1]["epochs"] / (soonest[0]["seconds"] / soonest[0]["epochs"]) < 1.3
-    assert [len(mnist["rows"][row]["seeds"]) for row in ("method_madry", "method_resnet18")] == [3, 1]
+    assert [len(mnist["rows"][row]["seeds"]) for row in ("method_madry", "method_resnet18", "method_wide")] == [3, 1, 2]
 
 
 @pytest.mark.parametrize(
