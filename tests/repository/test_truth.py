@@ -274,8 +274,9 @@ def test_the_outcome_in_the_readme_is_that_of_the_pages():
         f"checks doubt every number of MNIST here but {worst(mnist, 'natural')}, and {photographs['fgsm_rs']}",
         f"Twice as wide, and trained for twice as many epochs, the net keeps {worst(mnist, 'method_wide')} of the same "
         "1,000 images (two seeds).",
-        f"On the Madry challenge's network it keeps {worst(mnist, 'method_madry')} of 200 images (three seeds), where "
-        f"the small network keeps {mean(shared('method', 'method_madry'), 'method')},",
+        f"On the Madry challenge's network it keeps {worst(mnist, 'method_madry')} of 200 images (three seeds), which "
+        f"are easier: of these the small network keeps {mean(shared('method', 'method_madry'), 'method')} and the wide "
+        f"one {mean(shared('method_wide', 'method_madry'), 'method_wide')}.",
         f"With timm's ResNet-18 {worst(mnist, 'method_resnet18')} (one seed)",
     ):
         assert sentence in text, sentence
