@@ -225,8 +225,9 @@ def _as_stored(config: ModelConfig, state: dict[str, Tensor]) -> ModelConfig:
     if config.quantizer is None or not learnt:
         return config
     layer = SoftQuantization(**asdict(config.quantizer))
-    if misfits(layer, learnt):
-        return config
+    own = layer.state_dict()
+    if misfits(layer, learnt) or all(torch.equal(value, own[name]) for name, value in learnt.items()):
+        return config  # as it is to the last digit: what a sharpness is stored as rounds it
     layer.load_state_dict(learnt)
     try:
         return replace(config, quantizer=QuantizerConfig(**layer.settings()))
