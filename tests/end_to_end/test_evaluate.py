@@ -68,8 +68,10 @@ def one_thread() -> Iterator[None]:
     """As in each of two processes on two cores."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def found(output: Path) -> dict:

@@ -274,13 +274,13 @@ def test_another_start_may_break_what_the_standard_attacks_leave():
     assert "more_steps_break_more" in found.flags
 
 
-@pytest.mark.parametrize(("norm", "fires"), [("linf", True), ("l2", True)])
-def test_the_longer_search_goes_around_a_quantizer_without_a_derivative(norm, fires):
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_the_longer_search_goes_around_a_quantizer_without_a_derivative(norm):
     model = linear_model(SoftQuantization(8, hard=True))
     labels = model(IMAGES).argmax(1)
     found = lightning_sq.evaluate(model, IMAGES, labels, epsilon=1.0, attacks="fgsm", norm=norm)  # which goes nowhere
     assert found.robust_accuracy > 0.5
-    assert ("more_steps_break_more" in found.flags) is fires
+    assert "more_steps_break_more" in found.flags
 
 
 def test_the_longer_search_starts_where_no_attack_of_the_suite_did(monkeypatch):
