@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,31 +13,33 @@ from lightning_sq.attacks.criteria import margin
 from lightning_sq.attacks.front_end import parts_of
 from lightning_sq.layers import PixelNoise
 from lightning_sq.objectives.base import running_statistics_kept
+from lightning_sq.objectives.flipped_patch import FlippedPatch
 from lightning_sq.objectives.margin_model import MarginModel
 from lightning_sq.types import PIXEL_BOUNDS
 
 SCATTER = 1.0
 """Of refined draws about where the margin grows, in terms of its root mean square; the first does not scatter."""
+FLIP_SIDES = (3, 2)
+"""Pixels along a side of the patches that flip: of the first half of the flips, and of the second."""
 FEWEST = 2
 """Images that halving leaves: batch normalisation that trains refuses a single one."""
-
-Draw = Callable[[Tensor], Tensor]
-"""Places in the batch (K,) -> noise for the images there (K, C, H, W)."""
 
 
 @dataclass(frozen=True)
 class HardestNoise:
     """For each image, of all the draws that it gets, the one with the largest cross-entropy.
 
-    First random draws, then those towards other images of the batch, then refined ones; see `NoisyNatural`, where the
-    arguments are explained. A pass of the network takes about as many images as the batch has: where halving has left
-    fewer, several draws of each. What refined draws go by is known before the pass.
+    First random draws, then those towards other images of the batch, then refined ones, then flips; see `NoisyNatural`,
+    where the arguments are explained. A pass of the network takes about as many images as the batch has: where halving
+    has left fewer, several draws of each. What refined draws go by is known before the pass, so that they share one;
+    each flip is of what the one before left, and has a pass of its own.
 
     Args:
         noise: Draws it.
         num_draws: Random draws.
         num_others: Draws towards other images.
         num_refined: Refined draws.
+        num_flips: Flips of a patch.
         halve_after: Counts of draws after which the easier half is left as it is.
     """
 
@@ -45,6 +47,7 @@ class HardestNoise:
     num_draws: int
     num_others: int
     num_refined: int
+    num_flips: int
     halve_after: tuple[int, ...]
 
     @torch.no_grad()
@@ -52,7 +55,7 @@ class HardestNoise:
         """(B, C, H, W), (B,) -> the noisy images (B, C, H, W); the model's running statistics stay as they are."""
         quantizer, network = parts_of(model)
         margins = MarginModel()
-        draws = self._draws(images, margins)
+        draws = [*self._draws(images, margins), *self._flips(FlippedPatch(quantizer, self.noise.epsilon))]
         found, left, done = images.clone(), _Hardest.of(images, labels), 0
         with running_statistics_kept(model):
             while done < len(draws):
@@ -62,35 +65,44 @@ class HardestNoise:
                     left = left.at(half)
                     margins.keep(half)
                 count = min(self._next_stop(done, len(draws)) - done, max(1, len(images) // len(left.places)))
-                noise = torch.stack([draw(left.places) for draw in draws[done : done + count]])
-                noisy = (left.natural + noise).clamp_(*PIXEL_BOUNDS)
+                noisy = torch.stack([draw(left) for draw in draws[done : done + count]])
                 seen = noisy if quantizer is None else quantizer(noisy)
                 logits, same_labels = network(seen.flatten(0, 1)).float(), left.labels.repeat(count)
                 left.compare(noisy, cross_entropy(logits, same_labels, reduction="none").view(count, -1))
-                if self.num_refined:
+                if self.num_refined and done < len(draws) - self.num_flips:
                     margins.update(seen, margin(logits, same_labels).view(count, -1))
                 done += count
         found[left.places] = left.noisy
         return found
 
-    def _draws(self, images: Tensor, margins: MarginModel) -> list[Draw]:
-        """In their order; the refined ones go by what `margins` was told meanwhile of the images at these places.
+    def _draws(self, images: Tensor, margins: MarginModel) -> Iterator[Draw]:
+        """In their order; the refined ones go by what `margins` was told meanwhile of the images that are left.
 
         Of several patterns an image gets another one with every random draw.
         """
-        draws: list[Draw] = [
-            lambda places, turn=turn: self.noise.draw(images[places], turn) for turn in range(self.num_draws)
-        ]
+        for turn in range(self.num_draws):
+            yield lambda left, turn=turn: left.with_noise(self.noise.draw(left.natural, turn))
         if self.num_others:
-            draws += self.noise.towards_others(images, self.num_others)
+            for towards in self.noise.towards_others(images, self.num_others):
+                yield lambda left, towards=towards: left.with_noise(towards(left.places))
         for k in range(self.num_refined):
             scatter = SCATTER if k else 0.0
-            draws.append(lambda places, scatter=scatter: self.noise.leaning(margins.direction(), scatter))
-        return draws
+            yield lambda left, scatter=scatter: left.with_noise(self.noise.leaning(margins.direction(), scatter))
+
+    def _flips(self, flipped: FlippedPatch) -> Iterator[Draw]:
+        """After the draws: one patch each, the larger ones first."""
+        for k in range(self.num_flips):
+            side = FLIP_SIDES[k * len(FLIP_SIDES) // self.num_flips]
+            yield lambda left, side=side: flipped(
+                left.natural, left.noisy, side, self.noise.generator_on(left.natural.device)
+            )
 
     def _next_stop(self, done: int, in_all: int) -> int:
-        """Before which draw the next pass has to end: to halve, or to learn where refined ones are to go."""
-        return min(stop for stop in (*self.halve_after, in_all - self.num_refined, in_all) if stop > done)
+        """Before which draw the next pass has to end: to halve, to learn where refined ones are to go, after a flip."""
+        flips = in_all - self.num_flips
+        if done >= flips:
+            return done + 1
+        return min(stop for stop in (*self.halve_after, flips - self.num_refined, flips) if stop > done)
 
 
 @dataclass
@@ -117,6 +129,10 @@ class _Hardest:
         losses = torch.full((len(images),), float("-inf"), device=images.device)
         return cls(torch.arange(len(images), device=images.device), images, labels, images, losses)
 
+    def with_noise(self, noise: Tensor) -> Tensor:
+        """Noise on each, (K, C, H, W), clipped to the pixel range."""
+        return (self.natural + noise).clamp_(*PIXEL_BOUNDS)
+
     def harder_half(self) -> Tensor:
         """Where the losses are largest: half of the images, rounded up, and `FEWEST` at least."""
         count = min(len(self.losses), max(FEWEST, (len(self.losses) + 1) // 2))
@@ -132,3 +148,7 @@ class _Hardest:
         hardest = noisy[which, torch.arange(len(which), device=which.device)]
         self.noisy = torch.where((largest > self.losses).view(-1, 1, 1, 1), hardest, self.noisy)
         self.losses = torch.maximum(largest, self.losses)
+
+
+Draw = Callable[[_Hardest], Tensor]
+"""The images that are left -> a noisy copy of each, (K, C, H, W)."""

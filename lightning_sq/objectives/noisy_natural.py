@@ -18,11 +18,12 @@ from lightning_sq.ops.noise import NoiseKind, NoisePattern
 class NoisyNatural(Objective):
     """E CE(f(clip(x + n)), y), n noise: behind a quantizer the paper's stand-in for CE + eps ||grad_x CE||_1.
 
-    With `select="hardest"` each image is trained on that of its draws which has the largest loss. Draws are of three
+    With `select="hardest"` each image is trained on that of its draws which has the largest loss. Draws are of four
     kinds: random noise; differences to other images of the batch, n = clip(x' - x, -epsilon, epsilon), noise as natural
-    as the samples; and refined ones, noise that leans where a linear model of the margin, fitted to the draws before,
-    says that it grows (`MarginModel`). Only forward passes choose, there is no gradient with respect to the input:
-    these are still noisy natural samples.
+    as the samples; refined ones, noise that leans where a linear model of the margin, fitted to the draws before,
+    says that it grows (`MarginModel`); and flips, the hardest so far with the opposite noise in one small patch
+    (`FlippedPatch`). Only forward passes choose, there is no gradient with respect to the input: these are still noisy
+    natural samples, though looked for as an attack that sees nothing but losses would.
 
     Args:
         noise: "uniform" in [-epsilon, epsilon], "rademacher" (+-epsilon) or "gaussian" (standard deviation epsilon).
@@ -34,6 +35,7 @@ class NoisyNatural(Objective):
         num_others: Further draws, towards as many other images of the batch; fewer in a batch of fewer. Only with
             "hardest".
         num_refined: Further draws, refined from those of the passes before; only with "hardest".
+        num_flips: Further draws after these, one pass each; only with "hardest".
         halve_after: After so many draws, a list of numbers, only that half of the images is searched on that has
             the larger loss so far: successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943), since images
             far from any mistake need no long search. Two are left in any case, and a pass takes several draws of each
@@ -53,6 +55,7 @@ class NoisyNatural(Objective):
         select: Literal["mean", "hardest"] = "mean",
         num_others: int = 0,
         num_refined: int = 0,
+        num_flips: int = 0,
         halve_after: Sequence[int] = (),
         label_smoothing: float = 0.0,
     ) -> None:
@@ -61,20 +64,25 @@ class NoisyNatural(Objective):
             raise InputError(f"num_draws={num_draws} is not at least 1.")
         if select not in ("mean", "hardest"):
             raise InputError(f"select={select!r} is not one of mean, hardest.")
-        for name, given in (("num_others", num_others), ("num_refined", num_refined), ("halve_after", halve_after)):
+        for name, given in (
+            ("num_others", num_others),
+            ("num_refined", num_refined),
+            ("num_flips", num_flips),
+            ("halve_after", halve_after),
+        ):
             if given and select != "hardest":
                 raise InputError(f'{name}={given} with select={select!r}: it is for the "hardest" of draws.')
-        if min(num_others, num_refined) < 0:
-            raise InputError(f"num_others={num_others} and num_refined={num_refined} have to be at least 0.")
+        if min(num_others, num_refined, num_flips) < 0:
+            raise InputError(f"{num_others=}, {num_refined=} and {num_flips=} have to be at least 0.")
         if num_refined and num_draws + num_others < 2:
             raise InputError(f"num_refined={num_refined} with one other draw: refine at least 2, by num_others=1.")
-        last = num_draws + num_others + num_refined - 1
+        last = num_draws + num_others + num_refined + num_flips - 1
         if not all(1 <= count <= last for count in halve_after):
             raise InputError(f"halve_after={list(halve_after)}: each is from 1 to {last}, a draw has to come after it.")
         self.noise = PixelNoise(noise, epsilon, pattern, scales)
         self.num_draws = num_draws
         self.select = select
-        self.hardest = HardestNoise(self.noise, num_draws, num_others, num_refined, tuple(halve_after))
+        self.hardest = HardestNoise(self.noise, num_draws, num_others, num_refined, num_flips, tuple(halve_after))
 
     @property
     def stream(self) -> PixelNoise:
@@ -87,7 +95,7 @@ class NoisyNatural(Objective):
         return self.noise.repeatable(images, indices)
 
     def forward(self, model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        if self.num_draws + self.hardest.num_others == 1:
+        if self.num_draws + self.hardest.num_others + self.hardest.num_flips == 1:
             return super().forward(model, images, labels)
         if self.select == "hardest":
             logits = model(self.hardest(model, images, labels))

@@ -136,7 +136,7 @@ def _comparable(study: Study, rows: dict[str, Any], name: str) -> Claim:
 
 def _robust(study: Study, rows: dict[str, Any], name: str) -> Claim:
     published = study.row(study.adversarial).published
-    method = "the method" if name == study.method else study.row(name).title
+    method = "the method" if name == study.method else f"{study.row(name).title},"
     worst = spread_of(rows, name, "worst_case")
     if published is None:
         text = f"PGD training is not needed: {method} is as robust in the worst case as our PGD-trained row"

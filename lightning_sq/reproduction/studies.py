@@ -205,7 +205,7 @@ MNIST = Study(
     timed_against_pgd=("method", *_IN_ITS_BOX, "interval_bound", "fgsm_rs"),
     published_proofs=((0.9195, BOUNDS), (0.9402, "linear bounds and ramps, arXiv 2104.00447")),
     rows=_rows(
-        Row("method_wide", "the method, twice as wide and as long", num_seeds=3, in_quick=False),
+        Row("method_wide", "the method, wider net and longer search", num_seeds=3, in_quick=False),
         Row("method_madry", "the method, Madry's network", num_seeds=3, in_quick=False),
         Row("pgd_madry", "PGD-40, Madry's network and steps", published=MADRY, **_LONG_AND_ATTACKED),
         Row("method_resnet18", "the method, ResNet-18", in_quick=False),

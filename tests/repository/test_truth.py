@@ -35,6 +35,7 @@ NOISE = {
     "select",
     "num_others",
     "num_refined",
+    "num_flips",
     "halve_after",
 }  # what Natural has not of NoisyNatural
 

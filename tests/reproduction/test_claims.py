@@ -16,7 +16,9 @@ from tests.reproduction.builders import attacked, judged, rows, seed, verdict
 
 COMPARABLE, NOT_NEEDED, PROOF = "comparable to PGD", "not needed: the method is", "a proof instead"
 NOT_SEARCHED = "without a search for the noise"
-NOT_NEEDED_BY_MORE = [f"not needed: the method, {how} is" for how in ("twice as wide and as long", "Madry's network")]
+NOT_NEEDED_BY_MORE = [
+    f"not needed: the method, {how}, is" for how in ("wider net and longer search", "Madry's network")
+]
 
 
 def test_comparable_by_the_papers_attacks_and_in_the_worst_case_are_told_apart():
