@@ -38,7 +38,14 @@ SOFT = QuantizerConfig(2, 30.0)
 HARD = QuantizerConfig(3, 30.0, hard=True, thresholds=[0.33, 0.67])
 FEW = {"num_steps": 3, "num_queries": 20, "num_restarts": 2, "num_draws": 2, "max_boxes": 6, "seconds": 2.0}
 NOISES = [("uniform", "pixel"), ("rademacher", "mixture"), ("gaussian", "smooth")]
-SEARCH = {"num_draws": 1, "num_others": 2, "num_refined": 8, "halve_after": (2, 4, 6), "pattern": "mixture"}
+SEARCH = {
+    "num_draws": 1,
+    "num_others": 2,
+    "num_refined": 8,
+    "num_flips": 2,
+    "halve_after": (2, 4, 6),
+    "pattern": "mixture",
+}
 OBJECTIVES = [
     objectives.Natural(),
     *(objectives.NoisyNatural(epsilon=0.3, noise=noise, pattern=pattern) for noise, pattern in NOISES),

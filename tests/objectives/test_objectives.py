@@ -155,6 +155,46 @@ def test_refined_draws_come_nearer_to_the_corner_of_the_ball_than_as_many_more_d
     assert agreement[64] == 1.0
 
 
+def test_flips_come_nearer_to_the_corner_of_the_ball_than_as_many_refined_draws():
+    weights = torch.randn(1, 8, 8, generator=torch.Generator().manual_seed(2))  # neighbours do not agree
+    images = torch.full((64, 1, 8, 8), 0.5)
+    labels = torch.arange(64) % 2
+    towards = (1 - 2 * labels).view(-1, 1, 1, 1) * weights
+    reached = {}
+    for name, searched in (("refined", {"num_refined": 60}), ("flips", {"num_flips": 60})):
+        objective = NoisyNatural("rademacher", 0.25, num_draws=4, select="hardest", **searched)
+        objective.seed(0, 0)
+        model = LinearNet(weights)
+        noise = (objective.hardest(model, images, labels) - images) / 0.25
+        assert len(model.asked) == 64
+        assert noise.abs().unique().tolist() == [1.0]
+        reached[name] = ((noise * towards).sum() / 64 / weights.abs().sum()).item()  # of the most that there is
+    assert reached["flips"] > reached["refined"] + 0.1
+
+
+def test_each_flip_has_a_pass_and_is_of_the_hardest_so_far():
+    objective = NoisyNatural("rademacher", 0.25, num_draws=2, select="hardest", num_flips=4, halve_after=[1, 4])
+    objective.seed(0, 0)
+    images, labels = torch.full((8, 1, 4, 4), 0.5), torch.arange(8) % 2
+    model = LinearNet(torch.linspace(-1, 1, 16).view(1, 4, 4))
+    found = objective.hardest(model, images, labels)
+    passes = model.asked.copy()
+    assert [len(asked) for asked in passes] == [8, 4, 4, 4, 2, 2]
+    places, hardest, largest = torch.arange(8), images.clone(), torch.full((8,), float("-inf"))
+    for count, asked in enumerate(passes):
+        if count in (1, 4):
+            places = places[largest[places].topk(len(places) // 2, sorted=False).indices]
+        if count >= 2:  # a flip: of the larger patches, then of the smaller
+            changed = (asked != hardest[places]).flatten(1).sum(1)
+            assert (changed > 0).all()
+            assert (changed <= (9 if count < 4 else 4)).all()
+        losses = torch.nn.functional.cross_entropy(model(asked), labels[places], reduction="none")
+        harder = places[losses > largest[places]]
+        hardest[harder] = asked[losses > largest[places]]
+        largest[places] = largest[places].maximum(losses)
+    assert torch.equal(found, hardest)
+
+
 def test_draws_towards_other_images_are_as_near_to_them_as_the_noise_allows():
     objective = NoisyNatural("rademacher", 0.25, select="hardest", num_others=3)
     objective.seed(0, 0)
@@ -201,7 +241,7 @@ def test_after_so_many_draws_only_the_harder_half_is_searched_on():
     assert torch.equal(losses(found), largest)
 
 
-@pytest.mark.parametrize("options", [{"num_draws": 4}, {"num_draws": 1, "num_others": 2, "num_refined": 3}])
+@pytest.mark.parametrize("options", [{"num_draws": 4}, {"num_others": 2, "num_refined": 3, "num_flips": 2}])
 def test_a_search_leaves_the_running_statistics_to_the_images_that_are_trained_on(options):
     norm = torch.nn.BatchNorm2d(3)
     model = torch.nn.Sequential(norm, torch.nn.Flatten(), torch.nn.Linear(48, 2))
@@ -223,14 +263,15 @@ def test_halving_leaves_batch_norm_the_two_images_that_it_needs():
 
 
 def test_draws_go_on_where_they_were_when_their_random_state_is_put_back():
-    objective = NoisyNatural("rademacher", 0.25, select="hardest", num_others=2, num_refined=2, halve_after=[2])
+    searched = {"select": "hardest", "num_others": 2, "num_refined": 2, "num_flips": 2, "halve_after": [2]}
+    objective = NoisyNatural("rademacher", 0.25, **searched)
     objective.seed(0, 0)
     images, labels = torch.rand(6, 1, 4, 4), torch.arange(6) % 2
     model = LinearNet(torch.randn(1, 4, 4))
     objective.hardest(model, images, labels)
     state = objective.random_state
     expected = objective.hardest(model, images, labels)
-    again = NoisyNatural("rademacher", 0.25, select="hardest", num_others=2, num_refined=2, halve_after=[2])
+    again = NoisyNatural("rademacher", 0.25, **searched)
     again.random_state = state
     assert torch.equal(again.hardest(model, images, labels), expected)
 
@@ -250,6 +291,8 @@ def test_refined_draws_where_the_margin_does_not_change_are_noise_still():
         {"num_others": 2},
         {"num_others": -1, "select": "hardest"},
         {"num_refined": -1, "select": "hardest"},
+        {"num_flips": 2},
+        {"num_flips": -1, "select": "hardest"},
         {"halve_after": [1]},
         {"halve_after": [0], "num_draws": 2, "select": "hardest"},
         {"halve_after": [2], "num_draws": 2, "select": "hardest"},
