@@ -10,7 +10,6 @@ them by one `lightning-sq evaluate`, and writes README.md, training.json, traini
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -20,10 +19,11 @@ import matplotlib.pyplot as plt
 from common.harness import CONFIGS, command_typed, write_page, written_by
 
 from lightning_sq.children import handing_on, run_command
+from lightning_sq.cores import usable_cores
 from lightning_sq.evaluation.results import OLDER, is_older, read_results
 from lightning_sq.evaluation.tables import format_epsilon, markdown_table
 from lightning_sq.metrics_file import training_curve
-from lightning_sq.paths import write_whole
+from lightning_sq.paths import sha256, write_whole
 from lightning_sq.reproduction.runs import ONE_PROCESS
 from lightning_sq.run_files import JSON_FILE, LAST_CHECKPOINT
 
@@ -55,13 +55,14 @@ def attacked(runs: dict[str, Path], options: argparse.Namespace) -> Path:
     folder = options.runs / "imagenette_evaluation"
     words = ["evaluate", *(f"{row}={run / LAST_CHECKPOINT}" for row, run in runs.items()), "--data", str(options.data)]
     words += ["--epsilon", options.epsilon, "--attacks", options.attacks, "--num-images", str(options.num_images)]
-    asked, known = " ".join(words), folder / "words.txt"
+    known = folder / "words.txt"
+    asked = "\n".join([" ".join(words), *(sha256(run / LAST_CHECKPOINT) for run in runs.values())])
     if not (folder / JSON_FILE).exists():
         shared = [] if options.devices is None else ["--devices", str(options.devices)]  # changes no verdict
-        _command([*words, *shared, "--output", str(folder)])
         write_whole(known, asked)
+        _command([*words, *shared, "--output", str(folder)])
     elif not known.exists() or known.read_text() != asked:
-        sys.exit(f"{folder} holds an evaluation by other words. Remove it, or give another --runs.")
+        sys.exit(f"{folder} holds an evaluation of other nets or by other words. Remove it, or give another --runs.")
     return folder
 
 
@@ -144,7 +145,7 @@ def main() -> None:
     results = read_results(evaluation)
     content = {
         "command": command_typed(),
-        "cores": os.cpu_count(),
+        "cores": usable_cores(),
         "device": results["device"],
         "versions": results["versions"],
         "rows": {row: training_curve(run, LOGGED) for row, run in runs.items()},

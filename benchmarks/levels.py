@@ -11,6 +11,7 @@ and started again with the same words it goes on where it was.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,8 +25,10 @@ from torch import Tensor
 
 from lightning_sq.commands.evaluation_images import choose_images, read_images
 from lightning_sq.evaluation import evaluate
+from lightning_sq.evaluation.suites import SUITE_VERSION
 from lightning_sq.evaluation.tables import format_epsilon, percent
 from lightning_sq.models import PixelClassifier, QuantizerConfig, build_model
+from lightning_sq.ops.tensor_digest import add_tensors
 from lightning_sq.paths import write_whole
 from lightning_sq.progress import progress_bar
 from lightning_sq.release import load
@@ -157,7 +160,10 @@ def main() -> None:
             images, labels = read_images(
                 plain.config, files, batch_size=50, backend="torchvision", num_threads=2, device=torch.device("cpu")
             )
-            asked = {"model": source, "images": list(files.paths)}
+            weights = hashlib.sha256()
+            add_tensors(weights, plain.state_dict())
+            asked = {"model": source, "weights": weights.hexdigest(), "images": list(files.paths)}
+            asked |= {"epsilons": list(EPSILONS), "sharpness": SHARPNESS_OF_A_LEVEL, "suite": SUITE_VERSION}
             asked |= {name: getattr(options, name) for name in ("num_attacked", "attacks", "batch_size")}
             for levels in (None, *LEVELS):
                 row = kept(

@@ -153,7 +153,7 @@ def rows_to_train(epsilon: float, steps: int) -> dict[str, tuple[SoftQuantizatio
     for sharpness in SHARPNESSES:
         rows[f"2 levels, sharpness {sharpness:g}, noise"] = (SoftQuantization(2, sharpness), NoisyNatural(epsilon=wide))
     rows["2 levels, sharpness 80, natural"] = (SoftQuantization(2, 80.0), Natural())
-    rows["2 levels, sharpness 80, hardest of 8 smooth draws"] = (
+    rows["2 levels, sharpness 80, hardest of 8 draws of a mixture"] = (
         SoftQuantization(2, 80.0),
         NoisyNatural("rademacher", epsilon, pattern="mixture", num_draws=8, select="hardest"),
     )

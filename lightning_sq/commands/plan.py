@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 import json
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,14 +86,10 @@ def _with_defaults(recipe: dict[str, Any]) -> dict[str, Any]:
 
     from lightning_sq.data.datamodule import ImageFolderData
     from lightning_sq.training.build import build_module
+    from lightning_sq.training.defaults import defaults_of
 
     made_of = {"model": build_module, "data": ImageFolderData.__init__, "trainer": Trainer.__init__}
-    return recipe | {name: _defaults(function) | recipe[name] for name, function in made_of.items()}
-
-
-def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
-    given = inspect.signature(function).parameters.values()
-    return {one.name: one.default for one in given if one.default is not one.empty}
+    return recipe | {name: defaults_of(function) | recipe[name] for name, function in made_of.items()}
 
 
 def _check(options: argparse.Namespace, recipe: dict[str, Any]) -> None:

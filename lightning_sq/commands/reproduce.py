@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning_sq.commands.parser import Parser, check_at_least_one
 from lightning_sq.cores import usable_cores
 from lightning_sq.errors import InputError
+from lightning_sq.output_lock import lock_output
 
 if TYPE_CHECKING:
     from lightning_sq.reproduction.settings import Form, Settings
@@ -100,8 +102,6 @@ def main(arguments: list[str]) -> None:
         (_choose if options.choose else _run)(options, settings)
     if options.plan:
         return
-    if options.add:  # hours later: another command may have added rows of its own
-        settings = _with_earlier(options, settings)
     try:
         _write_page(options, settings)
     except NothingMeasuredError:
@@ -249,12 +249,20 @@ def _choose(options: Namespace, settings: Settings) -> None:
 
 
 def _write_page(options: Namespace, settings: Settings) -> None:
+    """Hours later another command may have written rows of its own: they are kept, or not replaced unasked."""
     from lightning_sq.reproduction import page
     from lightning_sq.reproduction.conduct import collect
 
     output = _output(options, settings)
-    content = collect(settings)
-    page.write_page(output, content)
+    collect(settings)  # proves what is to be proven, which takes long, and is remembered
+    with ExitStack() as held:
+        lock_output(output, held)
+        if options.add:
+            settings = _with_earlier(options, settings)
+        else:
+            _refuse_loss(options, settings)
+        content = collect(settings)
+        page.write_page(output, content)
     for line in page.printed(content):
         print(line)
     print(output / page.PAGE_FILE)

@@ -27,7 +27,6 @@ from lightning_sq.reproduction.measured import (
     on_shared_images,
     seconds_to,
     spread_of,
-    standard_error,
     strongest,
 )
 from lightning_sq.reproduction.studies import Study
@@ -213,12 +212,14 @@ def _faster(study: Study, rows: dict[str, Any], name: str) -> Claim:
         return Claim(text, "–", measured, verdict + warnings, False if ratio < wanted else None)
     spreads = spread_of(rows, name, strongest(study, name)), spread_of(rows, study.adversarial, "worst_case")
     fewest = min(end["num_images"] for row in both for length in lengths for end in rows[row][length])
-    error = error_of_gap(*spreads) if is_paired(*spreads) else standard_error(goal, fewest)
+    error = error_of_gap(*spreads)
     shifted = [[(time, reached + off * error) for time, reached in theirs] for off in (-2, -1, 0, 1, 2)]
     ratios = [_ratio(ours, points) for points in shifted]
     least, most = min(ratios), max(ratios)
     measured += f"{seconds_pgd:.0f} s, {ratio:.1f} times ({least:.1f} to {most:.1f} where PGD training keeps up to "
-    measured += f"{200 * error:.1f} points more or less, two standard errors)"
+    measured += (
+        f"{200 * error:.1f} points more or less, two standard errors{'' if is_paired(*spreads) else ' at most'})"
+    )
     for number, (sooner, less) in enumerate(ours):
         if shortest <= less < goal and all(less > before for _, before in ours[:number]):
             measured += f"; to {100 * less:.1f} %: {sooner:.0f} s, {seconds_to(theirs, less) / sooner:.1f} times"

@@ -23,6 +23,7 @@ from lightning_sq.reproduction.settings import RATE, SHARES, Settings
 from lightning_sq.reproduction.studies import Row
 from lightning_sq.reproduction.trials import (
     is_lost_trial,
+    rates_of,
     tried_rates,
     tried_variants,
     tuned_rates,
@@ -130,7 +131,9 @@ def collect(settings: Settings) -> dict[str, Any]:
         if any(not run.is_shorter for run, _ in own):
             recipe = next(run.recipe for run in planned if run.row == row)
             rows[row.name] = _row(row, recipe, own, trials[row.name] if row.name in rates else [])
-            rows[row.name] |= settings.earlier.beside_runs(row.name, rows[row.name])
+            rows[row.name] |= settings.earlier.beside_runs(
+                row.name, rows[row.name], rates_of(settings, row), partial(_at_rate, settings, row)
+            )
         elif row.name in settings.earlier.rows:
             rows[row.name] = _kept(settings, row)
     if not rows:
@@ -213,13 +216,20 @@ def _kept(settings: Settings, row: Row) -> dict[str, Any]:
     content = settings.earlier.rows[row.name]
 
     def present(entry: dict[str, Any]) -> Recipe:
-        return settings.recipe(row, entry["seed"], {RATE: content["learning_rate"]})
+        return _at_rate(settings, row, entry["seed"], content["learning_rate"])
 
     shorter = [(entry, present(entry)) for entry in content["shorter"]]
     known = [(entry, whole.shorter(entry["epochs"] / whole.num_epochs)) for entry, whole in shorter]
     known += [(entry, present(entry)) for entry in content["seeds"]]
     if any(entry["recipe"] != recipe.fingerprint() for entry, recipe in known):
+        remedy = "Run it, without --page" if row.name in settings.rows else "Add it to --rows"
         raise InputError(
-            f"The page there has the row {row.name} by another recipe than configs has now. Add it to --rows."
+            f"The page there has the row {row.name} by another recipe than configs has now. {remedy}, or restore the "
+            "recipe of then."
         )
     return content
+
+
+def _at_rate(settings: Settings, row: Row, seed: int, rate: float) -> Recipe:
+    """That of a whole schedule."""
+    return settings.recipe(row, seed, {RATE: rate})

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from lightning_sq.errors import InputError
+from lightning_sq.reproduction.recipes import Recipe
 from lightning_sq.reproduction.runs import Run
 from lightning_sq.words import counted
 
@@ -53,15 +54,32 @@ class Earlier:
         """What a variant of the method gave on them."""
         return _by_recipe(self.choice, run)
 
-    def beside_runs(self, name: str, row: dict[str, Any]) -> dict[str, Any]:
-        """What the page says of a row besides its runs, and this command did not measure.
+    def beside_runs(
+        self, name: str, row: dict[str, Any], trials: Sequence[Run], at_rate: Callable[[int, float], Recipe]
+    ) -> dict[str, Any]:
+        """What the page says of a row besides its runs, by its present recipe, and this command did not measure.
 
         That is `other_rates`, which no command measures anew, and what led to the rate of `row`, if it was not tuned.
+
+        Args:
+            name: Of the row.
+            row: As it is to be on the page.
+            trials: Of its learning rates, as they would be run now.
+            at_rate: The recipe of a seed at another learning rate.
         """
-        known = self.rows.get(name, {})
-        same_rate = known.get("learning_rate") == row["learning_rate"] and not row["tuning"]
-        keys = ("other_rates", "tuning") if same_rate else ("other_rates",)
-        return {key: known[key] for key in keys if key in known}
+        known, found = self.rows.get(name, {}), {}
+        others = [
+            other
+            for other in known.get("other_rates", [])
+            if all(seed["recipe"] == at_rate(seed["seed"], other["rate"]).fingerprint() for seed in other["seeds"])
+        ]
+        if others:
+            found["other_rates"] = others
+        of_trials = {run.recipe.fingerprint() for run in trials}
+        led_to_it = known.get("learning_rate") == row["learning_rate"] and not row["tuning"]
+        if led_to_it and all(entry["recipe"] in of_trials for entry in known["tuning"]):
+            found["tuning"] = known["tuning"]
+        return found
 
     def without(self, runs: Sequence[Run], trials: Sequence[Run] = ()) -> Earlier:
         """What is left if those are measured anew: a seed or a length of a row by whatever recipe, a trial by its own.

@@ -140,7 +140,7 @@ def markdown(content: dict[str, Any]) -> str:
     """The page."""
     lines = [*_head(content), *_claims_table(content["claims"]), *_rows_section(content)]
     lines += proofs_section(content["rows"])
-    lines += rates_section(content["rows"])
+    lines += rates_section(content["rows"], content["data"]["val"])
     if content["choice"]:
         lines += choice_section(content["choice"])
     lines += _left_out(STUDIES[content["study"]])

@@ -181,7 +181,9 @@ def plan_in_words(settings: Settings, known: dict[str, Estimate], *, anew: bool 
         lines.append(f"{name:28}{num_runs:6}{''.join(f'{time_in_words(seconds):>15}' for seconds in times)}")
     stages = ([seconds for _, kind, seconds in left if kind == stage] for stage in STAGES)
     at_most = time_in_words(sum(_side_by_side(seconds, settings.jobs) for seconds in stages))
-    return "\n".join([*lines, f"in all at most {at_most}, {counted(settings.jobs, 'row')} at a time"])
+    proves = left and any(settings.study.row(name).by_proof for name in settings.rows)
+    more = ", and what the solver takes to prove" if proves else ""
+    return "\n".join([*lines, f"in all at most {at_most}, {counted(settings.jobs, 'row')} at a time{more}"])
 
 
 def _side_by_side(seconds: Sequence[float], jobs: int) -> float:

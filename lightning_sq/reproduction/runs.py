@@ -24,6 +24,8 @@ from lightning_sq.reproduction.studies import Row
 from lightning_sq.run_files import CHECKPOINTS, LAST_CHECKPOINT
 
 TRAINED, EVALUATED, EVALUATION, LOG = "trained.json", "evaluated.json", "evaluation", "log.txt"
+BEGUN = "begun.json"
+"""By which settings a training was begun that has not come to its end: other ones do not go on with it."""
 CURVE = {"train/seconds": "seconds", "val/clean_top1": "clean", "val/robust_top1": "robust"}
 """What the curve of a study's run is made of, from the columns of its log; robust is that of a quick attack."""
 LOOK_SECONDS = 5.0
@@ -77,6 +79,7 @@ class Step:
         num_images: That it takes, if it says so in its result; what was done of fewer counts, and is done again.
         images: The fingerprint of the data; empty where they are not there.
         started: What its command leaves on the way, and goes on from; None where it does not.
+        void: The marker of what was done with an earlier outcome of this step.
     """
 
     title: str
@@ -90,6 +93,12 @@ class Step:
     num_images: int = 0
     images: str = ""
     started: Path | None = None
+    void: Path | None = None
+
+    @property
+    def begun(self) -> Path:
+        """Says by which settings what has been started was begun."""
+        return self.marker.with_name(BEGUN)
 
     def is_left(self) -> bool:
         """Whether it is to be run. Raises: as `is_done`."""
@@ -100,9 +109,12 @@ class Step:
 
     def is_done(self) -> bool:
         """Whether it was run. Raises: InputError if the marker is of another recipe, other settings or other images."""
-        if not self.marker.exists():
-            return False
-        known = json.loads(self.marker.read_text())
+        marker = self.marker
+        if not marker.exists():
+            if self.started is None or not (self.started.exists() and self.begun.exists()):
+                return False
+            marker = self.begun
+        known = json.loads(marker.read_text())
         if self.images and known.get("images", self.images) != self.images:
             raise InputError(
                 f"{self.marker.parent} holds {self.title} with other images than the data has now. Put those back, "
@@ -113,7 +125,7 @@ class Step:
                 f"{self.marker.parent} holds {self.title} by other settings (its recipe or options have changed). "
                 "Give the options of then, remove that folder, add --overwrite to do it again, or give another --runs."
             )
-        return True
+        return marker == self.marker
 
 
 def training_step(run: Run, data: Path, images: str, estimate: float) -> Step:
@@ -137,6 +149,7 @@ def training_step(run: Run, data: Path, images: str, estimate: float) -> Step:
         lambda: {"curve": training_curve(run.folder, CURVE), "epochs": run.recipe.num_epochs, "device": _device()},
         images=images,
         started=run.checkpoint,
+        void=run.folder / EVALUATED,
     )
 
 
@@ -188,7 +201,7 @@ def trained_at_hand(run: Run) -> dict[str, Any] | None:
 def forget(run: Run) -> None:
     """The run counts as not begun: its checkpoints are removed, and the rest is replaced by those who wrote it."""
     shutil.rmtree(run.folder / CHECKPOINTS, ignore_errors=True)  # first: what is stopped here is done, or begins anew
-    for name in (TRAINED, EVALUATED):
+    for name in (EVALUATED, TRAINED):  # in this order: accuracies never outlive what they are of
         (run.folder / name).unlink(missing_ok=True)
 
 
@@ -237,6 +250,11 @@ def under_way(step: Step) -> str:
 def _run(step: Step, num_threads: int, jobs: int, began: str) -> None:
     step.log.parent.mkdir(parents=True, exist_ok=True)
     in_one_go = step.started is None or not step.started.exists()
+    of_images = {"images": step.images} if step.images else {}
+    if step.started is not None and in_one_go:
+        write_whole(step.begun, json.dumps({"key": step.key} | of_images, indent=1) + "\n")
+    if step.void is not None:
+        step.void.unlink(missing_ok=True)
     environment = os.environ | {"OMP_NUM_THREADS": str(num_threads), "PYTHONUNBUFFERED": "1"}
     start = time.perf_counter()
     with step.log.open("a") as log:
@@ -248,5 +266,4 @@ def _run(step: Step, num_threads: int, jobs: int, began: str) -> None:
     seconds = time.perf_counter() - start
     content = {"key": step.key, "version": step.version, "seconds_in_all": seconds}
     content |= {"num_threads": num_threads, "jobs": jobs, "command": began if in_one_go else None}
-    content |= {"images": step.images} if step.images else {}
-    write_whole(step.marker, json.dumps(content | step.result(), indent=1) + "\n")
+    write_whole(step.marker, json.dumps(content | of_images | step.result(), indent=1) + "\n")

@@ -148,6 +148,9 @@ def _rows(*more: Row, **changes: dict[str, Any]) -> tuple[Row, ...]:
     return (*(replace(row, **changes.get(row.name, {})) for row in rows), *more)
 
 
+_OBJECTIVE = "model.objective.init_args"
+
+
 def _variants(
     *,
     levels: tuple[int, ...],
@@ -163,7 +166,7 @@ def _variants(
         epsilons: Sizes of the noise, as they are typed.
         searches: (draws, towards others, refined, halve_after) of the hardest; those of the recipe are left out.
     """
-    objective, quantizer = "model.objective.init_args", "model.quantizer"
+    objective, quantizer = _OBJECTIVE, "model.quantizer"
     tried: list[tuple[str, dict[str, Any]]] = []
     tried += [(f"{kind} noise", {f"{objective}.noise": kind}) for kind in ("uniform", "gaussian")]
     tried += [(f"pattern {name}", {f"{objective}.pattern": name}) for name in ("pixel", "image", "blocks", "smooth")]
@@ -184,8 +187,8 @@ def _draws(
     num_draws: int, num_others: int = 0, num_refined: int = 0, halve_after: tuple[int, ...] = ()
 ) -> dict[str, Any]:
     chosen = {"num_draws": num_draws, "num_others": num_others, "num_refined": num_refined}
-    return {f"model.objective.init_args.{name}": value for name, value in chosen.items()} | {
-        "model.objective.init_args.halve_after": list(halve_after)
+    return {f"{_OBJECTIVE}.{name}": value for name, value in chosen.items()} | {
+        f"{_OBJECTIVE}.halve_after": list(halve_after)
     }
 
 
@@ -231,11 +234,18 @@ MNIST = Study(
         pgd={"quick": quick_form(ramp=150, warmup=0.1), "title": "PGD-40", "published": MADRY},
         quantizer_fgsm_rs={"quick": quick_form(epochs=2, warmup=0.5)},
     ),
-    variants=_variants(
-        levels=(3, 4),
-        sharpnesses=(10.0, 30.0, 300.0),
-        epsilons=("0.3", "0.35", "0.45"),
-        searches=((10, 0, 24, (5, 10, 18)), (1, 33, 0, (5, 10, 18)), (1, 9, 8, (5, 10)), (1, 9, 8, ())),
+    variants=(
+        *_variants(
+            levels=(3, 4),
+            sharpnesses=(10.0, 30.0, 300.0),
+            epsilons=("0.3", "0.35", "0.45"),
+            searches=((10, 0, 24, (5, 10, 18)), (1, 33, 0, (5, 10, 18)), (1, 9, 8, (5, 10)), (1, 9, 8, ())),
+        ),
+        Variant("32 flips of a patch besides", {f"{_OBJECTIVE}.num_flips": 32}),
+        Variant(
+            "32 flips of a patch besides, noise of size 0.35",
+            {f"{_OBJECTIVE}.num_flips": 32, f"{_OBJECTIVE}.epsilon": "0.35"},
+        ),
     ),
     left_out=(
         "Evolution strategies over the noise of an image, many small rounds instead of one refinement: no better for "

@@ -6,7 +6,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from lightning_sq.evaluation.tables import percent
-from lightning_sq.reproduction.measured import PAPERS_ATTACKS, Spread, spread_of, standard_error
+from lightning_sq.reproduction.measured import PAPERS_ATTACKS, Spread, on_shared_images, spread_of, standard_error
 from lightning_sq.reproduction.trials import RATE_FACTORS, TRIAL_IMAGES, TRIAL_SHARE
 from lightning_sq.words import counted
 
@@ -84,8 +84,8 @@ def _ends_by_boxes(proof: dict[str, Any]) -> tuple[float, float]:
     return proof["proven_by_boxes"], 1 - proof["wrong_by_boxes"]
 
 
-def rates_section(rows: dict[str, Any]) -> list[str]:
-    """The same budget for every row: what each of its learning rates gave."""
+def rates_section(rows: dict[str, Any], num_test: int) -> list[str]:
+    """The same budget for every row: what each of its learning rates gave. `num_test` as in `on_shared_images`."""
     tuned = {name: row for name, row in rows.items() if row["tuning"]}
     if not tuned:
         return []
@@ -93,9 +93,9 @@ def rates_section(rows: dict[str, Any]) -> list[str]:
         "",
         "## Learning rates",
         "",
-        f"Each was tried for {_SHARES[TRIAL_SHARE]} of the row's epochs. Accuracy in % on training images that are "
-        "held out: under a",
-        "quick attack, or proven where the row is trained by bounds. A rate is that of 256 images a step.",
+        f"Each was tried for {_SHARES[TRIAL_SHARE]} of the row's epochs, rounded up. Accuracy in % on training images "
+        "that are held out:",
+        "under a quick attack, or proven where the row is trained by bounds. A rate is that of 256 images a step.",
         "",
         f"| row | {' | '.join(_OF_THE_RECIPE[factor] for factor in RATE_FACTORS)} | taken |",
         f"| --- |{' ---: |' * (len(RATE_FACTORS) + 1)}",
@@ -106,7 +106,7 @@ def rates_section(rows: dict[str, Any]) -> list[str]:
             bold = "**" * (tried["rate"] == row["learning_rate"])
             cells.append(f"{bold}{percent(tried['accuracy'])}{bold}")
         lines.append(f"| {' | '.join([row['title'], *cells, format(row['learning_rate'], 'g')])} |")
-    return lines + _at_the_edge(tuned) + _at_another_rate(rows)
+    return lines + _at_the_edge(tuned) + _at_another_rate(rows, num_test)
 
 
 def _at_the_edge(tuned: dict[str, Any]) -> list[str]:
@@ -119,7 +119,7 @@ def _at_the_edge(tuned: dict[str, Any]) -> list[str]:
     return ["", f"Taken at the edge of what was tried, so that another rate may do better still: {'; '.join(beyond)}."]
 
 
-def _at_another_rate(rows: dict[str, Any]) -> list[str]:
+def _at_another_rate(rows: dict[str, Any], num_test: int) -> list[str]:
     """What whole and shorter schedules gave at rates that were not taken."""
     others = [(row, other) for row in rows.values() for other in row.get("other_rates", [])]
     if not others:
@@ -127,22 +127,25 @@ def _at_another_rate(rows: dict[str, Any]) -> list[str]:
     lines = [
         "",
         "At another rate than the one taken, from a trial of more rates by the same commands and attacks, kept as",
-        "it was measured: accuracy in % in the worst case.",
+        "it was measured: accuracy in % in the worst case, of the images attacked then, and what the whole schedule at",
+        "the rate taken keeps of the same ones.",
         "",
-        "| row | rate | epochs | seeds | worst case | seconds of training |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        "| row | rate | epochs | seeds | images | worst case | at the rate taken | seconds of training |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row, other in others:
         for ends in ([end] for end in other["shorter"]):
             lines.append(_line_at_another_rate(row["title"], other["rate"], ends))
-        lines.append(_line_at_another_rate(row["title"], other["rate"], other["seeds"]))
+        taken = spread_of(on_shared_images({"taken": row, "other": row | other}, num_test), "taken", "worst_case")
+        lines.append(_line_at_another_rate(row["title"], other["rate"], other["seeds"], str(taken)))
     return lines
 
 
-def _line_at_another_rate(title: str, rate: float, ends: list[dict[str, Any]]) -> str:
+def _line_at_another_rate(title: str, rate: float, ends: list[dict[str, Any]], taken: str = "–") -> str:
     worst = Spread.of([end["worst_case"] for end in ends])
-    seconds = fmean(end["seconds"] for end in ends)
-    return f"| {title} | {rate:g} | {ends[0]['epochs']:g} | {len(ends)} | {worst} | {seconds:.0f} |"
+    cells = [title, f"{rate:g}", f"{ends[0]['epochs']:g}", f"{len(ends)}", f"{ends[0]['num_images']:,}", f"{worst}"]
+    cells += [taken, f"{fmean(end['seconds'] for end in ends):.0f}"]
+    return f"| {' | '.join(cells)} |"
 
 
 def choice_section(tried: list[dict[str, Any]]) -> list[str]:

@@ -43,15 +43,18 @@ def _trial(settings: Settings, row: Row, changes: dict[str, Any]) -> Recipe:
 
 def rates_to_try(settings: Settings) -> list[Run]:
     """Every row with every learning rate; none where nothing is to be tuned."""
-    runs: list[Run] = []
     if settings.tuning_data is None:
-        return runs
-    for row in map(settings.study.row, settings.rows):
-        usual = _usual_rate(settings, row)
-        for rate in (factor * usual for factor in RATE_FACTORS):
-            folder = settings.runs / row.name / f"tuning/rate{rate:g}"
-            runs.append(Run(row, 0, _trial(settings, row, {RATE: rate}), folder))
-    return runs
+        return []
+    return [run for row in map(settings.study.row, settings.rows) for run in rates_of(settings, row)]
+
+
+def rates_of(settings: Settings, row: Row) -> list[Run]:
+    """One row with every learning rate."""
+    usual = _usual_rate(settings, row)
+    return [
+        Run(row, 0, _trial(settings, row, {RATE: rate}), settings.runs / row.name / f"tuning/rate{rate:g}")
+        for rate in (factor * usual for factor in RATE_FACTORS)
+    ]
 
 
 def untried_rates(settings: Settings) -> list[Run]:

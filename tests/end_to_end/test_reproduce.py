@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from lightning_sq.__main__ import main
+from lightning_sq.output_lock import lock_output
 from lightning_sq.reproduction import conduct
 from lightning_sq.reproduction.page import read_study, write_page
 from tests.conftest import REPOSITORY
@@ -85,6 +87,16 @@ def test_other_settings_are_refused_and_overwrite_is_named(words, page, capsys, 
     again = ["2" if word == "1" and words[k - 1] == "--max-epochs" else word for k, word in enumerate(words)]
     assert main([*again, "--rows", "interval_bound", *extra]) == 2
     assert "add --overwrite to do it again, or give another --runs." in capsys.readouterr().err
+
+
+def test_two_commands_do_not_write_a_page_at_once(words, page, tmp_path, capsys):
+    with ExitStack() as held:
+        lock_output(tmp_path, held)
+        assert main([*words, "--rows", ROWS, "--page", "--output", str(tmp_path)]) == 2
+        assert f"{tmp_path} is in use by process" in capsys.readouterr().err
+        assert not (tmp_path / "README.md").exists()
+    assert main([*words, "--rows", ROWS, "--page", "--output", str(tmp_path)]) == 0
+    assert (tmp_path / "README.md").exists()
 
 
 @pytest.mark.parametrize("extra", [[], ["--page"]])

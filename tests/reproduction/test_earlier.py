@@ -83,14 +83,31 @@ def test_a_shorter_schedule_is_known_too(tmp_path):
     assert replace(ours, earlier=Earlier(known_page, [])).missing({}) == []
 
 
-def test_what_a_row_gave_at_other_rates_and_how_its_own_was_chosen_stays_with_it():
-    tried = [{"rate": 0.1}]
-    known_page = {"pgd": {"other_rates": [1], "tuning": tried, "learning_rate": 0.1}, "natural": {"seeds": []}}
-    earlier = Earlier(known_page, [])
-    for rate, tuning, more in ((0.1, [], {"tuning": tried}), (0.2, [], {}), (0.1, [{"rate": 0.1}, {"rate": 0.2}], {})):
-        now = {"learning_rate": rate, "tuning": tuning}
-        assert earlier.beside_runs("pgd", now) == {"other_rates": [1]} | more
-        assert earlier.beside_runs("natural", now) == earlier.beside_runs("free", now) == {}
+def test_what_a_row_gave_at_other_rates_and_how_its_own_was_chosen_stays_with_it_while_its_recipe_does(tmp_path):
+    ours = settings(tmp_path, rows=("pgd",))
+    row, trials = ours.study.row("pgd"), rates_to_try(ours)
+
+    def at_rate(seed, rate):
+        return ours.recipe(row, seed, {RATE: rate})
+
+    tuning = [known(run) for run in trials]
+    others = [{"rate": 0.5, "seeds": [{"seed": 1, "recipe": at_rate(1, 0.5).fingerprint()}], "shorter": []}]
+
+    def beside(page, now, name="pgd"):
+        return Earlier(page, []).beside_runs(name, now, trials, at_rate)
+
+    page = {"pgd": {"other_rates": others, "tuning": tuning, "learning_rate": 0.1}, "natural": {"seeds": []}}
+    untuned = {"learning_rate": 0.1, "tuning": []}
+    assert beside(page, untuned) == {"other_rates": others, "tuning": tuning}
+    assert beside(page, {"learning_rate": 0.2, "tuning": []}) == {"other_rates": others}
+    assert beside(page, {"learning_rate": 0.1, "tuning": tuning[:1]}) == {"other_rates": others}
+    assert beside(page, untuned, "natural") == beside(page, untuned, "free") == {}
+    of_another_recipe = {"seed": 1, "recipe": "0"}
+    page["pgd"] |= {
+        "tuning": [*tuning[1:], of_another_recipe],
+        "other_rates": [others[0] | {"seeds": [of_another_recipe]}],
+    }
+    assert beside(page, untuned) == {}
 
 
 def test_learning_rates_that_a_page_has_tried_are_not_tried_again_and_tell_the_best(tmp_path):

@@ -12,6 +12,7 @@ from lightning_sq.errors import InputError
 from lightning_sq.evaluation.inputs import drawn
 from lightning_sq.evaluation.suites import SUITE_VERSION, attacks_by_name
 from lightning_sq.reproduction import claims, figures, page
+from lightning_sq.reproduction.measured import spread_of
 from lightning_sq.reproduction.proofs import Proof
 from lightning_sq.reproduction.studies import MNIST
 from tests.reproduction.builders import rows, seed
@@ -94,9 +95,10 @@ def test_the_page_shows_what_whole_schedules_gave_at_a_rate_that_was_not_taken(c
     other = {"rate": 0.032, "seeds": seeds, "shorter": [seed(0.65, curve=((5, 0.5),)) | {"epochs": 1}]}
     content["rows"]["method"] |= {"tuning": [{"rate": 0.002, "accuracy": 0.6, "recipe": ""}], "other_rates": [other]}
     title = content["rows"]["method"]["title"]
-    assert f"| {title} | 0.032 | 1 | 1 | 65.0 | 5 |\n| {title} | 0.032 | 2 | 2 | 65.0 ± 7.1 | 20 |" in page.markdown(
-        content
-    )
+    text, taken = page.markdown(content), spread_of(content["rows"], "method", "worst_case")
+    images = seeds[0]["num_images"]
+    assert f"| {title} | 0.032 | 1 | 1 | {images:,} | 65.0 | – | 5 |" in text
+    assert f"| {title} | 0.032 | 2 | 2 | {images:,} | 65.0 ± 7.1 | {taken} | 20 |" in text
 
 
 def test_the_figure_of_training_time_has_a_second_half_where_rows_have_shorter_schedules(content):

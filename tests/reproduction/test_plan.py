@@ -47,6 +47,9 @@ def test_the_plan_counts_tuning_training_and_attacks_of_all_seeds(tmp_path):
     assert last_line(ours) == sentence(untuned)
     assert last_line(replace(ours, tuning_data=tmp_path / "tuning")) == sentence(untuned + tuning)
     assert last_line(replace(ours, shares=(0.5,))) == sentence(untuned + shorter)
+    proven = replace(ours, rows=("interval_bound",))
+    line = plan_in_words(proven, {"interval_bound": Estimate(1.0, 50.0)}).splitlines()[-1]
+    assert line.endswith("1 row at a time, and what the solver takes to prove")
 
 
 def test_the_plan_of_rows_side_by_side_waits_for_each_stage_and_its_longest_row(tmp_path):

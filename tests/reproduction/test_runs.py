@@ -131,6 +131,32 @@ def test_a_training_that_another_command_had_begun_is_not_of_one_run(tmp_path):
     assert json.loads(once.marker.read_text())["command"] is None
 
 
+def test_what_was_begun_by_other_settings_is_not_gone_on_with(tmp_path, monkeypatch):
+    once = replace(step(tmp_path, "once", ["--version"]), started=tmp_path / "once" / "last.ckpt")
+
+    def stopped(words, **more):
+        once.started.touch()
+        return 1
+
+    monkeypatch.setattr(runs, "run_command", stopped)
+    with pytest.raises(InputError, match="once failed"):
+        ran([once])
+    assert not once.is_done()
+    with pytest.raises(InputError, match="holds once by other settings"):
+        ran([replace(once, key="of another recipe")])
+    once.started.unlink()  # nothing is there to go on from
+    assert not replace(once, key="of another recipe").is_done()
+
+
+def test_attacks_on_weights_that_are_trained_again_do_not_count(tmp_path):
+    judged = tmp_path / "judged.json"
+    judged.touch()
+    ran([replace(step(tmp_path, "once", ["--version"]), void=judged)])
+    assert not judged.exists()
+    run = settings(tmp_path).planned({})[0]
+    assert settings(tmp_path).training_of(run).void == settings(tmp_path).attacks_on(run).marker
+
+
 def test_a_step_on_other_images_is_refused(tmp_path):
     some = replace(step(tmp_path, "some", ["--version"]), images="of now")
     ran([some])

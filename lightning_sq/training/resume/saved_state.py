@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import chain
 from pathlib import Path
+from pydoc import locate
 from typing import Any, Literal
 
 from lightning.pytorch import Trainer
@@ -24,6 +25,7 @@ from lightning_sq.models.checkpoint_format import (
     require_keys,
     trained_model,
 )
+from lightning_sq.training.defaults import defaults_of
 from lightning_sq.training.optim import Optimization
 from lightning_sq.training.resume.begin_epoch_again import MAY_DIFFER
 from lightning_sq.training.resume.logs import STATE_KEY as LOGS_KEY
@@ -188,12 +190,14 @@ def _differences(there: ModelConfig, here: ModelConfig) -> Iterable[tuple[str, A
 
 
 def _other_objective(there: dict[str, Any], here: dict[str, Any]) -> Iterable[tuple[str, Any, Any]]:
-    """(option, in the checkpoint, here) wherever two recipes differ; an older one does not have every option."""
+    """(option, in the checkpoint, here) wherever two recipes differ; what an older one does not say is the default."""
     old, new = (recipe.get("model", {}).get("objective") or {"class_path": NATURAL} for recipe in (there, here))
     if old["class_path"] != new["class_path"]:
         yield "--model.objective", old["class_path"], new["class_path"]
-    old, new = (one.get("init_args") or {} for one in (old, new))
-    yield from ((f"--model.objective.{key}", old[key], new[key]) for key in old if key in new and old[key] != new[key])
+        return
+    old = defaults_of(locate(new["class_path"])) | (old.get("init_args") or {})
+    new = new.get("init_args") or {}
+    yield from ((f"--model.objective.{key}", old[key], new[key]) for key in new if key in old and old[key] != new[key])
 
 
 def _other_callbacks(there: dict[str, Any], here: dict[str, Any]) -> Iterable[tuple[str, Any, Any]]:
