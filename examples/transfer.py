@@ -47,7 +47,10 @@ def read(folder: Path, model: PixelClassifier, known: list[str] | None = None) -
     steps += [v2.Grayscale()] if config.num_channels == 1 else [v2.RGB()]
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}. Give --data a folder with train/<class>/ and val/<class>/.")
-    dataset, images, labels = ImageFolder(folder, v2.Compose(steps)), [], []
+    try:
+        dataset, images, labels = ImageFolder(folder, v2.Compose(steps)), [], []
+    except FileNotFoundError as error:  # a class without images, or no class at all
+        raise InputError(f"{folder}: {error} Put images there, or remove the empty folder.") from error
     with progress_bar(f"reading {folder.name}", "images") as advance:
         for number, (image, label) in enumerate(dataset, start=1):
             images.append(image)
@@ -165,6 +168,8 @@ def main() -> None:
     parse_epsilon(options.epsilon)  # refused now, and not behind the training
     attacks_by_name(options.attacks)
     check_at_least_one(options, "batch_size", "num_images")
+    if options.output is not None:
+        options.output.mkdir(parents=True, exist_ok=True)  # before hours of work
     with TemporaryDirectory() as temporary:
         folder = options.data
         if folder is None:

@@ -30,14 +30,22 @@ def whole_file(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        yield temporary
-        temporary.replace(path)
-    except OSError as error:  # of a full disk it says no name
+        with errors_named(path):
+            yield temporary
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def errors_named(path: Path) -> Iterator[None]:
+    """An OSError of the block that says no name, as that of a full disk, says that of `path`."""
+    try:
+        yield
+    except OSError as error:
         if error.filename is None and error.errno is not None:
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -53,12 +61,12 @@ def nearest_existing(path: Path) -> Path:
 
 def replace_folder(new: Path, folder: Path, old: Path) -> None:
     """Rename `new` to `folder`; what was there becomes `old`, or stays if that cannot be."""
-    if folder.exists():
-        folder.rename(old)
     try:
+        if folder.exists():
+            folder.rename(old)
         new.rename(folder)
-    except OSError:
-        if old.exists():
+    except BaseException:  # one that asks to end too
+        if old.exists() and not folder.exists():
             old.rename(folder)
         raise
 

@@ -6,6 +6,7 @@ README.md           the model card, in the Hub's format
 golden.safetensors  `images` (uint8, N x C x H x W) and the `logits` (float32, N x classes) that they must give
 results.json        the evaluation that the card's numbers are from, where there was one
 model.onnx, model.pt2   the same function for other runtimes, where it was asked for
+model.onnx.data     the weights of a model.onnx that is too large for one file
 SHA256SUMS          a line for each of them
 """
 
@@ -21,13 +22,15 @@ from lightning_sq.run_files import JSON_FILE
 WEIGHTS_FILE, CONFIG_FILE, CARD_FILE, SUMS_FILE = "model.safetensors", "config.json", "README.md", "SHA256SUMS"
 GOLDEN_FILE, RESULTS_FILE = "golden.safetensors", JSON_FILE
 ONNX_FILE, TORCH_EXPORT_FILE = "model.onnx", "model.pt2"
+ONNX_WEIGHTS_FILE = f"{ONNX_FILE}.data"
+"""Which torch writes where the two together would pass the limit of that format, 2 GiB."""
 LIBRARY = "lightning_sq"
 """By which timm, the Hub and we know what is ours."""
 NEEDED = (WEIGHTS_FILE, CONFIG_FILE)
 """What a model is loaded from; the other files are for people and for checks."""
 DOWNLOADED = (CARD_FILE, GOLDEN_FILE, RESULTS_FILE, CONFIG_FILE, WEIGHTS_FILE)
 """What is brought into the cache, small files first."""
-RELEASE_FILES = (*NEEDED, CARD_FILE, GOLDEN_FILE, RESULTS_FILE, ONNX_FILE, TORCH_EXPORT_FILE)
+RELEASE_FILES = (*NEEDED, CARD_FILE, GOLDEN_FILE, RESULTS_FILE, ONNX_FILE, ONNX_WEIGHTS_FILE, TORCH_EXPORT_FILE)
 """Every file that a release may have beside its SHA256SUMS."""
 LONGEST_SUMS = 64 * 1024
 """Bytes."""

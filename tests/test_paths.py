@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
 
-from lightning_sq.paths import cache_folder, nearest_existing, replace_folder, write_whole
+from lightning_sq.paths import cache_folder, errors_named, nearest_existing, replace_folder, write_whole
 
 
 def test_a_folder_that_cannot_be_put_in_its_place_leaves_the_one_that_was_there(tmp_path, monkeypatch):
@@ -29,6 +30,31 @@ def test_a_folder_that_cannot_be_put_in_its_place_leaves_the_one_that_was_there(
     replace_folder(new, folder, old)
     assert (folder / "file").read_text() == "new"
     assert (old / "file").read_text() == "old"
+
+
+def test_whoever_is_stopped_between_the_two_names_of_a_folder_has_the_old_one(tmp_path, monkeypatch):
+    new, folder, old = (tmp_path / name for name in ("new", "folder", "old"))
+    write_whole(new / "file", "new")
+    write_whole(folder / "file", "old")
+    rename = Path.rename
+
+    def interrupted(path: Path, target: Path) -> Path:
+        renamed = rename(path, target)
+        if target == old:
+            raise KeyboardInterrupt
+        return renamed
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        replace_folder(new, folder, old)
+    assert (folder / "file").read_text() == "old"
+
+
+def test_an_error_of_a_full_disk_says_where_it_is_full(tmp_path):
+    for given, said in ((OSError(errno.ENOSPC, "full"), str(tmp_path)), (OSError(errno.EIO, "bad", "that"), "that")):
+        with pytest.raises(OSError, match=r"full|bad") as told, errors_named(tmp_path):
+            raise given
+        assert told.value.filename == said
 
 
 def test_a_text_file_that_cannot_be_written_leaves_the_one_that_was_there(tmp_path):

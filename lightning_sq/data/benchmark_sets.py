@@ -152,9 +152,10 @@ def _downloaded(name: str) -> Path:
     root = cache_folder() / "downloads"
     try:
         getattr(datasets, name)(root, download=True)
-    except Exception as error:  # of the network, of a mirror, or of a checksum
+    except Exception as error:  # of the network, of a mirror, of a checksum, or of files that an earlier one cut
         raise InputError(
-            f"{name} could not be downloaded ({type(error).__name__}). Give a folder that holds its files {BY_OPTION}."
+            f"{name} could not be downloaded ({type(error).__name__}). If an earlier download was stopped, remove "
+            f"{root} and try again, or give a folder that holds its files {BY_OPTION}."
         ) from error
     return root
 

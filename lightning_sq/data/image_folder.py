@@ -60,6 +60,7 @@ def write_image_folder(
             new.mkdir()
             count = _write(new, images)
             (new / MARKER).write_text(content.marker)
+            check_replaceable(folder, content, overwrite=overwrite)  # meanwhile somebody may have put something there
             replace_folder(new, folder, Path(room) / "old")
     except OSError as error:
         raise InputError(f"{folder} cannot be written ({error.strerror or error}). Give another folder.") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from contextlib import suppress
 from importlib import import_module
 from statistics import fmean
 from typing import Any
@@ -58,6 +59,13 @@ def check_architecture(name: str) -> str:
             f"{name.split('.')[0]} and --model.checkpoint_path to its model.safetensors (lightning-sq download {name})."
         )
     return name
+
+
+def with_known_tag(name: str) -> str:
+    """`name` without its tag if this timm lacks that: where no weights of timm's are wanted it changes nothing."""
+    with suppress(InputError):
+        return check_architecture(name)
+    return name.partition(".")[0]
 
 
 def has_weights(name: str) -> bool:
@@ -190,7 +198,9 @@ def load_backbone(backbone: nn.Module, state: dict[str, Tensor], *, source: str)
     """
     own = backbone.state_dict()
     state = without_prefix(state, own, source=source)
-    head = backbone.pretrained_cfg["classifier"]
+    config = getattr(backbone, "pretrained_cfg", None) or {}  # a network that timm was told of may have none
+    classifier = config.get("classifier") or ()
+    head = classifier if isinstance(classifier, str) else tuple(classifier)
     skipped = [key for key in state if key in own and key.startswith(head) and state[key].shape != own[key].shape]
     wrong = sorted(
         {key for key in own.keys() ^ state.keys() if not key.endswith(UNTRACKED)}

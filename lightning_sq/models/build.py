@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_sq.errors import InputError, one_line
 from lightning_sq.layers import Normalize, SoftQuantization
-from lightning_sq.models.backbone import create_backbone, feature_maps, replace_head
+from lightning_sq.models.backbone import create_backbone, feature_maps, replace_head, with_known_tag
 from lightning_sq.ops.staircases import Staircase
 from lightning_sq.words import counted
 
@@ -72,7 +73,7 @@ class ModelConfig:
             if values.keys() != {field.name for field in fields(cls)}:
                 raise KeyError(*sorted(values.keys() ^ {field.name for field in fields(cls)}))
             quantizer = values["quantizer"]
-            return cls(
+            config = cls(
                 architecture=str(values["architecture"]),
                 class_names=tuple(str(name) for name in values["class_names"]),
                 mean=tuple(float(value) for value in values["mean"]),
@@ -81,10 +82,19 @@ class ModelConfig:
                 resize_size=int(values["resize_size"]),
                 quantizer=None if quantizer is None else QuantizerConfig(**quantizer),
             )
+            config.check()
+            return config
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise InputError(
                 f"The model's description cannot be read ({one_line(error)}). Export the checkpoint again."
             ) from None
+
+    def check(self) -> None:
+        """Raises: ValueError for what no training gives."""
+        if min(self.image_size, self.resize_size) < 1:
+            raise ValueError(f"images of {self.image_size} cut from {self.resize_size} pixels")
+        if not all(map(math.isfinite, (*self.mean, *self.std))) or min(self.std, default=1.0) <= 0:
+            raise ValueError(f"a mean of {self.mean} and a standard deviation of {self.std}")
 
 
 class PixelClassifier(nn.Sequential):
@@ -200,7 +210,7 @@ def as_feature_maps(model: PixelClassifier) -> PixelClassifier:
     config = model.config
     parts = OrderedDict(model.named_children())
     parts["backbone"] = feature_maps(
-        config.architecture, model.backbone.state_dict(), len(config.class_names), config.num_channels
+        with_known_tag(config.architecture), model.backbone.state_dict(), len(config.class_names), config.num_channels
     )
     return PixelClassifier(parts, config).eval()
 

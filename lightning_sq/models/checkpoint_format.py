@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from lightning_sq import __version__
 from lightning_sq.errors import InputError, one_line
 from lightning_sq.layers import SoftQuantization
+from lightning_sq.models.backbone import with_known_tag
 from lightning_sq.models.build import ModelConfig, PixelClassifier, QuantizerConfig, build_model
 from lightning_sq.models.commit import commit
 from lightning_sq.ops.tensor_digest import add_tensors
@@ -54,7 +56,9 @@ class TrainedModel:
             shape or dtype.
         """
         try:
-            model = build_model(self.config)
+            with _float32():
+                model = build_model(replace(self.config, architecture=with_known_tag(self.config.architecture)))
+            model.config = self.config
         except InputError:
             raise
         except Exception as error:  # a stranger's values; each architecture refuses in its own way
@@ -74,6 +78,17 @@ class TrainedModel:
         digest = hashlib.sha256(json.dumps(self.config.to_dict(), sort_keys=True).encode())
         add_tensors(digest, self.state)
         return digest.hexdigest()
+
+
+@contextmanager
+def _float32() -> Iterator[None]:
+    """What weights are made in, whatever the caller's default is."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def misfits(model: nn.Module, state: dict[str, Tensor]) -> list[str]:

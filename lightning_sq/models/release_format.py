@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save
 from lightning_sq.errors import InputError
 from lightning_sq.models.build import ModelConfig
 from lightning_sq.models.checkpoint_format import FORMAT_VERSION, TrainedModel, versions
-from lightning_sq.paths import replace_folder, sha256
+from lightning_sq.paths import errors_named, replace_folder, sha256
 from lightning_sq.release_files import (
     CARD_FILE,
     CONFIG_FILE,
@@ -53,7 +53,8 @@ def write_release(
     """
     check_replaceable(folder, overwrite=overwrite)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+    room = tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.")
+    with errors_named(folder), room as temporary:
         new = Path(temporary) / "new"
         new.mkdir()
         for path in beside.iterdir() if beside else ():
@@ -62,6 +63,7 @@ def write_release(
         _write_sums(new)
         if check is not None:
             check(new)
+        check_replaceable(folder, overwrite=overwrite)  # meanwhile somebody may have put something there
         replace_folder(new, folder, Path(temporary) / "old")
 
 

@@ -11,6 +11,8 @@ from lightning_sq.evaluation.suites import SEARCHING
 from lightning_sq.models.checkpoint_format import TrainedModel
 from lightning_sq.run_files import JSON_FILE
 
+HOMES = (Path("/home"), Path("/Users"))
+
 
 def evidence_for(trained: TrainedModel, folder: Path) -> dict[str, Any]:
     """The results.json in `folder` with no other model in it, and without what lies where on the disk.
@@ -25,11 +27,16 @@ def evidence_for(trained: TrainedModel, folder: Path) -> dict[str, Any]:
         raise InputError(
             f"{folder / JSON_FILE} {why}. Evaluate this checkpoint: lightning-sq evaluate CHECKPOINT --data DIR."
         )
-    folder_of_data = Path(results["data"]["folder"])
-    inner = [part for part in folder_of_data.parts if part not in (folder_of_data.anchor, "..")]
-    data = results["data"] | {"folder": "/".join(inner[-2:]) or "a folder"}
+    data = results["data"] | {"folder": _public_name(Path(results["data"]["folder"]))}
     row = rows[0] | {"source": Path(rows[0]["source"]).name}
     return results | {"data": data, "models": [row]}
+
+
+def _public_name(folder: Path) -> str:
+    """The end of a folder's name, without a user's, and in letters that every file can hold."""
+    inner = [part for part in folder.parts if part not in (folder.anchor, "..")]
+    shown = inner[-1:] if folder.parent.parent in HOMES else inner[-2:]
+    return "/".join(shown).encode(errors="backslashreplace").decode() or "a folder"
 
 
 def why_not_robust(results: dict[str, Any] | None) -> str | None:

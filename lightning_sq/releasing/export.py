@@ -13,6 +13,7 @@ from lightning_sq.children import refusal_of
 from lightning_sq.errors import InputError
 from lightning_sq.models.checkpoint_format import TrainedModel, read_checkpoint
 from lightning_sq.models.release_format import check_replaceable, write_release
+from lightning_sq.paths import errors_named
 from lightning_sq.release_files import ONNX_FILE, RESULTS_FILE, TORCH_EXPORT_FILE
 from lightning_sq.releasing.card import model_card
 from lightning_sq.releasing.evidence import evidence_for
@@ -75,7 +76,9 @@ def release(
     trained = without_private_parts(trained)
     evidence = None if results is None else evidence_for(trained, results)
 
-    with TemporaryDirectory() as temporary:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    room = TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.")  # which has room for the release as well
+    with errors_named(folder), room as temporary:
         beside = Path(temporary)
         write_golden(beside, model)
         if evidence is not None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import json
+from dataclasses import replace
 
 import pytest
 import timm
@@ -123,7 +125,16 @@ def test_the_description_survives_json():
 
 
 @pytest.mark.parametrize(
-    "spoil", [lambda d: d.pop("mean"), lambda d: d.update(extra=1), lambda d: d.update(quantizer={"bits": 2})]
+    "spoil",
+    [
+        lambda d: d.pop("mean"),
+        lambda d: d.update(extra=1),
+        lambda d: d.update(quantizer={"bits": 2}),
+        lambda d: d.update(image_size=0),
+        lambda d: d.update(resize_size=-5),
+        lambda d: d.update(mean=[float("nan")] * 3),
+        lambda d: d.update(std=[0.2, 0.0, 0.2]),
+    ],
 )
 def test_a_description_that_is_not_ours_is_refused(spoil):
     values = CONFIG.to_dict()
@@ -173,6 +184,63 @@ def test_overwriting_a_release_removes_nothing_that_is_not_a_release(model, rele
     assert (other / "SHA256SUMS").read_text() == "a list of my own"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "new.part", "other", "release"]
     assert (tmp_path / "new").stat().st_mode == other.stat().st_mode
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_somebody_puts_there_while_a_release_is_made_stays(model, tmp_path, overwrite):
+    folder = tmp_path / "new"
+
+    def meanwhile(made):
+        folder.mkdir()
+        (folder / "thesis.tex").write_text("mine")
+
+    with pytest.raises(InputError, match="exists already"):
+        write_release(
+            folder, TrainedModel(CONFIG, model.state_dict()), "# card\n", overwrite=overwrite, check=meanwhile
+        )
+    assert (folder / "thesis.tex").read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
+def test_the_weights_beside_a_large_program_are_a_file_of_the_release(model, tmp_path):
+    beside = tmp_path / "beside"
+    beside.mkdir()
+    for name in ("model.onnx", "model.onnx.data"):
+        (beside / name).write_text(name)
+    trained = TrainedModel(CONFIG, model.state_dict())
+    for overwrite in (False, True):
+        write_release(tmp_path / "new", trained, "# card\n", overwrite=overwrite, beside=beside)
+    assert "model.onnx.data" in (tmp_path / "new/SHA256SUMS").read_text()
+
+
+def test_a_full_disk_is_told_with_the_folder_that_was_to_be_written(model, tmp_path, monkeypatch):
+    def full(tensors):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("lightning_sq.models.release_format.save", full)
+    with pytest.raises(OSError, match="No space left") as told:
+        write_release(tmp_path / "new", TrainedModel(CONFIG, model.state_dict()), "# card\n")
+    assert told.value.filename == str(tmp_path / "new")
+
+
+def test_a_release_loads_where_timm_lacks_the_tag_that_its_training_began_from(model):
+    config = replace(CONFIG, architecture="test_resnet.a_tag_of_another_timm")
+    built = TrainedModel(config, model.state_dict()).build()
+    assert built.config == config
+    assert torch.equal(built(IMAGES), model(IMAGES))
+    assert lightning_sq.models.build.as_feature_maps(built)(IMAGES)
+    with pytest.raises(InputError, match="timm has no weights named"):
+        build_model(config)
+
+
+def test_a_model_is_loaded_in_its_own_precision_whatever_the_default_is(model):
+    torch.set_default_dtype(torch.float64)
+    try:
+        built = TrainedModel(CONFIG, model.state_dict()).build()
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(built(IMAGES), model(IMAGES))
 
 
 def test_a_line_of_checksums_that_is_none_is_passed_over(model, release):
@@ -324,7 +392,9 @@ def test_a_network_of_a_module_of_ones_own_is_found_by_the_environment(tmp_path,
     with pytest.raises(InputError, match=r"no model named 'a_network_of_mine'.*module in \$LIGHTNING_SQ_IMPORT"):
         create_backbone("a_network_of_mine", 4)
     monkeypatch.setenv("LIGHTNING_SQ_IMPORT", "json, networks_of_mine")
-    assert create_backbone("a_network_of_mine", 4)(torch.zeros(1, 3, 8, 8)).shape == (1, 4)
+    mine = create_backbone("a_network_of_mine", 4)
+    assert mine(torch.zeros(1, 3, 8, 8)).shape == (1, 4)
+    assert load_backbone(create_backbone("a_network_of_mine", 4), mine.state_dict(), source="mine") == []
     monkeypatch.setenv("LIGHTNING_SQ_IMPORT", "networks_of_nobody")
     with pytest.raises(InputError, match="names networks_of_nobody, which cannot be imported"):
         create_backbone("resnet18", 4)

@@ -208,7 +208,15 @@ def test_the_evaluation_of_a_release_is_of_its_weights_alone_and_says_nothing_of
 
 
 @pytest.mark.parametrize(
-    ("folder", "said"), [("/data", "data"), ("/data/val", "data/val"), ("../pets", "pets"), (".", "a folder")]
+    ("folder", "said"),
+    [
+        ("/data", "data"),
+        ("/data/val", "data/val"),
+        ("../pets", "pets"),
+        (".", "a folder"),
+        ("/home/ann/val", "val"),
+        ("/a/b\udcff", "a/b\\udcff"),
+    ],
 )
 def test_the_images_of_a_card_have_a_name_wherever_they_lay(checkpoint, results, tmp_path, folder, said):
     moved = with_results(results, tmp_path / "moved", lambda r: r["data"].update(folder=folder))
