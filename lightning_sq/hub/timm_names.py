@@ -9,6 +9,9 @@ state-dict keys, and it takes pixels in [0, 1], which its `pretrained_cfg` says.
 Without `pretrained=True` the weights are random and the front end is the same: a tag is one network, so weights that
 were saved from it load into it again. Its front end is in no state-dict key, and so `resnet50` without the tag would
 take these weights too, and answer wrongly.
+
+This file is read as soon as timm has been, be it by `models/backbone` in the middle of its own import. So `models` is
+imported where a model is made, and not up here.
 """
 
 from __future__ import annotations
@@ -29,7 +32,6 @@ from lightning_sq.hub.cache import fetch_entry
 from lightning_sq.hub.download import UnreachableError
 from lightning_sq.hub.registry import RegistryEntry
 from lightning_sq.layers import SoftQuantization
-from lightning_sq.models.backbone import forget_state_dict
 from lightning_sq.release_files import LIBRARY
 from lightning_sq.words import counted
 
@@ -116,6 +118,8 @@ def _released(
     pretrained_cfg_overlay: dict[str, Any] | None = None,
     **options: Any,
 ) -> nn.Module:
+    from lightning_sq.models.backbone import forget_state_dict
+
     try:
         whole = _whole(entry, options.get("in_chans"))
     except UnreachableError as error:

@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
+import lightning_sq
 from lightning_sq.hub import download
 from lightning_sq.hub.registry import INDEX_VARIABLE, RegistryEntry
 from lightning_sq.models import ModelConfig, QuantizerConfig, build_model
 from lightning_sq.models.checkpoint_format import TrainedModel
 from lightning_sq.models.release_format import write_release
 from lightning_sq.paths import sha256
+from lightning_sq.releasing.golden import write_golden
 from tests.hub.server import Server, serving
 
 CONFIG = ModelConfig(
@@ -43,6 +45,17 @@ def release(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("release") / "pets"
     write_release(folder, TrainedModel(CONFIG, build_model(CONFIG).state_dict(), {"epochs": 3.0}), "# card\n")
     return folder
+
+
+@pytest.fixture
+def whole(release, tmp_path) -> Path:
+    """The release with golden logits, as the command wants it."""
+    model = lightning_sq.load(release)
+    (tmp_path / "beside").mkdir()
+    write_golden(tmp_path / "beside", model)
+    trained = TrainedModel(model.config, model.state_dict())
+    write_release(tmp_path / "whole", trained, "# card\n", beside=tmp_path / "beside")
+    return tmp_path / "whole"
 
 
 @pytest.fixture

@@ -19,7 +19,6 @@ from lightning_sq.hub.registry import RegistryEntry, parse_index
 from lightning_sq.models.checkpoint_format import TrainedModel
 from lightning_sq.models.release_format import write_release
 from lightning_sq.paths import sha256
-from lightning_sq.releasing.golden import write_golden
 from tests.hub import server as module
 from tests.hub.conftest import IMAGES, put
 from tests.hub.server import digest
@@ -101,17 +100,6 @@ def test_a_repository_that_is_not_there_gets_one_sentence(repository, server):
     assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match="hf-hub:a/b/c cannot be had"):
         lightning_sq.load("hf-hub:a/b/c")
-
-
-@pytest.fixture
-def whole(release, tmp_path):
-    """The release with golden logits, as the command wants it."""
-    model = lightning_sq.load(release)
-    (tmp_path / "beside").mkdir()
-    write_golden(tmp_path / "beside", model)
-    trained = TrainedModel(model.config, model.state_dict())
-    write_release(tmp_path / "whole", trained, "# card\n", beside=tmp_path / "beside")
-    return tmp_path / "whole"
 
 
 def forbid(monkeypatch):

@@ -273,6 +273,31 @@ def test_in_a_fresh_process_the_name_works_in_either_order_of_imports(index, ent
     assert (before == []) == (order[0] == "lightning_sq")
 
 
+BY_PACKAGE = """
+import sys, lightning_sq
+lightning_sq.load(sys.argv[1])
+import timm
+print(timm.list_pretrained("*.sq*"))
+"""
+
+
+@pytest.mark.end_to_end
+def test_a_list_of_releases_does_not_stop_the_package_that_is_the_first_to_import_timm(index, entry, release):
+    """The names are registered while `models/backbone` is in the middle of its own imports."""
+    index.write_text(entry.as_toml() + replace(entry, name="small_cnn.sq").as_toml())  # one of our own networks
+    command = [sys.executable, "-c", BY_PACKAGE, str(release)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPOSITORY)
+    assert (done.stdout.strip(), done.stderr) == (f"['small_cnn.sq', '{NAME}']", "")
+
+
+@pytest.mark.end_to_end
+@pytest.mark.parametrize("words", [("verify", "{folder}"), ("fit", "--print_config")], ids=lambda words: words[0])
+def test_a_list_of_releases_does_not_stop_the_command_line(index, whole, words):
+    command = [sys.executable, "-m", "lightning_sq", *(word.format(folder=whole) for word in words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPOSITORY)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 PROBE = """
 import importlib.util, sys
 {imports}
