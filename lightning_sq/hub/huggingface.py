@@ -62,7 +62,8 @@ def upload(folder: Path, repository: str, *, private: bool = False, dry_run: boo
 
     Every file is held against SHA256SUMS first. A dry run reaches no network.
 
-    Raises: InputError if the folder is no whole release, the name is none, or the Hub refuses.
+    Raises: InputError if the folder is no whole release, the name is none, the Hub refuses, or what was to be `private`
+        is a repository that everybody sees.
     """
     library = _library()
     try:
@@ -80,15 +81,27 @@ def upload(folder: Path, repository: str, *, private: bool = False, dry_run: boo
     root = f"{library.constants.ENDPOINT}/{repository}/resolve"
     if dry_run:
         return Upload(repository, files, None, f"{root}/main/")
+    commit = _commit(library.HfApi, folder, repository, names, private)
+    return Upload(repository, files, str(commit.commit_url), f"{root}/{commit.oid}/")
+
+
+def _commit(api_class: Any, folder: Path, repository: str, names: list[str], private: bool) -> Any:
+    """The Hub's description of the commit. Where the repository is there already, it stays as public as it is."""
     try:
-        api = library.HfApi()
+        api = api_class()
         api.create_repo(repository, private=private, exist_ok=True)
-        commit = api.upload_folder(
+        if private and not api.repo_info(repository).private:
+            raise InputError(
+                f"{repository} is on the Hub already, where everybody sees it, so nothing was uploaded. Make it "
+                "private in its settings there, give another name, or leave out --private."
+            )
+        return api.upload_folder(
             repo_id=repository, folder_path=folder, allow_patterns=names, commit_message="Release of lightning_sq"
         )
+    except InputError:
+        raise
     except Exception as error:
         raise InputError(
             f"The Hub did not take {repository} ({one_line(error, named=True)}). "
             "Log in with `hf auth login` as someone who may write there."
         ) from error
-    return Upload(repository, files, str(commit.commit_url), f"{root}/{commit.oid}/")

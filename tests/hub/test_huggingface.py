@@ -131,18 +131,27 @@ def test_the_printed_entry_is_named_after_the_architecture_without_a_tag_of_timm
     assert '["test_resnet.robust"]' in capsys.readouterr().out
 
 
-def test_an_upload_makes_the_repository_and_sends_the_files_of_the_release_alone(whole, monkeypatch, capsys):
+def pretend(monkeypatch, *, private=True):
+    """A Hub that takes everything, whose repository is private or not; gives back what it was asked."""
     calls = []
 
     class Api:
         def create_repo(self, *arguments, **options):
             calls.append((arguments, options))
 
+        def repo_info(self, repository):
+            return SimpleNamespace(private=private)
+
         def upload_folder(self, **options):
             calls.append(options)
             return SimpleNamespace(commit_url="https://hub/commit/1", oid="1" * 40)
 
     monkeypatch.setattr(hub, "HfApi", Api)
+    return calls
+
+
+def test_an_upload_makes_the_repository_and_sends_the_files_of_the_release_alone(whole, monkeypatch, capsys):
+    calls = pretend(monkeypatch)
     assert main(["upload", str(whole), "pets/robust", "--private"]) == 0
     assert calls[0] == (("pets/robust",), {"private": True, "exist_ok": True})
     assert calls[1]["folder_path"] == whole
@@ -158,6 +167,15 @@ def test_an_upload_makes_the_repository_and_sends_the_files_of_the_release_alone
         (3, 32, 32),
         36,
     )
+
+
+def test_what_is_to_be_private_is_not_put_where_everybody_sees_it(whole, monkeypatch, capsys):
+    calls = pretend(monkeypatch, private=False)
+    assert main(["upload", str(whole), "pets/robust", "--private"]) == 2
+    assert "pets/robust is on the Hub already, where everybody sees it, so nothing was" in capsys.readouterr().err
+    assert len(calls) == 1
+    upload(whole, "pets/robust")
+    assert len(calls) == 3
 
 
 def test_what_the_hub_refuses_is_one_sentence(whole, monkeypatch):
