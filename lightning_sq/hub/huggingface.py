@@ -96,7 +96,11 @@ def _commit(api_class: Any, folder: Path, repository: str, names: list[str], pri
                 "private in its settings there, give another name, or leave out --private."
             )
         return api.upload_folder(
-            repo_id=repository, folder_path=folder, allow_patterns=names, commit_message="Release of lightning_sq"
+            repo_id=repository,
+            folder_path=folder,
+            allow_patterns=names,
+            delete_patterns=[name for name in RELEASE_FILES if name not in names],  # of an earlier release
+            commit_message="Release of lightning_sq",
         )
     except InputError:
         raise

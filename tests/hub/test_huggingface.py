@@ -178,6 +178,14 @@ def test_what_is_to_be_private_is_not_put_where_everybody_sees_it(whole, monkeyp
     assert len(calls) == 3
 
 
+def test_an_upload_takes_away_what_an_earlier_release_had_and_this_one_lacks(whole, monkeypatch):
+    calls = pretend(monkeypatch)
+    upload(whole, "pets/robust")
+    there = [*(path.name for path in whole.iterdir()), "results.json", "model.onnx", "figures/results.json", "train.py"]
+    gone = hub.utils.filter_repo_objects(there, allow_patterns=calls[1]["delete_patterns"])
+    assert sorted(gone) == ["model.onnx", "results.json"]
+
+
 def test_what_the_hub_refuses_is_one_sentence(whole, monkeypatch):
     class Api:
         def create_repo(self, *arguments, **options):
