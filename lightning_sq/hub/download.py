@@ -42,11 +42,14 @@ class UnreachableError(InputError):
 def read_small_file(url: str, limit: int = SMALL) -> bytes:
     """The content at `url`.
 
-    Raises: UnreachableError if nothing answers; InputError if there is no such file, or it has more than `limit` bytes.
+    Raises: UnreachableError if nothing answers, or not all of it comes; InputError if there is no such file, or it has
+        more than `limit` bytes.
     """
     try:
         with _open(url) as response:
             content = response.read(limit + 1)
+            if response.length and len(content) <= limit:  # bytes that were announced and did not come
+                raise URLError("the connection was cut")
     except HTTPError as error:
         raise _refused(url, error.code) from error
     except (OSError, HTTPException) as error:

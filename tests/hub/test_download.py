@@ -153,3 +153,11 @@ def test_a_list_that_is_too_long_or_nowhere_is_refused(server):
         read_small_file(f"{server.url}none")
     with pytest.raises(UnreachableError, match="cannot be reached"):
         read_small_file("http://127.0.0.1:9/list")
+
+
+def test_a_list_of_which_a_part_comes_is_not_taken_for_whole(server):
+    server.files["list"] = b"x" * 100
+    for sent in (0, 60):
+        server.faults["list"] = [("cut", sent)]
+        with pytest.raises(UnreachableError, match=r"list cannot be reached \(the connection was cut\)"):
+            read_small_file(f"{server.url}list", 100)
