@@ -36,14 +36,14 @@ Advance = Callable[[int, int], None]
 
 
 class UnreachableError(InputError):
-    """No answer from there: no network, a wrong name, or a server that is down."""
+    """No answer from there: no network, a wrong name, or a server that is down or has no time."""
 
 
 def read_small_file(url: str, limit: int = SMALL) -> bytes:
     """The content at `url`.
 
-    Raises: UnreachableError if nothing answers, or not all of it comes; InputError if there is no such file, or it has
-        more than `limit` bytes.
+    Raises: UnreachableError if nothing answers, not all of it comes, or the server cannot just now; InputError if there
+        is no such file, or it has more than `limit` bytes.
     """
     try:
         with _open(url) as response:
@@ -51,6 +51,8 @@ def read_small_file(url: str, limit: int = SMALL) -> bytes:
             if response.length and len(content) <= limit:  # bytes that were announced and did not come
                 raise URLError("the connection was cut")
     except HTTPError as error:
+        if error.code in PASSING:
+            raise unreachable(url, URLError(f"the server answers {error.code}")) from error
         raise _refused(url, error.code) from error
     except (OSError, HTTPException) as error:
         raise unreachable(url, error) from error

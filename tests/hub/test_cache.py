@@ -73,6 +73,14 @@ def test_an_address_follows_the_server_and_falls_back_to_the_last_copy_when_noth
         assert fetch(address) == second
 
 
+@pytest.mark.parametrize("fault", [("status", 503), ("cut", 100)])
+def test_an_address_falls_back_to_its_copy_while_the_server_has_no_time_or_cuts(server, entry, fault):
+    folder = fetch(entry.url)
+    server.faults["pets/SHA256SUMS"] = [fault]
+    with pytest.warns(UserWarning, match=r"SHA256SUMS cannot be reached.*The copy of 2"):
+        assert fetch(entry.url) == folder
+
+
 def test_offline_it_says_what_is_cached(server, index, entry, tmp_path):
     with pytest.raises(InputError, match=r"127\.0\.0\.1:9/.*Nothing is in the cache"):
         fetch("http://127.0.0.1:9/pets/")

@@ -161,3 +161,10 @@ def test_a_list_of_which_a_part_comes_is_not_taken_for_whole(server):
         server.faults["list"] = [("cut", sent)]
         with pytest.raises(UnreachableError, match=r"list cannot be reached \(the connection was cut\)"):
             read_small_file(f"{server.url}list", 100)
+
+
+@pytest.mark.parametrize("code", [429, 502, 503, 504])
+def test_a_list_from_a_server_that_is_busy_cannot_be_reached_and_its_address_is_not_doubted(server, code):
+    server.files["list"], server.faults["list"] = b"x", [("status", code)]
+    with pytest.raises(UnreachableError, match=rf"list cannot be reached \(the server answers {code}\)\.$"):
+        read_small_file(f"{server.url}list")
