@@ -15,7 +15,7 @@ from urllib.parse import quote, urlsplit
 from urllib.request import Request, urlopen
 
 from lightning_sq import __version__
-from lightning_sq.errors import InputError
+from lightning_sq.errors import InputError, one_line
 from lightning_sq.paths import sha256
 
 TIMEOUT = 30.0
@@ -42,8 +42,8 @@ class UnreachableError(InputError):
 def read_small_file(url: str, limit: int = SMALL) -> bytes:
     """The content at `url`.
 
-    Raises: UnreachableError if nothing answers, not all of it comes, or the server cannot just now; InputError if there
-        is no such file, or it has more than `limit` bytes.
+    Raises: UnreachableError if nothing answers, not all of it comes, or the server cannot just now; InputError if it is
+        no address, there is no such file, or it has more than `limit` bytes.
     """
     try:
         with _open(url) as response:
@@ -56,6 +56,8 @@ def read_small_file(url: str, limit: int = SMALL) -> bytes:
         raise _refused(url, error.code) from error
     except (OSError, HTTPException) as error:
         raise unreachable(url, error) from error
+    except ValueError as error:  # of a host that no name can be
+        raise _no_address(url, error) from error
     if len(content) > limit:
         raise InputError(f"{url} is larger than the {limit:,} bytes that such a list has. Is the address right?")
     return content
@@ -72,7 +74,7 @@ def check_address(url: str, instead: str) -> None:
     try:
         parts = urlsplit(url)
     except ValueError as error:
-        raise InputError(f"{url} is no address ({error}). One is https://HOST/FOLDER/.") from error
+        raise _no_address(url, error) from error
     if parts.scheme == "http" and not re.fullmatch(r"localhost|127\.[\d.]+|::1", parts.hostname or ""):
         warnings.warn(
             f"{url} comes over plain http: whoever is in between can put another model in its place. Take https, or "
@@ -181,6 +183,10 @@ def _goes_on_at(start: int, response: HTTPResponse) -> bool:
     """Whether the server sends what was asked for, and not all of it again."""
     span = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
     return response.status == 206 and span is not None and int(span[1]) == start
+
+
+def _no_address(url: str, error: ValueError) -> InputError:
+    return InputError(f"{url} is no address ({one_line(error)}). One is https://HOST/FOLDER/.")
 
 
 def _refused(url: str, code: int) -> InputError:

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
-from lightning_sq.errors import InputError
+from lightning_sq.errors import InputError, one_line
 
 
 def register_with_timm() -> None:
@@ -25,21 +25,25 @@ def register_with_timm() -> None:
 
 
 def _register() -> None:
-    """What cannot be read or registered does not stop whoever only wanted timm."""
-    from lightning_sq.hub.registry import entries
-
+    """What cannot be read or registered, for whatever reason, does not stop whoever only wanted timm."""
     try:
+        from lightning_sq.hub.registry import entries
+
         found = entries()
-    except InputError as error:
-        warnings.warn(f"No released model is registered with timm: {error}", stacklevel=2)
+    except Exception as error:
+        warnings.warn(f"No released model is registered with timm: {_said(error)}", stacklevel=2)
         return
     for entry in found.values():
-        from lightning_sq.hub.timm_names import register
-
         try:
+            from lightning_sq.hub.timm_names import register
+
             register(entry)
-        except InputError as error:
-            warnings.warn(f"A released model is not registered with timm: {error}", stacklevel=2)
+        except Exception as error:
+            warnings.warn(f"A released model is not registered with timm: {_said(error)}", stacklevel=2)
+
+
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, InputError) else f"{one_line(error, named=True)}."
 
 
 class _TimmWatcher(MetaPathFinder):

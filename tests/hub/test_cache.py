@@ -151,9 +151,16 @@ def test_a_digest_that_is_none_is_refused(fragment):
 def test_what_is_no_address_is_refused_in_a_sentence(monkeypatch):
     with pytest.raises(InputError, match=r"https://\[pets/ is no address \(Invalid IPv6 URL\)"):
         fetch("https://[pets/")
-    monkeypatch.setenv(INDEX_VARIABLE, "https://[pets/")
-    with pytest.raises(InputError, match="is no address"):
-        fetch("pets")
+    monkeypatch.setenv("no_proxy", "*")  # which would be asked for the name
+    for address in ("https://pets..example/", f"https://{'p' * 64}.example/"):
+        with pytest.raises(
+            InputError, match=r"SHA256SUMS is no address \(.*label.* too long.*\)\. One is https://HOST"
+        ):
+            fetch(address)
+    for address in ("https://[pets/", "https://pets..example/"):
+        monkeypatch.setenv(INDEX_VARIABLE, address)
+        with pytest.raises(InputError, match="is no address"):
+            fetch("pets")
 
 
 @pytest.mark.parametrize("address", ["http://models.example/pets", "http://127.example/", "http://10.0.0.1:80/pets/"])

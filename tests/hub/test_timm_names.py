@@ -240,6 +240,10 @@ def test_a_list_that_cannot_be_read_does_not_stop_timm(monkeypatch, entry, tmp_p
     monkeypatch.setenv(INDEX_VARIABLE, "nowhere.toml")
     with pytest.warns(UserWarning, match=r"No released model is registered with timm.*nowhere\.toml"):
         on_import._register()
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setenv(INDEX_VARIABLE, "https://pets..example/")
+    with pytest.warns(UserWarning, match=r"No released model is registered with timm: https://pets\.\.example/ is no"):
+        on_import._register()
     (tmp_path / "list.toml").write_text(replace(entry, name="resnet5O.sq").as_toml() + entry.as_toml())
     monkeypatch.setenv(INDEX_VARIABLE, str(tmp_path / "list.toml"))
     with pytest.warns(UserWarning, match=r"is not registered with timm: resnet5O\.sq"):
@@ -271,6 +275,22 @@ def test_in_a_fresh_process_the_name_works_in_either_order_of_imports(index, ent
     expected = lightning_sq.load(release)(images)
     assert torch.allclose(torch.tensor(logits), expected, atol=1e-6)
     assert (before == []) == (order[0] == "lightning_sq")
+
+
+def test_a_mistake_of_ours_does_not_stop_timm(monkeypatch, index):
+    """Nor does a timm that keeps its names elsewhere."""
+
+    def fail(*arguments):
+        raise AttributeError("no such table\n\nand more")
+
+    monkeypatch.setattr(timm_names, "register", fail)
+    with pytest.warns(
+        UserWarning, match=r"A released .* is not registered with timm: AttributeError: no such table\.$"
+    ):
+        on_import._register()
+    monkeypatch.setattr("lightning_sq.hub.registry.entries", fail)
+    with pytest.warns(UserWarning, match=r"No released .* is registered with timm: AttributeError: no such table\.$"):
+        on_import._register()
 
 
 BY_PACKAGE = """
