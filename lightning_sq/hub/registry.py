@@ -6,16 +6,20 @@ trust no server.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import tomllib
+import warnings
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
 
 from lightning_sq.errors import InputError, one_line
-from lightning_sq.paths import expanded
+from lightning_sq.paths import cache_folder, expanded, whole_file
 
 INDEX_VARIABLE = "LIGHTNING_SQ_INDEX"
 OWN_INDEX = Path(__file__).with_name("registry.toml")
@@ -64,23 +68,54 @@ class RegistryEntry:
         )
 
 
+def own_entries() -> dict[str, RegistryEntry]:
+    """Those of the package."""
+    return parse_index(OWN_INDEX.read_text(), source=str(OWN_INDEX), base="")
+
+
 def entries() -> dict[str, RegistryEntry]:
     """Every released model by name; the user's index comes after the package's, and may replace its entries.
 
+    One that lies at an address is kept in the cache. While the address cannot be reached the copy is taken, or nothing
+    where there is none, with a warning: what is here loads without a network.
+
     Raises: InputError if $LIGHTNING_SQ_INDEX cannot be read.
     """
-    found = parse_index(OWN_INDEX.read_text(), source=str(OWN_INDEX), base="")
-    if named := os.environ.get(INDEX_VARIABLE):
-        found |= parse_index(_text_of(named), source=named, base=named)
+    named = os.environ.get(INDEX_VARIABLE)
+    if not named:
+        return own_entries()
+    if IS_ADDRESS.match(named):
+        return own_entries() | _entries_at(named)
+    return own_entries() | parse_index(_text_of(named), source=named, base=named)
+
+
+def _entries_at(address: str) -> dict[str, RegistryEntry]:
+    from lightning_sq.hub.download import UnreachableError, check_address, read_small_file
+
+    check_address(address, "a file")
+    copy = cache_folder() / "lists" / f"{hashlib.sha256(os.fsencode(address)).hexdigest()}.toml"
+    try:
+        content = read_small_file(address)
+    except UnreachableError as error:
+        return _entries_of_copy(copy, address, error)
+    found = parse_index(content.decode(errors="replace"), source=address, base=address)
+    with suppress(OSError), whole_file(copy) as temporary:  # where nothing can be kept the list is as good
+        temporary.write_bytes(content)
     return found
 
 
-def _text_of(index: str) -> str:
-    if IS_ADDRESS.match(index):
-        from lightning_sq.hub.download import check_address, read_small_file
+def _entries_of_copy(copy: Path, address: str, problem: InputError) -> dict[str, RegistryEntry]:
+    try:
+        content, seconds = copy.read_bytes(), copy.stat().st_mtime
+    except OSError:
+        warnings.warn(f"{problem} No copy of that list is in the cache: the package's own alone is used.", stacklevel=2)
+        return {}
+    when = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+    warnings.warn(f"{problem} The copy of {when} in {copy} is used.", stacklevel=2)
+    return parse_index(content.decode(errors="replace"), source=str(copy), base=address)
 
-        check_address(index, "a file")
-        return read_small_file(index).decode(errors="replace")
+
+def _text_of(index: str) -> str:
     try:
         return expanded(index).read_text()
     except (OSError, UnicodeDecodeError) as error:

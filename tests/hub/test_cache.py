@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -173,8 +174,10 @@ def test_an_address_over_plain_http_without_a_digest_is_warned_of(address, monke
     with pytest.warns(UserWarning, match="plain http: whoever is in between.*#sha256="), pytest.raises(InputError):
         fetch(address)
     monkeypatch.setenv(INDEX_VARIABLE, address)
-    warned = pytest.warns(UserWarning, match="plain http: whoever is in between.*Take https, or a file")
-    with warned, pytest.raises(InputError):
+    with (
+        pytest.warns(UserWarning, match="plain http: whoever is in between.*Take https, or a file"),
+        pytest.warns(UserWarning, match="cannot be reached"),
+    ):
         registry.entries()
 
 
@@ -248,6 +251,55 @@ def test_the_command_takes_a_list_from_a_server_with_addresses_beside_it(server,
     server.files["lists/index.toml"] = entry.as_toml().replace(entry.url, "../pets").encode()
     assert main(["download", NAME, "--index", f"{server.url}lists/index.toml"]) == 0
     assert Path(capsys.readouterr().out.strip()).is_dir()
+
+
+@pytest.fixture
+def remote(server, entry, monkeypatch) -> str:
+    """The address of a list with the entry, which $LIGHTNING_SQ_INDEX names."""
+    server.files["lists/index.toml"] = entry.as_toml().replace(entry.url, "../pets").encode()
+    monkeypatch.setenv(INDEX_VARIABLE, f"{server.url}lists/index.toml")
+    return f"{server.url}lists/index.toml"
+
+
+def test_while_a_list_cannot_be_reached_its_copy_is_taken_and_cached_models_load(server, remote, release, capsys):
+    assert main(["download", NAME]) == 0
+    folder = capsys.readouterr().out.strip()
+    server.shutdown()
+    server.server_close()
+    with pytest.warns(UserWarning, match=rf"{remote} cannot be reached .* The copy of 2.* is used"):
+        model = lightning_sq.load(NAME)
+    assert torch.equal(model(IMAGES), lightning_sq.load(release)(IMAGES))
+    with pytest.warns(UserWarning, match="The copy of 2"):
+        assert main(["download", "--list"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"released  {NAME}  {server.url}pets/",
+        f"cached    {NAME}  {folder}",
+    ]
+
+
+def test_a_list_that_was_never_reached_leaves_the_packages_own(server, remote, entry, tmp_path, monkeypatch):
+    monkeypatch.setattr("lightning_sq.hub.registry.OWN_INDEX", own := tmp_path / "registry.toml")
+    own.write_text(replace(entry, name="test_resnet.own").as_toml())
+    server.faults["lists/index.toml"] = [("status", 503), ("cut", 20)]
+    for _ in range(2):
+        with pytest.warns(UserWarning, match=r"index\.toml cannot be reached .*No copy of that list is in the cache"):
+            assert list(entries()) == ["test_resnet.own"]
+    assert list(entries()) == ["test_resnet.own", NAME]
+
+
+def test_what_is_no_list_does_not_take_the_place_of_the_copy(server, remote):
+    found = entries()
+    server.faults["lists/index.toml"] = [("html",), ("status", 404), ("status", 503)]
+    for problem in ("is no list of released models", "there is no such file"):
+        with pytest.raises(InputError, match=problem):
+            entries()
+    with pytest.warns(UserWarning, match="The copy of 2"):
+        assert entries() == found
+
+
+def test_a_list_is_read_where_no_copy_can_be_kept(remote, tmp_path):
+    (tmp_path / "cache").write_text("no folder")
+    assert list(entries()) == [NAME]
 
 
 @pytest.mark.parametrize(

@@ -384,3 +384,17 @@ def test_torch_hub_loads_a_release_and_a_released_name(index, release):
         pooled = torch.hub.load(str(REPOSITORY), "release", str(release), num_classes=0, source="local")
     assert torch.equal(by_folder(IMAGES), by_name(IMAGES))
     assert pooled(IMAGES).shape == (2, 96)
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        ("http://127.0.0.1:9/list.toml", "No copy of that list"),
+        ("nowhere.toml", "only the package's own have names here"),
+    ],
+)
+def test_torch_hub_loads_a_folder_where_the_list_cannot_be_read(release, monkeypatch, named, said):
+    monkeypatch.setenv(INDEX_VARIABLE, named)
+    with pytest.warns(UserWarning, match=said):
+        model = torch.hub.load(str(REPOSITORY), "release", str(release), source="local")
+    assert torch.equal(model(IMAGES), lightning_sq.load(release)(IMAGES))
