@@ -24,20 +24,26 @@ def _library() -> Any:
 def fetch_repository(source: str) -> Path:
     """The folder of `hf-hub:org/name`, or `hf-hub:org/name@revision`; offline from the library's cache.
 
-    Raises: InputError if it cannot be had.
+    SHA256SUMS comes first: of a repository that is no release nothing else is fetched.
+
+    Raises: InputError if it cannot be had, or is no release.
     """
-    library = _library()
     repository, _, revision = source.removeprefix(PREFIX).partition("@")
+    folder = _snapshot(source, repository, revision or None, [SUMS_FILE])
+    listed = read_sums(folder)
+    commit = folder.name  # what is pushed in between does not come beside the checksums of before
+    return _snapshot(source, repository, commit, [name for name in DOWNLOADED if name in listed])
+
+
+def _snapshot(source: str, repository: str, revision: str | None, names: list[str]) -> Path:
+    library = _library()
     try:
-        folder = library.snapshot_download(
-            repository, revision=revision or None, allow_patterns=[*DOWNLOADED, SUMS_FILE]
-        )
+        return Path(library.snapshot_download(repository, revision=revision, allow_patterns=names))
     except Exception as error:  # of the library, of HTTP, of a name that is none
         raise InputError(
             f"{source} cannot be had from the Hugging Face Hub ({one_line(error, named=True)}). "
             "Check the name, the network, and `hf auth login` for what is not public."
         ) from error
-    return Path(folder)
 
 
 @dataclass(frozen=True)

@@ -94,6 +94,35 @@ def test_weights_that_the_hub_spoils_are_refused(repository, server):
         lightning_sq.load(repository)
 
 
+def test_of_a_repository_without_checksums_nothing_is_fetched(repository, server):
+    tree = f"api/models/{REPOSITORY}/tree/{COMMIT}"
+    files = [file for file in json.loads(server.files[tree]) if file["path"] != "SHA256SUMS"]
+    server.files[tree] = json.dumps(files).encode()
+    with pytest.raises(InputError, match=r"is not a release of lightning_sq: it has no SHA256SUMS"):
+        lightning_sq.load(repository)
+    assert not [path for path, _ in server.requests if "/resolve/" in path]
+
+
+def test_of_a_repository_with_checksums_of_something_else_the_weights_are_not_fetched(repository, server):
+    sums = f"{'0' * 64}  train.py\n".encode()
+    server.files[f"{REPOSITORY}/resolve/{COMMIT}/SHA256SUMS"] = sums
+    tree = f"api/models/{REPOSITORY}/tree/{COMMIT}"
+    files = [
+        file | ({"size": len(sums)} if file["path"] == "SHA256SUMS" else {}) for file in json.loads(server.files[tree])
+    ]
+    server.files[tree] = json.dumps(files).encode()
+    with pytest.raises(InputError, match=r"is missing"):
+        lightning_sq.load(repository)
+    assert {path.rpartition("/")[2] for path, _ in server.requests if "/resolve/" in path} == {"SHA256SUMS"}
+
+
+def test_what_is_in_the_librarys_cache_loads_while_nothing_answers(repository, release, server):
+    lightning_sq.load(repository)
+    server.shutdown()
+    server.server_close()
+    assert torch.equal(lightning_sq.load(repository)(IMAGES), lightning_sq.load(release)(IMAGES))
+
+
 def test_a_repository_that_is_not_there_gets_one_sentence(repository, server):
     with pytest.raises(InputError, match=r"hf-hub:pets/other cannot be had from the Hugging Face Hub") as caught:
         lightning_sq.load("hf-hub:pets/other")
