@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import OrderedDict
+from dataclasses import replace
 
 import pytest
 import torch
@@ -72,23 +73,28 @@ def test_momentum_carries_on_past_a_gradient_that_turns(momentum, last):
     assert seen == pytest.approx([0.3, 0.45, 0.6, last])
 
 
-def test_more_restarts_fool_more_images():
+@pytest.mark.parametrize("attack", [PGD(num_steps=1), GreedyFlips(num_rounds=1)])
+def test_more_restarts_fool_more_images(attack):
     model = small_net(0)
     labels = model(IMAGES).argmax(1)
     counts = [
-        (margin(model(PGD(num_steps=1, num_restarts=n)(model, IMAGES, labels, SEEDS, 0.05)), labels) > 0).sum().item()
+        (margin(model(replace(attack, num_restarts=n)(model, IMAGES, labels, SEEDS, 0.05)), labels) > 0).sum().item()
         for n in (1, 2, 8)
     ]
     assert counts == sorted(counts)
-    assert counts[-1] > counts[0] > 0  # 15 and 14
+    assert counts[-1] > counts[0] > 0  # 15 and 14; 12 and 8
 
 
-def test_an_images_attack_does_not_depend_on_its_batch():
-    model = linear(classes=4)
+@pytest.mark.parametrize("attack", [PGD(num_steps=1, num_restarts=4), GreedyFlips(num_rounds=1, num_restarts=4)])
+def test_an_images_attack_depends_on_its_seed_and_not_on_its_batch(attack):
+    model = small_net(0)
     labels = model(IMAGES).argmax(1)
-    together = PGD(num_steps=3)(model, IMAGES, labels, SEEDS, 0.01)
-    alone = PGD(num_steps=3)(model, IMAGES[7:8], labels[7:8], [7], 0.01)
-    assert torch.allclose(alone[0], together[7], atol=1e-6)
+    together = attack(model, IMAGES, labels, SEEDS, 0.05)
+    assert 0 < fools(model, together, IMAGES, labels, epsilon=0.05).sum() < len(IMAGES)  # some leave the batch early
+    alone = [attack(model, IMAGES[i : i + 1], labels[i : i + 1], [SEEDS[i]], 0.05) for i in range(len(IMAGES))]
+    assert torch.allclose(torch.cat(alone), together, atol=1e-6)
+    otherwise = attack(model, IMAGES, labels, [seed + 100 for seed in SEEDS], 0.05)
+    assert not torch.allclose(otherwise, together, atol=1e-6)
 
 
 def test_pgd_leaves_no_gradient_behind_and_works_under_no_grad():

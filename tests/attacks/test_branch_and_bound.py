@@ -71,6 +71,15 @@ def test_it_ends_with_the_truth_behind_a_hard_quantizer(name, at_a_time):
     assert torch.equal(fools(model, found.images, IMAGES, labels, epsilon=EPSILON), ~truth)
 
 
+@pytest.mark.parametrize(("margin", "sure"), [(1e-6, False), (1e-4, True)])
+def test_what_rounding_alone_may_have_brought_below_zero_is_no_proof(margin, sure):
+    model = net()
+    nn.init.zeros_(model.backbone[3].weight)
+    model.backbone[3].bias.data.copy_(torch.tensor([1.0, 1.0 - margin, 0.0]))
+    found = BranchAndBound(10)(model, IMAGES[:5], torch.zeros(5).long(), (), EPSILON)
+    assert found.proven.tolist() == [sure] * 5
+
+
 @pytest.mark.parametrize("max_boxes", [1, 3, 10])
 def test_with_few_boxes_it_gives_up_and_claims_nothing_false(max_boxes):
     model = net(QUANTIZERS["six levels"])

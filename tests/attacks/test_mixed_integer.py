@@ -16,6 +16,7 @@ from lightning_sq.evaluation import evaluate
 from lightning_sq.layers import SoftQuantization, UnitClamp
 from lightning_sq.models import PixelClassifier
 from lightning_sq.ops.linf_ball import project
+from lightning_sq.verification.interval_network import certified
 from tests.attacks.test_branch_and_bound import EPSILON, IMAGES, QUANTIZERS, labels_of, net, robust_by_counting
 
 
@@ -47,6 +48,22 @@ def test_it_ends_with_the_truth_behind_a_hard_quantizer(name, build):
     found = MixedInteger()(model, IMAGES, labels, (), EPSILON)
     assert torch.equal(found.proven, truth)
     assert torch.equal(fools(model, found.images, IMAGES, labels, epsilon=EPSILON), ~truth)
+
+
+@pytest.mark.parametrize(("margin", "sure"), [(5e-5, False), (2e-4, True)])
+def test_a_mistake_that_is_nearer_than_the_solver_rounds_is_not_ruled_out(margin, sure):
+    model = net()
+    model.backbone[1], model.backbone[3] = nn.Linear(6, 2), nn.Linear(2, 2)
+    twice, difference = model.backbone[1], model.backbone[3]
+    for layer in (twice, difference):
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    twice.weight.data[:, 0] = 1.0
+    difference.weight.data[1] = torch.tensor([1.0, -1.0])  # of the same number, which bounds do not know
+    difference.bias.data[1] = -margin
+    found = MixedInteger()(model, IMAGES[:3], torch.zeros(3).long(), (), EPSILON)
+    assert found.proven.tolist() == [sure] * 3
+    assert not certified(model, IMAGES[:3], torch.zeros(3).long(), EPSILON).any()
 
 
 UNITS = {

@@ -28,6 +28,16 @@ def test_whether_a_validation_is_long_is_what_all_processes_say(tmp_path, monkey
     assert callback._validation_is_long is is_long
 
 
+@pytest.mark.parametrize(("seconds", "is_long"), [(4.9, False), (5.1, True)])
+def test_a_validation_of_more_than_five_seconds_is_long(tmp_path, monkeypatch, seconds, is_long):
+    clock = iter((100.0, 100.0 + seconds))
+    monkeypatch.setattr(leaving.time, "monotonic", lambda: next(clock))
+    callback = LeaveWhenAsked(tmp_path / "last.ckpt")
+    callback.on_validation_start(None, None)
+    callback.on_validation_end(None, SimpleNamespace(device="cpu"))
+    assert callback._validation_is_long is is_long
+
+
 def test_no_process_is_asked_before_each_batch_whether_lightning_was_signalled(tmp_path, monkeypatch):
     """By a broadcast, behind which the GPU has nothing to do. It would be of what no handler sets."""
     asked: list[object] = []
