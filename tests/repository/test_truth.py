@@ -52,6 +52,8 @@ def test_a_recipe_parses_and_says_what_and_how(config, capsys, monkeypatch):
     assert stopped.value.code == 0
     printed = yaml.safe_load(capsys.readouterr().out)
     assert printed["output"] == f"runs/{config.stem}"
+    told = ("hang_seconds", "checkpoint_minutes", "keep_last")  # in slurm/README.md and docs/training.md
+    assert [printed[name] for name in told] == [40, 15, 2]
     header = config.read_text().split("seed_everything")[0]
     assert f"configs/{config.name}" in header
     for line in ("What", "Source", "Run", "Expect", "Cost"):
