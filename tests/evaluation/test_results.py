@@ -240,11 +240,14 @@ def test_the_command_draws_the_report_again_or_prints_its_table(evaluated, tmp_p
 
 
 def test_robustbench_rows_say_unreliable_where_a_check_fired(evaluated):
-    folder, _, found = evaluated
+    folder, everything, found = evaluated
     (path,) = (folder / "robustbench").iterdir()
     row = json.loads(path.read_text())
     assert row["eps"] == "0.1"
-    assert row["unreliable"] == bool(found.flags)
+    assert found.flags
+    assert row["unreliable"] is True
+    sound = everything["models"][0] | {"flags": []}
+    assert robustbench.model_info(everything, sound)["unreliable"] is False
     assert row["autoattack_acc"] is None  # it did not run
     assert row["external"] == f"{100 * found.robust_accuracy:.2f}"
 
