@@ -24,14 +24,9 @@ from lightning_sq.evaluation.store import VerdictStore
 from lightning_sq.evaluation.suites import SUITES, SuiteEntry, attacks_by_name
 from lightning_sq.layers import SoftQuantization
 from lightning_sq.ops import linf_ball
-from tests.evaluation.models import IMAGES, TwoFaced, linear_model
+from tests.evaluation.models import IMAGES, TwoFaced, linear_model, sound
 
 EPSILON = 0.05
-
-
-def sound() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 5))
 
 
 def through(function) -> nn.Module:

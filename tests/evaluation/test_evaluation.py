@@ -16,7 +16,7 @@ from lightning_sq.evaluation.runner import StageRunner
 from lightning_sq.evaluation.suites import SuiteEntry
 from lightning_sq.layers import SoftQuantization
 from lightning_sq.verification import tracing
-from tests.evaluation.models import IMAGES, TwoFaced, closed_form, linear_model
+from tests.evaluation.models import IMAGES, TwoFaced, closed_form, linear_model, sound
 
 
 def only(attack, **options) -> dict[str, SuiteEntry]:
@@ -87,14 +87,18 @@ def test_clean_mistakes_are_never_attacked():
 
 
 def test_images_that_are_broken_or_proven_leave_the_batch():
-    model = linear_model()
+    model = sound()
     labels = model(IMAGES).argmax(1)
-    found = lightning_sq.evaluate(model, IMAGES, labels, epsilon=0.02, attacks="pgd,own_square,apgd_ce")
-    proven = found.certified[0.02]
-    left = found.correct & ~found.outcomes["pgd"][0.02].broken & ~proven
-    for name in ("apgd_ce", "own_square"):
-        assert torch.equal(found.outcomes[name][0.02].attacked, left)
+    attacks = ["pgd", "apgd_ce", "own_square:num_queries=50"]
+    found = lightning_sq.evaluate(model, IMAGES, labels, epsilon=0.02, attacks=attacks)
+    proven, broken = found.certified[0.02], found.outcomes["pgd"][0.02].broken
     assert proven.any()
+    assert broken.any()
+    left = found.correct & ~broken & ~proven
+    for name in attacks[1:]:
+        assert left.any()
+        assert torch.equal(found.outcomes[name][0.02].attacked, left)
+        left = left & ~found.outcomes[name][0.02].broken
 
 
 def test_a_smaller_attack_would_have_lied_about_a_hard_quantizer():
