@@ -124,14 +124,28 @@ def test_attacks_that_get_weaker_with_more_steps_or_more_room_are_caught(monkeyp
     assert {"more_steps_help_the_model", "larger_ball_helps_the_model", "survives_everything"} <= set(found.flags)
 
 
+def far_from_its_boundary() -> nn.Module:
+    """By more than 1 in L2, so that only a budget of the whole pixel range breaks everything."""
+    model = linear_model()
+    model.backbone[1].bias.data[0] += 2
+    return model
+
+
+@pytest.mark.parametrize(
+    ("norm", "epsilon", "attacks"),
+    [("linf", EPSILON, "standard"), ("l2", 0.1, "quick,apgd_ce,square:num_queries=50")],
+    ids=["linf", "l2"],
+)
 @pytest.mark.parametrize(
     "model",
-    [sound(), linear_model(), linear_model(SoftQuantization(2, 5.0))],
-    ids=["convolution", "linear", "soft quantizer"],
+    [sound(), linear_model(), linear_model(SoftQuantization(2, 5.0)), far_from_its_boundary()],
+    ids=["convolution", "linear", "soft quantizer", "far from its boundary"],
 )
-def test_a_sound_model_has_no_flag(model):
+def test_a_sound_model_has_no_flag(model, norm, epsilon, attacks):
     labels = model(IMAGES).argmax(1)
-    found = lightning_sq.evaluate(model, IMAGES, labels, epsilon=EPSILON, curve=[0.02], attacks="standard")
+    found = lightning_sq.evaluate(
+        model, IMAGES, labels, epsilon=epsilon, curve=[0.4 * epsilon], attacks=attacks, norm=norm
+    )
     assert found.flags == [], {d.name: (d.measured, d.limit) for d in found.diagnostics if d.fired}
 
 
