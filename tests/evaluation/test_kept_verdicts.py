@@ -11,16 +11,26 @@ from torch import nn
 
 import lightning_sq
 from lightning_sq.errors import InputError
+from lightning_sq.evaluation.runner import StageRunner
 from lightning_sq.evaluation.store import OtherVerdictsError, VerdictStore
 from lightning_sq.layers import SoftQuantization
 from tests.evaluation.models import IMAGES, linear_model
 
 
-def test_killed_in_the_middle_it_goes_on_and_loses_nothing_that_was_finished(tmp_path):
+def test_killed_in_the_middle_it_goes_on_and_loses_nothing_that_was_finished(tmp_path, monkeypatch):
+    attacked, attack = [], StageRunner._attack
+
+    def noted(self, stage, *rest):
+        attacked.append((stage, rest[-1].tolist()))
+        return attack(self, stage, *rest)
+
+    monkeypatch.setattr(StageRunner, "_attack", noted)
     model = linear_model(SoftQuantization(4, 60.0))
     labels = model(IMAGES).argmax(1)
     options = {"epsilon": [0.02, 0.05], "attacks": "standard", "batch_size": 8, "show": (3, 5)}
     whole = lightning_sq.evaluate(model, IMAGES, labels, **options)
+    in_whole = attacked.copy()
+    attacked.clear()
     calls = 0
 
     def power_cut(done, total, note):
@@ -34,8 +44,14 @@ def test_killed_in_the_middle_it_goes_on_and_loses_nothing_that_was_finished(tmp
     with sqlite3.connect(tmp_path / "rank-0.sqlite") as connection:
         before = connection.execute("SELECT COUNT(*) FROM batches").fetchone()[0]
     assert before >= 9
+    assert attacked == in_whole[:before]
 
+    attacked.clear()
     resumed = lightning_sq.evaluate(model, IMAGES, labels, **options, store=tmp_path)
+    assert attacked == in_whole[before:] != []
+    attacked.clear()
+    lightning_sq.evaluate(model, IMAGES, labels, **options, store=tmp_path)
+    assert attacked == []
     assert torch.equal(whole.verdicts, resumed.verdicts)
     assert whole.flags == resumed.flags
     for name, outcomes in whole.outcomes.items():
