@@ -1,9 +1,12 @@
-"""What a model is called that nobody has named."""
+"""What a model is called that nobody has named, and what else is taken where nothing is typed."""
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
+from lightning_sq.commands.evaluate import _attack
 from lightning_sq.commands.evaluate_options import parse
 
 
@@ -31,3 +34,19 @@ def test_a_model_has_the_name_of_its_run_its_folder_or_its_file(source, name):
 def test_two_folders_that_differ_behind_a_dot_have_two_names():
     options = parse(["runs/eps0.1", "runs/eps0.2", "--data", "data", "--output", "out"])
     assert list(options.models) == ["eps0.1", "eps0.2"]
+
+
+def test_who_types_nothing_gets_the_attacks_the_images_and_the_budget_that_the_documents_promise():
+    options = parse(["runs/demo", "--data", "data", "--output", "out"])
+    assert (options.attacks, options.num_images, options.norm, options.seed) == ("standard", 1000, "linf", 0)
+    assert options.budgets == [8 / 255]
+
+
+def test_the_curve_has_a_third_and_two_thirds_of_the_largest_budget(monkeypatch, tmp_path):
+    asked = {}
+    monkeypatch.setattr("lightning_sq.evaluation.evaluate", lambda *_, **options: asked.update(options))
+    subject = SimpleNamespace(name="demo", model=None, images=None, labels=None)
+    options = parse(["runs/demo", "--data", "data", "--output", "out", "--epsilon", "0.3,0.1"])
+    _attack(subject, {}, [], tmp_path, options)
+    assert asked["epsilon"] == [0.3, 0.1]
+    assert asked["curve"] == pytest.approx([0.1, 0.2])
