@@ -124,15 +124,21 @@ def test_the_curve_never_rises_and_only_attacks_on_everyone_run_between_the_budg
     assert curve == sorted(curve, reverse=True)
 
 
-@pytest.mark.parametrize("attacks", ["quick", "own_square"])
-def test_batch_size_changes_no_verdict(attacks):
-    model = linear_model(SoftQuantization(4, 40.0))
+@pytest.mark.parametrize(
+    ("attacks", "model", "epsilon"),
+    [("quick", linear_model(SoftQuantization(4, 40.0)), 0.03), ("own_square:num_queries=20", sound(), 0.2)],
+    ids=["quick", "own_square"],
+)
+def test_batch_size_changes_no_verdict(attacks, model, epsilon):
     labels = model(IMAGES).argmax(1)
     whole, parts = (
-        lightning_sq.evaluate(model, IMAGES, labels, epsilon=0.03, attacks=attacks, batch_size=size) for size in (40, 7)
+        lightning_sq.evaluate(model, IMAGES, labels, epsilon=epsilon, attacks=attacks, batch_size=size)
+        for size in (40, 7)
     )
     for name in whole.outcomes:
-        assert torch.equal(whole.outcomes[name][0.03].broken, parts.outcomes[name][0.03].broken)
+        outcome = whole.outcomes[name][epsilon]
+        assert 0 < outcome.broken.sum() < outcome.attacked.sum()
+        assert torch.equal(outcome.broken, parts.outcomes[name][epsilon].broken)
 
 
 def test_the_seed_changes_the_random_starts_and_nothing_else():
