@@ -274,12 +274,15 @@ def test_the_outcome_in_the_readme_is_that_of_the_pages():
         f"To {box[0]}, which PGD training kept after half of its epochs (one seed), they are {box[1]} times as fast. "
         f"A single step behind the quantizer is {step[1]} times as fast to {step[0]}; there a "
         "check fired on one seed of three.",
-        f"checks doubt every number of MNIST here but {worst(mnist, 'natural')}, and {photographs['fgsm_rs']}",
-        f"Twice as wide, and trained for twice as many epochs, the net keeps {worst(mnist, 'method_wide')} of the same "
-        "1,000 images (two seeds).",
-        f"On the Madry challenge's network it keeps {worst(mnist, 'method_madry')} of 200 images (three seeds), which "
-        f"are easier: of these the small network keeps {mean(shared('method', 'method_madry'), 'method')} and the wide "
-        f"one {mean(shared('method_wide', 'method_madry'), 'method_wide')}.",
+        f"checks doubt every number of MNIST in it but {worst(mnist, 'natural')}, and {photographs['fgsm_rs']}",
+        f"A wider net and a longer search for the noise keep {worst(mnist, 'method_wide')} of the same MNIST images, "
+        "which a check doubts on one seed of three: the published model that was trained by PGD keeps 88.5.",
+        f"In a net twice as wide a longer search keeps {worst(mnist, 'method_wide')} of the same 1,000 images (three "
+        "seeds): twelve epochs, in which a small patch of the hardest eighth of a batch gets the "
+        "opposite noise 32 times over",
+        f"keeps {worst(mnist, 'method_madry')} of 200 images (three seeds), which are easier: of these the small "
+        f"network keeps {mean(shared('method', 'method_madry'), 'method')} and the wide one "
+        f"{mean(shared('method_wide', 'method_madry'), 'method_wide')}.",
         f"With timm's ResNet-18 {worst(mnist, 'method_resnet18')} (one seed)",
     ):
         assert sentence in text, sentence
@@ -293,19 +296,24 @@ def test_the_outcome_in_the_readme_is_that_of_the_pages():
     flags = {name: [end["flags"] for end in row["seeds"]] for name, row in mnist["rows"].items()}
     assert [any(flags[name]) for name in in_first_table] == [False, True, True, True, True]
     assert not any(flags["quantizer_pgd"])
+    assert {seed["epochs"] for seed in mnist["rows"]["method_wide"]["seeds"]} == {12}
+    wide = yaml.safe_load((REPOSITORY / "configs/mnist/method_wide.yaml").read_text())["model"]["objective"][
+        "init_args"
+    ]
+    assert wide["num_flips"] == 32
+    assert mnist["rows"]["method_wide"]["seeds"][0]["worst_case"] > 0.885
     assert sum(map(bool, flags["quantizer_pgd_1"])) == 1
     for row, flag, count in (
         ("pgd", "black_box_beats_white_box", 3),
         ("method_madry", "black_box_beats_white_box", 2),
         ("method_wide", "black_box_beats_white_box", 1),
         ("method", "plain_gradient_misses", 2),
-        ("method_wide", "plain_gradient_misses", 2),
         ("method_resnet18", "plain_gradient_misses", 1),
     ):
         assert sum(flag in fired for fired in flags[row]) == count
     slowest = re.search(r"differ by up to (\S+) times", (REPOSITORY / "results/mnist" / PAGE_FILE).read_text())
     assert f"an epoch of the same steps took up to {slowest[1]} times as long at one time as at another." in text
-    assert [len(mnist["rows"][row]["seeds"]) for row in ("method_madry", "method_resnet18", "method_wide")] == [3, 1, 2]
+    assert [len(mnist["rows"][row]["seeds"]) for row in ("method_madry", "method_resnet18", "method_wide")] == [3, 1, 3]
 
 
 @pytest.mark.parametrize(
