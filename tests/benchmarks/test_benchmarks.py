@@ -170,6 +170,10 @@ def test_the_rows_on_ten_classes_are_trained_and_attacked_by_the_commands_of_a_p
         if words[0] == "evaluate":
             for name in module.KEPT:
                 shutil.copyfile(kept / name, folder / name)
+        else:
+            checkpoint = folder / "checkpoints/last.ckpt"
+            checkpoint.parent.mkdir(exist_ok=True)
+            checkpoint.write_text("weights")
         return 0
 
     monkeypatch.setattr(module, "run_command", run_command)
@@ -189,8 +193,12 @@ def test_the_rows_on_ten_classes_are_trained_and_attacked_by_the_commands_of_a_p
     assert markdown_table(read_results(kept)) in page
     module.main()
     assert len(commands) == 7  # what was attacked is not attacked again; fit itself sees that it has ended
-    monkeypatch.setattr(sys, "argv", [*sys.argv, "--attacks", "standard"])
-    with pytest.raises(SystemExit, match=r"holds an evaluation by other words\. Remove it"):
+    with monkeypatch.context() as other:
+        other.setattr(sys, "argv", [*sys.argv, "--attacks", "standard"])
+        with pytest.raises(SystemExit, match=r"holds an evaluation of other nets or by other words\. Remove it"):
+            module.main()
+    monkeypatch.setattr(module, "sha256", lambda path: "of a net that was trained again")
+    with pytest.raises(SystemExit, match="of other nets"):
         module.main()
 
 
