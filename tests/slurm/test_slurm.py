@@ -67,9 +67,9 @@ class Jobs:
         return file.read_text() if file.exists() else ""
 
     def ends(self, job: str) -> str:
-        """How it ended, once it has."""
+        """How it ended, once it has; the last of its processes may be a moment longer on its way out."""
         state = self.cluster.wait(job)["JobState"]
-        assert self.cluster.processes("node1") == self.cluster.processes("node2") == [], self.log(job)
+        self.until(job, lambda: self.cluster.processes("node1") == self.cluster.processes("node2") == [], seconds=10)
         return state
 
     def until(self, job: str, condition, seconds: float = 300) -> None:
