@@ -10,10 +10,17 @@ import pytest
 from lightning_sq.paths import cache_folder, errors_named, nearest_existing, replace_folder, write_whole
 
 
-def test_a_folder_that_cannot_be_put_in_its_place_leaves_the_one_that_was_there(tmp_path, monkeypatch):
+@pytest.fixture
+def places(tmp_path) -> tuple[Path, Path, Path]:
+    """A new folder, the one that is to be replaced by it, and where that is to go."""
     new, folder, old = (tmp_path / name for name in ("new", "folder", "old"))
     write_whole(new / "file", "new")
     write_whole(folder / "file", "old")
+    return new, folder, old
+
+
+def test_a_folder_that_cannot_be_put_in_its_place_leaves_the_one_that_was_there(places, monkeypatch):
+    new, folder, old = places
     rename = Path.rename
 
     def fail(path: Path, target: Path) -> Path:
@@ -32,10 +39,8 @@ def test_a_folder_that_cannot_be_put_in_its_place_leaves_the_one_that_was_there(
     assert (old / "file").read_text() == "old"
 
 
-def test_whoever_is_stopped_between_the_two_names_of_a_folder_has_the_old_one(tmp_path, monkeypatch):
-    new, folder, old = (tmp_path / name for name in ("new", "folder", "old"))
-    write_whole(new / "file", "new")
-    write_whole(folder / "file", "old")
+def test_whoever_is_stopped_between_the_two_names_of_a_folder_has_the_old_one(places, monkeypatch):
+    new, folder, old = places
     rename = Path.rename
 
     def interrupted(path: Path, target: Path) -> Path:
