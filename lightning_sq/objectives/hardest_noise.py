@@ -13,7 +13,7 @@ from lightning_sq.attacks.criteria import margin
 from lightning_sq.attacks.front_end import parts_of
 from lightning_sq.layers import PixelNoise
 from lightning_sq.objectives.base import running_statistics_kept
-from lightning_sq.objectives.flipped_patch import FlippedPatch
+from lightning_sq.objectives.flipped_patches import FlippedPatches
 from lightning_sq.objectives.margin_model import MarginModel
 from lightning_sq.types import PIXEL_BOUNDS
 
@@ -55,7 +55,7 @@ class HardestNoise:
         """(B, C, H, W), (B,) -> the noisy images (B, C, H, W); the model's running statistics stay as they are."""
         quantizer, network = parts_of(model)
         margins = MarginModel()
-        draws = [*self._draws(images, margins), *self._flips(FlippedPatch(quantizer, self.noise.epsilon))]
+        draws = [*self._draws(images, margins), *self._flips(quantizer)]
         found, left, done = images.clone(), _Hardest.of(images, labels), 0
         with running_statistics_kept(model):
             while done < len(draws):
@@ -89,13 +89,20 @@ class HardestNoise:
             scatter = SCATTER if k else 0.0
             yield lambda left, scatter=scatter: left.with_noise(self.noise.leaning(margins.direction(), scatter))
 
-    def _flips(self, flipped: FlippedPatch) -> Iterator[Draw]:
+    def _flips(self, quantizer: Callable[[Tensor], Tensor] | None) -> Iterator[Draw]:
         """After the draws: one patch each, the larger ones first."""
+        sides = [FLIP_SIDES[k * len(FLIP_SIDES) // self.num_flips] for k in range(self.num_flips)]
+
+        def flipped(left: _Hardest, k: int) -> Tensor:
+            if left.patches is None:
+                generator = self.noise.generator_on(left.natural.device)
+                left.patches = FlippedPatches.drawn(
+                    quantizer, left.natural, epsilon=self.noise.epsilon, sides=sides, generator=generator
+                )
+            return left.patches(left.noisy, k)
+
         for k in range(self.num_flips):
-            side = FLIP_SIDES[k * len(FLIP_SIDES) // self.num_flips]
-            yield lambda left, side=side: flipped(
-                left.natural, left.noisy, side, self.noise.generator_on(left.natural.device)
-            )
+            yield lambda left, k=k: flipped(left, k)
 
     def _next_stop(self, done: int, in_all: int) -> int:
         """Before which draw the next pass has to end: to halve, to learn where refined ones are to go, after a flip."""
@@ -115,6 +122,7 @@ class _Hardest:
         labels: (K,).
         noisy: (K, C, H, W).
         losses: (K,) of the noisy copies.
+        patches: Of the flips of these images, from the first flip on.
     """
 
     places: Tensor
@@ -122,6 +130,7 @@ class _Hardest:
     labels: Tensor
     noisy: Tensor
     losses: Tensor
+    patches: FlippedPatches | None = None
 
     @classmethod
     def of(cls, images: Tensor, labels: Tensor) -> _Hardest:
@@ -140,7 +149,8 @@ class _Hardest:
 
     def at(self, chosen: Tensor) -> _Hardest:
         """Some of them."""
-        return _Hardest(**{name: part[chosen] for name, part in vars(self).items()})
+        parts = (self.places, self.natural, self.labels, self.noisy, self.losses)
+        return _Hardest(*(part[chosen] for part in parts))
 
     def compare(self, noisy: Tensor, losses: Tensor) -> None:
         """n more copies of each, (n, K, C, H, W), and their losses (n, K)."""

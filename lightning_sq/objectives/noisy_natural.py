@@ -22,8 +22,8 @@ class NoisyNatural(Objective):
     kinds: random noise; differences to other images of the batch, n = clip(x' - x, -epsilon, epsilon), noise as natural
     as the samples; refined ones, noise that leans where a linear model of the margin, fitted to the draws before,
     says that it grows (`MarginModel`); and flips, the hardest so far with the opposite noise in one small patch
-    (`FlippedPatch`). Only forward passes choose, there is no gradient with respect to the input: these are still noisy
-    natural samples, though looked for as an attack that sees nothing but losses would.
+    (`FlippedPatches`). Only forward passes choose, there is no gradient with respect to the input: these are still
+    noisy natural samples, though looked for as an attack that sees nothing but losses would.
 
     Args:
         noise: "uniform" in [-epsilon, epsilon], "rademacher" (+-epsilon) or "gaussian" (standard deviation epsilon).

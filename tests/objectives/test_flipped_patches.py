@@ -2,14 +2,15 @@ import pytest
 import torch
 
 from lightning_sq.layers import SoftQuantization
-from lightning_sq.objectives.flipped_patch import FlippedPatch
+from lightning_sq.objectives.flipped_patches import FlippedPatches
 
 EPSILON = 0.25
 
 
 def flip(natural, noisy, side, *, quantizer=None, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return FlippedPatch(quantizer, EPSILON)(natural, noisy, side, generator)
+    patches = FlippedPatches.drawn(quantizer, natural, epsilon=EPSILON, sides=[side], generator=generator)
+    return patches(noisy, 0)
 
 
 def moved(noisy, flipped):
