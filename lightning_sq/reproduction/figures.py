@@ -122,10 +122,11 @@ def _styles(study: Study, rows: dict[str, Any]) -> dict[str, dict[str, Any]]:
     styles = {}
     for name in rows:
         line = ATTACKED if study.row(name).uses_input_gradients else NATURAL
-        color = next(strong if name in claimed else light[line])
-        styles[name] = {"ls": line, "color": color, "lw": 1.6, "marker": MARKERS[line], "ms": 4}
-    if study.method in styles:
-        styles[study.method] |= {"color": "black", "lw": 3.0}
+        if name == study.method:
+            color, width = "black", 3.0
+        else:
+            color, width = next(strong if name in claimed else light[line]), 1.6
+        styles[name] = {"ls": line, "color": color, "lw": width, "marker": MARKERS[line], "ms": 4}
 
     def robustness(name: str) -> float:
         key = "certified" if study.row(name).by_proof else "worst_case"
