@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from common.harness import Row, report, seconds_of
@@ -17,6 +18,14 @@ from lightning_sq import objectives as o
 from lightning_sq.models import ModelConfig, QuantizerConfig, build_model
 
 EPSILON = 4 / 255
+SEARCH: dict[str, Any] = {
+    "epsilon": EPSILON,
+    "select": "hardest",
+    "num_others": 9,
+    "num_refined": 24,
+    "halve_after": (5, 10, 18),
+}
+"""Of the recipes on MNIST."""
 
 
 def candidates() -> dict[str, o.Objective]:
@@ -25,9 +34,8 @@ def candidates() -> dict[str, o.Objective]:
         "natural": o.Natural(),
         "noisy natural": o.NoisyNatural(epsilon=EPSILON),
         "noisy natural, hardest of 4": o.NoisyNatural(epsilon=EPSILON, num_draws=4, select="hardest"),
-        "noisy natural, hardest of 5 to 34, refined": o.NoisyNatural(
-            epsilon=EPSILON, select="hardest", num_others=9, num_refined=24, halve_after=(5, 10, 18)
-        ),
+        "noisy natural, hardest of 5 to 34, refined": o.NoisyNatural(**SEARCH),
+        "noisy natural, hardest of 5 to 34, refined, 32 flips": o.NoisyNatural(**SEARCH, num_flips=32),
         "FGSM-RS": o.FGSMRS(EPSILON),
         "free (one replay)": o.FreeAdversarial(EPSILON),
         "PGD-4 in the quantized box": o.BoxAdversarial(EPSILON),

@@ -7,7 +7,8 @@ import os
 import socket
 import sys
 import time
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -75,6 +76,29 @@ def lock_file(number: int, folder: Path, *, wait: bool = False) -> bool:
         _say_once(f"{folder} cannot be locked ({error.strerror}): see to it that only one run writes there.")
         return False
     return True
+
+
+@contextmanager
+def one_at_a_time(lock: Path, *, what: str) -> Iterator[None]:
+    """One process after the other, where there are locks; the system lets go of one when its process ends, however.
+
+    Args:
+        lock: A file, made if need be. Where it cannot be, what is done does not wait: it may need to write nothing.
+        what: The other process does, for people who wait for it.
+    """
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        stream = lock.open("w")
+    except OSError:
+        yield
+        return
+    with stream:
+        try:
+            lock_file(stream.fileno(), lock.parent)
+        except BlockingIOError:
+            print(f"Another process {what}; waiting for it.", file=sys.stderr, flush=True)
+            lock_file(stream.fileno(), lock.parent, wait=True)
+        yield
 
 
 @cache

@@ -66,3 +66,15 @@ def parse_epsilon(value: float | str, *, name: str = "epsilon", norm: Norm = "li
     if not 0.0 <= epsilon < float("inf"):
         raise InputError(f"{name}={value} is not a number of at least 0. Write 0.5 or 128/255.")
     return epsilon
+
+
+def format_epsilon(epsilon: float) -> str:
+    """0.3 where two decimals say it all, 8/255 where people count in 8-bit steps, else three digits.
+
+    They count so up to 16, and in eights above: 1/15 is 17/255 by chance.
+    """
+    if abs(epsilon - round(epsilon, 2)) < 1e-9:
+        return f"{epsilon:g}"
+    steps = round(epsilon * 255)
+    in_steps = abs(epsilon * 255 - steps) < 1e-6 and (steps <= 16 or steps % 8 == 0)
+    return f"{steps}/255" if in_steps else f"{epsilon:.3g}"

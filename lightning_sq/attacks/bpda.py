@@ -13,10 +13,8 @@ from lightning_sq.attacks.interface import Attack
 from lightning_sq.errors import InputError
 from lightning_sq.layers.soft_quantization import SURROGATE_SHARPNESS, Backward
 from lightning_sq.ops.replace_backward import replace_backward
+from lightning_sq.ops.smallest import SMALLEST
 from lightning_sq.types import PIXEL_BOUNDS
-
-SMALLEST = 1e-12
-"""A distance that is divided by is at least this."""
 
 
 def with_bpda(model: Quantized, backward: Backward = "identity", surrogate_sharpness: float | None = None) -> Any:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lightning_sq.errors import InputError
+from lightning_sq.ops.smallest import SMALLEST
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
@@ -45,7 +46,7 @@ def dlr(logits: Tensor, labels: Tensor) -> Tensor:
     if logits.shape[1] < 3:
         raise InputError(f"criterion=dlr needs 3 classes, the model has {logits.shape[1]}. Take margin.")
     ordered = logits.topk(3, dim=1).values
-    return margin(logits, labels) / (ordered[:, 0] - ordered[:, 2] + 1e-12)
+    return margin(logits, labels) / (ordered[:, 0] - ordered[:, 2] + SMALLEST)
 
 
 CRITERIA: dict[str, Criterion] = {"cross_entropy": cross_entropy, "margin": margin, "dlr": dlr}

@@ -18,6 +18,7 @@ from lightning_sq.attacks.interface import Attack
 from lightning_sq.attacks.levels import levels_of_each_channel, nearest_level, to_reachable
 from lightning_sq.layers.soft_quantization import SoftQuantization
 from lightning_sq.ops.interval import quantized_box
+from lightning_sq.ops.smallest import SMALLEST
 from lightning_sq.types import PIXEL_BOUNDS
 
 BISECTIONS = 30
@@ -50,7 +51,7 @@ class QuantizedBox:
         quantizer = model.quantizer
         with torch.no_grad():
             inside = InsideBox.around(model, images, epsilon)
-            from_below = (quantizer(images) - inside.lower) / inside.width.clamp(min=1e-12)
+            from_below = (quantizer(images) - inside.lower) / inside.width.clamp(min=SMALLEST)
             start = torch.where(inside.width > 0, from_below, 0.0).clamp(0, 1)
         worst = self.attack(inside, start, labels, seeds, 1.0)
         with torch.no_grad():

@@ -6,6 +6,7 @@ from argparse import Namespace, RawDescriptionHelpFormatter
 from pathlib import Path
 
 from lightning_sq.commands.parser import Parser
+from lightning_sq.errors import InputError
 from lightning_sq.words import counted
 
 
@@ -31,7 +32,7 @@ def main(arguments: list[str]) -> None:
         known.add_argument("--keep", action="store_true", help="be content with a folder that exists already")
     check = commands.add_parser(
         "check",
-        help="decode every file once; exit status 2 if one is unreadable or a class empty",
+        help="decode every file once; exit status 2 if one is unreadable, or a class empty or in one split only",
         examples=["lightning-sq data check data/digits"],
     )
     check.add_argument("folder", type=Path, help="a folder with train/ and val/, or one with class folders or shards")
@@ -66,13 +67,20 @@ def _write(options: Namespace) -> None:
     if options.keep and folder.is_dir():
         print(f"{folder} is there already")
         return
-    if options.command == "digits":
-        from lightning_sq.data.digits import write_digits
-
-        count = write_digits(folder, overwrite=options.overwrite)
-    else:
-        count = _write_benchmark_set(folder, options)
+    try:
+        count = _write_digits(folder, options) if options.command == "digits" else _write_benchmark_set(folder, options)
+    except InputError:
+        if not (options.keep and folder.is_dir()):
+            raise
+        print(f"{folder} is there by now: another process wrote it meanwhile")
+        return
     print(f"{counted(count, 'image')} written to {folder}")
+
+
+def _write_digits(folder: Path, options: Namespace) -> int:
+    from lightning_sq.data.digits import write_digits
+
+    return write_digits(folder, overwrite=options.overwrite)
 
 
 def _write_benchmark_set(folder: Path, options: Namespace) -> int:

@@ -15,7 +15,7 @@ from lightning_sq.data.in_parts import map_in_parts
 from lightning_sq.data.index import class_names_of, look_through
 from lightning_sq.data.index_file import index_path
 from lightning_sq.data.inspection import MAX_PIXELS, inspect_bytes
-from lightning_sq.data.listing import splits_of
+from lightning_sq.data.listing import IMAGE_SUFFIXES, passed_over, splits_of
 from lightning_sq.data.shards import ShardIndex, damaged_shards
 from lightning_sq.errors import InputError
 from lightning_sq.paths import write_whole
@@ -33,21 +33,26 @@ def check_data(folder: Path, *, again: bool = False, report: Path | None = None)
         folder: With train/ and val/, or one split; image files or shards.
         again: Decode files too that are as they were by size and time.
         report: A JSON file; by default beside the index.
-    Raises: InputError if an image is unreadable, a class empty or a shard damaged, after all of it has been printed.
+    Raises: InputError if an image is unreadable, a class empty or in one split only, or a shard damaged, after all of
+        it has been printed.
     """
     splits = splits_of(folder)
     report = report or index_path(folder).with_suffix(".report.json")
-    if len(splits) == 2 and (odd := set(class_names_of(splits[0])) ^ set(class_names_of(splits[1]))):
+    odd = set(class_names_of(splits[0])) ^ set(class_names_of(splits[1])) if len(splits) == 2 else set()
+    if odd:
         print(f"classes in one split only: {', '.join(sorted(odd))}")
-    found, indexes, wrong = {}, [], {"unreadable image": 0, "empty class folder": 0, "damaged shard": 0}
+    wrong = {"unreadable image": 0, "empty class folder": 0, "damaged shard": 0, "class in one split only": len(odd)}
+    found, indexes = {}, []
     for split in splits:
         index = look_through(split, again=again)
         damaged = _damaged(split) if isinstance(index, ShardIndex) else []
+        others = [] if isinstance(index, ShardIndex) else passed_over(split, index.class_names)
         unreadable = [*index.unreadable, *_unreadable_in_shards(index)]
-        found[split.name] = _describe(index, unreadable, damaged)
+        found[split.name] = _describe(index, unreadable, damaged) | {"passed_over": others}
         _print_split(index, unreadable, damaged)
+        _print_kind(f"passed over, neither {', '.join(IMAGE_SUFFIXES[:-1])} nor {IMAGE_SUFFIXES[-1]}", others)
         indexes.append(index)
-        for what, some in zip(wrong, (unreadable, index.empty_classes, damaged), strict=True):
+        for what, some in zip(wrong, (unreadable, index.empty_classes, damaged), strict=False):
             wrong[what] += len(some)
     doubles = _in_both(*indexes) if len(indexes) == 2 else []
     _print_kind("the same file in train and val", [f"{a} = {b}" for a, b in doubles])

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from lightning_sq.data.index import look_through_readable
+from lightning_sq.data.index_file import index_path, load_columns
 from lightning_sq.data.listing import splits_of
 from lightning_sq.data.shard_writer import ShardSettings, write_shards
 from lightning_sq.data.shards import is_sharded
@@ -26,7 +27,8 @@ def shard_data(options: Namespace) -> None:
     indexes = [(split, look_through_readable(split, allow_unreadable=options.allow_unreadable)) for split in splits]
     for split, index in indexes:
         target = options.output if split == options.folder else options.output / split.name
-        before = sum((split / path).stat().st_size for path in index.paths)
+        files = load_columns(index_path(split))  # asks nothing of the file system
+        before = files.bytes[files.heights > 0].sum()
         with _alone_in(target), progress_bar(f"writing {target}", "images") as advance:
             after = write_shards(index, target, settings, advance)
         images = counted(len(index), "image")

@@ -16,6 +16,7 @@ from PIL import Image
 
 from lightning_sq.data.image_folder import Content, check_replaceable, write_image_folder
 from lightning_sq.errors import InputError
+from lightning_sq.output_lock import one_at_a_time
 from lightning_sq.paths import cache_folder
 from lightning_sq.words import counted
 
@@ -151,7 +152,8 @@ def _downloaded(name: str) -> Path:
 
     root = cache_folder() / "downloads"
     try:
-        getattr(datasets, name)(root, download=True)
+        with one_at_a_time(root / f".{name}.lock", what=f"downloads {name}"):
+            getattr(datasets, name)(root, download=True)
     except Exception as error:  # of the network, of a mirror, of a checksum, or of files that an earlier one cut
         raise InputError(
             f"{name} could not be downloaded ({type(error).__name__}). If an earlier download was stopped, remove "
@@ -175,6 +177,11 @@ def _idx(source: Path, name: str) -> np.ndarray:
     found = [path for path in sorted(source.rglob(f"{name}*")) if path.name in (name, f"{name}.gz") and path.is_file()]
     if not found:
         raise InputError(f"{source} holds no {name}.gz. Give the folder of MNIST's four files {BY_OPTION}.")
+    if others := sorted({path.parent for path in found} - {found[0].parent}):
+        raise InputError(
+            f"{source} holds {name} in {found[0].parent} and in {others[0]}. Give the one of them that is MNIST's "
+            f"{BY_OPTION}."
+        )
     try:
         content = found[0].read_bytes()
         content = gzip.decompress(content) if found[0].suffix == ".gz" else content

@@ -73,6 +73,8 @@ def check_replaceable(folder: Path, content: Content, *, overwrite: bool) -> Non
         return
     if not overwrite:
         raise InputError(f"{folder} exists already (add --overwrite to write it anew). Give another folder.")
+    if folder.is_symlink():
+        raise InputError(f"{folder} is a link, and would be replaced by a folder. Give {folder.resolve()}.")
     found = folder / MARKER
     if not found.is_file() or found.read_bytes() != content.marker.encode():
         raise InputError(f"{folder} exists already (it was not written by this command). Give another folder.")

@@ -82,6 +82,14 @@ class ImageIndex:
         """The file of image `i`, for people."""
         return str(self.folder / self.paths[i])
 
+    @property
+    def remedy(self) -> str:
+        """What to do if an image cannot be decoded any more, for people who resume a training."""
+        return (
+            "Mend it, and resume; or remove it, or have it left out by "
+            f"`lightning-sq data check {self.folder} --again`, and resume with --on_mismatch restart_epoch."
+        )
+
     def read(self, i: int) -> np.ndarray:
         """The encoded image `i`, (bytes,) uint8. Raises: OSError."""
         return np.frombuffer((self.folder / self.paths[i]).read_bytes(), np.uint8)  # np.fromfile hides a failed read

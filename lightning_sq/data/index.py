@@ -63,9 +63,8 @@ def load_index(
         raise InputError(f"{folder} holds no images. Put files ({suffixes}) in {folder}/<class>/.")
     path = index_path(folder, cache)
     saved = load_columns(path)
-    if not again:
-        _remember(files, saved)
-    todo = np.flatnonzero(files.heights < 0).tolist()
+    _remember(files, saved)
+    todo = list(range(len(files))) if again else np.flatnonzero(files.heights < 0).tolist()
     kept = time.monotonic()
     try:
         for done, (i, look) in enumerate(_inspect_all(folder, files, todo), start=1):

@@ -44,12 +44,12 @@ class Columns:
         return len(self.paths)
 
     @classmethod
-    def unseen(cls, paths: list[str], sizes: np.ndarray, mtimes: np.ndarray) -> Columns:
+    def unseen(cls, paths: list[str], num_bytes: np.ndarray, mtimes: np.ndarray) -> Columns:
         """Of files that nobody has looked at."""
         count = len(paths)
         height, width = np.full((2, count), -1, np.int32)
         digests = np.zeros((count, 2), np.uint64)
-        return cls(paths, sizes, mtimes, height, width, [""] * count, [""] * count, digests)
+        return cls(paths, num_bytes, mtimes, height, width, [""] * count, [""] * count, digests)
 
 
 def index_path(folder: Path, cache: Path | None = None) -> Path:

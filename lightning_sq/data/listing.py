@@ -105,7 +105,7 @@ def _list_class(folder: Path, class_name: str) -> Listed:
     listed = Listed([], array("q"), array("q"))
     with _opened(folder / class_name) as descriptor:
         for name in sorted(os.listdir(descriptor)):  # noqa: PTH208 (a descriptor is no Path)
-            if not name.lower().endswith(IMAGE_SUFFIXES):
+            if name.startswith(".") or not name.lower().endswith(IMAGE_SUFFIXES):  # macOS hides a file beside each
                 continue
             try:
                 found = os.stat(name, dir_fd=descriptor)
@@ -119,6 +119,16 @@ def _list_class(folder: Path, class_name: str) -> Listed:
             listed.sizes.append(size)
             listed.mtimes.append(mtime)
     return listed
+
+
+def passed_over(folder: Path, class_names: Sequence[str]) -> list[str]:
+    """What lies in the classes and is no image by its name, relative to `folder`: other files, and folders."""
+    return [
+        f"{class_name}/{entry.name}"
+        for class_name in class_names
+        for entry in _entries(folder / class_name)
+        if not entry.name.startswith(".") and (_is_folder(entry) or not entry.name.lower().endswith(IMAGE_SUFFIXES))
+    ]
 
 
 @contextmanager

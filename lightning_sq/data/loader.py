@@ -70,10 +70,7 @@ class Dataset:
 
     def spoilt(self, index: int, reason: str) -> InputError:
         """What is said of an image that could be decoded once and cannot be now."""
-        return InputError(
-            f"{self.where(index)} cannot be decoded ({reason}). Mend, convert or remove it, or have it left out by "
-            f"`lightning-sq data check {self.index.folder} --again`, and resume."
-        )
+        return InputError(f"{self.where(index)} cannot be decoded ({reason}). {self.index.remedy}")
 
     def size(self, index: int) -> tuple[int, int]:
         """(height, width) of an image as stored."""
@@ -143,7 +140,7 @@ class Loader(ABC):
         return {"epoch": self.epoch, "batches_taken": self._taken, "order": self._fingerprint()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken; with other images, batch size or world size, start its epoch again."""
+        """Go on where `state` was taken; with another number of images, batch or world size, start its epoch again."""
         self.epoch = int(state["epoch"])
         self._resume_at = int(state["batches_taken"]) if state["order"] == self._fingerprint() else 0
         self._taken = self._resume_at  # a run may be saved again before its first batch, behind an owed validation

@@ -51,6 +51,10 @@ class ShardIndex(ImageIndex):
     def where(self, i: int) -> str:
         return f"{self.folder / self.shards[self.places[i, 0]]} ({self.paths[i]})"
 
+    @property
+    def remedy(self) -> str:
+        return "Fetch that shard again, or make it again by `lightning-sq data shard`, and resume."
+
     def read(self, i: int) -> np.ndarray:
         number, offset, length = self.places[i].tolist()
         return np.frombuffer(self._files.read(self.folder / self.shards[number], offset, length), np.uint8)

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from lightning_sq.data.inspection import inspect_bytes
 from lightning_sq.data.loader import Dataset, Loader
 from lightning_sq.data.order import EpochOrder
 from lightning_sq.data.resize import cut_square
@@ -127,7 +128,7 @@ def decode(dataset: Dataset, index: int, encoded: np.ndarray) -> Image.Image:
             file.draft(mode, None)  # of a JPEG file grey is what it stores as luminance, as to DALI
             image = file.convert(mode)
     except Exception as error:  # PIL's readers raise whatever a damaged file makes them stumble over
-        raise dataset.spoilt(index, one_line(error)) from error
+        raise dataset.spoilt(index, inspect_bytes(encoded.tobytes(), "").reason or one_line(error)) from error
     if image.size != dataset.size(index)[::-1]:
         raise InputError(
             f"{dataset.where(index)} has another size than when it was indexed. Start again, for a new index."

@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from lightning_sq.evaluation.examples import Examples
-from lightning_sq.evaluation.tables import format_epsilon
+from lightning_sq.types import format_epsilon
 from lightning_sq.words import counted
 
 COLORS = ("#1f6feb", "#d1242f", "#1a7f37", "#8250df", "#9a6700", "#57606a")

@@ -13,9 +13,10 @@ from jinja2 import Environment, StrictUndefined
 from lightning_sq.evaluation import examples
 from lightning_sq.evaluation.figures import Figure, descent_figure, examples_figure, robustness_figure, save_png
 from lightning_sq.evaluation.results import OLDER, is_older, read_results
-from lightning_sq.evaluation.tables import format_epsilon, largest_budget, percent, table_columns, table_rows
+from lightning_sq.evaluation.tables import largest_budget, percent, table_columns, table_rows
 from lightning_sq.paths import whole_file, write_whole
 from lightning_sq.run_files import EXAMPLES_FILE, FIGURE_FILE, REPORT_FILE
+from lightning_sq.types import format_epsilon
 from lightning_sq.words import counted
 
 

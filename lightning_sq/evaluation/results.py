@@ -39,10 +39,11 @@ from torch import Tensor
 
 from lightning_sq.errors import InputError
 from lightning_sq.evaluation.found import Evaluation, share_of
+from lightning_sq.evaluation.shape import RESULTS, first_missing
 from lightning_sq.evaluation.suites import SEARCHING, SUITE_VERSION
-from lightning_sq.evaluation.tables import format_epsilon
 from lightning_sq.paths import write_whole
 from lightning_sq.run_files import CSV_FILE, JSON_FILE
+from lightning_sq.types import format_epsilon
 from lightning_sq.words import counted
 
 SCHEMA_VERSION = 2
@@ -190,9 +191,9 @@ def read_results(folder: Path) -> dict[str, Any]:
     path = folder / JSON_FILE
     made_by = f"lightning-sq evaluate MODEL --data DIR --output {shlex.quote(str(folder))}"
     results = read_of_schema(path, SCHEMA_VERSION, made_by=made_by, again="Evaluate again.")
-    missing = {"data", "threat_model", "attacks", "models", "seed", "device", "versions", "seconds"} - results.keys()
-    if missing or not results["models"]:
-        raise InputError(f"{path} is damaged ({min(missing, default='models')} is missing). Evaluate again.")
+    missing = first_missing(RESULTS, results) or ("" if results["models"] else "models")
+    if missing:
+        raise InputError(f"{path} is damaged ({missing} is missing). Evaluate again.")
     return results
 
 

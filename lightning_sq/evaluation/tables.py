@@ -7,6 +7,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from lightning_sq.types import format_epsilon
 from lightning_sq.words import counted
 
 
@@ -68,18 +69,6 @@ def largest_budget(results: dict[str, Any]) -> str:
 def budgets_below(results: dict[str, Any]) -> list[str]:
     """Those below the largest, for people."""
     return [format_epsilon(value) for value in results["threat_model"]["budgets"][:-1]]
-
-
-def format_epsilon(epsilon: float) -> str:
-    """0.3 where two decimals say it all, 8/255 where people count in 8-bit steps, else three digits.
-
-    They count so up to 16, and in eights above: 1/15 is 17/255 by chance.
-    """
-    if abs(epsilon - round(epsilon, 2)) < 1e-9:
-        return f"{epsilon:g}"
-    steps = round(epsilon * 255)
-    in_steps = abs(epsilon * 255 - steps) < 1e-6 and (steps <= 16 or steps % 8 == 0)
-    return f"{steps}/255" if in_steps else f"{epsilon:.3g}"
 
 
 def _caption(results: dict[str, Any]) -> str:

@@ -13,10 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +22,7 @@ from urllib.parse import quote, urldefrag
 from lightning_sq.errors import InputError
 from lightning_sq.hub.download import UnreachableError, check_address, download, read_small_file
 from lightning_sq.hub.registry import DIGEST, RegistryEntry
-from lightning_sq.output_lock import lock_file
+from lightning_sq.output_lock import one_at_a_time
 from lightning_sq.paths import cache_folder, write_whole
 from lightning_sq.progress import progress_bar
 from lightning_sq.release_files import (
@@ -119,7 +116,7 @@ def _fetch(url: str, digest: str, source: str, sums: bytes | None) -> Path:
     if _is_sound(folder):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(folder.with_name(f".{digest}.lock")):
+    with one_at_a_time(folder.with_name(f".{digest}.lock"), what="downloads this release"):
         if not _is_sound(folder):  # nobody has downloaded it while this process waited
             if folder.exists():
                 shutil.rmtree(folder)
@@ -142,18 +139,6 @@ def _is_sound(folder: Path) -> bool:
     except InputError:
         return False
     return True
-
-
-@contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """One process after the other, where there are locks; the system lets go of one when its process ends, however."""
-    with lock.open("w") as stream:
-        try:
-            lock_file(stream.fileno(), lock.parent)
-        except BlockingIOError:
-            print("Another process downloads this release; waiting for it.", file=sys.stderr, flush=True)
-            lock_file(stream.fileno(), lock.parent, wait=True)
-        yield
 
 
 def _download_release(url: str, digest: str, folder: Path, sums: bytes | None) -> None:

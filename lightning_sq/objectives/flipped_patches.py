@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from lightning_sq.types import PIXEL_BOUNDS
-
-TINY = torch.finfo(torch.float32).tiny
+from lightning_sq.ops.interval import quantized_box
+from lightning_sq.ops.smallest import TINY
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class FlippedPatches:
             sides: Of the square of each flip, in pixels.
             generator: On the device of `natural`.
         """
-        lower, upper = ((natural + end).clamp_(*PIXEL_BOUNDS) for end in (-epsilon, epsilon))
+        lower, upper = quantized_box(natural, epsilon)
         low, high = _seen(quantizer, lower), _seen(quantizer, upper)
         odds = (high - low).sum(1).flatten(1).nan_to_num().clamp_min(TINY)
         places = odds.multinomial(len(sides), replacement=True, generator=generator)

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
-TINY = torch.finfo(torch.float32).tiny
+from lightning_sq.ops.smallest import TINY
+
 CELL = 2
 """Pixels along a side of what the model tells apart: the neighbours of a pixel that moves the margin do so too."""
 RIDGE = 0.1

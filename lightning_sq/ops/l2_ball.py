@@ -8,10 +8,8 @@ import torch
 from torch import Tensor
 
 from lightning_sq.ops.noise import draw_for_each
+from lightning_sq.ops.smallest import SMALLEST
 from lightning_sq.types import PIXEL_BOUNDS
-
-SMALLEST = 1e-12
-"""A length that is divided by is at least this."""
 
 
 def distance(adversarial: Tensor, images: Tensor) -> Tensor:

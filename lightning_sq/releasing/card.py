@@ -7,11 +7,12 @@ from typing import Any
 
 import yaml
 
-from lightning_sq.evaluation.tables import format_epsilon, largest_budget, percent
+from lightning_sq.evaluation.tables import largest_budget, percent
 from lightning_sq.models import QuantizerConfig
 from lightning_sq.models.checkpoint_format import TrainedModel
 from lightning_sq.release_files import LIBRARY
 from lightning_sq.releasing.evidence import proven_robust, why_not_robust
+from lightning_sq.types import format_epsilon
 from lightning_sq.words import counted
 
 

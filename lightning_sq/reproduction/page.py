@@ -43,7 +43,7 @@ from typing import Any
 from lightning_sq.evaluation.figures import save_png
 from lightning_sq.evaluation.results import read_of_schema
 from lightning_sq.evaluation.suites import SUITES, TRANSFER, attacks_by_name
-from lightning_sq.evaluation.tables import format_epsilon, percent
+from lightning_sq.evaluation.tables import percent
 from lightning_sq.paths import whole_file, write_whole
 from lightning_sq.reproduction import provenance
 from lightning_sq.reproduction.figures import curves_figure, training_figure
@@ -53,7 +53,7 @@ from lightning_sq.reproduction.runs import Run
 from lightning_sq.reproduction.settings import USUAL
 from lightning_sq.reproduction.studies import STUDIES, Study
 from lightning_sq.reproduction.tables import choice_section, proofs_section, rates_section, rows_table
-from lightning_sq.types import parse_epsilon
+from lightning_sq.types import format_epsilon, parse_epsilon
 from lightning_sq.words import counted
 
 SCHEMA_VERSION = 6

@@ -9,6 +9,7 @@ from lightning.pytorch import Trainer
 
 from lightning_sq.run_files import LAST_CHECKPOINT
 from lightning_sq.training.robust_accuracy import RobustAccuracy
+from lightning_sq.types import format_epsilon
 
 SHOWN = {"clean top-1": "val/clean_top1", "robust top-1": "val/robust_top1"}
 USUAL_EPSILON = 8 / 255
@@ -31,6 +32,4 @@ def _epsilon(trainer: Trainer) -> str:
     """Of the ball that the training was about, if it was about one."""
     curves = [callback for callback in trainer.callbacks if isinstance(callback, RobustAccuracy)]
     known = (getattr(one, "epsilon", None) for one in (*curves, trainer.lightning_module.objective))
-    epsilon = next((one for one in known if one), USUAL_EPSILON)
-    steps = epsilon * 255
-    return f"{round(steps)}/255" if abs(steps - round(steps)) < 1e-6 else f"{epsilon:g}"
+    return format_epsilon(next((one for one in known if one), USUAL_EPSILON))

@@ -283,7 +283,7 @@ def test_a_file_that_only_dali_refuses_is_named_with_its_reason(photographs, tmp
     shutil.copytree(photographs, tmp_path / "copy")
     Image.new("RGB", (200, 150)).save(tmp_path / "copy/ant/02.jpg", format="GIF")
     monkeypatch.setattr("lightning_sq.data.inspection._check_alike", lambda image: None)
-    with pytest.raises(InputError, match=r"ant/02\.jpg cannot be decoded \(DALI: .*\)\. Mend, convert"):
+    with pytest.raises(InputError, match=r"ant/02\.jpg cannot be decoded \(DALI: .*\)\. Mend it, and resume"):
         list(loader(tmp_path / "copy", tmp_path_factory, "dali", train=False))
 
 

@@ -17,8 +17,9 @@ from lightning_sq.errors import InputError
 from lightning_sq.evaluation import examples, results, robustbench, suites
 from lightning_sq.evaluation.figures import examples_figure
 from lightning_sq.evaluation.report import write_report
-from lightning_sq.evaluation.tables import format_epsilon, markdown_table, printed_table
+from lightning_sq.evaluation.tables import markdown_table, printed_table
 from lightning_sq.layers import SoftQuantization
+from lightning_sq.types import format_epsilon
 from tests.conftest import REPOSITORY
 from tests.evaluation.models import IMAGES, linear_model
 

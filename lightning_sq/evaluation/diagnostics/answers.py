@@ -8,9 +8,7 @@ from torch import Tensor, nn
 from lightning_sq.evaluation.derivatives_inside import uses_derivatives
 from lightning_sq.evaluation.diagnostics.situation import FEW, Diagnostic, Situation, row
 from lightning_sq.ops.random_numbers import random_numbers_kept
-
-SMALLEST = 1e-12
-"""Of a size that is divided by."""
+from lightning_sq.ops.smallest import SMALLEST
 
 
 def random_answers(s: Situation) -> Diagnostic:

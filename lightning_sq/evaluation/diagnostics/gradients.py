@@ -18,6 +18,7 @@ from lightning_sq.evaluation.found import share_of
 from lightning_sq.layers.soft_quantization import SoftQuantization
 from lightning_sq.ops.interval import quantized_box
 from lightning_sq.ops.noise import noise_like
+from lightning_sq.ops.smallest import SMALLEST
 from lightning_sq.types import PIXEL_BOUNDS
 
 
@@ -62,7 +63,7 @@ def _white_less_black(s: Situation, images: Tensor) -> Tensor:
     if quantizer is None or isinstance(quantizer, SoftQuantization):
         return torch.ones_like(images)
     black, white = (quantizer(torch.full_like(images, value)) for value in PIXEL_BOUNDS)
-    return (white - black).clamp(min=1e-12)
+    return (white - black).clamp(min=SMALLEST)
 
 
 def quantizer_widens_the_ball(s: Situation) -> Diagnostic | None:
@@ -73,7 +74,7 @@ def quantizer_widens_the_ball(s: Situation) -> Diagnostic | None:
     with torch.no_grad():
         behind, before = (quantized_box(images, s.budget, q) for q in (s.apart.quantizer, None))
         unit = _white_less_black(s, images)
-    ratio = ((behind.upper - behind.lower) / unit).mean() / (before.upper - before.lower).mean().clamp(min=1e-12)
+    ratio = ((behind.upper - behind.lower) / unit).mean() / (before.upper - before.lower).mean().clamp(min=SMALLEST)
     return row(
         "mean width of the quantized box, relative to the ball of pixels",
         ratio.item(),

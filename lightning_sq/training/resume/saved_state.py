@@ -59,6 +59,9 @@ OBJECTIVE = "objective."
 CHANGE_TRAINING = ("EMAWeightAveraging", "ProgressiveResizing", "SharpnessSchedule", "WeightAveraging")
 """Callbacks that do more than look on."""
 
+RESTART_EPOCH = (*MAY_DIFFER, "num_images", "images")
+"""With others of these a run can go on from the beginning of its epoch."""
+
 RESTARTED = ("loops", "optimizer_states", "lr_schedulers", "callbacks")
 """What Lightning puts back itself; a checkpoint of weights alone lacks it."""
 
@@ -162,10 +165,10 @@ class SavedRun:
         there = here | asdict(Optimization()) | self.resume["settings"]  # an older one does not say all of it
         others = {name: (there[name], new) for name, new in here.items() if there[name] != new}
         for name, (old, new) in others.items():
-            if on_mismatch == "restart_epoch" and name in MAY_DIFFER:
+            if on_mismatch == "restart_epoch" and name in RESTART_EPOCH:
                 continue
             remedy = REMEDIES.get(name, f"Set --model.optimization.{name} {{}}").format("null" if old is None else old)
-            again = ", add --on_mismatch restart_epoch" if name in MAY_DIFFER else ""
+            again = ", add --on_mismatch restart_epoch" if name in RESTART_EPOCH else ""
             raise InputError(
                 f"{self.path} is from a run with {name}={old}, this one has {new}, and a run goes on as it began. "
                 f"{remedy}{again}, or start a new run in another --output."
