@@ -41,7 +41,7 @@ def check_data(folder: Path, *, again: bool = False, report: Path | None = None)
     odd = set(class_names_of(splits[0])) ^ set(class_names_of(splits[1])) if len(splits) == 2 else set()
     if odd:
         print(f"classes in one split only: {', '.join(sorted(odd))}")
-    wrong = {"unreadable image": 0, "empty class folder": 0, "damaged shard": 0, "class in one split only": len(odd)}
+    wrong = {"unreadable image": 0, "empty class folder": 0, "damaged shard": 0, "one-split class": len(odd)}
     found, indexes = {}, []
     for split in splits:
         index = look_through(split, again=again)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import io
 import shutil
+import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +148,39 @@ def test_a_folder_by_the_name_of_a_file_is_looked_into(mnist, tmp_path):
     assert write_mnist(tmp_path / "out", source=tmp_path / "source") == NUM_TRAIN + NUM_TEST
 
 
+def test_files_of_two_sets_by_one_name_are_refused(source, mnist, tmp_path):
+    write_idx(tmp_path / "source/FashionMNIST/raw", mnist)
+    with pytest.raises(
+        InputError, match=r"holds train-images-idx3-ubyte in \S*/FashionMNIST/raw and in \S*/MNIST/raw\."
+    ):
+        write_mnist(tmp_path / "out", source=tmp_path / "source")
+    assert nothing_but(tmp_path, "source")
+
+
+def test_two_first_downloads_take_turns(tmp_path, monkeypatch):
+    at_once, most = 0, 0
+
+    def downloads(root, download):
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        time.sleep(0.2)
+        at_once -= 1
+
+    monkeypatch.setenv("LIGHTNING_SQ_CACHE", str(tmp_path))
+    monkeypatch.setattr("torchvision.datasets.MNIST", downloads)
+    with ThreadPoolExecutor(3) as pool:
+        assert set(pool.map(benchmark_sets._downloaded, ["MNIST"] * 3)) == {tmp_path / "downloads"}
+    assert most == 1
+
+
+def test_a_download_that_is_all_there_needs_no_leave_to_write(tmp_path, monkeypatch):
+    (tmp_path / "downloads").write_text("no folder, so that no lock can be made in it")
+    monkeypatch.setenv("LIGHTNING_SQ_CACHE", str(tmp_path))
+    monkeypatch.setattr("torchvision.datasets.MNIST", lambda root, download: None)
+    assert benchmark_sets._downloaded("MNIST") == tmp_path / "downloads"
+
+
 def test_a_download_that_fails_is_a_sentence_that_says_what_to_give(tmp_path, monkeypatch):
     def unreachable(*args, **kwargs):
         raise RuntimeError("Error downloading train-images-idx3-ubyte.gz:\nTried https://...")
@@ -197,6 +232,11 @@ def test_a_place_that_cannot_be_written_is_a_sentence(source, tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "gone")
     with pytest.raises(InputError, match="link exists already"):
         write_mnist(tmp_path / "link", source=source)
+    (tmp_path / "link").unlink()
+    write_mnist(tmp_path / "out", source=source)
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    with pytest.raises(InputError, match=r"link is a link, and would be replaced by a folder\. Give \S*out"):
+        write_mnist(tmp_path / "link", source=source, overwrite=True)
     assert (tmp_path / "link").is_symlink()
 
 
@@ -301,6 +341,18 @@ def test_original_batches_that_are_missing_or_altered_are_never_unpickled(tmp_pa
         write_cifar10(tmp_path / "out", source=tmp_path / "source")
     assert "\n" not in str(refused.value)
     assert nothing_but(tmp_path, "source")
+
+
+def test_a_set_that_another_process_wrote_meanwhile_is_kept(source, tmp_path, capsys, monkeypatch):
+    def slower(folder, **options):
+        write_mnist(folder, source=source)
+        return write_mnist(folder, **options)
+
+    monkeypatch.setattr(benchmark_sets, "write_mnist", slower)
+    assert main(["data", "mnist", str(tmp_path / "out"), "--from", str(source), "--keep"]) == 0
+    assert "out is there by now" in capsys.readouterr().out
+    shutil.rmtree(tmp_path / "out")
+    assert main(["data", "mnist", str(tmp_path / "out"), "--from", str(source)]) == 2
 
 
 def test_the_command_writes_keeps_and_replaces(source, tmp_path, capsys, monkeypatch):

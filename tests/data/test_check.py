@@ -134,6 +134,25 @@ def test_the_report_counts_classes_and_names_odd_files_and_the_same_file_in_both
     assert f"  the same file in train and val: 1 ({original} = 4/copied.jpg)\n" in printed
 
 
+def test_what_training_would_pass_over_is_named(data, capsys):
+    (data / "train/3/more").mkdir()
+    shutil.copy(next((data / "train/4").glob("*.jpg")), data / "train/3/more/inner.jpg")
+    for name in ("old.gif", ".hidden"):
+        (data / "train/3" / name).write_bytes(b"")
+    assert check(data)["splits"]["train"]["passed_over"] == ["3/more", "3/old.gif"]
+    printed = capsys.readouterr().out
+    assert "  passed over, neither .bmp" in printed
+    assert "nor .webp: 2 (3/more, 3/old.gif)\n" in printed
+
+
+def test_a_class_in_one_split_only_is_an_error_as_it_is_to_training(data, capsys):
+    (data / "val/9").rename(data / "val/nine")
+    check(data, status=2)
+    printed = capsys.readouterr()
+    assert "classes in one split only: 9, nine\n" in printed.out
+    assert f"2 one-split classes in {data}, named above" in printed.err
+
+
 def test_a_class_may_be_called_like_a_split(data):
     for split in ("train", "val"):
         (data / split / "0").rename(data / split / "train")

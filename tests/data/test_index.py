@@ -205,6 +205,25 @@ def test_what_was_looked_at_before_an_interruption_is_kept(folder, tmp_path):
     assert checked_files(folder, tmp_path / "cache") == 2
 
 
+def test_to_look_again_and_be_interrupted_loses_nothing_that_was_known(folder, tmp_path):
+    def interrupt(done: int, total: int) -> None:
+        assert total == 6
+        if done == 2:
+            raise KeyboardInterrupt
+
+    load_index(folder, cache=tmp_path / "cache")
+    with pytest.raises(KeyboardInterrupt):
+        load_index(folder, cache=tmp_path / "cache", again=True, progress=interrupt)
+    assert checked_files(folder, tmp_path / "cache") == 0
+    assert len(kept_index(folder, cache=tmp_path / "cache")) == 6
+
+
+def test_a_hidden_file_is_no_image(folder, tmp_path):
+    (folder / "ant/._0.jpg").write_bytes(b"what macOS keeps beside each file")
+    index = load_index(folder, cache=tmp_path / "cache")
+    assert (len(index), index.unreadable) == (6, ())
+
+
 def test_a_first_look_is_left_when_the_cluster_asks_and_goes_on_afterwards(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("LIGHTNING_SQ_CACHE", str(tmp_path / "cache"))
     with listening():

@@ -273,7 +273,9 @@ def test_the_check_names_a_damaged_shard_and_an_image_that_cannot_be_decoded(few
     assert "1 unreadable image and 1 damaged shard in" in printed.err
     order = EpochOrder(len(index), 8)
     loader = make_loader(Dataset(index, random_resized_crop(SIZE), SIZE), order, backend="dali", num_threads=1)
-    with pytest.raises(InputError, match=rf"{index.paths[11]}\) cannot be decoded \(not an image\)"):
+    with pytest.raises(
+        InputError, match=rf"{index.paths[11]}\) cannot be decoded \(not an image\)\. Fetch that shard again"
+    ):
         list(loader)
 
 

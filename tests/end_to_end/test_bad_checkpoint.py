@@ -136,13 +136,16 @@ def test_a_setting_that_an_older_checkpoint_lacks_was_as_it_is_by_default(comman
     assert command("fit", "--resume")[0] == 0
 
 
-def test_going_on_with_other_images(command, stopped, few_digits, tmp_path):
+def test_going_on_with_other_images(command, stopped, few_digits, tmp_path, caplog):
     before, data = contents(stopped), tmp_path / "data"
     shutil.copytree(few_digits, data)
     next((data / "train/3").iterdir()).unlink()
     found = command("fit", "--resume", "--data.root", str(data))
-    assert_one_sentence(found, "num_images=90", "has 89", "Give --data.root the 90 images")
+    remedies = "Give --data.root the 90 images", "add --on_mismatch restart_epoch"
+    assert_one_sentence(found, "num_images=90", "has 89", *remedies)
     assert contents(stopped) == before
+    assert command("fit", "--resume", "--data.root", str(data), "--on_mismatch", "restart_epoch")[0] == 0
+    assert "starts again from its first image: num_images=90 is now 89, images=" in caplog.text
 
 
 def test_a_checkpoint_of_another_run_is_no_leave_to_overwrite_the_one_in_output(command, checkpoint, stopped):

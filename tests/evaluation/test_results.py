@@ -299,6 +299,27 @@ def test_missing_and_damaged_results_have_a_sentence(tmp_path, text, sentence):
         write_report(tmp_path)
 
 
+INNER = {
+    "data.folder": lambda r: r["data"].pop("folder"),
+    "threat_model": lambda r: r.update(threat_model=0.3),
+    "models": lambda r: r.update(models=[]),
+    "models.source": lambda r: r["models"][0].pop("source"),
+    "models.curve": lambda r: r["models"][0].update(curve=None),
+    "models.curve.epsilon": lambda r: r["models"][0]["curve"][-1].pop("epsilon"),
+}
+
+
+@pytest.mark.parametrize("missing", INNER)
+def test_results_without_an_inner_value_are_damaged_and_it_is_named(tmp_path, evaluated, missing):
+    found = json.loads(json.dumps(evaluated[1]))
+    (tmp_path / "results.json").write_text(json.dumps(found))
+    assert results.read_results(tmp_path) == found
+    INNER[missing](found)
+    (tmp_path / "results.json").write_text(json.dumps(found))
+    with pytest.raises(InputError, match=rf"results\.json is damaged \({re.escape(missing)} is missing\)"):
+        results.read_results(tmp_path)
+
+
 def test_the_command_that_makes_missing_results_can_be_typed_whatever_the_folder_is_called(tmp_path):
     with pytest.raises(InputError, match=re.escape(f"--output '{tmp_path}/my results'.")):
         results.read_results(tmp_path / "my results")

@@ -41,6 +41,7 @@ def test_it_has_the_accuracies_of_the_last_validation_as_far_as_they_were_measur
     [
         ((), Natural(), "8/255"),
         ((), Adversarial(epsilon="4/255"), "4/255"),
+        ((), Adversarial(epsilon=0.2), "0.2"),
         ((RobustAccuracy(epsilon=0.1),), Adversarial(epsilon="4/255"), "0.1"),
     ],
 )
