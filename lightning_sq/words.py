@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 def counted(number: float, noun: str, form: str = ",") -> str:
     """`number` and as many of `noun` as that is: 1 image, 2,000 images, 3 classes.
@@ -13,3 +15,8 @@ def counted(number: float, noun: str, form: str = ",") -> str:
     """
     ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
     return f"{number:{form}} {noun}{ending}"
+
+
+def first_of(names: Sequence[str], count: int = 5) -> str:
+    """The first `count` of them, and whether there are more: a, b, ..."""
+    return ", ".join(names[:count]) + ", ..." * (len(names) > count)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lightning_sq.words import counted
+from lightning_sq.words import counted, first_of
 
 
 @pytest.mark.parametrize(
@@ -25,3 +25,9 @@ def test_a_noun_is_in_the_plural_unless_there_is_one_of_it(number, noun, words):
 def test_a_number_that_need_not_be_whole_is_written_as_is_asked():
     written = [counted(number, "epoch", ".4g") for number in (0.5, 1.0, 10 / 3)]
     assert written == ["0.5 epochs", "1 epoch", "3.333 epochs"]
+
+
+def test_of_many_names_the_first_are_given_and_that_there_are_more():
+    assert first_of(["a", "b"]) == "a, b"
+    assert first_of(["a", "b", "c"], 2) == "a, b, ..."
+    assert first_of([]) == ""

@@ -20,7 +20,7 @@ from lightning_sq.data.shards import ShardIndex, damaged_shards
 from lightning_sq.errors import InputError
 from lightning_sq.paths import write_whole
 from lightning_sq.progress import progress_bar
-from lightning_sq.words import counted
+from lightning_sq.words import counted, first_of
 
 NAMED = 3
 """Files that the terminal names of each kind; the report names all."""
@@ -91,8 +91,7 @@ def _print_split(index: ImageIndex, unreadable: list[UnreadableImage], damaged: 
 
 def _print_kind(kind: str, names: tuple[str, ...] | list[str]) -> None:
     if names:
-        more = ", ..." if len(names) > NAMED else ""
-        print(f"  {kind}: {len(names):,} ({', '.join(names[:NAMED])}{more})")
+        print(f"  {kind}: {len(names):,} ({first_of(names, NAMED)})")
 
 
 def _in_both(train: ImageIndex, val: ImageIndex) -> list[tuple[str, str]]:

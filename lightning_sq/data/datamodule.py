@@ -23,7 +23,7 @@ from lightning_sq.data.index import class_names_of, kept_index, look_through
 from lightning_sq.data.loader import Dataset, Loader, check_fits_memory
 from lightning_sq.data.order import EpochOrder, check_64_bit_seed
 from lightning_sq.errors import InputError
-from lightning_sq.words import counted
+from lightning_sq.words import counted, first_of
 
 Split = Literal["train", "val"]
 
@@ -129,7 +129,7 @@ class ImageFolderData(LightningDataModule):
         if train != val:
             odd = sorted(set(train) ^ set(val))
             raise InputError(
-                f"{self.root}/train and {self.root}/val have different classes: {', '.join(odd[:5])} "
+                f"{self.root}/train and {self.root}/val have different classes: {first_of(odd)} "
                 f"{'is' if len(odd) == 1 else 'are'} in one of them only. Give both the same folders."
             )
         if len(train) == 1:
@@ -176,8 +176,7 @@ class ImageFolderData(LightningDataModule):
         empty = index.empty_classes
         if not empty:
             return
-        names = ", ".join(empty[:5]) + (", ..." if len(empty) > 5 else "")
-        found = f"{counted(len(empty), 'class')} without a readable image in {index.folder}: {names}"
+        found = f"{counted(len(empty), 'class')} without a readable image in {index.folder}: {first_of(empty)}"
         if split == "train" or not len(index):
             raise InputError(f"{found}. Add images, or remove the folders from train/ and val/.")
         rank_zero_warn(f"{found}. Validation says nothing of them.", stacklevel=2)

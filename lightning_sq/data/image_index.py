@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lightning_sq.words import first_of
+
 
 class UnreadableImage(NamedTuple):
     """A file that looks like an image by its name and is none."""
@@ -58,8 +60,7 @@ class ImageIndex:
     @property
     def named_unreadable(self) -> str:
         """The first files that were left out, with the reason, for people."""
-        names = ", ".join(f"{bad.path} ({bad.reason})" for bad in self.unreadable[:5])
-        return names + (", ..." if len(self.unreadable) > 5 else "")
+        return first_of([f"{bad.path} ({bad.reason})" for bad in self.unreadable])
 
     def fingerprint(self) -> str:
         """sha256 of the names, classes and sizes of all images, in their order, wherever they lie."""

@@ -112,13 +112,13 @@ def batch_norm(
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     *,
-    stabilizer: float = 1e-5,
+    eps: float = 1e-5,
 ) -> Interval:
-    """The exact bounds of (x - mean) / sqrt(variance + stabilizer) * weight + bias, the statistics (C,) given.
+    """The exact bounds of (x - mean) / sqrt(variance + eps) * weight + bias, the statistics (C,) given.
 
     Differentiable in the statistics too. Where they are a batch's own they hold for that batch alone.
     """
-    scale = (variance + stabilizer).rsqrt()
+    scale = (variance + eps).rsqrt()
     scale = scale if weight is None else scale * weight
     shift = -mean * scale if bias is None else bias - mean * scale
     scale, shift = (part.view(-1, *[1] * (box.lower.dim() - 2)) for part in (scale, shift))

@@ -174,7 +174,7 @@ def _commands(content: dict[str, Any]) -> str:
     form, epochs = content["form"], content.get("max_epochs")
     options = [] if form == "full" else [f"--{form}"]
     options += [] if epochs is None else [f"--max-epochs {epochs}"]
-    usual = USUAL[form == "quick"]["attacks"]
+    usual = USUAL[form]["attacks"]
     attacks = {",".join(attacks_by_name(suite)): suite for suite in SUITES}
     asked = ",".join(content["attacks"])
     options += [] if attacks.get(asked) == usual else [f"--attacks {attacks.get(asked, asked)}"]

@@ -22,8 +22,12 @@ from lightning_sq.run_files import LAST_CHECKPOINT
 
 Form = Literal["full", "small", "quick"]
 RATE = "model.optimization.base_learning_rate"
-USUAL = {False: {"num_images": 1000, "attacks": "standard"}, True: {"num_images": 100, "attacks": "quick"}}
-"""Of the evaluation; True: of the quick form."""
+USUAL: dict[Form, dict[str, Any]] = {
+    "full": {"num_images": 1000, "attacks": "standard"},
+    "small": {"num_images": 1000, "attacks": "standard"},
+    "quick": {"num_images": 100, "attacks": "quick"},
+}
+"""Of the evaluation."""
 SHARES = (1 / 8, 1 / 4, 1 / 2)
 """Of the epochs of a row whose accuracy is held against the time of its training, for its shorter schedules."""
 

@@ -127,7 +127,7 @@ def _batch_norm(module: _BatchNorm, box: Interval) -> Interval:
     if module.running_mean is None or module.running_var is None:
         raise _unsupported(f"{type(module).__name__} without running statistics")
     statistics = module.running_mean, module.running_var
-    return batch_norm(box, *statistics, module.weight, module.bias, stabilizer=module.eps)
+    return batch_norm(box, *statistics, module.weight, module.bias, eps=module.eps)
 
 
 def _batch_norm_by_centres(module: _BatchNorm, box: Interval) -> Interval:
@@ -140,7 +140,7 @@ def _batch_norm_by_centres(module: _BatchNorm, box: Interval) -> Interval:
             momentum = 1 / module.num_batches_tracked if module.momentum is None else module.momentum
             module.running_mean.lerp_(mean, momentum)
             module.running_var.lerp_(variance * count / max(1, count - 1), momentum)
-    return batch_norm(box, mean, variance, module.weight, module.bias, stabilizer=module.eps)
+    return batch_norm(box, mean, variance, module.weight, module.bias, eps=module.eps)
 
 
 def _batch_norm_act(module: nn.BatchNorm2d, box: Interval) -> Interval:

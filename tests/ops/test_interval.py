@@ -64,7 +64,7 @@ def test_batch_norm_by_hand():
     # (x - 1) / 2 * (-4) + 3 is 5 - 2x, on [0, 2] in [1, 5]; the second channel is x / 0.5 on [-1, 1]
     box = Interval(torch.tensor([[0.0, -1.0]]), torch.tensor([[2.0, 1.0]]))
     statistics = torch.tensor([1.0, 0.0]), torch.tensor([4.0, 0.25])
-    out = batch_norm(box, *statistics, torch.tensor([-4.0, 1.0]), torch.tensor([3.0, 0.0]), stabilizer=0.0)
+    out = batch_norm(box, *statistics, torch.tensor([-4.0, 1.0]), torch.tensor([3.0, 0.0]), eps=0.0)
     assert out.lower.tolist() == [[1.0, -2.0]]
     assert out.upper.tolist() == [[5.0, 2.0]]
 
@@ -83,14 +83,14 @@ WEIGHTS = {
     "conv2d": (conv2d, functional.conv2d, (random(4, 2, 3, 3), None), {"stride": 2, "padding": 1}, (2, 2, 7, 7)),
     "conv2d in groups": (conv2d, functional.conv2d, (random(4, 1, 3, 3), random(4), 1, 2, 2, 2), {}, (2, 2, 7, 7)),
     "batch_norm": (
-        lambda box, *values: batch_norm(box, *values, stabilizer=0.1),
+        lambda box, *values: batch_norm(box, *values, eps=0.1),
         lambda x, *values: functional.batch_norm(x, *values, training=False, eps=0.1),
         (random(2), random(2).abs(), random(2), random(2)),
         {},
         (3, 2, 4, 4),
     ),
     "batch_norm without weights": (
-        lambda box, *values: batch_norm(box, *values, stabilizer=0.1),
+        lambda box, *values: batch_norm(box, *values, eps=0.1),
         lambda x, *values: functional.batch_norm(x, *values, training=False, eps=0.1),
         (random(2), random(2).abs()),
         {},
