@@ -141,6 +141,7 @@ def catalogue(norm: Norm = "linf") -> dict[str, SuiteEntry]:
     margin = replace(pgd, criterion="margin")
     thorough = replace(margin, num_steps=100, num_restarts=2, schedule="cosine")
     targeted = replace(margin, targeted=True, num_restarts=9)
+    tireless = replace(margin, stop_when_fooled=False)  # what one draw gets wrong, the next may get right
 
     def autoattack(stage: str, **options: Any) -> AutoAttackStage:
         return AutoAttackStage(stage, norm=norm, **options)
@@ -192,6 +193,13 @@ def catalogue(norm: Norm = "linf") -> dict[str, SuiteEntry]:
         "eot_pgd": SuiteEntry("PGD-40, expectation over 20 draws", Expectation(pgd), "adaptive", on_everyone=True),
         "eot_apgd_ce": SuiteEntry("AutoAttack rand: APGD-CE", autoattack("apgd-ce", num_draws=20), "adaptive"),
         "eot_apgd_dlr": SuiteEntry("AutoAttack rand: APGD-DLR", autoattack("apgd-dlr", num_draws=20), "adaptive"),
+        "bpda_eot_pgd": adaptive(
+            "PGD-40 through BPDA, identity, expectation over 20 draws, margin loss", BPDA(Expectation(tireless))
+        ),
+        "quantized_box_eot_pgd": adaptive(
+            "PGD-40 in the quantized box, expectation over 20 draws, margin loss",
+            QuantizedBox(Expectation(replace(tireless, norm="linf"))),
+        ),
     }
     return {name: entry for name, entry in entries.items() if norm in norms_of(entry.attack)}
 
@@ -210,7 +218,7 @@ TRANSFER = "transfer_"
 PROVING = ("branch_and_bound", "mixed_integer")
 SEARCHING = frozenset({"square", "own_square"})
 """Attacks without a gradient: where none was run, a gradient that leads nowhere would not have been noticed."""
-RANDOM = ("eot_pgd", "eot_apgd_ce", "eot_apgd_dlr")
+RANDOM = ("eot_pgd", "eot_apgd_ce", "eot_apgd_dlr", "bpda_eot_pgd", "quantized_box_eot_pgd")
 SUITES: dict[str, tuple[str, ...]] = {
     "quick": ("pgd", "pgd_margin", "bpda", "quantized_box"),
     "autoattack": AUTOATTACK,

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections import OrderedDict
 from itertools import pairwise
 
 import pytest
@@ -15,6 +16,7 @@ from lightning_sq.evaluation import diagnostics, runner, suites
 from lightning_sq.evaluation.runner import StageRunner
 from lightning_sq.evaluation.suites import SuiteEntry
 from lightning_sq.layers import SoftQuantization
+from lightning_sq.models import PixelClassifier
 from lightning_sq.verification import tracing
 from tests.evaluation.models import IMAGES, TwoFaced, closed_form, linear_model, sound
 
@@ -309,7 +311,46 @@ def test_nothing_is_proven_of_a_network_that_is_random_in_a_way_that_tracing_doe
 
 
 def test_the_suite_for_models_with_noise_takes_expectations():
-    assert list(suites.attacks_by_name("rand")) == ["pgd", "eot_pgd", "eot_apgd_ce", "eot_apgd_dlr"]
+    of_expectations = ["eot_pgd", "eot_apgd_ce", "eot_apgd_dlr", "bpda_eot_pgd"]
+    assert list(suites.attacks_by_name("rand")) == ["pgd", *of_expectations, "quantized_box_eot_pgd"]
+    assert list(suites.attacks_by_name("rand", "l2")) == ["pgd", *of_expectations]
+
+
+class Noise(nn.Module):
+    """x + 0.3 n, n from a standard normal, in eval mode too."""
+
+    def forward(self, x):
+        return x + 0.3 * torch.randn_like(x)
+
+
+def test_noise_behind_a_hard_quantizer_hides_nothing_from_the_suite_for_noise():
+    """Exact derivatives of the quantizer are 0, and one draw's derivative points elsewhere than the mean's."""
+    torch.manual_seed(0)
+    network = nn.Sequential(Noise(), nn.Flatten(), nn.Linear(108, 32), nn.ReLU(), nn.Linear(32, 5))
+    parts = OrderedDict(quantize=SoftQuantization(2, 60.0, hard=True), backbone=network)
+    model = PixelClassifier(parts).eval()
+
+    @torch.no_grad()
+    def draws(images):
+        return torch.stack([model(images) for _ in range(100)])
+
+    images = IMAGES[:20]
+    labels = draws(images).mean(0).argmax(1)
+
+    def accuracy(x):
+        return (draws(x).argmax(2) == labels).double().mean().item()
+
+    def left(name):
+        return accuracy(suites.catalogue()[name].attack(model, images, labels, list(range(20)), 0.1))
+
+    assert accuracy(images) > 0.75
+    assert min(left(name) for name in ("eot_pgd", "bpda", "quantized_box")) > 0.5
+    for name in ("bpda_eot_pgd", "quantized_box_eot_pgd"):
+        assert name in suites.SUITES["rand"]
+        assert left(name) < 0.3
+        assert suites.catalogue()[name].cost == 20 * 3 * 40
+        found = lightning_sq.evaluate(model, images, labels, epsilon=0.1, attacks=name, checks=False)
+        assert found.robust_accuracy < 0.5
 
 
 ORDERS = {"fgsm first": ["fgsm", "own_square:num_queries=50"], "fgsm last": ["own_square:num_queries=50", "fgsm"]}
