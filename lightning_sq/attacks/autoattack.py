@@ -2,13 +2,13 @@
 
 The only file that imports it. Each stage is an attack like the others here, so the runner decides which images it gets
 and in which order the stages come. What is mended on the way, because the package does it to whoever calls it:
-logits come to it in float32; gradients are on, whatever the caller's mode; the model is in eval mode and its weights
-are frozen, and both are as before afterwards (FAB would fill their `.grad`); the global random numbers are as before;
-no tracer is installed and no counter outlives a call, because its check for optimisation at inference is not used
-(`evaluation.diagnostics` has one that leaves nothing behind); no more target classes are asked for than there are;
-what it would only log comes out as a record of this module's logger. Its `.mean()` over a process's images and its own
-verdicts are not used: the runner checks each image again and counts over all processes. APGD works on images that it
-has not broken yet, and on no others, unless it averages over draws.
+logits come to it in float32; in L2 what is no number in a gradient is 0, as for `PGD`; gradients are on, whatever the
+caller's mode; the model is in eval mode and its weights are frozen, and both are as before afterwards (FAB would fill
+their `.grad`); the global random numbers are as before; no tracer is installed and no counter outlives a call, because
+its check for optimisation at inference is not used (`evaluation.diagnostics` has one that leaves nothing behind); no
+more target classes are asked for than there are; what it would only log comes out as a record of this module's logger.
+Its `.mean()` over a process's images and its own verdicts are not used: the runner checks each image again and counts
+over all processes. APGD works on images that it has not broken yet, and on no others, unless it averages over draws.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class AutoAttackStage:
 
         Raises: InputError if pyautoattack is not installed, or for what `why_not` says.
         """
-        with _as_the_package_expects(model, images.device) as float32_model:
+        with _as_the_package_expects(model, images.device, self.norm) as float32_model:
             # no tensors of inference mode, and such as can be viewed
             x, y = images.detach().clone(memory_format=torch.contiguous_format), labels.clone()
             with torch.no_grad():
@@ -155,11 +155,12 @@ def load_package() -> dict[str, Any]:
 
 @contextmanager
 def _as_the_package_expects(
-    model: Callable[[Tensor], Tensor], device: torch.device
+    model: Callable[[Tensor], Tensor], device: torch.device, norm: Norm
 ) -> Iterator[Callable[[Tensor], Tensor]]:
     of_the_caller = torch.get_default_dtype()
 
     def float32_model(x: Tensor) -> Tensor:
+        x = _with_finite_gradient(x) if norm == "l2" else x
         with torch.autocast(device.type, enabled=False), _by_default(of_the_caller):
             logits = model(x).float().clone()  # Square writes into its logits
         if x.requires_grad:
@@ -174,6 +175,16 @@ def _as_the_package_expects(
         _by_default(torch.float32),  # of which the package's own numbers are
     ):
         yield float32_model
+
+
+def _with_finite_gradient(x: Tensor) -> Tensor:
+    """`x`, whose gradient is 0 where it is not finite: g / ||g||_2 would be no number anywhere. In L-inf the package
+    takes the sign, which is 0 of what is no number, and right of what is infinite.
+    """
+    x = x.view_as(x)
+    if x.requires_grad:
+        x.register_hook(lambda gradient: torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0))
+    return x
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+import lightning_sq
 from lightning_sq.attacks import AutoAttackStage, fools
 from lightning_sq.attacks.autoattack import LOGGER, Stage
 from lightning_sq.errors import InputError
@@ -103,6 +104,48 @@ def test_apgd_finds_what_the_package_finds_without_asking_again_about_what_is_br
         asked.append(0)
     assert 0 < verdicts[0].sum() < verdicts[1].sum()
     assert not verdicts[0].all()
+
+
+def root_of(kind: str):
+    """A network of x and of a root whose derivative is infinite at black, or not a number there."""
+    net = small_net(0)
+    return lambda x: net(x + (x.sqrt() if kind == "infinite" else (x * x).sqrt()))
+
+
+@pytest.mark.parametrize("kind", ["infinite", "no number"])
+@pytest.mark.parametrize("stage", ["apgd-ce", "apgd-dlr", "apgd-t", "fab-t"])
+def test_in_l2_a_gradient_that_is_no_number_somewhere_leads_on_where_it_is_one(stage, kind):
+    model, images = root_of(kind), IMAGES.clone()
+    images[:, 0, :, 0] = 0
+    labels, x = model(images).argmax(1), images.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(model(x).sum(), x)
+    assert torch.equal(~gradient.isfinite(), images == 0)
+    found = AutoAttackStage(stage, num_steps=10, norm="l2")(model, images, labels, SEEDS, 1.0)
+    assert fools(model, found, images, labels, epsilon=1.0, norm="l2").sum() > 20
+
+
+def test_in_l2_a_model_whose_gradient_is_never_a_number_is_flagged_and_not_the_attack_blamed():
+    net = small_net(0)
+
+    def model(x):
+        return net(x) * (1 + (0 * x).abs().flatten(1).sum(1, keepdim=True).sqrt())
+
+    labels = model(IMAGES).argmax(1)
+    found = AutoAttackStage("apgd-ce", 3, norm="l2")(model, IMAGES, labels, SEEDS, 1.0)
+    assert found.isfinite().all()
+    attacks = ["apgd_ce:num_steps=3", "pgd:num_steps=3"]
+    assert (
+        "zero_gradients" in lightning_sq.evaluate(model, IMAGES, labels, epsilon=1.0, attacks=attacks, norm="l2").flags
+    )
+
+
+@pytest.mark.parametrize("stage", ["apgd-ce", "apgd-t", "fab-t"])
+def test_in_l2_a_gradient_of_numbers_alone_is_left_as_it_is(stage, monkeypatch):
+    model = small_net(0)
+    attack, labels = AutoAttackStage(stage, num_steps=5, norm="l2"), model(IMAGES).argmax(1)
+    found = attack(model, IMAGES, labels, SEEDS, 0.3)
+    monkeypatch.setattr("lightning_sq.attacks.autoattack._with_finite_gradient", lambda x: x)
+    assert torch.equal(found, attack(model, IMAGES, labels, SEEDS, 0.3))
 
 
 @pytest.mark.parametrize(("noise", "leaves_out"), [(0.0, True), (1.0, False)])
