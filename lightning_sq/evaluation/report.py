@@ -13,7 +13,7 @@ from jinja2 import Environment, StrictUndefined
 from lightning_sq.evaluation import examples
 from lightning_sq.evaluation.figures import Figure, descent_figure, examples_figure, robustness_figure, save_png
 from lightning_sq.evaluation.results import OLDER, is_older, read_results
-from lightning_sq.evaluation.tables import largest_budget, percent, table_columns, table_rows
+from lightning_sq.evaluation.tables import largest_budget, percent, table_columns, table_rows, three_digits
 from lightning_sq.paths import whole_file, write_whole
 from lightning_sq.run_files import EXAMPLES_FILE, FIGURE_FILE, REPORT_FILE
 from lightning_sq.types import format_epsilon
@@ -31,7 +31,8 @@ def write_report(folder: Path) -> None:
         save_png(robustness_figure(results), temporary)
     template = files("lightning_sq.evaluation").joinpath("templates/report.html.j2").read_text()
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"epsilon": format_epsilon, "percent": percent, "in_words": _in_words, "counted": counted}
+    environment.filters |= {"epsilon": format_epsilon, "percent": percent, "three_digits": three_digits}
+    environment.filters |= {"in_words": _in_words, "counted": counted}
     page = environment.from_string(template).render(
         results=results,
         columns=table_columns(results),

@@ -19,9 +19,9 @@
                        verdicts: {clean: "1011...", certified: {epsilon: ...}, worst_case: {epsilon: ...},
                                   attacks: {name: {epsilon: "10-1..."}}}}]
 
-Accuracies are in [0, 1]. In a verdict 1 is still classified as labelled, 0 is not, - was not attacked. Truth lies
-between the certified accuracy (up to float32 rounding) and the robust accuracy, the worst case over the attacks that
-were run.
+Accuracies are in [0, 1]; a number that is not finite, such as the gradient of a root at 0, is null. In a verdict 1 is
+still classified as labelled, 0 is not, - was not attacked. Truth lies between the certified accuracy (up to float32
+rounding) and the robust accuracy, the worst case over the attacks that were run.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import shlex
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -146,7 +147,7 @@ def assemble(
 
 def write_results(folder: Path, results: dict[str, Any]) -> None:
     """results.json and results.csv, each whole or not at all."""
-    write_whole(folder / JSON_FILE, json.dumps(results, indent=1) + "\n")
+    write_whole(folder / JSON_FILE, json.dumps(_finite(results), indent=1, allow_nan=False) + "\n")
     stream = io.StringIO(newline="")
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(("model", "epsilon", "attack", "accuracy", "num_images"))
@@ -159,6 +160,18 @@ def write_results(folder: Path, results: dict[str, Any]) -> None:
                 row = (model["name"], f"{point['epsilon']:.6g}", attack, f"{accuracy:.6g}", model["num_images"])
                 writer.writerow(row)
     write_whole(folder / CSV_FILE, stream.getvalue())
+
+
+def _finite(value: Any) -> Any:
+    """What is made of lists and dicts, with None for numbers that are not finite: JSON has no others."""
+    match value:
+        case dict():
+            return {key: _finite(inner) for key, inner in value.items()}
+        case list() | tuple():
+            return [_finite(inner) for inner in value]
+        case float() if not math.isfinite(value):
+            return None
+    return value
 
 
 def read_of_schema(path: Path, schema: int, *, made_by: str, again: str) -> dict[str, Any]:
@@ -194,7 +207,7 @@ def read_results(folder: Path) -> dict[str, Any]:
     missing = first_missing(RESULTS, results) or ("" if results["models"] else "models")
     if missing:
         raise InputError(f"{path} is damaged ({missing} is missing). Evaluate again.")
-    return results
+    return _finite(results)  # one of an earlier version may hold NaN
 
 
 def verdict(model: dict[str, Any], epsilon: float, *, thorough: bool) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from rich.markup import escape
@@ -42,6 +43,11 @@ def percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f}"
 
 
+def three_digits(value: float | None) -> str:
+    """1.5 for 1.5; a dash for what is no finite number."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:.3g}"
+
+
 def markdown_table(results: dict[str, Any]) -> str:
     """The same table for a README."""
     columns = ["clean", *table_columns(results), *(f"worst case at {text}" for text in budgets_below(results))]
@@ -55,7 +61,7 @@ def markdown_table(results: dict[str, Any]) -> str:
         numbers += [f"**{percent(row['worst_case'])}**", percent(row["certified"])]
         lines.append(
             f"| {row['name']} | "
-            + " | ".join([*numbers, f"{row['input_gradient_l1']:.3g}", str(row["num_flags"])])
+            + " | ".join([*numbers, three_digits(row["input_gradient_l1"]), str(row["num_flags"])])
             + " |"
         )
     return "\n".join(lines)

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from lightning_sq.evaluation.tables import largest_budget, percent
+from lightning_sq.evaluation.tables import largest_budget, percent, three_digits
 from lightning_sq.models import QuantizerConfig
 from lightning_sq.models.checkpoint_format import TrainedModel
 from lightning_sq.release_files import LIBRARY
@@ -174,7 +174,8 @@ ROBUSTNESS`. A quantizer hides gradients, so an accuracy under plain PGD alone s
         for one in row["attacks"]
     )
     checks = "\n".join(
-        f"| {one['title']} | {'**yes**' if one['fired'] else 'no'} | {one['measured']:.3g} | {one['limit']:.3g} |"
+        f"| {one['title']} | {'**yes**' if one['fired'] else 'no'} | {three_digits(one['measured'])} | "
+        f"{three_digits(one['limit'])} |"
         for one in row["diagnostics"]
     )
     measured_on = f"{counted(row['num_images'], 'image')} of {results['data']['folder']}"

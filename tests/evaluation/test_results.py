@@ -280,6 +280,31 @@ def test_the_table_for_a_readme_has_a_dash_for_what_was_not_measured(evaluated):
     assert "| – |" in markdown_table(evaluated[1] | {"models": [model]})
 
 
+def test_a_number_that_is_not_finite_is_null_in_the_results_and_a_dash_for_people(evaluated, tmp_path):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    (row,) = evaluated[1]["models"]
+    first, second, *others = row["diagnostics"]
+    checks = [first | {"measured": float("nan")}, second | {"measured": float("inf")}, *others]
+    everything = evaluated[1] | {"models": [row | {"input_gradient_l1": -float("inf"), "diagnostics": checks}]}
+    results.write_results(tmp_path, everything)
+    text = (tmp_path / "results.json").read_text()
+    (written,) = json.loads(text, parse_constant=refuse)["models"]
+    assert written == row | {
+        "input_gradient_l1": None,
+        "diagnostics": [first | {"measured": None}, second | {"measured": None}, *written["diagnostics"][2:]],
+    }
+    assert [check["measured"] for check in written["diagnostics"][2:]] == [check["measured"] for check in others]
+    (tmp_path / "results.json").write_text(json.dumps(everything))  # as an earlier version wrote it
+    assert results.read_results(tmp_path)["models"] == [written]
+    for found in (everything, results.read_results(tmp_path)):
+        assert markdown_table(found).splitlines()[-1].count("| – |") == 1
+    write_report(tmp_path)
+    before = (evaluated[0] / "report.html").read_text()
+    assert (tmp_path / "report.html").read_text().count("<td>–</td>") == before.count("<td>–</td>") + 3
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [

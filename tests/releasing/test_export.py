@@ -239,6 +239,20 @@ def test_a_card_says_which_of_its_numbers_are_over_fewer_attacks(checkpoint, res
     assert "only those attacks" not in model_card(trained, evidence_for(trained, complete))
 
 
+def test_a_card_has_a_dash_for_what_a_check_found_that_is_no_finite_number(checkpoint, results, tmp_path):
+    def change(content):
+        for row in content["models"]:
+            row["diagnostics"][0]["measured"] = float("nan")
+            row["input_gradient_l1"] = float("inf")
+
+    evidence = evidence_for(read_checkpoint(checkpoint), with_results(results, tmp_path / "changed", change))
+    check = evidence["models"][0]["diagnostics"][0]
+    line = f"| {check['title']} | {'**yes**' if check['fired'] else 'no'} | – | {check['limit']:.3g} |"
+    assert line in model_card(read_checkpoint(checkpoint), evidence).splitlines()
+    assert "NaN" not in (text := json.dumps(evidence))
+    assert "Infinity" not in text
+
+
 def test_a_card_promises_feature_maps_only_where_timm_has_them(checkpoint):
     assert "feature maps, of a network that has them in timm" in model_card(read_checkpoint(checkpoint))
 
