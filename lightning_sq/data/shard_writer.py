@@ -77,10 +77,10 @@ def write_shards(index: ImageIndex, folder: Path, settings: ShardSettings, progr
     """
     plan = _fingerprint(index, settings)
     _check_folder(folder, plan)
-    if (whole := _whole(folder)) is not None:
-        return whole
     mixed = np.random.default_rng(0).permutation(len(index))  # so that a reader who streams sees all classes
     chunks = np.split(mixed, range(settings.images_per_shard, len(index), settings.images_per_shard))
+    if (whole := _whole(folder, chunks, plan)) is not None:
+        return whole
     parts, done = [], 0
     with ThreadPoolExecutor(usable_cores()) as pool:
         for number, positions in enumerate(chunks):
@@ -125,22 +125,41 @@ def _check_folder(folder: Path, plan: str) -> None:
         raise InputError(f"{folder} cannot be used ({error}). Give another folder.") from error
 
 
-def _whole(folder: Path) -> int | None:
-    """The bytes of all shards if they are there; else the way is cleared for making them."""
+def _whole(folder: Path, chunks: list[np.ndarray], plan: str) -> int | None:
+    """The bytes of all shards if they are there; else the way is cleared for making those that are not."""
     if not is_sharded(folder):
         return None
     try:
         load_shards(folder)
     except InputError:  # one is missing or cut short
+        _note_parts_again(folder, chunks, plan)
         (folder / MANIFEST).unlink()
         return None
     return sum(shard["bytes"] for shard in read_manifest(folder)["shards"])
 
 
+def _note_parts_again(folder: Path, chunks: list[np.ndarray], plan: str) -> None:
+    """What `_finish` put together, once more as what was written down of each shard, so that the whole ones are kept.
+
+    Nothing where the index cannot be read: then all are made again.
+    """
+    try:
+        with np.load(folder / INDEX, allow_pickle=False) as saved:
+            rows = list(zip(*(saved[name].tolist() for name in ("places", "sizes", "digests")), strict=True))
+        parts = [
+            shard | {"rows": [[*rows[i][0][1:], *rows[i][1], *rows[i][2]] for i in positions], "plan": plan}
+            for shard, positions in zip(read_manifest(folder)["shards"], chunks, strict=True)
+        ]
+    except Exception:  # a damaged zip raises whatever numpy, zipfile or zlib stumble over
+        return
+    for number, part in enumerate(parts):
+        write_whole(folder / _name(number, PART), json.dumps(part))
+
+
 def _finished_part(folder: Path, number: int) -> dict | None:
     """What was written down of a shard that is there already, whole."""
-    path, tar = folder / _name(number, PART), folder / _name(number, "tar")
-    if not path.is_file() or not tar.is_file():
+    path, tar, idx = (folder / _name(number, suffix) for suffix in (PART, "tar", "idx"))
+    if not (path.is_file() and tar.is_file() and idx.is_file()):
         return None
     part = json.loads(path.read_text())
     return part if tar.stat().st_size == part["bytes"] else None

@@ -191,6 +191,59 @@ def test_a_shard_that_is_lost_is_named_and_made_again(index, tmp_path):
     assert contents(tmp_path / "shards") == before
 
 
+@pytest.mark.parametrize(
+    ("lost", "made_again"),
+    [
+        ({"shard-000002.tar": None}, [2]),
+        ({"shard-000003.tar": b"cut"}, [3]),
+        ({"shard-000002.tar": None, "shard-000000.idx": None}, [0, 2]),
+        ({"shard-000001.tar": None, "index.npz": None}, [0, 1, 2, 3]),
+        ({"shard-000001.tar": None, "index.npz": b"cut"}, [0, 1, 2, 3]),
+    ],
+)
+def test_of_a_finished_set_only_what_is_lost_is_written_again(index, tmp_path, monkeypatch, lost, made_again):
+    settings, folder = ShardSettings(short_side=80, images_per_shard=4), tmp_path / "shards"
+    size = write_shards(index, folder, settings)
+    before, columns = contents(folder), load_shards(folder)
+    written, write = [], shard_writer._write_shard
+
+    def spy(pool, index, positions, folder, number, *rest):
+        written.append(number)
+        return write(pool, index, positions, folder, number, *rest)
+
+    monkeypatch.setattr(shard_writer, "_write_shard", spy)
+    for name, content in lost.items():
+        (folder / name).unlink() if content is None else (folder / name).write_bytes(content)
+    assert write_shards(index, folder, settings) == size
+    assert written == made_again
+    assert contents(folder) == before
+    again = load_shards(folder)
+    assert again.paths == columns.paths
+    for column in ("labels", "sizes", "digests", "places"):
+        one, other = getattr(again, column), getattr(columns, column)
+        assert one.dtype == other.dtype
+        assert np.array_equal(one, other)
+
+
+def test_a_writer_that_is_stopped_while_it_makes_a_lost_shard_again_keeps_the_others(index, tmp_path, monkeypatch):
+    settings, folder = ShardSettings(images_per_shard=4), tmp_path / "shards"
+    write_shards(index, folder, settings)
+    before = contents(folder)
+    (folder / "shard-000001.tar").unlink()
+
+    def stop(done: int, total: int) -> None:
+        if done == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_shards(index, folder, settings, stop)
+    encoded, encode = [], shard_writer.encode
+    monkeypatch.setattr(shard_writer, "encode", lambda index, i, s: encoded.append(i) or encode(index, i, s))
+    write_shards(index, folder, settings)
+    assert len(encoded) == 4
+    assert contents(folder) == before
+
+
 @pytest.mark.parametrize("spoil", ["other settings", "other images", "foreign file", "a list", "not text"])
 def test_a_folder_that_holds_something_else_is_left_alone(index, tmp_path, spoil):
     write_shards(index, tmp_path / "shards", ShardSettings())
