@@ -42,7 +42,11 @@ DATA=${DATA:-data/imagenet}
 EPSILON=${EPSILON:-4/255}
 OUTPUT=${OUTPUT:-runs/robustness}
 MAX_RESTARTS=${MAX_RESTARTS:-20}
-if [[ -n ${SLURM_ARRAY_TASK_ID:-} && -n ${MODELS:-} ]]; then
+if [[ -n ${MODELS:-} ]]; then
+  if [[ -z ${SLURM_ARRAY_TASK_ID:-} ]]; then
+    echo "MODELS needs a job array: sbatch --array=0-1 slurm/evaluate.sh" >&2
+    exit 2
+  fi
   read -ra models <<< "$MODELS"
   MODEL=${models[SLURM_ARRAY_TASK_ID]:?"MODELS names fewer models than the array has tasks"}
   OUTPUT=$OUTPUT-$SLURM_ARRAY_TASK_ID

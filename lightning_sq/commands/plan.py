@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import tempfile
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +51,13 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
             "--num-validation-images 50000 --time-limit 48:00:00",
         ],
     )
-    parser.add_argument("--config", type=Path, required=True, help="the recipe")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        action="append",
+        required=True,
+        help="the recipe; a further one is laid over those before it, as by fit",
+    )
     parser.add_argument("--data", type=Path, help="folder of the images; default: the recipe's")
     parser.add_argument("--nodes", type=int, default=1, help="the table shows 1 to 64 beside it")
     parser.add_argument("--gpus-per-node", type=int, default=8)
@@ -66,7 +73,27 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _read(config: Path) -> dict[str, Any]:
+def _read(configs: list[Path]) -> dict[str, Any]:
+    """The first with the others laid over it. Raises: InputError for what is no recipe."""
+    recipe = reduce(_laid_over, map(_content, configs))
+    if not all(isinstance(recipe.get(name), dict) for name in ("model", "data", "trainer")):
+        lacks = "it lacks" if len(configs) == 1 else "they lack"
+        said = "is no recipe" if len(configs) == 1 else "are no recipe"
+        raise InputError(f"--config {_said(configs)} {said}: {lacks} model, data or trainer. Give one of configs/.")
+    return recipe
+
+
+def _said(configs: list[Path]) -> str:
+    return " and ".join(map(str, configs))
+
+
+def _laid_over(values: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
+    """`values` with those of `others` in their place, part by part; a list is replaced as a whole."""
+    both = {name for name in others if isinstance(values.get(name), dict) and isinstance(others[name], dict)}
+    return values | others | {name: _laid_over(values[name], others[name]) for name in both}
+
+
+def _content(config: Path) -> dict[str, Any]:
     import yaml
     from jsonargparse import get_loader
 
@@ -74,8 +101,7 @@ def _read(config: Path) -> dict[str, Any]:
         recipe = get_loader("yaml")(config.read_text())  # as fit does: to yaml alone 1e-4 is text
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"--config {config} cannot be read ({type(error).__name__}). Give a recipe.") from None
-    parts = [recipe.get(name) for name in ("model", "data", "trainer")] if isinstance(recipe, dict) else [None]
-    if not all(isinstance(part, dict) for part in parts):
+    if not isinstance(recipe, dict):
         raise InputError(f"--config {config} is no recipe: it lacks model, data or trainer. Give one of configs/.")
     return recipe
 
@@ -102,18 +128,18 @@ def _check(options: argparse.Namespace, recipe: dict[str, Any]) -> None:
         raise InputError(f"--latency {options.latency:g} is not at least 0. 30 is usual.")
     if not 0 <= options.overlap <= 1:
         raise InputError(f"--overlap {options.overlap:g} is not in [0, 1]. 0.7 is usual.")
-    epochs = recipe["trainer"].get("max_epochs")
+    said, epochs = _said(options.config), recipe["trainer"].get("max_epochs")
     if not isinstance(epochs, int) or epochs < 1:
-        raise InputError(f"{options.config} says no trainer.max_epochs of at least 1, so its length is not known.")
+        raise InputError(f"{said} says no trainer.max_epochs of at least 1, so its length is not known.")
     if options.images_per_second is None and "ProgressiveResizing" in str(recipe["trainer"].get("callbacks")):
         raise InputError(
-            f"The images of {options.config} grow (ProgressiveResizing), and a short run would take the speed of the "
+            f"The images of {said} grow (ProgressiveResizing), and a short run would take the speed of the "
             "smallest for all. Give --images-per-second, of all epochs: their images over their seconds."
         )
-    _check_validation(options.config, recipe["trainer"])
+    _check_validation(said, recipe["trainer"])
 
 
-def _check_validation(config: Path, trainer: dict[str, Any]) -> None:
+def _check_validation(config: str, trainer: dict[str, Any]) -> None:
     every, interval = trainer.get("check_val_every_n_epoch"), trainer.get("val_check_interval")
     if not isinstance(interval, int | float | None):
         raise InputError(
@@ -142,11 +168,12 @@ def _split(recipe: dict[str, Any], split: str) -> Path:
     return Path(recipe["data"]["root"]) / split
 
 
-def _measure(config: Path, data: Path | None) -> float:
+def _measure(configs: list[Path], data: Path | None) -> float:
     """Images a second of one process, by a short run of the recipe itself on `data`, or on its own."""
-    print(f"measuring: {SHORT_RUN} batches of {config}", file=sys.stderr)
+    print(f"measuring: {SHORT_RUN} batches of {_said(configs)}", file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder:
-        words = ["fit", "--config", str(config), "--output", folder, "--trainer.max_epochs", "2"]
+        words = ["fit", *(word for config in configs for word in ("--config", str(config)))]
+        words += ["--output", folder, "--trainer.max_epochs", "2"]
         words += ["--trainer.limit_train_batches", str(SHORT_RUN), "--trainer.limit_val_batches", "0"]
         words += ["--trainer.devices", "1", "--trainer.num_nodes", "1"]
         words += [] if data is None else ["--data.root", str(data)]
@@ -189,7 +216,7 @@ def _work(options: argparse.Namespace, recipe: dict[str, Any]) -> tuple[Work, in
     return work, parameters
 
 
-def _optimization(config: Path, recipe: dict[str, Any]) -> Optimization:
+def _optimization(config: str, recipe: dict[str, Any]) -> Optimization:
     """Raises: InputError for an option that there is not."""
     from lightning_sq.training.optim import Optimization
 
@@ -205,7 +232,7 @@ def _plan(options: argparse.Namespace, recipe: dict[str, Any], speed: float) -> 
 
     limit = parse_time_limit(options.time_limit or recipe.get("time_limit"))
     work, parameters = _work(options, recipe)
-    optimization = _optimization(options.config, recipe)
+    optimization = _optimization(_said(options.config), recipe)
     gigabytes = 1e9
     network = Network(
         options.bandwidth * gigabytes, options.bandwidth_inside * gigabytes, options.latency * 1e-6, options.overlap
@@ -220,7 +247,7 @@ def _plan(options: argparse.Namespace, recipe: dict[str, Any], speed: float) -> 
         rows.append(row)
     moments = 2 if optimization.optimizer == "adamw" else 1
     return {
-        "config": str(options.config),
+        "config": _said(options.config),
         "images_per_second": speed,
         "time_limit_hours": None if limit is None else limit / 3600,
         "parameters": parameters,

@@ -65,6 +65,27 @@ def test_a_plan_counts_the_steps_that_a_fit_of_the_recipe_takes(plan, tmp_path):
         assert row["hours"] * 3600 == pytest.approx(steps * row["step_seconds"] + validations * 50 / 3)
 
 
+def test_a_second_recipe_is_laid_over_the_first_as_fit_lays_it(plan, tmp_path, capsys):
+    (tmp_path / "longer.yaml").write_text("trainer: {max_epochs: 90}\nmodel: {optimization: {warmup_epochs: 5}}")
+    status, text, _ = plan("--config", str(tmp_path / "longer.yaml"), *IMAGENET, "--gpus-per-node", "1", "--json")
+    assert status == 0
+    found = json.loads(text)
+    assert found["config"].endswith(f"configs/imagenet.yaml and {tmp_path}/longer.yaml")
+    row = found["rows"][0]
+    assert (row["steps"], row["warmup_steps"], row["global_batch_size"]) == (90 * 5005, 5 * 5005, 256)
+    assert row["learning_rate"] == pytest.approx(0.02)  # the first one's
+    assert main(["plan", "--config", str(tmp_path / "longer.yaml"), *IMAGENET]) == 2
+    assert "longer.yaml is no recipe: it lacks model, data or trainer" in capsys.readouterr().err
+
+
+def test_the_short_run_is_of_every_recipe_that_was_given(tmp_path, capsys, monkeypatch):
+    asked = []
+    monkeypatch.setattr("lightning_sq.commands.plan.refusal_of", lambda words: asked.extend(words) or "No.")
+    one, two = str(REPOSITORY / "configs/mnist.yaml"), str(REPOSITORY / "configs/mnist/natural.yaml")
+    assert main(["plan", "--config", one, "--config", two]) == 2
+    assert asked[:5] == ["fit", "--config", one, "--config", two]
+
+
 def test_the_table_has_a_row_for_each_number_of_nodes(plan):
     status, text, _ = plan(*IMAGENET, "--time-limit", "48:00:00")
     assert status == 0

@@ -293,6 +293,13 @@ def test_a_task_of_an_array_attacks_its_own_model_into_its_own_folder(scripts):
     assert "MODELS names fewer models than the array has tasks" in done.stderr
 
 
+def test_several_models_without_an_array_are_refused_and_no_other_is_attacked(scripts):
+    done = scripts.run("slurm/evaluate.sh", MODELS="ours=runs/a/release natural=runs/b/release")
+    assert done.returncode == 2
+    assert done.stderr == "MODELS needs a job array: sbatch --array=0-1 slurm/evaluate.sh\n"
+    assert not (scripts.stubs / "srun.words").exists()
+
+
 def test_a_task_of_an_array_is_queued_again_by_its_own_number(scripts):
     task = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1"}  # the last task's number is that of the array
     status, text = scripts.again(75, **task)
