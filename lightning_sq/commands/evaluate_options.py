@@ -64,7 +64,8 @@ def _parser() -> Parser:
         "--attacks",
         default="standard",
         help="quick, standard, autoattack, rand (for models with noise at inference), or names, with parameters as in "
-        "pgd:num_steps=200:num_restarts=5 (--list-attacks shows them); default: standard",
+        "pgd:num_steps=200:num_restarts=5 (--list-attacks shows them; step_size is in radii of the ball); "
+        "default: standard",
     )
     parser.add_argument(
         "--transfer-from",
@@ -103,6 +104,7 @@ class _ListAttacks(Action):
             suites = [suite for suite, members in SUITES.items() if name in members]
             print(f"{name:24}{entry.title:58}{', '.join(suites)}")
             print(" " * 24 + " ".join(f"{key}={value}" for key, value in parameters(entry.attack).items()))
+        print("step_size is in radii of the ball: 1 is epsilon, None is 2.5 / num_steps.")
         parser.exit()
 
 

@@ -60,7 +60,8 @@ def evaluate(
             eval mode meanwhile, and its weights get no gradient.
         images: (N, C, H, W) float32 in [0, 1].
         labels: (N,) int64.
-        epsilon: One budget or several, such as 8/255.
+        epsilon: One budget or several, such as 8/255, in units of the full pixel range. For "l2" the length of the
+            whole change, the root of its squares summed over pixels and channels: 1.0 takes one pixel from 0 to 1.
         attacks: A suite ("quick", "standard", "autoattack", "rand"), names from `suites.catalogue`, or entries of your
             own by name.
         norm: "linf" or "l2".
@@ -75,10 +76,23 @@ def evaluate(
         checks: Whether to make the diagnostics. Without them nothing has examined these upper bounds, and `flags`
             refuses to answer: for a long series of models that are alike.
         progress: Called with (model passes done, passes in all as far as can be told, note).
+    Returns: `robust_accuracy`, an upper bound, and `certified_accuracy`, a lower one (None where there is no proof),
+        both in [0, 1] and at the largest budget; `flags`, the checks that fired, with any of which a model is not to be
+        called robust beyond what is proven; `skipped`, which attacks were not run, and why; `table`, a row an attack;
+        `survived(epsilon)`, a verdict an image at one of the budgets; `accuracy(attack, epsilon)`, of one attack by
+        itself, if it attacked everyone.
     Raises: InputError for an epsilon or an attack that cannot be, for images that are not pixels in [0, 1], for
         labels that are no classes of the model, for a model that gives no logits (B, classes) that are numbers or
         writes into its images, for an attack that gives no images in its ball, and for a `store` of another evaluation.
+    Example:
+        >>> images = torch.tensor([[0.5, 0.6], [0.1, 0.9]]).view(2, 1, 1, 2)  # which of two pixels is the brighter one?
+        >>> found = evaluate(nn.Flatten(), images, torch.tensor([1, 1]), epsilon=0.1, attacks="pgd")
+        >>> found.clean_accuracy, found.robust_accuracy, found.certified_accuracy, found.skipped
+        (1.0, 0.5, 0.5, {})
+        >>> found.survived(0.1).tolist(), found.accuracy("pgd", 0.1)
+        ([False, True], 0.5)
     """
+    inputs.check_models(model, transfer_from)
     entries = inputs.attacks_in(attacks, norm)
     budgets, epsilons = inputs.epsilons_in(epsilon, curve, norm)
     images = inputs.images_in(images)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -87,7 +88,14 @@ def attacks_in(attacks: str | Sequence[str] | dict[str, SuiteEntry], norm: Norm)
     Raises: InputError for none, for what is no entry, for one of another norm, and where a package is not installed.
     """
     if not isinstance(attacks, dict):
-        found = attacks_by_name(attacks, norm)
+        names = list(attacks) if isinstance(attacks, Iterable) and not isinstance(attacks, str) else [attacks]
+        if other := next((name for name in names if not isinstance(name, str)), None):
+            kind = type(other).__name__
+            raise InputError(
+                f"attacks holds a {kind}, which has no name. Give it one: attacks={{'mine': "
+                f"lightning_sq.evaluation.SuiteEntry('its title', {kind}(...), 'plain')}}."
+            )
+        found = attacks_by_name(names, norm)
     else:
         found = dict(attacks)
         if not found:
@@ -104,6 +112,20 @@ def attacks_in(attacks: str | Sequence[str] | dict[str, SuiteEntry], norm: Norm)
     if any(isinstance(part, AutoAttackStage) for entry in found.values() for part in parts(entry.attack)):
         load_package()
     return found
+
+
+def check_models(model: Any, transfer_from: Any) -> None:
+    """Raises: InputError for what is no function, and for other models that have no names."""
+    if not (transfer_from is None or isinstance(transfer_from, dict)):
+        kind = type(transfer_from).__name__
+        raise InputError(f"transfer_from is a {kind}. Give models by name: transfer_from={{'other': model}}.")
+    for what, one in {
+        "The model": model,
+        **{f"transfer_from {k!r}": m for k, m in (transfer_from or {}).items()},
+    }.items():
+        if not callable(one):
+            named = "lightning_sq.load(...)" if isinstance(one, (str, Path)) else "a function from pixels to logits"
+            raise InputError(f"{what} is a {type(one).__name__}, and no model. Give {named}.")
 
 
 def check_size(batch_size: int) -> None:

@@ -64,6 +64,8 @@ def _value(name: str, text: str, kind: Any) -> Any:
     if float in kinds and type(value) is int:
         value = float(value)
     if type(value) not in kinds:
+        if name == "step_size":
+            raise InputError(f"step_size is in radii of the ball: 0.1, not {text}.")
         names = " or ".join(getattr(one, "__name__", str(one)) for one in kinds)
         raise InputError(f"{name}={text!r} is no {names.replace('NoneType', 'None')}.")
     return value

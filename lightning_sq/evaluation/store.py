@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from lightning_sq.errors import InputError
+from lightning_sq.paths import nearest_existing
 
 LOGITS, LOGITS_OF_NOISE = "logits", "logits_of_noise"
 """The parts of an identity that another machine rounds otherwise: what a few models say of a few images."""
@@ -73,6 +74,8 @@ class VerdictStore:
         self._connection: sqlite3.Connection | None = None
         if folder is None:
             return
+        if (there := nearest_existing(folder)).is_file():
+            raise InputError(f"{there} is a file, and verdicts are kept in a folder. Give another one.")
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(identity, sort_keys=True)
         try:

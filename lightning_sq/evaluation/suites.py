@@ -265,7 +265,7 @@ def attacks_by_name(names: str | Sequence[str], norm: Norm = "linf") -> dict[str
 def _inserted(entries: dict[str, SuiteEntry], text: str) -> dict[str, SuiteEntry]:
     """`entries` with the one of `name:parameter=value:...` behind `name`."""
     name, *settings = text.split(":")
-    title = f"{entries[name].title}; {', '.join(settings)}"
+    title = f"{name} with {', '.join(settings)}"  # its own names the parameters that it had
     changed = replace(entries[name], title=title, attack=with_parameters(entries[name].attack, settings))
     found: dict[str, SuiteEntry] = {}
     for known, entry in entries.items():

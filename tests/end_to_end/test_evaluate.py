@@ -327,5 +327,6 @@ def test_every_attack_is_listed(capsys):
     with pytest.raises(SystemExit) as left:
         main(["evaluate", "--list-attacks"])
     assert left.value.code in (0, None)
-    listed = {line.split()[0] for line in capsys.readouterr().out.splitlines() if line.strip()}
-    assert listed >= catalogue().keys()
+    lines = capsys.readouterr().out.splitlines()
+    assert {line.split()[0] for line in lines if line.strip()} >= catalogue().keys()
+    assert lines[-1] == "step_size is in radii of the ball: 1 is epsilon, None is 2.5 / num_steps."

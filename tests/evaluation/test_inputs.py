@@ -291,6 +291,27 @@ def test_an_attack_that_would_do_nothing_is_refused(make, sentence):
         make()
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"attacks": PGD()}, r"attacks holds a PGD, which has no name.*SuiteEntry\('its title', PGD\(...\), 'plain'\)"),
+        ({"attacks": ["fgsm", PGD()]}, "attacks holds a PGD, which has no name"),
+        ({"model": "runs/x/release"}, r"The model is a str, and no model. Give lightning_sq.load\(...\)."),
+        ({"model": 3}, "The model is a int, and no model. Give a function from pixels to logits"),
+        ({"transfer_from": [linear_model()]}, "transfer_from is a list. Give models by name"),
+        ({"transfer_from": {"b": "runs/b"}}, r"transfer_from 'b' is a str, and no model. Give lightning_sq.load"),
+        ({"store": __file__}, "test_inputs.py is a file, and verdicts are kept in a folder. Give another"),
+    ],
+)
+def test_what_is_likely_to_be_tried_first_is_told_what_to_type(options, sentence):
+    with pytest.raises(InputError, match=sentence):
+        evaluated(**options)
+
+
+def test_attacks_may_be_named_by_whatever_can_be_gone_through():
+    assert list(evaluated(attacks={"fgsm": None}.keys()).attacks) == ["fgsm"]
+
+
 def test_without_checks_nobody_is_told_that_none_fired():
     with pytest.raises(InputError, match="Nothing was checked"):
         _ = evaluated(attacks="fgsm").flags

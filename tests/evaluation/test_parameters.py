@@ -27,7 +27,7 @@ def test_it_runs_behind_the_attack_that_it_is_of_beside_it_or_alone():
     both = list(attacks_by_name("bpda,pgd:num_steps=3,pgd,pgd:num_steps=2:criterion=margin"))
     assert both == ["pgd", "pgd:num_steps=2:criterion=margin", "pgd:num_steps=3", "bpda"]
     (entry,) = attacks_by_name("pgd:num_steps=3").values()
-    assert entry == replace(catalogue()["pgd"], title="PGD-40; num_steps=3", attack=PGD(3))
+    assert entry == replace(catalogue()["pgd"], title="pgd with num_steps=3", attack=PGD(3))
     assert entry.cost == 9
     assert entry.to_dict()["parameters"]["num_steps"] == 3
 
@@ -41,7 +41,8 @@ def test_it_runs_behind_the_attack_that_it_is_of_beside_it_or_alone():
         ("pgd:num_steps=many", "num_steps='many' is no int."),
         ("pgd:num_steps=2.5", "num_steps='2.5' is no int."),
         ("pgd:num_steps=True", "num_steps='True' is no int."),
-        ("pgd:step_size=far", "step_size='far' is no float or None."),
+        ("pgd:momentum=far", "momentum='far' is no float."),
+        ("pgd:step_size=2/255", "step_size is in radii of the ball: 0.1, not 2/255."),
         ("pgd:num_steps=0", "have to be at least 1"),
         ("pgd:criterion=loss", "criterion='loss' is not one of"),
         ("pgd:schedule=slow", "schedule='slow' is not one of constant, cosine."),
