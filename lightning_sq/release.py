@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
 
 from lightning_sq.errors import InputError
@@ -44,6 +45,8 @@ def load(
     """
     if features and num_classes is not None:
         raise InputError("features=True has no head, so leave out num_classes.")
+    if num_classes is not None and (isinstance(num_classes, bool) or not isinstance(num_classes, Integral)):
+        raise InputError(f"num_classes={num_classes!r} is not a whole number. Write 7, or 0 for pooled features.")
     if class_names is not None and num_classes is None:
         raise InputError("class_names are those of a new head. Give num_classes too.")
     model = read_trained(source).build()
@@ -73,10 +76,11 @@ def _timm_model(text: str) -> TrainedModel:
     architecture, _, file = text.partition("@")
     mean, std = backbone.pretrained_normalization(architecture)
     image_size, resize_size = backbone.evaluation_sizes(architecture)
+    backbone.warn_of_squashed(architecture)
     names = backbone.imagenet_class_names(1000)
     config = ModelConfig(architecture, names, mean, std, image_size, resize_size)
     model = build_model(config)
-    state = file_state(file) if file else backbone.pretrained_state(architecture)
+    state = file_state(file, named_by=f"timm:{architecture}@FILE") if file else backbone.pretrained_state(architecture)
     skipped = backbone.load_backbone(model.backbone, state, source=file or f"timm's {architecture}")
     if skipped:
         raise InputError(

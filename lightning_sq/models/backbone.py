@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import warnings
 from contextlib import suppress
 from importlib import import_module
 from statistics import fmean
@@ -73,6 +74,11 @@ def has_weights(name: str) -> bool:
     return timm.models.is_model_pretrained(name) and LIBRARY not in (timm.get_pretrained_cfg(name).notes or ())
 
 
+def registered_by(architecture: str) -> str:
+    """The package that told timm of the architecture: "timm" itself, "lightning_sq", or another."""
+    return timm.models.model_entrypoint(architecture.partition(".")[0]).__module__.partition(".")[0]
+
+
 def pretrained_normalization(architecture: str, channels: int = 3) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """(mean, std) a channel that the architecture's pretrained weights were trained with, in pixel units.
 
@@ -98,11 +104,23 @@ def imagenet_class_names(num_classes: int) -> tuple[str, ...]:
 def evaluation_sizes(architecture: str) -> tuple[int, int]:
     """(image size, shorter side before the centre crop) of the images that the pretrained weights are from.
 
-    For some timm publishes the accuracy on larger ones (`test_input_size`), resized bicubically.
+    For some timm publishes the accuracy on larger ones (`test_input_size`), resized bicubically. Of those that timm
+    squashes `warn_of_squashed` warns.
     """
     config = timm.get_pretrained_cfg(check_architecture(architecture))
     image_size = config.input_size[-1] if config else 224
     return image_size, int(image_size / (config.crop_pct if config else 0.875))
+
+
+def warn_of_squashed(architecture: str) -> None:
+    """Warns where timm squashes the images for these weights: nothing here does, so accuracies are a little lower."""
+    config = timm.get_pretrained_cfg(check_architecture(architecture))
+    if config is not None and config.crop_mode == "squash":
+        warnings.warn(
+            f"timm squashes images to a square for {architecture}, and here the centre of each is cut out: the "
+            "accuracy is another than timm's.",
+            stacklevel=3,
+        )
 
 
 def check_image_size(model: nn.Module, architecture: str, image_size: int, num_classes: int, channels: int = 3) -> None:

@@ -87,15 +87,20 @@ def _write_sums(folder: Path) -> None:
     (folder / SUMS_FILE).write_text("".join(f"{sha256(folder / name)}  {name}\n" for name in names))
 
 
-def check_replaceable(folder: Path, *, overwrite: bool) -> None:
+def check_replaceable(folder: Path, *, overwrite: bool, option: str = "--overwrite") -> None:
     """Raises: InputError if something is at `folder` that may not be replaced.
 
     Only what `write_release` wrote may be: its config.json says whose it is, and nothing else lies there.
+
+    Args:
+        folder: Of a release to be.
+        overwrite: Whether a release may be replaced.
+        option: How the caller says so.
     """
     if not (folder.exists() or folder.is_symlink()):
         return
     if not overwrite:
-        raise InputError(f"{folder} exists already; add --overwrite to replace a release. Give another folder.")
+        raise InputError(f"{folder} exists already; add {option} to replace a release. Give another folder.")
     if folder.is_symlink() or not folder.is_dir():
         raise InputError(f"{folder} is not a folder that a release was written to. Give another folder.")
     try:

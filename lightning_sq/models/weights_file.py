@@ -21,16 +21,19 @@ UNTRACKED = "num_batches_tracked"
 SAVE_ALONE = "Save state_dict() alone where it was trained: torch.save(model.state_dict(), FILE)."
 
 
-def file_state(path: str | Path) -> dict[str, Tensor]:
+def file_state(path: str | Path, *, named_by: str = "--model.checkpoint_path") -> dict[str, Tensor]:
     """The float32 tensors of a safetensors file, or of what torch.save wrote, under the names that stand there.
 
     Of several that a checkpoint of another trainer holds it is the first of `WRAPPINGS`.
 
+    Args:
+        path: Of the file.
+        named_by: How the caller was told of it.
     Raises: InputError if there is no such file, it is damaged, or it holds what is no tensor: that is never opened.
     """
     path = expanded(path)
     if not path.is_file():
-        raise InputError(f"There is no weights file {path}. Give another --model.checkpoint_path, or name behind @.")
+        raise InputError(f"There is no weights file {path}. Give another by {named_by}.")
     content = _content(path)
     for name in WRAPPINGS:
         if isinstance(content, dict) and isinstance(content.get(name), dict):

@@ -9,6 +9,7 @@ import yaml
 
 from lightning_sq.evaluation.tables import largest_budget, percent, three_digits
 from lightning_sq.models import QuantizerConfig
+from lightning_sq.models.backbone import registered_by
 from lightning_sq.models.checkpoint_format import TrainedModel
 from lightning_sq.release_files import LIBRARY
 from lightning_sq.releasing.evidence import proven_robust, why_not_robust
@@ -113,11 +114,17 @@ def _facts(trained: TrainedModel) -> str:
     front = "none" if config.quantizer is None else _in_words(config.quantizer)
     return f"""| | |
 | --- | --- |
-| architecture | timm `{config.architecture}`, {counted(len(config.class_names), "class")} |
+| architecture | {_network(config.architecture)}, {counted(len(config.class_names), "class")} |
 | soft quantization | {front} |
 | input | {colour} pixels in [0, 1], {config.image_size} x {config.image_size}; the caller normalises nothing |
 | preprocessing | shorter side to {config.resize_size} (bilinear, antialiased), centre crop of {config.image_size} |
 | trained | {_duration(trained.training)} |"""
+
+
+def _network(architecture: str) -> str:
+    """By its name, and whose it is: timm alone has not those of this project, nor those of a module of somebody's."""
+    package = registered_by(architecture)
+    return f"timm `{architecture}`" if package == "timm" else f"`{architecture}`, registered with timm by {package}"
 
 
 def _duration(training: dict[str, Any]) -> str:
@@ -130,6 +137,8 @@ def _duration(training: dict[str, Any]) -> str:
 
 def _use(trained: TrainedModel, programs: dict[str, Any]) -> str:
     config = trained.config
+    of_timm = registered_by(config.architecture) == "timm"
+    plain = "a plain timm model" if of_timm else "the network alone"
     text = f"""## Use
 
 ```python
@@ -139,7 +148,7 @@ model = lightning_sq.load("PATH/TO/THIS/FOLDER")  # or "hf-hub:org/name"
 logits = model(images)  # (B, {config.num_channels}, {config.image_size}, {config.image_size}) in [0, 1]
 ```
 
-`model.backbone` is a plain timm model; `load(..., num_classes=N)` gives it a new head, `load(..., features=True)`
+`model.backbone` is {plain}; `load(..., num_classes=N)` gives it a new head, `load(..., features=True)`
 feature maps, of a network that has them in timm. `lightning-sq verify PATH/TO/THIS/FOLDER` compares the logits with
 those in golden.safetensors."""
     if programs:

@@ -57,7 +57,7 @@ def save(
         >>> lightning_sq.save(model, "runs/pets")                                             # doctest: +SKIP
     """
     folder = expanded(folder)
-    check_replaceable(folder, overwrite=overwrite)
+    check_replaceable(folder, overwrite=overwrite, option="overwrite=True")
     config = _description_of(model, image_size, resize_size)
     state = {name: value.detach().cpu() for name, value in model.state_dict().items()}
     trained = TrainedModel(config, state, {"recipe": _checked(recipe)})

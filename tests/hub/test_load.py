@@ -45,6 +45,17 @@ def test_a_new_head_leaves_everything_before_it_as_it_was(release):
     assert not torch.equal(same.backbone.fc.weight, released.backbone.fc.weight)
 
 
+@pytest.mark.parametrize("number", ["7", 7.0, True])
+def test_a_number_of_classes_that_is_none_is_refused(release, number):
+    with pytest.raises(InputError, match=rf"num_classes={number!r} is not a whole number\. Write 7"):
+        lightning_sq.load(release, num_classes=number)
+
+
+def test_a_weights_file_that_is_not_there_is_named_as_it_was_given(tmp_path):
+    with pytest.raises(InputError, match=r"no weights file nofile. Give another by timm:test_resnet@FILE\.$"):
+        lightning_sq.load("timm:test_resnet@nofile")
+
+
 def test_without_a_head_it_gives_what_its_own_head_sees(release):
     released, pooled = lightning_sq.load(release), lightning_sq.load(release, num_classes=0)
     features = pooled(IMAGES)

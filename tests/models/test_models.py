@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -406,6 +407,19 @@ def test_weights_of_another_head_than_imagenets_are_no_classifier_of_imagenet(tm
         lightning_sq.load(f"timm:test_resnet@{tmp_path / 'w.safetensors'}")
     save_file(timm.create_model("test_resnet").state_dict(), tmp_path / "w.safetensors")
     assert len(lightning_sq.load(f"timm:test_resnet@{tmp_path / 'w.safetensors'}").config.class_names) == 1000
+
+
+@pytest.mark.parametrize("squashed", [False, True])
+def test_who_loads_weights_of_squashed_images_is_told_that_these_are_cut(squashed, tmp_path, monkeypatch):
+    save_file(timm.create_model("test_resnet").state_dict(), tmp_path / "w.safetensors")
+    known = replace(timm.get_pretrained_cfg("test_resnet"), crop_mode="squash" if squashed else "center")
+    monkeypatch.setattr("timm.get_pretrained_cfg", lambda name: known)
+    with (
+        pytest.warns(UserWarning, match="timm squashes images to a square for test_resnet")
+        if squashed
+        else nullcontext()
+    ):
+        lightning_sq.load(f"timm:test_resnet@{tmp_path / 'w.safetensors'}")
 
 
 @pytest.mark.parametrize(

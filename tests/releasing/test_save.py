@@ -60,12 +60,27 @@ def test_a_fine_tuned_model_comes_back_as_it_was_with_its_classes(tuned, tmp_pat
         "license: apache-2.0",
         "**Not to be called robust: it has not been evaluated.**",
         "timm `test_resnet`, 10 classes",
+        "`model.backbone` is a plain timm model; ",
         "| trained | not said |",
         "As told by whoever saved the model.",
         '"learning_rate": 0.1',
     ):
         assert sentence in card
     assert "/home/ann" not in card + (tmp_path / "mine/config.json").read_text()
+
+
+def test_a_card_says_whose_the_network_is(tmp_path):
+    config = ModelConfig("small_cnn", DIGITS, (0.5,), (0.25,), 28, 28)
+    lightning_sq.save(build_model(config), tmp_path / "mine", check=verify)
+    card = (tmp_path / "mine/README.md").read_text()
+    assert "| architecture | `small_cnn`, registered with timm by lightning_sq, 10 classes |" in card
+    assert "`model.backbone` is the network alone; " in card
+
+
+def test_a_release_that_is_there_is_replaced_by_who_says_so_in_python(tuned, tmp_path):
+    lightning_sq.save(tuned, tmp_path / "mine", check=verify)
+    with pytest.raises(InputError, match="exists already; add overwrite=True to replace a release"):
+        lightning_sq.save(tuned, tmp_path / "mine", check=verify)
 
 
 @pytest.mark.end_to_end
@@ -77,7 +92,7 @@ def test_what_was_saved_is_verified_evaluated_saved_with_the_evidence_and_upload
     assert "None was given with the weights" in (tmp_path / "mine/README.md").read_text()
     words = ["evaluate", str(tmp_path / "mine"), "--data", str(few_digits), "--output", str(tmp_path / "robustness")]
     assert main([*words, "--attacks", "fgsm", "--epsilon", "1/255", "--device", "cpu"]) == 0
-    with pytest.raises(InputError, match="--overwrite"):
+    with pytest.raises(InputError, match="add overwrite=True to replace"):
         lightning_sq.save(tuned, tmp_path / "mine")
     lightning_sq.save(tuned, tmp_path / "mine", results="~/robustness", overwrite=True, torch_export=True)
     (row,) = json.loads((tmp_path / "mine/results.json").read_text())["models"]
