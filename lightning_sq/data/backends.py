@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -14,6 +14,12 @@ from lightning_sq.errors import InputError
 from lightning_sq.progress import progress_bar
 
 Backend = Literal["dali", "torchvision", "memory"]
+
+
+def check_backend(backend: Backend) -> None:
+    """Raises: InputError if it is none of the three."""
+    if backend not in get_args(Backend):
+        raise InputError(f"backend={backend!r} is not one of {', '.join(get_args(Backend))}.")
 
 
 def check_num_threads(num_threads: int, backend: Backend) -> None:

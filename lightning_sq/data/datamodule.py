@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lightning_sq.data.backends import Backend, check_num_threads, make_loader
+from lightning_sq.data.backends import Backend, check_backend, check_num_threads, make_loader
 from lightning_sq.data.crop import (
     CropRule,
     RandomShift,
@@ -74,6 +74,9 @@ class ImageFolderData(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        check_backend(backend)
+        if channels not in (1, 3):
+            raise InputError(f"channels={channels} is neither 3, for RGB, nor 1, for grey.")
         self.root = Path(root)
         self.backend = backend
         self.image_size = image_size
@@ -118,11 +121,13 @@ class ImageFolderData(LightningDataModule):
                 raise InputError(
                     f"max_shift={self.max_shift} would move images of {self.image_size} pixels out of sight. Write 2."
                 )
-        elif self.max_shift:
-            raise InputError(
-                f"max_shift={self.max_shift} is done by backend=memory alone, and backend={self.backend}. "
-                "Set --data.backend memory, or leave max_shift out."
-            )
+            return
+        for name in ("max_shift", "shift_epochs"):
+            if value := getattr(self, name):
+                raise InputError(
+                    f"{name}={value} is done by backend=memory alone, and backend={self.backend}. "
+                    f"Set --data.backend memory, or leave {name} out."
+                )
 
     def _common_classes(self) -> tuple[str, ...]:
         train, val = (class_names_of(self.root / split) for split in ("train", "val"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,7 +10,7 @@ from torch import Tensor
 from lightning_sq.attacks.pgd import usual_step_size
 from lightning_sq.layers import PixelNoise
 from lightning_sq.layers.soft_quantization import Backward
-from lightning_sq.objectives.attacked import SteppingObjective
+from lightning_sq.objectives.attacked import SteppingObjective, TrainingCriterion
 from lightning_sq.objectives.base import running_statistics_kept
 from lightning_sq.ops.linf_ball import project
 from lightning_sq.types import parse_epsilon
@@ -41,7 +40,7 @@ class Adversarial(SteppingObjective):
         epsilon: float | str = "8/255",
         num_steps: int = 10,
         step_size: float | str | None = None,
-        criterion: Literal["cross_entropy", "margin"] = "cross_entropy",
+        criterion: TrainingCriterion = "cross_entropy",
         backward: Backward = "exact",
         surrogate_sharpness: float | None = None,
         label_smoothing: float = 0.0,

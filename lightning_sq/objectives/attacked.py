@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from lightning_sq.objectives.ramped import RampedObjective
 from lightning_sq.ops.checks import check_sharpness
 from lightning_sq.types import parse_epsilon
 
+TrainingCriterion = Literal["cross_entropy", "margin"]
+"""Of those in `attacks.criteria` what an attack inside an objective may maximise: both go for two classes too."""
 HALF_SCALE = 2.0**12
 """Of a loss that only has to tell signs: the gradient of an image that is known for sure is 0 in float16 without it."""
 
@@ -85,7 +87,7 @@ class SteppingObjective(AttackedObjective):
         self,
         epsilon: float | str,
         num_steps: int,
-        criterion: str = "cross_entropy",
+        criterion: TrainingCriterion = "cross_entropy",
         backward: Backward = "exact",
         surrogate_sharpness: float | None = None,
         label_smoothing: float = 0.0,
@@ -94,8 +96,8 @@ class SteppingObjective(AttackedObjective):
         super().__init__(epsilon, backward, surrogate_sharpness, label_smoothing, ramp_steps)
         if num_steps < 1:
             raise InputError(f"num_steps={num_steps} is not at least 1. 10 is usual.")
-        if criterion not in CRITERIA:
-            raise InputError(f"criterion={criterion!r} is not one of {', '.join(CRITERIA)}.")
+        if criterion not in get_args(TrainingCriterion):
+            raise InputError(f"criterion={criterion!r} is not one of {', '.join(get_args(TrainingCriterion))}.")
         self.num_steps = num_steps
         self.criterion = criterion
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,7 +12,7 @@ from lightning_sq.attacks.pgd import usual_step_size
 from lightning_sq.attacks.quantized_box import InsideBox
 from lightning_sq.errors import InputError
 from lightning_sq.layers import PixelNoise
-from lightning_sq.objectives.attacked import SteppingObjective
+from lightning_sq.objectives.attacked import SteppingObjective, TrainingCriterion
 from lightning_sq.objectives.base import running_statistics_kept
 
 
@@ -42,7 +41,7 @@ class BoxAdversarial(SteppingObjective):
         epsilon: float | str = "8/255",
         num_steps: int = 4,
         step_size: float | None = None,
-        criterion: Literal["cross_entropy", "margin"] = "cross_entropy",
+        criterion: TrainingCriterion = "cross_entropy",
         label_smoothing: float = 0.0,
         ramp_steps: int = 0,
     ) -> None:

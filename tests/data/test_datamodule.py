@@ -117,6 +117,9 @@ def spoilt(few_digits, tmp_path):
     ("options", "message"),
     [
         ({"seed": -1}, "seed=-1"),
+        ({"backend": "pil"}, "backend='pil' is not one of dali, torchvision, memory"),
+        ({"channels": 2}, "channels=2 is neither 3, for RGB, nor 1"),
+        ({"shift_epochs": 3}, "shift_epochs=3 is done by backend=memory alone"),
         ({"min_crop_area": 0.0}, "min_crop_area=0.0"),
         ({"flip_probability": 1.5}, "flip_probability=1.5"),
         ({"image_size": 0}, "image_size=0"),

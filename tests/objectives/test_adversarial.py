@@ -335,6 +335,7 @@ def test_an_attack_that_cannot_be_is_refused(cls, options, named):
     [
         ({"num_steps": 0}, "num_steps=0"),
         ({"criterion": "guess"}, "criterion='guess'"),
+        ({"criterion": "dlr"}, "criterion='dlr' is not one of cross_entropy, margin"),
         ({"step_size": 2}, "step_size=2"),
     ],
 )
