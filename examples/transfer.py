@@ -29,7 +29,7 @@ from lightning_sq.errors import InputError
 from lightning_sq.evaluation import attacks_by_name
 from lightning_sq.models import PixelClassifier
 from lightning_sq.models.checkpoint_format import versions
-from lightning_sq.paths import write_whole
+from lightning_sq.paths import nearest_existing, write_whole
 from lightning_sq.progress import progress_bar
 from lightning_sq.types import parse_epsilon
 from lightning_sq.words import counted
@@ -163,11 +163,28 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def check(options: argparse.Namespace) -> dict[str, str]:
+    """What each backbone is read from, by its name.
+
+    Raises: InputError for numbers that cannot be, for two backbones of one name, and for an output that is a file.
+    """
+    check_at_least_one(options, "epochs", "batch_size", "num_images")
+    if not 0 < options.learning_rate < float("inf"):
+        raise InputError(f"--learning-rate {options.learning_rate:g} is not above 0. 0.001 is usual.")
+    if options.output is not None and nearest_existing(options.output).is_file():
+        raise InputError(f"--output {options.output} lies at or below a file. Give a folder.")
+    split = [text.partition("=") for text in options.models]
+    named = {name: source or name for name, _, source in split}
+    if len(named) < len(split):
+        raise InputError("Two backbones have the same name. Write NAME=MODEL for each.")
+    return named
+
+
 def main() -> None:
     options = parse()
     parse_epsilon(options.epsilon)  # refused now, and not behind the training
     attacks_by_name(options.attacks)
-    check_at_least_one(options, "batch_size", "num_images")
+    named = check(options)
     if options.output is not None:
         options.output.mkdir(parents=True, exist_ok=True)  # before hours of work
     with TemporaryDirectory() as temporary:
@@ -175,31 +192,43 @@ def main() -> None:
         if folder is None:
             folder = Path(temporary) / "digits"
             write_digits(folder)
-        named = [text.partition("=") for text in options.models]
-        rows = [transfer(name, source or name, folder, options) for name, _, source in named]
-    text = table(rows, options.epsilon)
-    print(text)
+        rows = [transfer(name, source, folder, options) for name, source in named.items()]
+    print(table(rows, options.epsilon))
     if options.output is not None:
-        write(options, rows, text)
+        write(options, rows)
 
 
-def write(options: argparse.Namespace, rows: list[dict[str, object]], text: str) -> None:
+def write(options: argparse.Namespace, rows: list[dict[str, object]]) -> None:
     """transfer.json, and README.md with the table."""
     kept = ("train", "epochs", "learning_rate", "batch_size", "seed", "epsilon")
     settings = {key: getattr(options, key) for key in kept}
     settings["data"] = "the UCI digits" if options.data is None else options.data.name
     content = {"settings": settings, "device": str(DEVICE), "versions": versions(), "rows": rows}
     write_whole(options.output / "transfer.json", json.dumps(content, indent=1) + "\n")
+    write_whole(options.output / "README.md", page(settings, rows))
+
+
+def page(settings: dict[str, object], rows: list[dict[str, object]]) -> str:
+    """README.md, of what transfer.json holds."""
     said = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in settings.items())
-    attacks = ", ".join(rows[0]["attacks"])
-    page = f"""# What transfers of a backbone's robustness
+    return f"""# What transfers of a backbone's robustness
 
 Written by `examples/transfer.py`; every number is in [transfer.json](transfer.json), one run each ({said}). Trained on
-natural images alone, so robustness can only come from the backbone and its front end. Attacks: {attacks}.
+natural images alone, so robustness can only come from the backbone and its front end. {attacks_of(rows)}
 
-{text}
+{table(rows, settings["epsilon"])}
 """
-    write_whole(options.output / "README.md", page)
+
+
+def attacks_of(rows: list[dict[str, object]]) -> str:
+    """What was run on every backbone, and what on some alone: a net without a quantizer has no attacks through it."""
+    common = [name for name in rows[0]["attacks"] if all(name in row["attacks"] for row in rows)]
+    sentences = [f"Attacks: {', '.join(common)}."]
+    further: dict[tuple[str, ...], list[str]] = {}
+    for row in rows:
+        further.setdefault(tuple(name for name in row["attacks"] if name not in common), []).append(row["name"])
+    sentences += [f"On {', '.join(names)} also: {', '.join(more)}." for more, names in further.items() if more]
+    return " ".join(sentences)
 
 
 if __name__ == "__main__":
