@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torchvision.transforms.functional import to_pil_image
 
 import lightning_sq
 from lightning_sq.models import ModelConfig, QuantizerConfig, build_model
@@ -29,11 +30,15 @@ def demo(tmp_path, monkeypatch) -> Path:
 
 def test_every_python_snippet_of_the_readme_runs_after_the_one_before(demo):
     images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    space = {"images": images, "labels": lightning_sq.load("runs/demo/release")(images).argmax(1)}
+    files = [demo / f"{number}.png" for number in range(2)]
+    for image, file in zip(images, files, strict=True):
+        to_pil_image(image).save(file)
+    space = {"images": images, "files": files, "labels": lightning_sq.load("runs/demo/release")(images).argmax(1)}
     for number, snippet in enumerate(SNIPPETS):
         exec(compile(snippet, f"README.md, snippet {number + 1}", "exec"), space)
-    assert len(SNIPPETS) == 3
+    assert len(SNIPPETS) == 4
     assert space["logits"].shape == (2, 10)
+    assert torch.allclose(space["images"], images, atol=1 / 255)  # of the size that it takes: nothing is cut off
     assert space["other"](images).shape == (2, 7)
     assert [tuple(one.shape[:2]) for one in space["maps"]] == [(2, 32), (2, 32), (2, 48), (2, 192), (2, 96)]
     assert not hasattr(space["plain"], "config")
