@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from torch import Tensor
 
-from lightning_sq.attacks.front_end import Quantized, Quantizer
+from lightning_sq.attacks.front_end import Quantized, Quantizer, check_shown
 from lightning_sq.attacks.interface import Attack
 from lightning_sq.errors import InputError
 from lightning_sq.layers.soft_quantization import SURROGATE_SHARPNESS, Backward
@@ -79,5 +79,6 @@ class BPDA:
     surrogate_sharpness: float | None = None
 
     def __call__(self, model: Any, images: Tensor, labels: Tensor, seeds: Sequence[int], epsilon: float) -> Tensor:
-        """See `PGD.__call__`; the model shows its quantizer."""
+        """See `PGD.__call__`; the model shows its quantizer. Raises: InputError for one that does not."""
+        check_shown(model)
         return self.attack(with_bpda(model, self.backward, self.surrogate_sharpness), images, labels, seeds, epsilon)

@@ -63,6 +63,15 @@ class TakenApart(nn.Module):
         return self.network(images if self.quantizer is None else self.quantizer(images))
 
 
+def check_shown(model: Any) -> None:
+    """Raises: InputError for a model that shows no parts, such as a function."""
+    if not hasattr(model, "quantizer"):
+        raise InputError(
+            f"The model is a {type(model).__name__} that shows no quantizer. "
+            "Give lightning_sq.attacks.TakenApart(quantizer, network)."
+        )
+
+
 def parts_of(model: Any) -> tuple[Quantizer | None, Any]:
     """(its quantizer, the network behind it) of a model that shows both; (None, itself) of any other."""
     shows_them = all(hasattr(model, name) for name in ("quantizer", "network", "with_quantizer"))

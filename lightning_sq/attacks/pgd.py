@@ -74,7 +74,10 @@ class PGD:
             labels: (B,) int64.
             seeds: One for each image, for its random starts.
             epsilon: Radius of the ball, in units of the full pixel range.
+        Raises: InputError for an epsilon that is text, which `evaluate` alone reads.
         """
+        if isinstance(epsilon, str):
+            raise InputError(f"epsilon={epsilon!r} is text, and an attack by itself takes a number. Write {epsilon}.")
         worst = _Worst(images)
         first_guess = None
         if self.targeted:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lightning_sq.attacks.front_end import Quantized, Quantizer, TakenApart
+from lightning_sq.attacks.front_end import Quantized, Quantizer, TakenApart, check_shown
 from lightning_sq.attacks.interface import Attack
 from lightning_sq.attacks.levels import levels_of_each_channel, nearest_level, to_reachable
 from lightning_sq.layers.soft_quantization import SoftQuantization
@@ -46,7 +46,9 @@ class QuantizedBox:
             labels: (B,) int64.
             seeds: One for each image.
             epsilon: Radius of the ball in pixels.
+        Raises: InputError for a model that shows no quantizer.
         """
+        check_shown(model)
         model = _without_rounding(model, images)
         quantizer = model.quantizer
         with torch.no_grad():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -47,8 +48,10 @@ class BoxAdversarial(SteppingObjective):
     ) -> None:
         super().__init__(epsilon, num_steps, criterion, label_smoothing=label_smoothing, ramp_steps=ramp_steps)
         self.step_size = usual_step_size(num_steps) if step_size is None else step_size
-        if not self.step_size > 0:
-            raise InputError(f"step_size={step_size} is not above 0. 2.5 / num_steps is usual.")
+        if not (isinstance(self.step_size, Real) and self.step_size > 0):
+            raise InputError(
+                f"step_size={step_size!r} is no number above 0, in widths of the box. 2.5 / num_steps is usual."
+            )
         self.start = PixelNoise("uniform", 1.0)
 
     def forward(self, model: Quantized, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

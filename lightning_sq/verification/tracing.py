@@ -28,8 +28,12 @@ def graph_of(network: nn.Module) -> fx.Graph:
     As it is in eval mode; traced once, and again if the network's modules change, or a flag, a number or a text of one
     that is traced through. Whatever else its forward methods read is as at the first call: see `forget_graph`.
 
-    Raises: InputError if it cannot be traced.
+    Raises: InputError if it is no nn.Module, or cannot be traced.
     """
+    if not isinstance(network, nn.Module):
+        raise InputError(
+            f"The model is a {type(network).__name__}, and bounds go by layers. Give the nn.Module itself."
+        )
     key = _key(network)
     known_key, graph = _GRAPHS.get(network, (None, None))
     if graph is None or key != known_key:

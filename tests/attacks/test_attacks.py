@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lightning_sq.attacks import PGD, AutoAttackStage, GreedyFlips, QuantizedBox, TakenApart, fools, with_bpda
+from lightning_sq.attacks import BPDA, PGD, AutoAttackStage, GreedyFlips, QuantizedBox, TakenApart, fools, with_bpda
 from lightning_sq.attacks.criteria import cross_entropy, margin
 from lightning_sq.attacks.quantized_box import preimage
 from lightning_sq.errors import InputError
@@ -188,3 +188,14 @@ def test_an_attack_that_cannot_be_is_refused(options):
     ((name, value),) = options.items()
     with pytest.raises(InputError, match=f"{name}={value!r}"):
         PGD(**options)
+
+
+@pytest.mark.parametrize("attack", [BPDA(PGD(1)), QuantizedBox(PGD(1))])
+def test_an_attack_through_the_quantizer_of_a_function_says_how_to_show_it(attack):
+    with pytest.raises(InputError, match=r"The model is a function that shows no quantizer.*TakenApart\(quantizer"):
+        attack(lambda x: linear()(x), IMAGES, torch.zeros(24, dtype=torch.long), SEEDS, 0.1)
+
+
+def test_an_attack_by_itself_takes_its_budget_as_a_number():
+    with pytest.raises(InputError, match=r"epsilon='8/255' is text, and an attack by itself takes a number\. Write 8/"):
+        PGD(1)(linear(), IMAGES, torch.zeros(24, dtype=torch.long), SEEDS, "8/255")

@@ -126,7 +126,12 @@ def test_without_a_quantizer_it_says_what_to_take():
 
 @pytest.mark.parametrize(
     ("options", "named"),
-    [({"num_steps": 0}, "num_steps=0"), ({"criterion": "guess"}, "criterion='guess'"), ({"step_size": 0.0}, "0.0 is")],
+    [
+        ({"num_steps": 0}, "num_steps=0"),
+        ({"criterion": "guess"}, "criterion='guess'"),
+        ({"step_size": 0.0}, "0.0 is"),
+        ({"step_size": "2/255"}, "step_size='2/255' is no number above 0, in widths of the box"),
+    ],
 )
 def test_an_attack_that_cannot_be_is_refused(options, named):
     with pytest.raises(InputError, match=named):

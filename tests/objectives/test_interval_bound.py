@@ -160,3 +160,9 @@ def test_training_makes_the_certified_share_rise():
 def test_bad_values_are_refused(options, name):
     with pytest.raises(InputError, match=name):
         IntervalBound(**options)
+
+
+def test_a_function_has_no_layers_to_bound():
+    images, labels = toy(4)
+    with pytest.raises(InputError, match="The model is a function, and bounds go by layers"):
+        IntervalBound(EPSILON)(lambda x: x.flatten(1), images, labels)
