@@ -2,7 +2,8 @@
 
 FOLDER holds JPEG files of original size, <class>/*.JPEG. The sections, in their order:
 
-    decoder     on a GPU: DALI's mixed decoder; --tune searches the share of the hardware engine
+    decoder     on a GPU: DALI's mixed decoder; --tune searches the share of the hardware engine, and the next
+                two take the best
     training    on a GPU, or with --train: a ResNet-50 end to end, against the same step on one batch in memory
     memory      of the loader, over epochs
     speed       all loaders read the same files in turn on the same cores: ours, what a user of torchvision would write,
@@ -37,7 +38,7 @@ from data_parts.decoder import decoder_rows, decoder_versions
 from data_parts.loaders import ALONE, BY_DALI, DALI, PIL, SHARDS, bare_decode, loaders, ours
 from data_parts.pixels import pixels_row, validation_images
 from data_parts.start import seconds_to_first_batch
-from data_parts.training import training_rows
+from data_parts.training import HW_DECODER_LOAD, training_rows
 
 from lightning_sq.cores import usable_cores
 from lightning_sq.data.backends import make_loader
@@ -81,13 +82,14 @@ def repeated(index: ImageIndex, count: int) -> ImageIndex:
 
 def decoder(record: Record, options: argparse.Namespace, images: Images) -> None:
     """DALI's mixed decoder."""
-    decoder_rows(record, options, images.of_training)
+    options.hw_decoder_load = decoder_rows(record, options, images.of_training)
+    record.settings["hw_decoder_load"] = options.hw_decoder_load
 
 
 def training(record: Record, options: argparse.Namespace, images: Images) -> None:
     """End to end from files, against one batch in memory."""
-    rows = training_rows(images.of_training, options.architecture, options.training_batch_size, options.threads)
-    record.add(*rows)
+    sizes = (options.training_batch_size, options.threads, options.hw_decoder_load)
+    record.add(*training_rows(images.of_training, options.architecture, *sizes))
 
 
 def memory(record: Record, options: argparse.Namespace, images: Images) -> None:
@@ -97,7 +99,8 @@ def memory(record: Record, options: argparse.Namespace, images: Images) -> None:
     order = order_of(len(index), options.batch_size, train=True)
     gpu = 0 if torch.cuda.is_available() else None
     dataset = dataset_of(index, train=True)
-    loader = make_loader(dataset, order, backend="dali", num_threads=options.threads, device_id=gpu)
+    where = {"num_threads": options.threads, "device_id": gpu, "hw_decoder_load": options.hw_decoder_load}
+    loader = make_loader(dataset, order, backend="dali", **where)
     epoch, resident, device = ours(loader), [], []
     for _ in range(options.epochs):
         epoch()
@@ -237,7 +240,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=9, help="over which memory is watched, at least 3")
     parser.add_argument("--start-files", type=int, default=0)
     parser.add_argument("--tune", action="store_true")
-    parser.add_argument("--hw-decoder-load", type=float, default=0.65)
+    parser.add_argument("--hw-decoder-load", type=float, default=HW_DECODER_LOAD, help="where --tune does not find it")
     parser.add_argument("--train", action="store_true", help="train end to end on the CPU too")
     parser.add_argument("--architecture", default="resnet50", help="that is trained end to end")
     of_both = "of the sections decoder and training"

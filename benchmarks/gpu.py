@@ -12,6 +12,7 @@ ImageNet: epochs in 48 hours, hours of the fine-tune.
     --imagenette DIR          DIR/{train,val}/<class>/*.JPEG: ResNet-50 by `lightning-sq fit`, and, with --weights
                               resnet18.safetensors, imagenette's recipes at ImageNet's epochs and image size; its
                               train/ is --data as well, where that is not given
+    --hw-decoder-load SHARE   of the images that DALI's hardware engine takes; not given, the rows from files try a few
     --sections NAME ...       only some, where the minutes of one run do not suffice for all. command_line (two minutes)
                               and imagenette (three trainings of minutes each) are to have a call of their own, as
                               --sections command_line --minutes 4: behind all the others there is no time left for them
@@ -77,6 +78,7 @@ def parse() -> argparse.Namespace:
         "--batches", type=int, default=32, help="of an epoch from files, which are repeated to reach it"
     )
     parser.add_argument("--threads", type=int, default=usable_cores(), help="that decode")
+    parser.add_argument("--hw-decoder-load", type=float, help="of the images; default: the best of a few for `files`")
     parser.add_argument("--compile-seconds", type=float, default=90.0, help="of a graph, until the first is measured")
     parser.add_argument("--backend", default="inductor", help="of torch.compile")
     parser.add_argument("--smoke", action="store_true")

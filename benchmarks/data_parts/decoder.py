@@ -20,14 +20,16 @@ SHARES = (0.0, 0.25, 0.5, 0.65, 0.8, 1.0)
 """Of the images that go to the hardware engine, for --tune."""
 
 
-def decoder_rows(record: Record, options: argparse.Namespace, index: ImageIndex) -> None:
+def decoder_rows(record: Record, options: argparse.Namespace, index: ImageIndex) -> float:
     """Images/s of both transforms, at each of `SHARES` if they are to be tuned.
 
     Args:
         record: Takes the rows.
         options: tune, hw_decoder_load, training_batch_size, threads, rounds.
         index: The images of an epoch.
+    Returns: the share that serves training best, of those that were tried.
     """
+    best = {}
     for train in (True, False):
         what, tried = f"{'training' if train else 'validation'}, DALI GPU", {}
         for share in SHARES if options.tune else (options.hw_decoder_load,):
@@ -36,6 +38,8 @@ def decoder_rows(record: Record, options: argparse.Namespace, index: ImageIndex)
             record.add(Row(question, tried[share], "images/s"))
         if options.tune:
             record.add(best_share_row(what, tried))
+        best[train] = max(tried, key=tried.get)
+    return best[True]
 
 
 def decoder_rate(index: ImageIndex, options: argparse.Namespace, share: float, *, train: bool) -> float:

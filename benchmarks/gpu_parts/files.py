@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from common.budget import Record, is_installed
 from common.harness import Row, device_name
+from common.steps import rate
 from data_parts.pixels import pixels_row, validation_images
-from data_parts.training import end_to_end, held_against_memory, training_loader
+from data_parts.training import HW_DECODER_LOAD, end_to_end, held_against_memory, training_loader
 from gpu_parts.network import Network
 from gpu_parts.training import FIRST_GUESS, Rates
 
@@ -36,6 +37,12 @@ MOST_ODD = 32
 """More of them, of odd kinds in turn."""
 COMPARISON_GUESS = 15.0
 """Seconds that PIL takes for them in this process."""
+SHARES = (0.4, 0.65, 0.9)
+"""Of the images for the hardware engine, where none is given; data.py --tune tries more."""
+SHARE_BATCHES = 16
+"""Of the epoch in which one is tried."""
+SHARE_GUESS = 8.0
+"""Seconds of such an epoch with the pipeline's start."""
 OF_A_PROCESS = 2
 """Batches that a DataLoader's process makes ahead."""
 IMAGENET_PIXELS = 180_000
@@ -121,6 +128,29 @@ def compared(index: ImageIndex) -> np.ndarray:
     return np.array(list(dict.fromkeys([*odd, *spread.tolist()])))
 
 
+def try_shares(record: Record, options: argparse.Namespace, samples: ImageIndex, batch_size: int, gpu: bool) -> float:
+    """The hardware engine's share that the rows from files, and `lightning-sq fit` behind them, take: the one that was
+    given, or on a GPU that of `SHARES` with which DALI alone is fastest. DALI's own where there is nothing to try.
+    """
+    if options.hw_decoder_load is not None:
+        return options.hw_decoder_load
+    if not gpu:
+        return HW_DECODER_LOAD
+    index = samples.take(np.resize(np.arange(len(samples)), SHARE_BATCHES * batch_size))
+    sizes, device, tried = (options.image_size, batch_size, options.threads), torch.device("cuda"), {}
+    with record.section("the hardware engine's share"):
+        for share in SHARES:
+            if record.allows(f"the loader alone, --data.hw_decoder_load {share}", SHARE_GUESS):
+                tried[share] = rate(training_loader(index, *sizes, device, hw_decoder_load=share), None, device)
+    if not tried:
+        return HW_DECODER_LOAD
+    best = max(tried, key=tried.get)
+    detail = {"images/s by share": tried}
+    record.add(Row("--data.hw_decoder_load of the rows from files", best, "of the images", detail=detail))
+    options.hw_decoder_load = record.settings["hw_decoder_load"] = best
+    return best
+
+
 def file_rows(record: Record, options: argparse.Namespace, network: Network, batch_size: int) -> FromFiles | None:
     """Images/s of natural and method from files, not compiled, as `lightning-sq fit` trains. Returns: None without any.
 
@@ -128,7 +158,8 @@ def file_rows(record: Record, options: argparse.Namespace, network: Network, bat
 
     Args:
         record: Takes the rows.
-        options: data, architecture, image_size, batches (of an epoch; files are repeated to reach it), threads.
+        options: data, architecture, image_size, batches (of an epoch; files are repeated to reach it), threads,
+            hw_decoder_load (None: the best of a few, which is written there).
         network: That is trained.
         batch_size: Of a step.
     """
@@ -143,6 +174,8 @@ def file_rows(record: Record, options: argparse.Namespace, network: Network, bat
         samples = load_index(options.data, cache=Path(cache))
         if backend == "dali":
             compare_pixels(record, options, samples, network.device)
+        gpu = backend == "dali" and network.device.type == "cuda"
+        share_of_engine = try_shares(record, options, samples, batch_size, gpu)
         batches = options.batches if backend == "dali" else max(options.batches, 2 * options.threads)  # `rate` asks it
         index = samples.take(np.resize(np.arange(len(samples)), batches * batch_size))
         kind = kind_of(samples)
@@ -153,13 +186,13 @@ def file_rows(record: Record, options: argparse.Namespace, network: Network, bat
             if not record.allows(what, guess):
                 continue
             began = time.perf_counter()
-            loader = training_loader(
-                index, options.image_size, batch_size, options.threads, network.device, backend=backend
-            )
+            sizes, how = (options.image_size, batch_size, options.threads), {"backend": backend}
+            loader = training_loader(index, *sizes, network.device, hw_decoder_load=share_of_engine, **how)
             found = end_to_end(loader, network.step(name, compiled=False), network.device, rounds=2)
             guess = time.perf_counter() - began
             share, detail = held_against_memory(found, options.threads)
             detail |= {"files": len(samples), "pixels of a file": mean_pixels(samples), "threads": options.threads}
+            detail |= {"--data.hw_decoder_load": share_of_engine} if gpu else {}
             result.rates[name], alone = found["files"], max(alone, found["loader"])
             where = f"{options.architecture}, batch {batch_size} at {options.image_size} px"
             to_reach = goal(found["files"]) if result.judged else ("reported", None)

@@ -102,8 +102,12 @@ def missing(**paths: Path | None) -> list[str]:
 
 
 def words_for(recipe_file: str, options: argparse.Namespace, size: int) -> list[str]:
-    """A recipe on the data of --imagenette at an image size, with the decoder that is there, in one process."""
+    """A recipe on the data of --imagenette at an image size, with the decoder that is there and the hardware engine's
+    share that was given or found, in one process.
+    """
     backend = "dali" if is_installed("nvidia.dali") else "torchvision"
     words = ["--config", str(CONFIGS / recipe_file), "--data.root", str(options.imagenette.resolve())]
     words += ["--data.image_size", str(size), "--data.backend", backend, "--data.num_threads", str(options.threads)]
+    if options.hw_decoder_load is not None:
+        words += ["--data.hw_decoder_load", str(options.hw_decoder_load)]
     return [*words, "--model.pretrained", "false", "--trainer.devices", "1", "--trainer.num_nodes", "1"]

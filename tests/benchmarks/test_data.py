@@ -7,6 +7,7 @@ import importlib
 import json
 import shutil
 import sys
+from types import SimpleNamespace
 
 import pytest
 import timm
@@ -130,7 +131,7 @@ def test_each_share_of_the_hardware_engine_has_the_gpu_to_itself(benchmark, few_
     monkeypatch.setattr(module, "rate", rate)
     record = importlib.import_module("common.budget").Record("tiny", 1, {})
     options = argparse.Namespace(tune=True, training_batch_size=4, threads=1, rounds=3)
-    module.decoder_rows(record, options, load_index(few_digits / "train"))
+    assert module.decoder_rows(record, options, load_index(few_digits / "train")) == 0.8
     rows = {row.question: row for row in record.rows}
     for transform in ("training", "validation"):
         assert rows[f"{transform}, DALI GPU, batch 4, --data.hw_decoder_load 0.8"].measured == fastest
@@ -138,3 +139,26 @@ def test_each_share_of_the_hardware_engine_has_the_gpu_to_itself(benchmark, few_
         assert best.measured == 0.8
         assert ("warning" in best.detail) == warned
     assert len(rows) == 2 * (len(module.SHARES) + 1)
+
+
+def test_training_and_memory_take_the_share_that_the_decoders_section_found(benchmark, few_digits, monkeypatch):
+    module = benchmark("data", "--data", str(few_digits / "train"), "--tune", "--num-images", "8", "--epochs", "3")
+    training, taken = importlib.import_module("data_parts.training"), []
+
+    def make_loader(*_, hw_decoder_load, **__):
+        taken.append(hw_decoder_load)
+        return [None]
+
+    monkeypatch.setattr(module, "decoder_rows", lambda *_: 0.8)
+    monkeypatch.setattr(module, "make_loader", make_loader)
+    monkeypatch.setattr(module, "ours", lambda loader: lambda: None)
+    monkeypatch.setattr(training, "make_loader", make_loader)
+    monkeypatch.setattr(training, "end_to_end", lambda *_, **__: dict.fromkeys(("memory", "files", "loader"), 1.0))
+    options = module.parse()
+    options.architecture = "test_resnet"
+    record, images = importlib.import_module("common.budget").Record("tiny", 1, {}), SimpleNamespace()
+    images.files = images.of_training = load_index(few_digits / "train")
+    for section in ("decoder", "training", "memory"):
+        module.SECTIONS[section](record, options, images)
+    assert taken == [0.8, 0.8]
+    assert record.settings["hw_decoder_load"] == 0.8

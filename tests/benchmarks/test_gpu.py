@@ -252,6 +252,53 @@ def test_only_a_step_of_resnet_50_from_files_is_held_to_images_a_second(
     assert row.to_reach.startswith(">= 4,000" if judged else "reported")
 
 
+@pytest.mark.parametrize("given", [None, 0.2])
+def test_a_gpus_rows_from_files_take_the_share_of_the_hardware_engine_that_is_given_or_fastest(
+    benchmark, few_digits, monkeypatch, given
+):
+    module = importlib.import_module("gpu_parts.files")
+    on_the_cpu, asked, tried = module.training_loader, [], []
+
+    def training_loader(*arguments, hw_decoder_load, **how):
+        asked.append(hw_decoder_load)
+        return on_the_cpu(*arguments[:-1], torch.device("cpu"), hw_decoder_load=hw_decoder_load, **how)
+
+    def rate(loader, step, device):
+        tried.append(len(loader))
+        return {0.4: 10.0, 0.65: 20.0, 0.9: 30.0}[asked[-1]]
+
+    monkeypatch.setattr(module, "training_loader", training_loader)
+    monkeypatch.setattr(module, "rate", rate)
+    monkeypatch.setattr(module, "compare_pixels", lambda *_: None)
+    monkeypatch.setattr(module, "end_to_end", lambda *_, **__: dict.fromkeys(("memory", "files", "loader"), 1.0))
+    record, options, network = gpu_training(data=few_digits / "train", batches=8, threads=1, hw_decoder_load=given)
+    network.device = torch.device("cuda")
+    module.file_rows(record, options, network, batch_size=4)
+    assert asked == ([0.4, 0.65, 0.9, 0.9, 0.9] if given is None else [given, given])
+    assert tried == [module.SHARE_BATCHES] * (3 if given is None else 0)
+    took = given or 0.9
+    shares = [row for row in record.rows if row.question == "--data.hw_decoder_load of the rows from files"]
+    assert [row.measured for row in shares] == [took] * (given is None)
+    assert all(row.detail["images/s by share"] == {0.4: 10.0, 0.65: 20.0, 0.9: 30.0} for row in shares)
+    whole = [row for row in record.rows if row.question.endswith("against one batch in memory")]
+    assert [row.detail["--data.hw_decoder_load"] for row in whole] == [took, took]
+    assert not record.skipped
+    words = importlib.import_module("gpu_parts.fit").words_for
+    options.imagenette = few_digits
+    assert words("imagenet.yaml", options, 32)[10:12] == ["--data.hw_decoder_load", str(took)]
+
+
+def test_a_share_that_cannot_be_tried_takes_no_row_from_files_with_it(benchmark, few_digits, monkeypatch):
+    module = importlib.import_module("gpu_parts.files")
+    monkeypatch.setattr(module, "rate", lambda *_: [][0])
+    monkeypatch.setattr(module, "training_loader", lambda *_, **__: None)
+    record, options, _ = gpu_training(data=few_digits / "train", threads=1)
+    samples = module.load_index(few_digits / "train")
+    assert module.try_shares(record, options, samples, 4, gpu=True) == module.HW_DECODER_LOAD
+    assert options.hw_decoder_load is None
+    assert record.skipped == ["the hardware engine's share: IndexError: list index out of range"]
+
+
 def test_all_ways_are_timed_on_one_batch_that_is_let_go_before_another_is_made(benchmark):
     _, _, network = gpu_training()
     images, labels = network.batch(4, 32)
@@ -264,6 +311,7 @@ def test_all_ways_are_timed_on_one_batch_that_is_let_go_before_another_is_made(b
 def gpu_training(backend="aot_eager", **options):
     """(record, options, network) of a tiny GPU benchmark; after `benchmark`."""
     sizes = {"architecture": "test_resnet", "image_size": 32, "batch_size": 4, "rounds": 1, "backend": backend}
+    options = {"hw_decoder_load": None} | options
     options = argparse.Namespace(**sizes, compile_seconds=5.0, copy_bandwidth=None, **options)
     record = importlib.import_module("common.budget").Record("tiny", 5, {})
     return record, options, importlib.import_module("gpu_parts.network").Network(options, torch.device("cpu"))
@@ -472,6 +520,7 @@ def test_imagenette_is_trained_by_the_command_line_as_far_as_there_is_time(
         batch_size=4,
         architecture="test_resnet",
         imagenette_architecture="any",
+        hw_decoder_load=None,
     )
     record = importlib.import_module("common.budget").Record("tiny", 2, {})
     module.imagenette_rows(record, options, {"FGSM-RS": 1000.0})
