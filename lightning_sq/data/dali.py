@@ -71,7 +71,7 @@ class DaliLoader(Loader):
         self._feed: Iterator[_Columns] = iter(())
         self._in_flight: deque[tuple[int, np.ndarray]] = deque(maxlen=BATCHES_AHEAD + PREFETCH + 2)
         self._buffers = Buffers()
-        self._ahead: deque[list[_Sample]] = deque()  # the batches in the pipeline
+        self._ahead: deque[tuple[list[_Sample], _Columns]] = deque()  # the batches in the pipeline
         self._running = False
         self._num_threads = num_threads
         self._pipeline = self._new_pipeline()
@@ -125,7 +125,7 @@ class DaliLoader(Loader):
     def _name_the_bad_file(self, error: RuntimeError) -> InputError:
         """DALI does not say which file it stumbled over, so those that it had in hand are decoded one at a time."""
         in_hand = [(epoch, index) for epoch, indices in self._in_flight for index in indices.tolist()]
-        feed = (self._columns([self._read(*sample)]) for sample in in_hand)
+        feed = self._one_by_one(in_hand)
         alone = self._build(lambda: next(feed), batch_size=1, prefetch=1)
         for _, index in in_hand:
             try:
@@ -136,6 +136,11 @@ class DaliLoader(Loader):
                 encoded = self.dataset.read(index).tobytes()
                 return self.dataset.spoilt(index, inspect_bytes(encoded, "").reason or f"DALI: {_reason(found)}")
         return InputError(f"DALI could not decode a batch, though it can each of its files: {_reason(error)}.")
+
+    def _one_by_one(self, samples: list[tuple[int, int]]) -> Iterator[_Columns]:
+        for sample in samples:
+            columns = self._columns([self._read(*sample)])
+            yield columns  # they are DALI's until the next ones are asked for
 
     def _next_feed(self) -> _Columns:
         return next(self._feed)
@@ -154,8 +159,9 @@ class DaliLoader(Loader):
         began = time.perf_counter()
         samples = [sample.result() for sample in reading]
         self.waited_for_reader += time.perf_counter() - began
-        self._ahead.append(samples)
-        return self._columns(samples)
+        columns = self._columns(samples)
+        self._ahead.append((samples, columns))
+        return columns
 
     def _read(self, epoch: int, index: int) -> _Sample:
         return _Sample(self.dataset.read(index), self.dataset.crop(epoch, index), self.dataset.square(epoch))
@@ -172,8 +178,10 @@ class DaliLoader(Loader):
         return encoded, *window, *box, square, np.array([crop.flip for crop in crops], np.int32)
 
     def _images(self, decoded: Any) -> Tensor:
-        """DALI's buffer is written again by the next run, so nothing of it is kept."""
-        samples = self._ahead.popleft()
+        """DALI's buffer is written again by the next run, so nothing of it is kept. `run` has waited for this batch, on
+        a GPU too, so what it was made of is let go.
+        """
+        samples, _ = self._ahead.popleft()
         if not self._finishes:
             return self._cut(decoded, samples)
         device = torch.device("cpu" if self.device_id is None else f"cuda:{self.device_id}")
@@ -214,16 +222,23 @@ def _decoded(encoded: Any, window: Any, window_size: Any, decoding: dict[str, An
     return fn.decoders.image_slice(encoded, window, window_size, **pixels, **decoding)
 
 
+def _fed(source: Any, num_outputs: int) -> Any:
+    """The columns of `source`, which are not copied: on the thread that asks for batches, and starts a GPU's kernels,
+    it would take 5 to 20 ms a batch. Whoever gives them has to keep them until the batch has come out.
+    """
+    return fn.external_source(source=source, num_outputs=num_outputs, batch=True, no_copy=True)
+
+
 @pipeline_def
 def _windows(source: Any, decoding: dict[str, Any]) -> Any:
     """What each crop cuts out, (height, width, C) uint8 as stored."""
-    return _decoded(*fn.external_source(source=source, num_outputs=3, batch=True), decoding)
+    return _decoded(*_fed(source, 3), decoding)
 
 
 @pipeline_def
 def _squares(source: Any, decoding: dict[str, Any], channels: int) -> Any:
     """The finished images: the resize is triangular with antialias, as in torchvision."""
-    *where, start, end, square, flip = fn.external_source(source=source, num_outputs=7, batch=True)
+    *where, start, end, square, flip = _fed(source, 7)
     box = {"roi_start": start, "roi_end": end, "size": square}
     images = fn.resize(_decoded(*where, decoding), **box, interp_type=types.INTERP_TRIANGULAR, antialias=True)
     scale = {"dtype": types.FLOAT, "std": [255.0] * channels}

@@ -21,7 +21,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from lightning_sq.data.backends import make_loader, read_all
 from lightning_sq.data.crop import random_resized_crop, resize_and_center_crop
-from lightning_sq.data.dali import DaliLoader, decoder_options
+from lightning_sq.data.dali import PREFETCH, DaliLoader, decoder_options
 from lightning_sq.data.index import load_index
 from lightning_sq.data.loader import Dataset
 from lightning_sq.data.order import EpochOrder
@@ -93,6 +93,59 @@ def test_a_pipeline_that_finishes_its_images_as_on_a_gpu_gives_those_that_are_fi
     difference = (within - behind).abs()
     assert 0 < difference.max() <= LARGEST_DIFFERENCE
     assert difference.mean() <= 0.3 / 255
+
+
+@pytest.mark.parametrize("finishes", [False, True], ids=["cut behind the pipeline", "finished within"])
+def test_what_dali_reads_in_place_is_bit_for_bit_what_it_would_copy(
+    photographs, tmp_path_factory, monkeypatch, finishes
+):
+    monkeypatch.setattr(DaliLoader, "_finishes", finishes)
+    external_source, asked = fn.external_source, []
+
+    def images(**changed):
+        def source(**options):
+            asked.append(options["no_copy"])
+            return external_source(**options | changed)
+
+        monkeypatch.setattr(fn, "external_source", source)
+        dali = loader(photographs, tmp_path_factory, "dali", train=True, batch_size=4)
+        found = []
+        for epoch in range(2):
+            dali.set_epoch(epoch)
+            found += [batch.images.clone() for batch in dali]
+        return found
+
+    in_place, copied = images(), images(no_copy=False)
+    assert asked == [True, True]
+    assert len(in_place) == 12
+    assert all(map(torch.equal, in_place, copied))
+
+
+@pytest.mark.parametrize("finishes", [False, True], ids=["cut behind the pipeline", "finished within"])
+def test_what_dali_reads_in_place_is_kept_until_its_batch_has_come_out(
+    photographs, tmp_path_factory, monkeypatch, finishes
+):
+    monkeypatch.setattr(DaliLoader, "_finishes", finishes)
+    columns, run, fed, kept = DaliLoader._columns, DaliLoader._run, [], []
+
+    def noted_columns(self, samples):
+        made = columns(self, samples)
+        fed.append([weakref.ref(array) for column in made for array in (column if type(column) is list else [column])])
+        return made
+
+    def noted_run(self):
+        outputs = run(self)
+        kept.append([all(array() is not None for array in batch) for batch in fed])
+        return outputs
+
+    monkeypatch.setattr(DaliLoader, "_columns", noted_columns)
+    monkeypatch.setattr(DaliLoader, "_run", noted_run)
+    for batch in loader(photographs, tmp_path_factory, "dali", train=True, batch_size=4):
+        del batch
+    assert len(kept) == len(fed) == 6
+    for number, batches in enumerate(kept):  # when batch `number` has come out, and is not yet taken
+        assert batches == [False] * number + [True] * (len(batches) - number)
+        assert len(batches) == min(number + PREFETCH, 6)
 
 
 @pytest.mark.parametrize("backend", ["dali", "torchvision"])
