@@ -35,7 +35,7 @@ import torch
 from common.budget import Record, is_installed
 from common.harness import Row, usual_device
 from front_end import front_end_rows
-from gpu_parts.files import file_rows, processes
+from gpu_parts.files import FromFiles, file_rows, processes
 from gpu_parts.imagenette import command_line_rows, imagenette_rows
 from gpu_parts.network import Network, compile_many
 from gpu_parts.plan import SCHEDULE, Plan, plan_rows, resizing_row
@@ -43,8 +43,9 @@ from gpu_parts.training import FIRST_GUESS, MODES, Training
 
 from lightning_sq.cores import usable_cores
 
-TRAINING = ("eager", "compiled", "files", "sizes", "sweep")
-SECTIONS = ("front_end", *TRAINING, "command_line", "imagenette")
+TRAINING = ("eager", "files", "front_end", "sizes", "compiled", "sweep")
+"""In their order: what is judged first, and what Inductor compiles for minutes behind it."""
+SECTIONS = (*TRAINING, "command_line", "imagenette")
 SMOKE = {
     "architecture": "test_resnet",
     "imagenette_architecture": "test_resnet",
@@ -103,10 +104,10 @@ def measure(record: Record, options: argparse.Namespace) -> None:
         with record.section("a look at shared memory"):
             options.threads = processes(record, options)
     rate, ratios, options.copy_bandwidth = None, {}, None
-    with record.section("the front end's bandwidth"):
-        options.copy_bandwidth = front_end(record, options, device)
     training = [name for name in TRAINING if name in options.sections]
-    if training and record.allows(f"training ({', '.join(training)})", FIRST_GUESS):
+    if training == ["front_end"]:
+        copy_bandwidth(record, options)
+    elif training and record.allows(f"training ({', '.join(training)})", FIRST_GUESS):
         with record.section("training"):
             rate, ratios = train(record, options, Training(record, options, Network(options, device)))
     with record.section("letting go of the GPU's memory"):
@@ -119,12 +120,17 @@ def measure(record: Record, options: argparse.Namespace) -> None:
             imagenette_rows(record, options, ratios)
 
 
-def front_end(record: Record, options: argparse.Namespace, device: torch.device) -> float | None:
+def copy_bandwidth(record: Record, options: argparse.Namespace) -> None:
+    """The front end by itself, in the section front_end. Sets `options.copy_bandwidth`."""
+    with record.section("the front end's bandwidth"):
+        if "front_end" in options.sections and record.allows("the front end's bandwidth", options.compile_seconds):
+            options.copy_bandwidth = front_end(record, options)
+
+
+def front_end(record: Record, options: argparse.Namespace) -> float:
     """Returns: bytes a second of a plain copy."""
-    if "front_end" not in options.sections or not record.allows("the front end's bandwidth", options.compile_seconds):
-        return None
     sizes = (options.batch_size, options.image_size, options.backend)
-    rows = front_end_rows(options.rounds, device.type, options.architecture, *sizes)
+    rows = front_end_rows(options.rounds, usual_device(), options.architecture, *sizes)
     record.add(*rows)
     copied = rows[-1].detail["copy bytes a second"]
     record.add(Row("a plain copy on the device, bytes read and written", copied / 1e9, "GB/s"))
@@ -136,34 +142,54 @@ def train(record: Record, options: argparse.Namespace, training: Training) -> tu
 
     Returns: (images/s of the method's step, not compiled; name -> price of a step against natural's).
     """
-    wanted, network = options.sections, training.network
+    wanted = options.sections
     training.fit_batch()
-    for compiled, mode in MODES.items():
-        if mode in wanted:
-            with record.section(f"all objectives, {mode}"):
-                training.all_objectives(compiled=compiled)
-    planned = not training.rates[False] and bool(training.rates[True])  # `fit` does not compile
-    rates, files, at = training.rates[planned], None, {}
+    plan = Plan(training.batch_size, training.network.parameters)
+    planned = "compiled" in wanted and "eager" not in wanted  # `fit` does not compile
+    if "eager" in wanted:
+        all_objectives(record, training, plan, compiled=False, planned=not planned)
     if "files" in wanted:
         with record.section("natural and method from JPEGs"):
-            files = file_rows(record, options, network, training.batch_size)
+            plan_by_files(record, plan, file_rows(record, options, training.network, training.batch_size))
+    copy_bandwidth(record, options)
+    if "eager" in wanted:
+        training.against_a_copy(compiled=False)
     if "sizes" in wanted:
-        at = training.sizes([size for _, size in SCHEDULE], compiled=planned)
+        with record.section("progressive resizing"):
+            plan_by_sizes(record, plan, training, compiled=planned)
+    if "compiled" in wanted:
+        all_objectives(record, training, plan, compiled=True, planned=planned)
+        training.against_a_copy(compiled=True)
     if "sweep" in wanted:
         compiled = "method" in training.rates[True] or not {"eager", "compiled"} & set(wanted)
         training.sweep(options.largest_batch, options.smallest_batch, compiled=compiled)
-    with record.section("the plan for ImageNet"):
-        plan = Plan(training.batch_size, network.parameters)
-        record.add(*plan_rows(plan, rates, f"{MODES[planned]}, from memory"))
-        if files is not None:
-            source = f"eager, from {files.kind} by {files.decoder}"
-            record.add(*plan_rows(plan, files.rates, source, judged=files.judged))
-        if len(at) == len(SCHEDULE):
-            record.add(resizing_row(plan, at, f"{MODES[planned]}, from memory"))
-        elif "sizes" in wanted:
-            record.skip("hours with progressive resizing", "not every image size was measured")
+    rates = training.rates[planned]
     ratios = {name: rates["natural"] / rate for name, rate in rates.items() if "natural" in rates}
     return training.rates[False].get("method"), ratios
+
+
+def all_objectives(record: Record, training: Training, plan: Plan, *, compiled: bool, planned: bool) -> None:
+    """From memory, and what is predicted by that for ImageNet, where it is what is `planned` with."""
+    with record.section(f"all objectives, {MODES[compiled]}"):
+        training.all_objectives(compiled=compiled)
+        if planned:
+            record.add(*plan_rows(plan, training.rates[compiled], f"{MODES[compiled]}, from memory"))
+
+
+def plan_by_files(record: Record, plan: Plan, files: FromFiles | None) -> None:
+    """What is predicted by the rows from files."""
+    if files is not None:
+        source = f"eager, from {files.kind} by {files.decoder}"
+        record.add(*plan_rows(plan, files.rates, source, judged=files.judged))
+
+
+def plan_by_sizes(record: Record, plan: Plan, training: Training, *, compiled: bool) -> None:
+    """The method at each image size of progressive resizing, and the hours that these give."""
+    at = training.sizes([size for _, size in SCHEDULE], compiled=compiled)
+    if len(at) == len(SCHEDULE):
+        record.add(resizing_row(plan, at, f"{MODES[compiled]}, from memory"))
+    else:
+        record.skip("hours with progressive resizing", "not every image size was measured")
 
 
 def let_go() -> None:

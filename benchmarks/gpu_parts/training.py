@@ -33,6 +33,7 @@ class Training:
         self.rates: dict[bool, Rates] = {False: {}, True: {}}
         self.batch_size = options.batch_size
         self.compile_seconds = options.compile_seconds
+        self._front_ends: dict[bool, float] = {}  # bytes/s of the method's, eager and compiled
         self.gpu = network.device.type == "cuda"
 
     def fit_batch(self) -> None:
@@ -91,18 +92,19 @@ class Training:
             share = 100 * taken / sum(parts.values())
             self.record.add(Row(f"{name}, {mode}: {part}'s share of the step", share, "%"))
         if name == "method":
-            self.record.add(*self._bandwidth(parts["front end"], mode))
+            moved = 8 * self.batch_size * 3 * self.options.image_size**2  # bytes, from float32 to float32
+            found = self._front_ends[compiled] = moved / parts["front end"]  # noise, clip, quantize, normalise
+            self.record.add(Row(f"method, {mode}: front end's bandwidth, noise and all", found / 1e9, "GB/s"))
 
-    def _bandwidth(self, seconds: float, mode: str) -> list[Row]:
-        """Of the front end as it is trained: noise, clip, quantize, normalise, from float32 to float32."""
-        moved = 8 * self.batch_size * 3 * self.options.image_size**2
-        rows = [Row(f"method, {mode}: front end's bandwidth, noise and all", moved / seconds / 1e9, "GB/s")]
-        against = f"method, {mode}: front end's bandwidth against a plain copy's"
+    def against_a_copy(self, *, compiled: bool) -> None:
+        """The method's front end against a plain copy, which is timed behind the steps that are not compiled."""
+        against = f"method, {MODES[compiled]}: front end's bandwidth against a plain copy's"
+        if compiled not in self._front_ends:
+            return
         if self.options.copy_bandwidth is None:
             self.record.skip(against, "the front end's section, which times a copy, was not run to its end")
         else:
-            rows.append(Row(against, 100 * moved / seconds / self.options.copy_bandwidth, "%"))
-        return rows
+            self.record.add(Row(against, 100 * self._front_ends[compiled] / self.options.copy_bandwidth, "%"))
 
     def sizes(self, sizes: list[int], *, compiled: bool) -> dict[int, float]:
         """Image size -> images/s of the method, for those there was time for."""
