@@ -13,9 +13,9 @@ FOLDER holds JPEG files of original size, <class>/*.JPEG. The sections, in their
     start       with --start-files, which links that many files: the time to the first batch
 
 The first three are a GPU's where there is one, and are kept in a file of their own then. --sections NAME ... measures
-only some; what there is no library, GPU or option for is skipped by name. The result is benchmarks/results/data-*.json,
-or data_SECTIONS-*.json of some, written anew with each row; with LIGHTNING_SQ_RESULTS=FOLDER before the command it lies
-there.
+only some; what there is no library, GPU, option or, with --minutes, time for is skipped by name. The result is
+benchmarks/results/data-*.json, or data_SECTIONS-*.json of some, written anew with each row; with
+LIGHTNING_SQ_RESULTS=FOLDER before the command it lies there.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from statistics import median
 
 import numpy as np
 import torch
-from common.budget import Record, is_installed
+from common.budget import Record, is_installed, watchdog
 from common.harness import Kind, Row, seconds_of
 from data_parts.cuts import dataset_of, order_of
 from data_parts.decoder import decoder_rows, decoder_versions
@@ -207,6 +207,8 @@ SECTIONS = {
 """In their order: those of a GPU come first."""
 ON_A_GPU = ("decoder", "training", "memory")
 """Where there is one; the others are the processor's."""
+SECTION_GUESS = 20.0
+"""Seconds that the shortest of them takes."""
 BY_DALI_ALONE = (*ON_A_GPU, "start")
 
 
@@ -231,6 +233,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=tuple(SECTIONS))
+    parser.add_argument("--minutes", type=float, help="after which no section begins; default: no limit")
     parser.add_argument("--short-side", type=int, default=352)
     parser.add_argument("--quality", type=int, default=90)
     parser.add_argument("--threads", type=int, default=usable_cores())
@@ -249,19 +252,28 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def minutes_of(options: argparse.Namespace) -> float:
+    """That all may take."""
+    return math.inf if options.minutes is None else options.minutes
+
+
 def records(options: argparse.Namespace) -> dict[Kind, Record]:
     """Device -> what takes its rows, which is one for both where there is no GPU."""
     settings = {name: value for name, value in vars(options).items() if name not in ("data", "weights")}
     name = "_".join(["data", *(options.sections if options.sections != tuple(SECTIONS) else ())])
-    cpu = Record(name, math.inf, dict(settings), on="cpu")
-    gpu = Record(name, math.inf, settings | decoder_versions(), on="cuda") if torch.cuda.is_available() else cpu
+    cpu = Record(name, minutes_of(options), dict(settings), on="cpu")
+    gpu = (
+        Record(name, minutes_of(options), settings | decoder_versions(), on="cuda")
+        if torch.cuda.is_available()
+        else cpu
+    )
     return {"cpu": cpu, "cuda": gpu}
 
 
 def main() -> None:
     options = parse()
     record_of = records(options)
-    with tempfile.TemporaryDirectory() as folder:
+    with watchdog(minutes_of(options)), tempfile.TemporaryDirectory() as folder:
         images = Images(options, Path(folder))
         for record in record_of.values():
             record.settings["files"] = len(images.files)
@@ -269,6 +281,8 @@ def main() -> None:
             record = record_of["cuda" if section in ON_A_GPU else "cpu"]
             if reason := lacking(section, options):
                 record.skip(section, reason)
+                continue
+            if not record.allows(section, SECTION_GUESS):
                 continue
             with record.section(section):
                 SECTIONS[section](record, options, images)

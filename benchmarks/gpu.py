@@ -26,13 +26,11 @@ anew with each row, so a run that is killed leaves what it found.
 from __future__ import annotations
 
 import argparse
-import faulthandler
 import gc
-import sys
 from pathlib import Path
 
 import torch
-from common.budget import Record, is_installed
+from common.budget import Record, is_installed, watchdog
 from common.harness import Row, usual_device
 from front_end import front_end_rows
 from gpu_parts.files import FromFiles, file_rows, processes
@@ -206,11 +204,8 @@ def main() -> None:
     settings = vars(options) | {name: getattr(options, name) is not None for name in paths}
     name = "_".join(["gpu", *(options.sections if options.sections != SECTIONS else ())])
     record = Record("gpu_smoke" if options.smoke else name, options.minutes, settings, judged=not options.smoke)
-    faulthandler.dump_traceback_later(60 * options.minutes + 60, exit=True, file=sys.__stderr__)  # if something hangs
-    try:
+    with watchdog(options.minutes):
         measure(record, options)
-    finally:
-        faulthandler.cancel_dump_traceback_later()
     record.report()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import faulthandler
+import math
 import sys
 import time
 import traceback
@@ -89,6 +91,20 @@ class Record:
         """The table, the reasons and the file."""
         self.settings["seconds"] = self._clock() - self._began
         report(self.name, self.rows, skipped=self.skipped, settings=self.settings, on=self.on)
+
+
+@contextmanager
+def watchdog(minutes: float) -> Iterator[None]:
+    """What hangs inside, in a driver say, ends the process a minute past its minutes, and says where each thread was.
+
+    Nothing is cleaned up then; the rows of a `Record` are on the disk. Without a limit, infinity, nobody watches.
+    """
+    if math.isfinite(minutes):
+        faulthandler.dump_traceback_later(60 * minutes + 60, exit=True, file=sys.__stderr__)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def is_installed(library: str) -> bool:

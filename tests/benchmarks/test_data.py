@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import importlib
 import json
+import os
 import shutil
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -15,6 +18,7 @@ import torch
 from safetensors.torch import save_file
 
 from lightning_sq.data.index import load_index
+from tests.conftest import REPOSITORY
 
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding capabilities of TorchVision")
 SYNSETS = ("n01440764", "n01443537", "n01484850", "n01491361", "n01494475")
@@ -130,7 +134,7 @@ def test_each_share_of_the_hardware_engine_has_the_gpu_to_itself(benchmark, few_
     monkeypatch.setattr(module, "make_loader", lambda *_, hw_decoder_load, **__: Loader(hw_decoder_load))
     monkeypatch.setattr(module, "rate", rate)
     record = importlib.import_module("common.budget").Record("tiny", 1, {})
-    options = argparse.Namespace(tune=True, training_batch_size=4, threads=1, rounds=3)
+    options = argparse.Namespace(tune=True, hw_decoder_load=0.65, training_batch_size=4, threads=1, rounds=3)
     assert module.decoder_rows(record, options, load_index(few_digits / "train")) == 0.8
     rows = {row.question: row for row in record.rows}
     for transform in ("training", "validation"):
@@ -139,6 +143,56 @@ def test_each_share_of_the_hardware_engine_has_the_gpu_to_itself(benchmark, few_
         assert best.measured == 0.8
         assert ("warning" in best.detail) == warned
     assert len(rows) == 2 * (len(module.SHARES) + 1)
+
+
+def test_a_share_that_there_is_no_time_for_is_skipped_by_name(benchmark, few_digits, monkeypatch):
+    module, now = importlib.import_module("data_parts.decoder"), [0.0]
+
+    def decoder_rate(index, options, share, *, train):
+        now[0] += 25.0
+        return 100.0 - share
+
+    monkeypatch.setattr(module, "decoder_rate", decoder_rate)
+    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    record = importlib.import_module("common.budget").Record("tiny", 1, {}, clock=lambda: now[0])
+    options = argparse.Namespace(tune=True, hw_decoder_load=0.65, training_batch_size=4, threads=1, rounds=3)
+    assert module.decoder_rows(record, options, load_index(few_digits / "train")) == 0.0
+    assert [row.unit for row in record.rows] == ["images/s", "images/s", "of the images"]
+    assert len(record.skipped) == 2 * len(module.SHARES) - 2
+    late = "training, DALI GPU, batch 4, --data.hw_decoder_load 0.5: it would take about 25 s and 10 s are left"
+    assert record.skipped[0].startswith(late)
+
+
+def test_without_time_every_section_is_skipped_by_name_and_what_hangs_is_ended(
+    benchmark, tmp_path, everything, monkeypatch
+):
+    seconds = []
+    monkeypatch.setattr(faulthandler, "dump_traceback_later", lambda after, **how: seconds.append((after, how["exit"])))
+    module = benchmark("data", *everything, "--minutes", "0")
+    module.main()
+    (file,) = tmp_path.glob("data-*.json")
+    content = json.loads(file.read_text())
+    assert not content["rows"]
+    late = "it would take about 20 s and 0 s are left; give more --minutes"
+    sections = ("training", "memory", "speed", "accuracy", "start")
+    assert content["skipped"][1:] == [f"{section}: {late}" for section in sections]
+    assert seconds == [(60.0, True)]
+
+
+HANGS = """
+import time
+from common.budget import watchdog
+with watchdog(-0.99):  # 0.6 s, with the minute of grace
+    time.sleep(60)
+"""
+
+
+def test_a_benchmark_that_hangs_is_ended_and_says_where(benchmark):
+    words = {"env": os.environ | {"PYTHONPATH": f"{REPOSITORY}/benchmarks:{REPOSITORY}"}, "timeout": 120}
+    ended = subprocess.run([sys.executable, "-c", HANGS], capture_output=True, text=True, **words)
+    assert ended.returncode == 1
+    assert "Timeout (0:00:00.6" in ended.stderr
+    assert 'File "<string>", line 5 in <module>' in ended.stderr
 
 
 def test_training_and_memory_take_the_share_that_the_decoders_section_found(benchmark, few_digits, monkeypatch):
