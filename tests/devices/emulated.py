@@ -8,6 +8,7 @@ meet: run it in a process of its own.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -160,8 +161,38 @@ class OtherAccelerator(Accelerator):
         return NAME
 
 
+AUTOCAST = "AutocastPrivateUse1"
+IN_BFLOAT16, IN_FLOAT32 = ("conv2d", "linear", "matmul"), ("cross_entropy_loss", "log_softmax.int", "softmax.int")
+"""What autocast casts here: of a GPU's lists that of which models and objectives are made most."""
+_LIBRARIES: list[torch.library.Library] = []
+"""What is registered goes with them."""
+
+
+def _casting(operation: Any, dtype: torch.dtype) -> Any:
+    """`operation` on floating-point tensors of `dtype`."""
+    cast = partial(tree_map_only, Tensor, lambda x: x.to(dtype) if x.is_floating_point() else x)
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, AUTOCAST))):
+            return operation(*cast(args), **cast(kwargs))
+
+    return run
+
+
+def _install_autocast() -> None:
+    """torch has lists for the devices that it knows, and for others not even that the rest stays as it is."""
+    rest, ours = torch.library.Library("_", "IMPL", AUTOCAST), torch.library.Library("aten", "IMPL", AUTOCAST)
+    rest.fallback(torch.library.fallthrough_kernel)
+    for names, dtype in ((IN_BFLOAT16, torch.bfloat16), (IN_FLOAT32, torch.float32)):
+        for name in names:
+            packet, _, overload = name.partition(".")
+            ours.impl(name, _casting(getattr(getattr(torch.ops.aten, packet), overload or "default"), dtype))
+    _LIBRARIES.extend((rest, ours))
+
+
 def install() -> None:
     """For the rest of this process."""
+    _install_autocast()
     _setup_privateuseone_for_python_backend(NAME, _Module())
     torch.__future__.set_swap_module_params_on_conversion(True)
     torch.Generator = _Generator

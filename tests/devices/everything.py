@@ -102,6 +102,24 @@ def train_by_each_objective() -> None:
                 optimizer.step()
             assert loss.isfinite()
             assert loss.device.type == logits.device.type == NAME
+            train_as_a_gpu_is(classifier, objective, images, labels)
+
+
+def train_as_a_gpu_is(
+    classifier: torch.nn.Module, objective: objectives.Objective, images: torch.Tensor, labels: torch.Tensor
+) -> None:
+    """A step in bf16 and channels_last, as recipes train on a GPU."""
+    classifier.to(memory_format=torch.channels_last).zero_grad()
+    images = images.to(memory_format=torch.channels_last)
+    with torch.autocast(NAME, torch.bfloat16, cache_enabled=False):
+        loss, logits = objective(classifier, images, labels)
+    loss.backward()
+    assert loss.isfinite()
+    assert logits.device.type == NAME
+    assert logits.dtype == torch.bfloat16
+    gradients = [weight.grad for weight in classifier.parameters() if weight.requires_grad]
+    assert gradients
+    assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
 
 
 def quick(attack: Any) -> Any:
