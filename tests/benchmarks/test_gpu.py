@@ -151,7 +151,16 @@ def test_a_gpus_steps_are_compiled_each_into_whole_graphs(benchmark, monkeypatch
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # dynamo looks at it
-@pytest.mark.parametrize(("name", "graphs"), [("natural", [True]), ("FGSM-RS", [False, True])])
+@pytest.mark.parametrize(
+    ("name", "graphs"),
+    [
+        ("natural", [True]),
+        ("method", [True]),
+        ("FGSM-RS", [False, True]),
+        ("free (one replay)", [True]),  # one pass gives the gradients of weights and images
+        ("PGD-7", [False, True]),  # its seven steps share a graph
+    ],
+)
 def test_a_compiled_attack_computes_no_gradient_of_the_weights(benchmark, name, graphs):
     asked = []
 
