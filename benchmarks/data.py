@@ -32,7 +32,7 @@ from statistics import median
 import numpy as np
 import torch
 from common.budget import Record, is_installed, watchdog
-from common.harness import Kind, Row, seconds_of
+from common.harness import THREADS_HELP, Kind, Row, decoding_threads, seconds_of
 from data_parts.cuts import dataset_of, order_of
 from data_parts.decoder import decoder_rows, decoder_versions
 from data_parts.loaders import ALONE, BY_DALI, DALI, PIL, SHARDS, bare_decode, loaders, ours
@@ -40,7 +40,6 @@ from data_parts.pixels import pixels_row, validation_images
 from data_parts.start import seconds_to_first_batch
 from data_parts.training import HW_DECODER_LOAD, training_rows
 
-from lightning_sq.cores import usable_cores
 from lightning_sq.data.backends import make_loader
 from lightning_sq.data.image_index import ImageIndex
 from lightning_sq.data.index import load_index
@@ -236,7 +235,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, help="after which no section begins; default: no limit")
     parser.add_argument("--short-side", type=int, default=352)
     parser.add_argument("--quality", type=int, default=90)
-    parser.add_argument("--threads", type=int, default=usable_cores())
+    parser.add_argument("--threads", type=int, default=decoding_threads(), help=THREADS_HELP)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--num-images", type=int, default=1024, help="of an epoch; files are repeated to reach it")
     parser.add_argument("--rounds", type=int, default=5)

@@ -31,15 +31,13 @@ from pathlib import Path
 
 import torch
 from common.budget import Record, is_installed, watchdog
-from common.harness import Row, usual_device
+from common.harness import THREADS_HELP, Row, decoding_threads, usual_device
 from front_end import front_end_rows
 from gpu_parts.files import FromFiles, file_rows, processes
 from gpu_parts.imagenette import command_line_rows, imagenette_rows
 from gpu_parts.network import Network, compile_many
 from gpu_parts.plan import SCHEDULE, Plan, plan_rows, resizing_row
 from gpu_parts.training import FIRST_GUESS, MODES, Training
-
-from lightning_sq.cores import usable_cores
 
 TRAINING = ("eager", "files", "front_end", "sizes", "compiled", "sweep")
 """In their order: what is judged first, and what Inductor compiles for minutes behind it."""
@@ -76,7 +74,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--batches", type=int, default=32, help="of an epoch from files, which are repeated to reach it"
     )
-    parser.add_argument("--threads", type=int, default=usable_cores(), help="that decode")
+    parser.add_argument("--threads", type=int, default=decoding_threads(), help=THREADS_HELP)
     parser.add_argument("--hw-decoder-load", type=float, help="of the images; default: the best of a few for `files`")
     parser.add_argument("--compile-seconds", type=float, default=90.0, help="of a graph, until the first is measured")
     parser.add_argument("--backend", default="inductor", help="of torch.compile")

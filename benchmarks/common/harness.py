@@ -19,6 +19,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from lightning_sq.cores import usable_cores
 from lightning_sq.evaluation.figures import Figure, save_png
 from lightning_sq.models.checkpoint_format import versions
 from lightning_sq.paths import write_whole
@@ -29,6 +30,11 @@ CONFIGS = REPOSITORY / "configs"
 RESULTS = Path(os.environ.get("LIGHTNING_SQ_RESULTS", REPOSITORY / "benchmarks/results"))
 """Where every benchmark keeps its numbers; another folder by the environment, where this one is not kept."""
 COLUMNS = ("question", "measured", "to reach", "")
+LAUNCHING = 2
+"""Cores for the thread that starts a GPU's kernels, and for whatever else runs beside the decoder."""
+THREADS_HELP = (
+    f"that decode; default: a core each, but with a GPU {LAUNCHING} cores are left to what starts its kernels"
+)
 Kind = Literal["cuda", "cpu"]
 """Of the device that something is measured on."""
 
@@ -68,6 +74,11 @@ def synchronize() -> None:
 def usual_device() -> Kind:
     """Where a script computes that takes a GPU if there is one."""
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def decoding_threads() -> int:
+    """As many as there are cores; where there is a GPU all but `LAUNCHING`, and one at least."""
+    return max(1, usable_cores() - (LAUNCHING if usual_device() == "cuda" else 0))
 
 
 def device_name(on: Kind | None = None) -> str:

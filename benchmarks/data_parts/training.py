@@ -31,9 +31,7 @@ def training_rows(
         train(images, labels % model.num_classes)
 
     rates = end_to_end(loader, step, device, rounds=3)
-    share, detail = held_against_memory(rates, threads)
-    if device.type == "cuda":
-        detail["--data.hw_decoder_load"] = hw_decoder_load
+    share, detail = held_against_memory(rates, threads, hw_decoder_load if device.type == "cuda" else None)
     question = f"{architecture} trained from files against one batch in memory, batch {batch_size}"
     reached = share >= 0.95 if device.type == "cuda" else None
     return [Row(question, share, "times", ">= 0.95 on a GPU", reached, detail)]
@@ -74,17 +72,33 @@ def end_to_end(loader: Loader, step: Step, device: torch.device, *, rounds: int)
     return {name: max(values) for name, values in rates.items()}
 
 
-def held_against_memory(rates: dict[str, float], threads: int) -> tuple[float, dict[str, float | str]]:
-    """(files against memory, the rates with the reason where that is low)."""
+def held_against_memory(
+    rates: dict[str, float], threads: int, hw_decoder_load: float | None
+) -> tuple[float, dict[str, float | str]]:
+    """(files against memory, the rates with the reason where that is low).
+
+    `hw_decoder_load` is the hardware engine's share, None where nothing is decoded on a GPU.
+    """
     memory, files, alone = rates["memory"], rates["files"], rates["loader"]
     share = files / memory
     detail = {"images/s from memory": memory, "images/s from files": files, "images/s of the loader alone": alone}
+    if hw_decoder_load is not None:
+        detail["--data.hw_decoder_load"] = hw_decoder_load
     if share < 0.95:
         detail["reason"] = (
             f"the loader alone gives {alone:.0f} images/s on {threads} threads and the step takes {memory:.0f}: "
-            f"{threads * memory / alone:.0f} threads would feed it, or shards of smaller images"
+            f"{what_would_feed(memory / alone, threads, hw_decoder_load)}"
             if alone < memory
             else "the loader alone is fast enough: decoding and the step contend for the same processor"
         )
         print(detail["reason"])
     return share, detail
+
+
+def what_would_feed(times: float, threads: int, hw_decoder_load: float | None) -> str:
+    """What makes a loader so many times as fast. On a GPU threads are not all: the rest is the hardware engine's."""
+    enough = f"{threads * times:.0f} threads"
+    if hw_decoder_load is None:
+        return f"{enough} would feed it, or shards of smaller images"
+    tune = "which python benchmarks/data.py --tune looks for"
+    return f"another share than --data.hw_decoder_load {hw_decoder_load:g} may, {tune}, {enough}, or smaller images"

@@ -190,9 +190,8 @@ def file_rows(record: Record, options: argparse.Namespace, network: Network, bat
             loader = training_loader(index, *sizes, network.device, hw_decoder_load=share_of_engine, **how)
             found = end_to_end(loader, network.step(name, compiled=False), network.device, rounds=2)
             guess = time.perf_counter() - began
-            share, detail = held_against_memory(found, options.threads)
+            share, detail = held_against_memory(found, options.threads, share_of_engine if gpu else None)
             detail |= {"files": len(samples), "pixels of a file": mean_pixels(samples), "threads": options.threads}
-            detail |= {"--data.hw_decoder_load": share_of_engine} if gpu else {}
             result.rates[name], alone = found["files"], max(alone, found["loader"])
             where = f"{options.architecture}, batch {batch_size} at {options.image_size} px"
             to_reach = goal(found["files"]) if result.judged else ("reported", None)

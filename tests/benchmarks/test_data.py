@@ -145,6 +145,30 @@ def test_each_share_of_the_hardware_engine_has_the_gpu_to_itself(benchmark, few_
     assert len(rows) == 2 * (len(module.SHARES) + 1)
 
 
+@pytest.mark.parametrize(("cores", "gpu", "threads"), [(16, True, 14), (16, False, 16), (2, True, 1)])
+def test_two_cores_are_left_to_what_starts_a_gpus_kernels(benchmark, few_digits, monkeypatch, cores, gpu, threads):
+    harness = benchmark("common.harness")
+    monkeypatch.setattr(harness, "usable_cores", lambda: cores)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    assert benchmark("data", "--data", str(few_digits)).parse().threads == threads
+
+
+@pytest.mark.parametrize(
+    ("share", "reason"),
+    [
+        (None, "28 threads would feed it, or shards of smaller images"),
+        (0.65, "another share than --data.hw_decoder_load 0.65 may, which python benchmarks/data.py --tune looks for"),
+    ],
+)
+def test_a_loader_that_is_too_slow_on_a_gpu_is_told_of_the_hardware_engines_share(benchmark, share, reason):
+    training = importlib.import_module("data_parts.training")
+    rates = {"memory": 4000.0, "files": 1900.0, "loader": 2000.0}
+    _, detail = training.held_against_memory(rates, 14, share)
+    assert reason in detail["reason"]
+    assert "28 threads" in detail["reason"]
+    assert detail.get("--data.hw_decoder_load") == share
+
+
 def test_a_share_that_there_is_no_time_for_is_skipped_by_name(benchmark, few_digits, monkeypatch):
     module, now = importlib.import_module("data_parts.decoder"), [0.0]
 
