@@ -36,6 +36,7 @@ from common.harness import THREADS_HELP, Kind, Row, decoding_threads, seconds_of
 from data_parts.cuts import dataset_of, order_of
 from data_parts.decoder import decoder_rows, decoder_versions
 from data_parts.loaders import ALONE, BY_DALI, DALI, PIL, SHARDS, bare_decode, loaders, ours
+from data_parts.nvjpeg import nvjpeg_in_use
 from data_parts.pixels import pixels_row, validation_images
 from data_parts.start import seconds_to_first_batch
 from data_parts.training import HW_DECODER_LOAD, training_rows
@@ -88,7 +89,9 @@ def decoder(record: Record, options: argparse.Namespace, images: Images) -> None
 def training(record: Record, options: argparse.Namespace, images: Images) -> None:
     """End to end from files, against one batch in memory."""
     sizes = (options.training_batch_size, options.threads, options.hw_decoder_load)
-    record.add(*training_rows(images.of_training, options.architecture, *sizes))
+    rows = training_rows(images.of_training, options.architecture, *sizes)
+    rows[0].detail |= nvjpeg_in_use(record) if torch.cuda.is_available() else {}
+    record.add(*rows)
 
 
 def memory(record: Record, options: argparse.Namespace, images: Images) -> None:

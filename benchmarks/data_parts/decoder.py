@@ -13,6 +13,7 @@ from common.budget import Record
 from common.harness import Row
 from common.steps import rate
 from data_parts.cuts import dataset_of, order_of
+from data_parts.nvjpeg import nvjpeg_in_use
 
 from lightning_sq.data.backends import make_loader
 from lightning_sq.data.image_index import ImageIndex
@@ -40,7 +41,7 @@ def decoder_rows(record: Record, options: argparse.Namespace, index: ImageIndex)
             began = time.perf_counter()
             tried[share] = decoder_rate(index, options, share, train=train)
             guess = time.perf_counter() - began
-            record.add(Row(question, tried[share], "images/s"))
+            record.add(Row(question, tried[share], "images/s", detail=nvjpeg_in_use(record)))
         if options.tune and tried:
             record.add(best_share_row(what, tried))
         best[train] = max(tried, key=tried.get, default=options.hw_decoder_load)
@@ -68,6 +69,6 @@ def best_share_row(what: str, tried: dict[float, float]) -> Row:
 
 
 def decoder_versions() -> dict[str, str]:
-    """Of NVIDIA's libraries that decode JPEG for DALI."""
+    """Of NVIDIA's packages that decode JPEG for DALI; which library was loaded says `nvjpeg_in_use`."""
     libraries = re.compile(r"nvidia-(nvjpeg|nvimgcodec)(-cu\d+)?")
     return {found.name: found.version for found in distributions() if libraries.fullmatch(found.name)}

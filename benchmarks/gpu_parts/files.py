@@ -15,6 +15,7 @@ import torch
 from common.budget import Record, is_installed
 from common.harness import Row, device_name
 from common.steps import rate
+from data_parts.nvjpeg import nvjpeg_in_use
 from data_parts.pixels import pixels_row, validation_images
 from data_parts.training import HW_DECODER_LOAD, end_to_end, held_against_memory, training_loader
 from gpu_parts.network import Network
@@ -192,12 +193,15 @@ def file_rows(record: Record, options: argparse.Namespace, network: Network, bat
             guess = time.perf_counter() - began
             share, detail = held_against_memory(found, options.threads, share_of_engine if gpu else None)
             detail |= {"files": len(samples), "pixels of a file": mean_pixels(samples), "threads": options.threads}
+            warning = nvjpeg_in_use(record) if gpu else {}
             result.rates[name], alone = found["files"], max(alone, found["loader"])
             where = f"{options.architecture}, batch {batch_size} at {options.image_size} px"
             to_reach = goal(found["files"]) if result.judged else ("reported", None)
-            record.add(Row(f"{what}, {where}", found["files"], "images/s", *to_reach))
+            record.add(Row(f"{what}, {where}", found["files"], "images/s", *to_reach, warning))
             reached = share >= 0.95 if backend == "dali" and kind == JPEGS else None
-            record.add(Row(f"{what}, against one batch in memory", share, "times", ">= 0.95", reached, detail))
+            record.add(
+                Row(f"{what}, against one batch in memory", share, "times", ">= 0.95", reached, detail | warning)
+            )
     if result.rates:
         record.add(Row(f"the loader alone, {kind} by {called}, {options.threads} threads", alone, "images/s"))
     return result

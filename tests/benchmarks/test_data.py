@@ -10,6 +10,8 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.metadata import files, version
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -133,6 +135,7 @@ def test_each_share_of_the_hardware_engine_has_the_gpu_to_itself(benchmark, few_
 
     monkeypatch.setattr(module, "make_loader", lambda *_, hw_decoder_load, **__: Loader(hw_decoder_load))
     monkeypatch.setattr(module, "rate", rate)
+    monkeypatch.setattr(module, "nvjpeg_in_use", lambda record: {"warning": "old"})
     record = importlib.import_module("common.budget").Record("tiny", 1, {})
     options = argparse.Namespace(tune=True, hw_decoder_load=0.65, training_batch_size=4, threads=1, rounds=3)
     assert module.decoder_rows(record, options, load_index(few_digits / "train")) == 0.8
@@ -143,6 +146,59 @@ def test_each_share_of_the_hardware_engine_has_the_gpu_to_itself(benchmark, few_
         assert best.measured == 0.8
         assert ("warning" in best.detail) == warned
     assert len(rows) == 2 * (len(module.SHARES) + 1)
+
+
+MAPS = """\
+7f00-7f01 r--p 00000000 08:01 11 /env/torchvision.libs/libnvjpeg.4a0b5c81.so.13
+7f01-7f02 r-xp 00001000 08:01 12                 /env/nvidia/libnvjpeg2k.so.0
+7f02-7f03 rw-p 00000000 00:00 0
+7f03-7f04 r-xp 00001000 08:01 13                 {library}
+"""
+
+
+def installed_nvjpeg():
+    """The file of its package, which a machine with a GPU has beside DALI."""
+    return next(Path(str(file.locate())) for file in files("nvidia-nvjpeg") if file.match("libnvjpeg.so.*"))
+
+
+@pytest.mark.parametrize("library", ["/my env/nvidia/libnvjpeg.so.13", "/env/libnvjpeg.so", "/env/libnvjpeg.so.13.0.2"])
+def test_the_nvjpeg_that_dali_has_loaded_is_found_and_torchvisions_copy_is_not_it(benchmark, library):
+    nvjpeg = benchmark("data_parts.nvjpeg")
+    assert nvjpeg.loaded_nvjpeg(MAPS.format(library=library)) == Path(library)
+    assert nvjpeg.loaded_nvjpeg(MAPS.format(library="")) is None
+
+
+@pytest.mark.parametrize(
+    ("told", "warned"), [((13, 2, 0), None), ((13, 1, 9), "nvJPEG 13.1.9 is older than 13.2"), (None, "no libnvjpeg")]
+)
+def test_an_nvjpeg_that_leaves_crops_to_the_cpu_is_named_where_the_mixed_decoder_is_measured(
+    benchmark, tmp_path, monkeypatch, told, warned
+):
+    nvjpeg = benchmark("data_parts.nvjpeg")
+    (tmp_path / "maps").write_text(MAPS.format(library="/env/libnvjpeg.so.13" if told else ""))
+    monkeypatch.setattr(nvjpeg, "MAPS", tmp_path / "maps")
+    monkeypatch.setattr(nvjpeg, "version_of", lambda library: told)
+    record = importlib.import_module("common.budget").Record("tiny", 1, {})
+    found = nvjpeg.nvjpeg_in_use(record)
+    assert found.get("warning", "").startswith(warned or "")
+    assert bool(found) == bool(warned)
+    assert record.settings[nvjpeg.SETTING] == (".".join(map(str, told)) if told else "none")
+
+
+def test_a_library_that_does_not_tell_its_version_costs_no_row(benchmark, tmp_path, monkeypatch):
+    nvjpeg = benchmark("data_parts.nvjpeg")
+    (tmp_path / "maps").write_text(MAPS.format(library=tmp_path / "libnvjpeg.so.13"))
+    monkeypatch.setattr(nvjpeg, "MAPS", tmp_path / "maps")
+    record = importlib.import_module("common.budget").Record("tiny", 1, {})
+    assert "libnvjpeg.so.13" in nvjpeg.nvjpeg_in_use(record)["warning"]
+    assert record.settings[nvjpeg.SETTING] == "unknown"
+
+
+def test_an_nvjpeg_says_its_version_itself(benchmark):
+    library = installed_nvjpeg()
+    major, minor, patch = benchmark("data_parts.nvjpeg").version_of(library)
+    assert library.name == f"libnvjpeg.so.{major}"
+    assert version("nvidia-nvjpeg").startswith(f"{major}.{minor}.{patch}")
 
 
 @pytest.mark.parametrize(("cores", "gpu", "threads"), [(16, True, 14), (16, False, 16), (2, True, 1)])

@@ -315,6 +315,7 @@ def test_a_gpus_rows_from_files_take_the_share_of_the_hardware_engine_that_is_gi
     monkeypatch.setattr(module, "training_loader", training_loader)
     monkeypatch.setattr(module, "rate", rate)
     monkeypatch.setattr(module, "compare_pixels", lambda *_: None)
+    monkeypatch.setattr(module, "nvjpeg_in_use", lambda record: {"warning": "old"})
     monkeypatch.setattr(module, "end_to_end", lambda *_, **__: dict.fromkeys(("memory", "files", "loader"), 1.0))
     record, options, network = gpu_training(data=few_digits / "train", batches=8, threads=1, hw_decoder_load=given)
     network.device = torch.device("cuda")
@@ -327,6 +328,7 @@ def test_a_gpus_rows_from_files_take_the_share_of_the_hardware_engine_that_is_gi
     assert all(row.detail["images/s by share"] == {0.4: 10.0, 0.65: 20.0, 0.9: 30.0} for row in shares)
     whole = [row for row in record.rows if row.question.endswith("against one batch in memory")]
     assert [row.detail["--data.hw_decoder_load"] for row in whole] == [took, took]
+    assert [row.detail["warning"] for row in record.rows if row.question.startswith(("nat", "method"))] == ["old"] * 4
     assert not record.skipped
     words = importlib.import_module("gpu_parts.fit").words_for
     options.imagenette = few_digits
