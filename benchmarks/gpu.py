@@ -86,6 +86,8 @@ def parse() -> argparse.Namespace:
         parser.error("there is no CUDA GPU here. Add --smoke to see whether everything runs")
     if options.data is None and options.imagenette is not None:
         options.data = options.imagenette / "train"
+        if "files" in options.sections:
+            print("no --data: the rows from files take --imagenette's, and judge nothing if those are shrunk to 224 px")
     return options
 
 

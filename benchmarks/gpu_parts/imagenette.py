@@ -30,7 +30,7 @@ def command_line_rows(record: Record, options: argparse.Namespace, rate: float |
     Args:
         record: Takes the rows.
         options: imagenette, threads, image_size, batch_size, architecture.
-        rate: Of the bare step, not compiled, from memory.
+        rate: Of the bare step, not compiled, from memory; None where it was not timed, which is said.
     """
     what = f"method by lightning-sq fit, {options.architecture}"
     if reasons := missing(imagenette=options.imagenette):
@@ -51,8 +51,11 @@ def command_line_rows(record: Record, options: argparse.Namespace, rate: float |
         detail |= {"pixels of a file": mean_pixels(samples)}
         question = f"{what}, batch {options.batch_size}, from {kind_of(samples)}"
         record.add(Row(question, found, "images/s", detail=detail))
-        if rate is not None:
-            record.add(Row(f"{what}: against the bare step, eager, from memory", found / rate, "times"))
+        against = f"{what}: against the bare step, eager, from memory"
+        if rate is None:
+            record.skip(against, "the section eager, which times that step, was not run to its end in this call")
+        else:
+            record.add(Row(against, found / rate, "times"))
 
 
 def imagenette_rows(record: Record, options: argparse.Namespace, ratios: dict[str, float]) -> None:

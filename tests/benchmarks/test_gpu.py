@@ -59,6 +59,16 @@ def test_a_gpus_objectives_are_timed_taken_apart_and_planned_with(benchmark, tmp
     assert "natural and method from JPEGs: no --data FOLDER with <class>/*.JPEG was given" in skipped
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [((), True), (("--data", "elsewhere"), False), (("--sections", "command_line"), False)],
+    ids=["not given", "given", "not needed"],
+)
+def test_files_that_were_not_given_as_data_are_said_to_judge_nothing_at_the_start(benchmark, capsys, words, told):
+    benchmark("gpu", "--smoke", "--imagenette", "somewhere", *words).parse()
+    assert ("no --data: the rows from files take --imagenette's" in capsys.readouterr().out) == told
+
+
 def test_what_is_judged_is_measured_before_what_is_compiled_for_minutes(benchmark, monkeypatch):
     gpu, told = benchmark("gpu"), []
     files = gpu.FromFiles("JPEGs", "DALI, mixed decoder", judged=True, rates={"method": 4000.0})
@@ -588,6 +598,11 @@ def test_imagenette_is_trained_by_the_command_line_as_far_as_there_is_time(
     kind = "JPEGs of 1,024 pixels, not ImageNet's 180,000"
     assert rows[f"method by lightning-sq fit, test_resnet, batch 4, from {kind}"].detail["batches an epoch"] == 69
     assert rows["method by lightning-sq fit, test_resnet: against the bare step, eager, from memory"].measured == 0.5
+    module.command_line_rows(record, options, None)
+    assert record.skipped.pop() == (
+        "method by lightning-sq fit, test_resnet: against the bare step, eager, from memory: "
+        "the section eager, which times that step, was not run to its end in this call"
+    )
     speeds = []
     monkeypatch.setattr(module, "plan_row", lambda *_, images_per_second, **__: speeds.append(images_per_second) or FAR)
     module.imagenette_rows(record, options, {})
