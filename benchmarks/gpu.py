@@ -21,6 +21,18 @@ ImageNet: epochs in 48 hours, hours of the fine-tune.
 Where the package is not installed, put PYTHONPATH=. before it. The result is benchmarks/results/gpu-gpu-torch*.json, or
 gpu_SECTIONS-gpu-torch*.json of some; with LIGHTNING_SQ_RESULTS=FOLDER before the command it lies there. It is written
 anew with each row, so a run that is killed leaves what it found.
+
+For a GPU that is lent for a quarter of an hour, ten minutes a call ($D: photographs of original size, $I: imagenette):
+
+    export PYTHONPATH=. PYTHONUNBUFFERED=1 LIGHTNING_SQ_RESULTS=$OUT
+    python benchmarks/gpu.py --data $D --sections eager files sizes --minutes 3
+    LIGHTNING_SQ_TEST_DEVICE=cuda timeout 45 python -m tests.devices.everything objectives
+    timeout 150 python benchmarks/data.py --data $D --sections decoder training memory --tune --rounds 2 --minutes 2
+    timeout 200 python benchmarks/gpu.py --sections front_end compiled sweep --minutes 3
+
+and in a second call, if three minutes and the machine's start are left:
+
+    timeout 170 python benchmarks/gpu.py --imagenette $I --sections eager command_line --minutes 2.5
 """
 
 from __future__ import annotations
