@@ -26,7 +26,7 @@ For a GPU that is lent for a quarter of an hour, ten minutes a call ($D: photogr
 
     export PYTHONPATH=. PYTHONUNBUFFERED=1 LIGHTNING_SQ_RESULTS=$OUT
     python benchmarks/gpu.py --data $D --sections eager files sizes --minutes 3
-    LIGHTNING_SQ_TEST_DEVICE=cuda timeout 45 python -m tests.devices.everything objectives
+    LIGHTNING_SQ_TEST_DEVICE=cuda timeout 60 python -m tests.devices.everything objectives
     timeout 150 python benchmarks/data.py --data $D --sections decoder training memory --tune --rounds 2 --minutes 2
     timeout 200 python benchmarks/gpu.py --sections front_end compiled sweep --minutes 3
 
