@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import gc
 import io
+import os
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Thread
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +23,7 @@ from lightning_sq.data.loader import Dataset, Loader
 from lightning_sq.data.order import EpochOrder
 from lightning_sq.data.resize import cut_square
 from lightning_sq.errors import InputError, one_line
+from lightning_sq.stop_request import SIGNALS
 from lightning_sq.types import Batch
 
 
@@ -48,7 +52,7 @@ class TorchvisionLoader(Loader):
             worker_init_fn=_leave_what_was_there,
         )
         waited = self.waited
-        with _no_collection():
+        with _no_collection(), _signals_blocked():
             received = iter(loader)  # starts the workers
         for batch in received:
             if isinstance(batch, InputError):
@@ -81,13 +85,35 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Keep back what asks to stop; a process that is forked inside never gets it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _leave_what_was_there(worker: int) -> None:
-    """A forked worker never collects what it has from its parent.
+    """A forked worker never collects what it has from its parent, and works on when others are asked to stop.
 
     A DALI pipeline among it that nobody needs any more would wait, or crash, for threads that the worker has not.
+    torchrun asks all processes of a group, and a run that has still to save would fail by a worker that has gone.
     """
     gc.freeze()
     gc.enable()
+    Thread(target=_end_by_parent_alone, daemon=True).start()
+
+
+def _end_by_parent_alone() -> None:
+    """Of `SIGNALS`, which are blocked here, a SIGTERM of the parent, with which Python ends what is left at its exit,
+    still ends this process.
+    """
+    while True:
+        received = signal.sigwaitinfo(SIGNALS)
+        if received.si_signo == signal.SIGTERM and received.si_pid == os.getppid():
+            os._exit(0)  # as torch's own handler does
 
 
 class _Sample(NamedTuple):

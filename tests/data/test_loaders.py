@@ -317,6 +317,23 @@ print(len(list(make_loader(dataset, EpochOrder(len(index), 8), backend="torchvis
 """
 
 
+LEFT_IN_THE_MIDDLE = (
+    READS_WITH_A_WORKER.rpartition("print")[0]
+    + """
+loader = make_loader(dataset, EpochOrder(len(index), 2), backend="torchvision", num_threads=1)
+sys.modules["kept"] = batches = iter(loader)
+next(batches)
+print("left")
+"""
+)
+
+
+def test_a_process_that_ends_in_the_middle_of_an_epoch_does_not_wait_for_its_workers(photographs):
+    words = [sys.executable, "-c", LEFT_IN_THE_MIDDLE, "fork", str(photographs)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.stdout, done.returncode) == ("left\n", 0), done.stderr
+
+
 def test_workers_are_forked_where_python_would_start_them_otherwise(photographs):
     words = [sys.executable, "-c", READS_WITH_A_WORKER, "forkserver", str(photographs)]  # Python 3.14's way
     done = subprocess.run(words, capture_output=True, text=True, check=False)

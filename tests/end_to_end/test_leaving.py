@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +18,7 @@ from lightning_sq.__main__ import main
 from lightning_sq.stop_request import STOPPED
 from lightning_sq.training.robust_accuracy import RobustAccuracy
 from tests.conftest import REPOSITORY
-from tests.run_logs import assert_same_weights, logged_rows, weights
+from tests.run_logs import assert_same_weights, logged_rows, step_of, weights
 
 SMALL = [
     *("--config", str(REPOSITORY / "configs/digits.yaml"), "--model.architecture", "test_resnet"),
@@ -52,6 +56,22 @@ def test_a_signal_is_answered_behind_the_step_with_a_checkpoint_and_status_75(fi
     assert signal.getsignal(signal.SIGTERM) is before
     if number == "SIGTERM":
         assert_same_weights(weights(fit("run", "--resume")), weights(fit("whole")))
+
+
+@pytest.mark.end_to_end
+def test_a_signal_to_the_processes_that_read_images_too_ends_the_run_saved(few_digits, tmp_path):
+    """torchrun sends it to all that each of its processes has started."""
+    output, slowly = tmp_path / "run", ["--trainer.callbacks+=tests.callbacks.Pause", "--trainer.callbacks.seconds"]
+    words = ["fit", *SMALL, "--data.root", str(few_digits), "--output", str(output), "--checkpoint_minutes", "600"]
+    words += ["--data.backend", "torchvision", "--data.num_threads", "2", *slowly, "0.1"]
+    command = [sys.executable, "-m", "lightning_sq", *words]
+    with subprocess.Popen(command, cwd=REPOSITORY, start_new_session=True, stderr=subprocess.PIPE, text=True) as run:
+        while step_of(output) < 1 and run.poll() is None:
+            time.sleep(0.02)
+        os.killpg(run.pid, signal.SIGTERM)
+        said = run.communicate(timeout=60)[1]  # to the end of what its workers write to as well
+    assert run.returncode == STOPPED, said
+    assert last(output)["global_step"] < 12
 
 
 def test_a_run_that_is_asked_to_stop_and_cannot_be_saved_says_so_and_fails(fit, caplog, monkeypatch):
