@@ -16,6 +16,7 @@ import torch
 
 from lightning_sq.__main__ import main
 from lightning_sq.stop_request import STOPPED
+from lightning_sq.training.resume.whole_checkpoint import write_checkpoint
 from lightning_sq.training.robust_accuracy import RobustAccuracy
 from tests.conftest import REPOSITORY
 from tests.run_logs import assert_same_weights, logged_rows, step_of, weights
@@ -25,6 +26,8 @@ SMALL = [
     *("--trainer.accelerator", "cpu", "--trainer.max_epochs", "2", "--data.batch_size_per_device", "16"),
 ]
 DISASTER = ["--trainer.callbacks+=tests.callbacks.Disaster", "--trainer.callbacks.rank", "0"]
+
+ROBUST = ["--trainer.callbacks+=lightning_sq.training.robust_accuracy.RobustAccuracy"]
 
 
 @pytest.fixture
@@ -161,23 +164,51 @@ def test_a_limit_with_time_enough_changes_nothing(fit):
 def test_the_best_by_the_worst_case_is_kept_beside_the_best_by_clean_accuracy(fit, monkeypatch):
     # less and less robust, whatever clean accuracy does
     monkeypatch.setattr(RobustAccuracy, "_count", lambda self, module, _: (8 - module.global_step // 2, 8))
-    output = fit("run", "--trainer.callbacks+=lightning_sq.training.robust_accuracy.RobustAccuracy")
+    output = fit("run", *ROBUST)
     assert sorted(path.stem for path in (output / "checkpoints").iterdir()) == ["best", "best_robust", "last", "last-1"]
     robust = torch.load(output / "checkpoints/best_robust.ckpt", weights_only=True)
     assert (robust["global_step"], last(output)["global_step"]) == (6, 12)
 
 
+def best_robust(output: Path) -> tuple[int, float]:
+    """(step of the file, score that the last checkpoint takes for the best)"""
+    (kept,) = (state for name, state in last(output)["callbacks"].items() if "robust" in name)
+    file = torch.load(output / "checkpoints/best_robust.ckpt", weights_only=True)
+    return file["global_step"], float(kept["best_model_score"])
+
+
+def test_a_score_whose_checkpoint_could_not_be_written_is_not_the_best(fit, monkeypatch):
+    """Of three epochs, the second is the best and finds the disk full; the third is better than the first."""
+    counts = {6: 2, 12: 8, 18: 4}
+    monkeypatch.setattr(RobustAccuracy, "_count", lambda self, module, _: (counts[module.global_step], 8))
+
+    def write(content, path, **options):
+        if (path.stem, content["global_step"]) == ("best_robust", 12):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_checkpoint(content, path, **options)
+
+    monkeypatch.setattr("lightning_sq.training.resume.checkpointing.write_checkpoint", write)
+    assert best_robust(fit("run", *ROBUST, "--trainer.max_epochs", "3")) == (18, 0.5)
+
+
+def test_a_best_that_has_gone_from_its_folder_is_replaced_by_the_next(fit, tmp_path, monkeypatch):
+    monkeypatch.setattr(RobustAccuracy, "_count", lambda self, module, _: (8 - module.global_step // 2, 8))
+    with pytest.raises(SystemExit):
+        fit("run", *ROBUST, *DISASTER, "--trainer.callbacks.step", "7", "--trainer.callbacks.number", "SIGTERM")
+    (tmp_path / "run/checkpoints/best_robust.ckpt").unlink()
+    assert best_robust(fit("run", *ROBUST, "--resume")) == (12, 0.25)
+
+
 @pytest.mark.parametrize("has_best", [True, False])
 def test_a_run_that_is_moved_keeps_the_best_that_it_had_if_that_was_moved_too(fit, tmp_path, monkeypatch, has_best):
     monkeypatch.setattr(RobustAccuracy, "_count", lambda self, module, _: (8 - module.global_step // 2, 8))
-    robust = ["--trainer.callbacks+=lightning_sq.training.robust_accuracy.RobustAccuracy"]
     with pytest.raises(SystemExit):
-        fit("run", *robust, *DISASTER, "--trainer.callbacks.step", "7", "--trainer.callbacks.number", "SIGTERM")
+        fit("run", *ROBUST, *DISASTER, "--trainer.callbacks.step", "7", "--trainer.callbacks.number", "SIGTERM")
     (tmp_path / "run").rename(tmp_path / "moved")
     best = tmp_path / "moved/checkpoints/best_robust.ckpt"
     if not has_best:
         best.unlink()
-    callbacks = last(fit("moved", *robust, "--resume"))["callbacks"]
+    callbacks = last(fit("moved", *ROBUST, "--resume"))["callbacks"]
     assert torch.load(best, weights_only=True)["global_step"] == (6 if has_best else 12)
     (kept,) = (state for name, state in callbacks.items() if "val/robust_top1" in name)
     assert list(kept["best_k_models"]) == [kept["best_model_path"]] == [str(best.resolve())]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from copy import copy
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
 
 from lightning_sq.run_files import CHECKPOINTS
 from lightning_sq.training.loop import ends_step
@@ -37,6 +39,21 @@ class TimedCheckpoint(ModelCheckpoint):
     ) -> None:
         if pl_module.run.save_is_due and ends_step(trainer, batch_idx):
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps the best by a metric, and knows what is the best by the file that is there.
+
+    Lightning notes a score before it writes the file. Where that failed, on a full disk say, the one before is the best
+    still, or all that lie between the two scores would not be written over it.
+    """
+
+    def _update_best_and_save(self, current: Tensor, trainer: Trainer, monitor_candidates: dict[str, Tensor]) -> None:
+        before = {name: copy(value) for name, value in vars(self).items() if name in self.state_dict()}
+        super()._update_best_and_save(current, trainer, monitor_candidates)
+        failed = getattr(trainer.strategy.checkpoint_io, "failure", None) is not None
+        if trainer.strategy.broadcast(failed):  # the first process has written, and alone knows
+            vars(self).update(before)
 
 
 class WholeFileIO(TorchCheckpointIO):
@@ -76,7 +93,7 @@ def checkpointing(output: Path, minutes: float, *, robust: bool = False) -> list
     common = {"dirpath": output / CHECKPOINTS, "enable_version_counter": False, "auto_insert_metric_name": False}
     best = _kept_by(robust)
     return [
-        *(ModelCheckpoint(filename=name, monitor=metric, mode="max", **common) for name, metric in best.items()),
+        *(BestCheckpoint(filename=name, monitor=metric, mode="max", **common) for name, metric in best.items()),
         ModelCheckpoint(filename=LAST, every_n_epochs=1, save_on_train_epoch_end=True, **common),
         TimedCheckpoint(filename=LAST, train_time_interval=timedelta(minutes=minutes), **common),
     ]

@@ -1,4 +1,4 @@
-"""Going on with a run whose folder lies elsewhere than before: moved, copied, or behind a link to another place."""
+"""Going on with a run whose folder is not as it was: moved, copied, behind a link, or without its best."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ def bring_here(checkpoint: dict[str, Any], path: Path, callbacks: Iterable[Check
     """Give `checkpoint`, before Lightning reads it, the folders in which `callbacks` now save.
 
     Where the folder is another one than it says, Lightning forgets what was the best: the first validation would be
-    taken for it, and written over a better model. A best whose file has not come along is forgotten all the same.
+    taken for it, and written over a better model. A best whose file is not there, in the same folder too, is forgotten:
+    one that is not as good would never be written.
 
     Args:
         checkpoint: As loaded.
@@ -34,3 +35,5 @@ def bring_here(checkpoint: dict[str, Any], path: Path, callbacks: Iterable[Check
         if all(Path(file).is_file() for file in best):
             files = {name: state[name] and str(here / Path(state[name]).name) for name in PATHS}
             state.update(files, dirpath=callback.dirpath, best_k_models=best)
+        else:
+            state.update(callback.state_dict())  # of one that has saved nothing yet
