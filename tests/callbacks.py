@@ -182,14 +182,24 @@ class Disaster(Callback):
         step: Optimizer steps taken by then.
         number: The signal: SIGKILL, or SIGSTOP for a process that hangs.
         once: A file that is made then; where it is there already, nothing happens.
+        validates: In a batch of validation, in the place of one of training.
     """
 
-    def __init__(self, rank: int, step: int, number: str, once: str | None = None) -> None:
+    def __init__(self, rank: int, step: int, number: str, once: str | None = None, validates: bool = False) -> None:
         self.rank, self.step, self.signal, self.once = rank, step, signal.Signals[number], once
+        self.validates = validates
 
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+    def _strike(self, trainer) -> None:
         if (trainer.global_rank, trainer.global_step) == (self.rank, self.step) and first_time(self.once):
             os.kill(os.getpid(), self.signal)
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        if not self.validates:
+            self._strike(trainer)
+
+    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0) -> None:
+        if self.validates:
+            self._strike(trainer)
 
 
 def first_time(once: str | None) -> bool:

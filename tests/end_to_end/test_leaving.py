@@ -256,3 +256,17 @@ def test_a_run_that_was_left_before_a_validation_makes_up_for_it(fit, tmp_path):
     assert resumed == whole
     checkpoints = [torch.load(tmp_path / name / "checkpoints/best.ckpt")["global_step"] for name in ("run", "whole")]
     assert checkpoints[0] == checkpoints[1]
+
+
+@pytest.mark.parametrize(("interval", "step"), [("1.0", "6"), ("0.5", "3")])  # behind the epoch, and inside
+def test_a_run_is_left_in_the_validation_that_it_goes_on_with_too(fit, tmp_path, caplog, interval, step):
+    often = ["--trainer.val_check_interval", interval]
+    stop = [*DISASTER, "--trainer.callbacks.number", "SIGTERM", "--trainer.callbacks.step"]
+    with pytest.raises(SystemExit):
+        fit("run", *often, *stop, str(int(step) - 1))
+    assert last(tmp_path / "run")["global_step"] == int(step)
+    with pytest.raises(SystemExit) as left, caplog.at_level("INFO"):
+        fit("run", *often, "--resume", *stop, step, "--trainer.callbacks.validates", "true")
+    assert left.value.code == STOPPED
+    assert f"The run was saved at step {step}, before this validation, because SIGTERM asked for it" in caplog.text
+    assert logged_rows(fit("run", *often, "--resume")) == logged_rows(fit("whole", *often))

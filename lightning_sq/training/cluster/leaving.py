@@ -38,6 +38,11 @@ class LeaveWhenAsked(Callback):
         self._validation_began = 0.0
         self._saved_before_validation = False
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._saved_before_validation = (
+            trainer.ckpt_path is not None
+        )  # a validation that is still owed begins this start
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
