@@ -2,7 +2,7 @@
 
 Without it the parent would die alone and leave a training behind; and as the first process of a container, which the
 kernel protects from signals that it has no handler for, it would not end at all. The other processes of a launch, which
-Lightning starts, end with the first one.
+Lightning starts, end with the first one, of a training as of an evaluation; those of torchrun and srun are theirs.
 """
 
 from __future__ import annotations

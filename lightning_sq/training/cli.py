@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,10 +20,12 @@ from lightning.pytorch.plugins.environments import ClusterEnvironment
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
+from lightning_sq.children import end_with_first
 from lightning_sq.data.datamodule import ImageFolderData
 from lightning_sq.errors import InputError, one_line
 from lightning_sq.output_lock import lock_output
 from lightning_sq.paths import write_whole
+from lightning_sq.process_group import started_by_others
 from lightning_sq.run_files import CHECKPOINTS, CONFIG_FILE
 from lightning_sq.slurm_job import check_gpus, note_job
 from lightning_sq.training.build import build_module
@@ -289,6 +292,8 @@ write_on_rank_zero = rank_zero_only(write_whole)
 def main(arguments: list[str]) -> None:
     """Run LightningCLI on `arguments`, which begin with fit, validate or test."""
     quiet_lightning(trains=arguments[0] == "fit")
+    if started_by_others(os.environ) is None:
+        end_with_first()
     sys.argv = [sys.argv[0], *arguments]  # DDP starts the other processes by the same command
     try:
         with ExitStack() as held:

@@ -6,8 +6,11 @@ import json
 import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -395,6 +398,29 @@ def check_diaries(folder: Path) -> None:
         assert (len(taken), set(taken)) == (98, set(range(90)))  # the last batch of both is filled up
     validated = [i for rank in (0, 1) for row in read_diary(folder, "val", rank) for i in row["indices"] if i >= 0]
     assert sorted(validated) == sorted([*range(40)] * 2)
+
+
+@pytest.mark.end_to_end
+def test_no_process_that_lightning_has_started_is_left_when_the_first_is_killed(fit, few_digits, tmp_path):
+    """Of a validation, in which none of them waits for another."""
+    checkpoint, held = fit("run", "--trainer.max_epochs", "1") / "checkpoints/last.ckpt", tmp_path / "held"
+    words = ["validate", "--config", CONFIG, "--data.root", str(few_digits), "--ckpt_path", str(checkpoint), *SMALL]
+    words += ["--output", str(tmp_path / "validated"), "--trainer.devices", "2", "--data.backend", "memory"]
+    words += ["--trainer.callbacks+=tests.callbacks.Disaster", "--trainer.callbacks.validates", "true"]
+    words += ["--trainer.callbacks.rank", "1", "--trainer.callbacks.step", "0", "--trainer.callbacks.number", "SIGSTOP"]
+    environment = os.environ | {"MASTER_PORT": str(port_that_stays_free()), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "lightning_sq", *words, "--trainer.callbacks.once", str(held)]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen(command, cwd=REPOSITORY, env=environment, start_new_session=True, **streams) as first:
+        try:
+            while not held.exists() and first.poll() is None:
+                time.sleep(0.05)
+            assert first.poll() is None
+            first.kill()
+            first.communicate(timeout=60)  # to the end of what both of them write to
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(first.pid, signal.SIGKILL)
 
 
 def test_the_input_gradient_is_looked_at_over_all_classes(fit, monkeypatch):
