@@ -20,6 +20,9 @@ LOCK_FILE = ".lock"
 PATIENCE = 180.0
 """Seconds to wait for an earlier start of the same job: a file server keeps a lost node's locks, NFS's for 90 s."""
 
+_held: set[int] = set()
+"""Descriptors of this process's locks on folders: a process that is forked, a loader's worker, is not to keep them."""
+
 
 def lock_output(output: Path, held: ExitStack) -> None:
     """Hold `output` until `held` closes or this process ends, however it ends: the kernel lets go of it then.
@@ -54,6 +57,8 @@ def lock_output(output: Path, held: ExitStack) -> None:
                 break
         os.close(number)  # the one before removed it in between
         output.mkdir(parents=True, exist_ok=True)
+    _not_for_forked()
+    _held.add(number)
     held.callback(_let_go, output, number)
     os.ftruncate(number, 0)
     os.pwrite(number, f"process {os.getpid()} on {socket.gethostname()}{job}\n".encode(), 0)
@@ -119,10 +124,24 @@ def open_of_run(path: Path, flags: int) -> int:
         ) from None
 
 
+@cache
+def _not_for_forked() -> None:
+    """Once: Python takes no function back. A lock goes when the last process that has its file open closes it."""
+    os.register_at_fork(after_in_child=_close_held)
+
+
+def _close_held() -> None:
+    while _held:
+        os.close(_held.pop())
+
+
 def _let_go(output: Path, number: int) -> None:
     """Where no run has taken a step, a refused one made the file: it goes, and so does the folder if it is empty."""
+    if number not in _held:  # but in the process that this one was forked from
+        return
     with suppress(OSError):
         if not (output / STEP_FILE).exists():
             (output / LOCK_FILE).unlink()
             output.rmdir()
+    _held.remove(number)
     os.close(number)

@@ -48,6 +48,29 @@ def test_a_run_that_is_killed_leaves_no_lock(tmp_path):
         lock_output(tmp_path, ours)
 
 
+def test_a_process_that_a_run_has_forked_does_not_keep_its_lock(tmp_path):
+    """As a loader's worker, which only after seconds sees that the run was killed."""
+    reader, writer = os.pipe()
+    if (run := os.fork()) == 0:
+        try:
+            with ExitStack() as held:
+                lock_output(tmp_path, held)
+                if os.fork() == 0:
+                    os.write(writer, str(os.getpid()).encode())
+                signal.pause()
+        finally:
+            os._exit(1)  # and not back into pytest
+    os.close(writer)
+    worker = int(os.read(reader, 20))
+    try:
+        os.kill(run, signal.SIGKILL)
+        os.waitpid(run, 0)
+        with ExitStack() as ours:
+            lock_output(tmp_path, ours)
+    finally:
+        os.kill(worker, signal.SIGKILL)
+
+
 def test_a_job_that_is_queued_again_waits_for_its_earlier_start_to_let_go_and_another_job_does_not(
     tmp_path, monkeypatch
 ):
