@@ -23,7 +23,11 @@ _began = [time.monotonic()]
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Note `SIGNALS` instead of dying of them, from before torch is imported to the end of the command."""
+    """Note `SIGNALS` instead of dying of them, from before torch is imported to the end of the command.
+
+    A run that has left because of one ignores them from then on (`training/cluster/leaving`): the status that says so
+    has still to leave the process, which takes a while, and who asks twice is not to spoil it.
+    """
     _received.clear()
     _began[0] = time.monotonic()
     try:
@@ -35,8 +39,8 @@ def listening() -> Iterator[None]:
 
 @contextmanager
 def handled(handler: Callable[[int, FrameType | None], object], *numbers: int) -> Iterator[None]:
-    """`handler` takes these signals inside. In another thread than the main one, where Python allows none, nothing is
-    changed.
+    """`handler` takes these signals inside; one that is ignored by the end stays so. In another thread than the main
+    one, where Python allows none, nothing is changed.
     """
     in_main = threading.current_thread() is threading.main_thread()
     before = {number: signal.signal(number, handler) for number in numbers} if in_main else {}
@@ -44,7 +48,8 @@ def handled(handler: Callable[[int, FrameType | None], object], *numbers: int) -
         yield
     finally:
         for number, old in before.items():
-            signal.signal(number, old)
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, old)
 
 
 def _note(number: int, frame: FrameType | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import tempfile
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hypothesis import settings
 from hypothesis.configuration import set_hypothesis_home_dir
 
 from lightning_sq.data.digits import write_digits
+from lightning_sq.stop_request import SIGNALS
 
 REPOSITORY = Path(__file__).parent.parent
 NUM_TRAIN, NUM_VAL = 9, 4  # images a class that the small data set keeps
@@ -34,6 +36,15 @@ def _cache(tmp_path_factory):
         patch.setenv("LIGHTNING_SQ_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("COLUMNS", "200")
         yield
+
+
+@pytest.fixture(autouse=True)
+def _signals():
+    """A run that was asked to stop ignores them to the end of its process, which here is not over."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

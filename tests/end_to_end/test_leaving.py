@@ -49,14 +49,13 @@ def last(output: Path) -> dict:
 
 @pytest.mark.parametrize("number", ["SIGUSR1", "SIGTERM"])
 def test_a_signal_is_answered_behind_the_step_with_a_checkpoint_and_status_75(fit, tmp_path, number, caplog):
-    before = signal.getsignal(signal.SIGTERM)
     options = ["--trainer.callbacks.step", "3", "--trainer.callbacks.number", number]
     with pytest.raises(SystemExit) as left, caplog.at_level("INFO"):
         fit("run", *DISASTER, *options, "--checkpoint_minutes", "600")
     assert left.value.code == STOPPED == 75
     assert f"saved at step 4, because {number} asked for it" in caplog.text
     assert last(tmp_path / "run")["global_step"] == 4
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN  # to the end of the process
     if number == "SIGTERM":
         assert_same_weights(weights(fit("run", "--resume")), weights(fit("whole")))
 
