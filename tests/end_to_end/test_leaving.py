@@ -198,6 +198,22 @@ def test_a_best_that_has_gone_from_its_folder_is_replaced_by_the_next(fit, tmp_p
     assert best_robust(fit("run", *ROBUST, "--resume")) == (12, 0.25)
 
 
+def test_a_recipe_may_keep_checkpoints_of_its_own_beside_those_of_every_run(fit, tmp_path):
+    kinds = {
+        "all": ["filename={epoch}", "save_top_k=-1"],
+        "few": ["monitor=val/clean_top1", "mode=max", "save_top_k=3"],
+    }
+    own = []
+    for folder, options in kinds.items():
+        own += ["--trainer.callbacks+=lightning.pytorch.callbacks.ModelCheckpoint"]
+        own += [f"--trainer.callbacks.{option}" for option in (f"dirpath={tmp_path / folder}", *options)]
+    with pytest.raises(SystemExit):
+        fit("run", *own, *DISASTER, "--trainer.callbacks.step", "7", "--trainer.callbacks.number", "SIGTERM")
+    output = fit("run", *own, "--resume")
+    assert [len(list((tmp_path / folder).iterdir())) for folder in kinds] == [2, 2]
+    assert sorted(path.stem for path in (output / "checkpoints").iterdir()) == ["best", "last", "last-1"]
+
+
 @pytest.mark.parametrize("has_best", [True, False])
 def test_a_run_that_is_moved_keeps_the_best_that_it_had_if_that_was_moved_too(fit, tmp_path, monkeypatch, has_best):
     monkeypatch.setattr(RobustAccuracy, "_count", lambda self, module, _: (8 - module.global_step // 2, 8))
@@ -209,7 +225,7 @@ def test_a_run_that_is_moved_keeps_the_best_that_it_had_if_that_was_moved_too(fi
         best.unlink()
     callbacks = last(fit("moved", *ROBUST, "--resume"))["callbacks"]
     assert torch.load(best, weights_only=True)["global_step"] == (6 if has_best else 12)
-    (kept,) = (state for name, state in callbacks.items() if "val/robust_top1" in name)
+    (kept,) = (state for name, state in callbacks.items() if "best_robust" in name)
     assert list(kept["best_k_models"]) == [kept["best_model_path"]] == [str(best.resolve())]
 
 

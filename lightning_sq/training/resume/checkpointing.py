@@ -41,7 +41,23 @@ class TimedCheckpoint(ModelCheckpoint):
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
 
-class BestCheckpoint(ModelCheckpoint):
+class NamedCheckpoint(ModelCheckpoint):
+    """Told from others by its class and file, in a checkpoint of the run.
+
+    Lightning tells them by metric and rhythm, by which a recipe's own `ModelCheckpoint` may be like one of these.
+    """
+
+    @property
+    def state_key(self) -> str:
+        return f"{type(self).__qualname__} {self.filename}"
+
+    @property
+    def former_state_key(self) -> str:
+        """By which checkpoints of earlier versions know it: Lightning's."""
+        return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
+
+
+class BestCheckpoint(NamedCheckpoint):
     """Keeps the best by a metric, and knows what is the best by the file that is there.
 
     Lightning notes a score before it writes the file. Where that failed, on a full disk say, the one before is the best
@@ -94,7 +110,7 @@ def checkpointing(output: Path, minutes: float, *, robust: bool = False) -> list
     best = _kept_by(robust)
     return [
         *(BestCheckpoint(filename=name, monitor=metric, mode="max", **common) for name, metric in best.items()),
-        ModelCheckpoint(filename=LAST, every_n_epochs=1, save_on_train_epoch_end=True, **common),
+        NamedCheckpoint(filename=LAST, every_n_epochs=1, save_on_train_epoch_end=True, **common),
         TimedCheckpoint(filename=LAST, train_time_interval=timedelta(minutes=minutes), **common),
     ]
 

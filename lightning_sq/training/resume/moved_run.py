@@ -19,15 +19,19 @@ def bring_here(checkpoint: dict[str, Any], path: Path, callbacks: Iterable[Check
 
     Where the folder is another one than it says, Lightning forgets what was the best: the first validation would be
     taken for it, and written over a better model. A best whose file is not there, in the same folder too, is forgotten:
-    one that is not as good would never be written.
+    one that is not as good would never be written. States that an earlier version saved get the names of today.
 
     Args:
         checkpoint: As loaded.
         path: Its file; if that is not of the run which `callbacks` save, theirs is a new one and nothing is changed.
         callbacks: Of the trainer, which knows their folders.
     """
+    states = checkpoint["callbacks"]
     for callback in callbacks:
-        state = checkpoint["callbacks"].get(callback.state_key)
+        former = getattr(callback, "former_state_key", None)
+        if former in states and callback.state_key not in states:
+            states[callback.state_key] = states.pop(former)
+        state = states.get(callback.state_key)
         if not state or not isinstance(callback, ModelCheckpoint) or not is_of_run(path, Path(callback.dirpath).parent):
             continue
         here = Path(callback.dirpath)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lightning_sq.training.resume.checkpointing import WholeFileIO, checkpointing
+from lightning_sq.training.resume.moved_run import bring_here
 
 
 @pytest.mark.parametrize("failed", [False, True])
@@ -27,3 +28,16 @@ def test_whether_the_best_was_written_is_what_the_first_process_says(tmp_path, f
     )
     assert (best.state_dict() == nothing) is failed
     assert best.best_model_score == (None if failed else 0.5)
+
+
+def test_what_was_the_best_to_an_earlier_version_still_is(tmp_path):
+    best = checkpointing(tmp_path, 15.0)[0]
+    file = tmp_path / "checkpoints/best.ckpt"
+    file.parent.mkdir()
+    file.touch()
+    state = best.state_dict() | {"best_model_path": str(file), "best_k_models": {str(file): torch.tensor(0.5)}}
+    rhythm = {"every_n_train_steps": 0, "every_n_epochs": 1, "train_time_interval": None}
+    key = f"ModelCheckpoint{ {'monitor': 'val/clean_top1', 'mode': 'max'} | rhythm }"
+    checkpoint = {"callbacks": {key: state}}
+    bring_here(checkpoint, file.with_name("last.ckpt"), [best])
+    assert checkpoint["callbacks"] == {best.state_key: state}
