@@ -74,10 +74,14 @@ def _same(source: str, other: str) -> bool:
 
 
 def _check_no_results(output: Path, *, overwrite: bool) -> None:
-    """Raises: InputError if `output` is a file, or holds results that are not to be replaced."""
+    """Raises: InputError if `output` is a file, or holds results that are not to be replaced.
+
+    Verdicts beside the results are of an evaluation that broke off when it wrote its page, or while it replaced an
+    older one: the same command ends it.
+    """
     if output.exists() and not output.is_dir():
         raise InputError(f"--output {output} is a file. Give a folder.")
-    if (output / JSON_FILE).exists() and not overwrite:
+    if (output / JSON_FILE).exists() and not overwrite and not any(output.glob(ALL_VERDICTS)):
         raise InputError(f"{output} already holds results. Add --overwrite to replace them, or give another --output.")
 
 

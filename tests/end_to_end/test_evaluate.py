@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -111,6 +112,24 @@ def test_killed_and_resumed_and_in_two_processes_it_finds_the_same(releases, few
         *("examples.safetensors", "report.html", "results.csv", "results.json"),
         *("robustbench/plain.json", "robustbench/quantized.json", "robustness.png"),
     ]
+
+
+def test_an_evaluation_that_broke_off_at_its_page_is_ended_by_the_same_command(
+    releases, few_digits, tmp_path, monkeypatch, capsys
+):
+    def no_room(folder: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder / "report.html"))
+
+    command = ["evaluate", str(releases / "plain"), "--data", str(few_digits), "--attacks", "pgd", "--device", "cpu"]
+    command += ["--epsilon", "1/255", "--num-images", "4", "--output", str(tmp_path / "out")]
+    with monkeypatch.context() as patch:
+        patch.setattr("lightning_sq.evaluation.report.write_report", no_room)
+        assert main(command) != 0
+    assert (tmp_path / "out/results.json").exists()
+    assert main(command) == 0
+    assert (tmp_path / "out/report.html").exists()
+    assert main(command) == 2
+    assert "already holds results. Add --overwrite" in capsys.readouterr().err
 
 
 def test_unreadable_images_are_an_error_unless_they_are_allowed(releases, few_digits, tmp_path, capsys):
