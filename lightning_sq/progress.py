@@ -62,11 +62,15 @@ def _bar(what: str, unit: str, console: Console) -> Iterator[Advance]:
 def _lines(what: str, unit: str) -> Iterator[Advance]:
     began = printed = time.monotonic()
     newest = ""
+    first: tuple[float, int] | None = None
 
     def advance(done: int, total: int, note: str = "") -> None:
-        nonlocal printed, newest
+        nonlocal printed, newest, first
         now = time.monotonic()
-        left = "" if done == 0 else f", {_clock((now - began) * (total - done) / done)} left"
+        if first is None:
+            first = now, done  # what an earlier start has done is in it, which says nothing about the speed
+        since, taken = now - first[0], done - first[1]
+        left = f", {_clock(since * (total - done) / taken)} left" if taken else ""
         newest = f"{what}: {done:,}/{total:,} {unit}, {_clock(now - began)} so far{left}{note and f', {note}'}"
         if now - printed >= LINE_SECONDS:
             printed = now

@@ -44,6 +44,15 @@ def test_a_log_has_a_line_now_and_then_and_one_at_the_end(capsys, monkeypatch):
     ]
 
 
+def test_what_an_earlier_start_has_done_does_not_make_the_rest_seem_short(capsys, monkeypatch):
+    clock = iter([0.0, 1.0, 41.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with progress_bar("attacking", "passes") as advance:
+        advance(900, 1000)  # kept
+        advance(940, 1000)
+    assert capsys.readouterr().err == "attacking: 940/1,000 passes, 0:00:41 so far, 0:01:00 left\n"
+
+
 def test_work_that_breaks_off_says_where_it_was(capsys):
     def work():
         with progress_bar("reading", "files") as advance:
