@@ -65,3 +65,8 @@ def test_who_runs_an_example_owns_what_it_writes_and_may_enter_the_folder_with_t
     (folder,) = re.findall(r"^WORKDIR (/home/\S+)$", DOCKERFILE, re.MULTILINE)
     (made,) = re.findall(r"^RUN useradd --create-home .*", DOCKERFILE, re.MULTILINE)
     assert f"chmod 755 {folder} " in made
+
+
+def test_a_base_image_may_have_a_user_with_the_number_of_the_images_own():
+    (made,) = re.findall(r"^RUN useradd .*", DOCKERFILE, re.MULTILINE)
+    assert "--non-unique --uid 1000 " in made  # Ubuntu's have one, of the name ubuntu
