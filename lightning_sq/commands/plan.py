@@ -246,12 +246,13 @@ def _plan(options: argparse.Namespace, recipe: dict[str, Any], speed: float) -> 
         row["asked_for"] = nodes == options.nodes
         rows.append(row)
     moments = 2 if optimization.optimizer == "adamw" else 1
+    averages = "WeightAveraging" in str(recipe["trainer"]["callbacks"])  # then both weights are saved
     return {
         "config": _said(options.config),
         "images_per_second": speed,
         "time_limit_hours": None if limit is None else limit / 3600,
         "parameters": parameters,
-        "checkpoint_bytes": 4 * parameters * (1 + moments),
+        "checkpoint_bytes": 4 * parameters * (1 + moments + averages),
         "release_bytes": 4 * parameters,
         "network": vars(network),
         "work": vars(work),

@@ -86,6 +86,16 @@ def test_the_short_run_is_of_every_recipe_that_was_given(tmp_path, capsys, monke
     assert asked[:5] == ["fit", "--config", one, "--config", two]
 
 
+def test_a_checkpoint_of_averaged_weights_holds_those_that_are_trained_too(plan, tmp_path):
+    recipe = yaml.safe_load((REPOSITORY / "configs/imagenet.yaml").read_text())
+    averages = {"class_path": "lightning.pytorch.callbacks.EMAWeightAveraging"}
+    (tmp_path / "recipe.yaml").write_text(
+        yaml.safe_dump(recipe | {"trainer": recipe["trainer"] | {"callbacks": [averages]}})
+    )
+    found = json.loads(plan("--config", str(tmp_path / "recipe.yaml"), *IMAGENET, "--json")[1])
+    assert found["checkpoint_bytes"] == 12 * found["parameters"]
+
+
 def test_the_table_has_a_row_for_each_number_of_nodes(plan):
     status, text, _ = plan(*IMAGENET, "--time-limit", "48:00:00")
     assert status == 0

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_sq.errors import InputError
@@ -45,7 +46,8 @@ class Preflight(Callback):
         trainer.strategy.barrier()  # a process that came late is not one whose clock is ahead
         everybody = gather_objects(own | {"clock": time.time()})
         check_alike(everybody)
-        check_disk_space(everybody, self.output, pl_module, self.num_checkpoints)
+        averages = any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks)
+        check_disk_space(everybody, self.output, pl_module, self.num_checkpoints, averages=averages)
         skew = max(item["clock"] for item in everybody) - min(item["clock"] for item in everybody)
         if trainer.world_size > 1:
             hosts = {item["host"] for item in everybody}
@@ -121,12 +123,18 @@ def free_bytes(output: Path) -> int:
 
 
 def check_disk_space(
-    everybody: list[dict[str, Any]], output: Path, module: LightningModule, num_checkpoints: int
+    everybody: list[dict[str, Any]],
+    output: Path,
+    module: LightningModule,
+    num_checkpoints: int,
+    *,
+    averages: bool = False,
 ) -> None:
     """Raises: InputError, in every process, if the disk of the first one has no room: only it writes checkpoints."""
     writer = everybody[0]
     weights = sum(value.numel() * value.element_size() for value in module.state_dict().values())
-    needed, free = num_checkpoints * 3 * weights, writer["free"]  # with two moments, at most
+    copies = 3 + averages  # two moments, at most; beside an average, the weights that are trained
+    needed, free = num_checkpoints * copies * weights, writer["free"]
     if free < needed:
         raise InputError(
             f"There are {free / 1e9:.2f} GB free on {writer['host']} for --output {output}, and its checkpoints may "

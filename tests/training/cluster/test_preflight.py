@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging
 
 from lightning_sq.errors import InputError
 from lightning_sq.training.cluster.preflight import (
@@ -81,6 +82,9 @@ def test_a_disk_without_room_for_the_checkpoints_is_refused_with_the_host_that_w
     found[0]["free"] -= 1
     with pytest.raises(InputError, match=r"0\.05 GB free on node0 for --output .*/run, .* may need 0\.05 GB"):
         check_disk_space(found, tmp_path / "run", module, 4)
+    found[0]["free"] = needed
+    with pytest.raises(InputError, match=r"may need 0\.06 GB"):  # an average and what it is of
+        check_disk_space(found, tmp_path / "run", module, 4, averages=True)
     seen = []
     monkeypatch.setattr("shutil.disk_usage", lambda path: seen.append(path) or SimpleNamespace(free=7))
     assert free_bytes(tmp_path / "not/yet/there") == 7
@@ -96,7 +100,7 @@ def printed(monkeypatch, caplog, tmp_path):
     monkeypatch.setattr(f"{name}.measured_all_reduce_seconds", lambda device: 0.5)
     monkeypatch.setattr(f"{name}.time", SimpleNamespace(time=lambda: order.append("clock") or 5000.0))
 
-    def gather(found):
+    def gather(found, callbacks=()):
         def gather_objects(own):
             assert own["clock"] == 5000.0
             assert order == ["look", "barrier", "clock"]  # or slow imports would pass for a clock that is ahead
@@ -106,7 +110,9 @@ def printed(monkeypatch, caplog, tmp_path):
         order.clear()
         caplog.clear()
         trainer = SimpleNamespace(
-            world_size=len(found), strategy=SimpleNamespace(barrier=lambda: order.append("barrier"))
+            world_size=len(found),
+            strategy=SimpleNamespace(barrier=lambda: order.append("barrier")),
+            callbacks=callbacks,
         )
         module = SimpleNamespace(state_dict=dict, device=torch.device("cpu"))
         with caplog.at_level("INFO"):
@@ -114,6 +120,15 @@ def printed(monkeypatch, caplog, tmp_path):
         return caplog.messages
 
     return gather
+
+
+def test_a_run_that_averages_its_weights_is_asked_for_more_room(printed, monkeypatch):
+    asked = []
+    name = "lightning_sq.training.cluster.preflight.check_disk_space"
+    monkeypatch.setattr(name, lambda *_, averages: asked.append(averages))
+    for callbacks in ([], [EMAWeightAveraging()]):
+        printed(everybody(), callbacks)
+    assert asked == [False, True]
 
 
 def test_a_clock_that_is_ahead_is_named_with_its_host_and_seconds(printed):
