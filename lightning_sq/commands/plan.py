@@ -246,7 +246,7 @@ def _plan(options: argparse.Namespace, recipe: dict[str, Any], speed: float) -> 
         row["asked_for"] = nodes == options.nodes
         rows.append(row)
     moments = 2 if optimization.optimizer == "adamw" else 1
-    averages = "WeightAveraging" in str(recipe["trainer"]["callbacks"])  # then both weights are saved
+    averages = "WeightAveraging" in str(recipe["trainer"].get("callbacks"))  # then both weights are saved
     return {
         "config": _said(options.config),
         "images_per_second": speed,

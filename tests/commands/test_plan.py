@@ -89,11 +89,12 @@ def test_the_short_run_is_of_every_recipe_that_was_given(tmp_path, capsys, monke
 def test_a_checkpoint_of_averaged_weights_holds_those_that_are_trained_too(plan, tmp_path):
     recipe = yaml.safe_load((REPOSITORY / "configs/imagenet.yaml").read_text())
     averages = {"class_path": "lightning.pytorch.callbacks.EMAWeightAveraging"}
-    (tmp_path / "recipe.yaml").write_text(
-        yaml.safe_dump(recipe | {"trainer": recipe["trainer"] | {"callbacks": [averages]}})
-    )
-    found = json.loads(plan("--config", str(tmp_path / "recipe.yaml"), *IMAGENET, "--json")[1])
-    assert found["checkpoint_bytes"] == 12 * found["parameters"]
+    for callbacks, copies in (([averages], 3), ([], 2), (None, 2)):
+        (tmp_path / "recipe.yaml").write_text(
+            yaml.safe_dump(recipe | {"trainer": recipe["trainer"] | {"callbacks": callbacks}})
+        )
+        found = json.loads(plan("--config", str(tmp_path / "recipe.yaml"), *IMAGENET, "--json")[1])
+        assert found["checkpoint_bytes"] == 4 * copies * found["parameters"]
 
 
 def test_the_table_has_a_row_for_each_number_of_nodes(plan):

@@ -39,9 +39,8 @@ class LeaveWhenAsked(Callback):
         self._saved_before_validation = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._saved_before_validation = (
-            trainer.ckpt_path is not None
-        )  # a validation that is still owed begins this start
+        # a validation that is still owed begins this start, and what it is of has been saved
+        self._saved_before_validation = trainer.ckpt_path is not None
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
