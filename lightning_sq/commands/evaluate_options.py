@@ -102,7 +102,7 @@ class _ListAttacks(Action):
 
         for name, entry in catalogue().items():
             suites = [suite for suite, members in SUITES.items() if name in members]
-            print(f"{name:24}{entry.title:58}{', '.join(suites)}")
+            print(f"{name:24}{entry.title:70} {', '.join(suites)}")
             print(" " * 24 + " ".join(f"{key}={value}" for key, value in parameters(entry.attack).items()))
         print("step_size is in radii of the ball: 1 is epsilon, None is 2.5 / num_steps.")
         parser.exit()

@@ -14,6 +14,7 @@ from lightning_sq.children import refusal_of
 from lightning_sq.commands.parser import Parser, check_at_least_one
 from lightning_sq.errors import InputError, one_line
 from lightning_sq.metrics_file import training_curve
+from lightning_sq.recipe_layers import laid_over
 
 if TYPE_CHECKING:
     from lightning_sq.training.cluster.scaling import Work
@@ -75,7 +76,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 def _read(configs: list[Path]) -> dict[str, Any]:
     """The first with the others laid over it. Raises: InputError for what is no recipe."""
-    recipe = reduce(_laid_over, map(_content, configs))
+    recipe = reduce(laid_over, map(_content, configs))
     if not all(isinstance(recipe.get(name), dict) for name in ("model", "data", "trainer")):
         lacks = "it lacks" if len(configs) == 1 else "they lack"
         said = "is no recipe" if len(configs) == 1 else "are no recipe"
@@ -85,12 +86,6 @@ def _read(configs: list[Path]) -> dict[str, Any]:
 
 def _said(configs: list[Path]) -> str:
     return " and ".join(map(str, configs))
-
-
-def _laid_over(values: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
-    """`values` with those of `others` in their place, part by part; a list is replaced as a whole."""
-    both = {name for name in others if isinstance(values.get(name), dict) and isinstance(others[name], dict)}
-    return values | others | {name: _laid_over(values[name], others[name]) for name in both}
 
 
 def _content(config: Path) -> dict[str, Any]:

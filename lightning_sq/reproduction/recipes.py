@@ -16,6 +16,7 @@ from torch import Tensor
 from lightning_sq.errors import InputError
 from lightning_sq.models import ModelConfig, PixelClassifier, QuantizerConfig, build_model
 from lightning_sq.models.backbone import pretrained_normalization
+from lightning_sq.recipe_layers import laid_over
 from lightning_sq.reproduction.studies import Row, Study
 
 _WARMUP = "model.optimization.warmup_epochs"
@@ -49,7 +50,7 @@ class Recipe:
         """All of it as one dictionary, defaults left out."""
         values: dict[str, Any] = {}
         for file in self.files:
-            values = _laid_over(values, yaml.safe_load(file.read_text()))
+            values = laid_over(values, yaml.safe_load(file.read_text()))
         for name, value in self.changes.items():
             *path, last = name.split(".")
             place = values
@@ -126,11 +127,3 @@ def _value(values: dict[str, Any], name: str) -> Any:
     for part in name.split("."):
         found = found.get(part) if isinstance(found, dict) else None
     return found
-
-
-def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(below)
-    for key, value in above.items():
-        both = isinstance(value, dict) and isinstance(below.get(key), dict) and "class_path" not in value
-        merged[key] = _laid_over(below[key], value) if both else value
-    return merged

@@ -347,5 +347,7 @@ def test_every_attack_is_listed(capsys):
         main(["evaluate", "--list-attacks"])
     assert left.value.code in (0, None)
     lines = capsys.readouterr().out.splitlines()
-    assert {line.split()[0] for line in lines if line.strip()} >= catalogue().keys()
+    for name, entry in catalogue().items():
+        (line,) = (line for line in lines if line.startswith(f"{name} "))
+        assert f" {entry.title} " in f"{line} "  # and what suites it is in stands apart
     assert lines[-1] == "step_size is in radii of the ball: 1 is epsilon, None is 2.5 / num_steps."

@@ -46,6 +46,7 @@ EVERYBODYS = {
     "paths",
     "process_group",
     "progress",
+    "recipe_layers",
     "release_files",
     "run_files",
     "slurm_job",
