@@ -12,7 +12,8 @@
 #   DATA          folder with val/                        default data/imagenet
 #   EPSILON       radius of the ball                      default 4/255
 #   OUTPUT        folder of the results, on a shared disk default runs/robustness (with -0, -1, ... in an array)
-#   MAX_RESTARTS  after how many failures to give up      default 20 (the end of its time is none)
+#   MAX_RESTARTS  after how many failures to give up      default 20 (the end of its time is none,
+#                                                       nor is preemption)
 #   VENV, CONTAINER_IMAGE, APPTAINER_IMAGE, MOUNTS        see slurm/start.sh
 # More options for `lightning-sq evaluate` stand behind the script's name:  sbatch slurm/evaluate.sh --num-images 5000
 # (among them --device cpu, for a trial without GPUs)

@@ -45,9 +45,9 @@ before=$(stat -c %y "$OUTPUT/.step" 2> /dev/null) # written anew with every step
 
 trap : TERM USR1 # they are for the ranks; this script lives on to queue the job again
 on_every_rank fit --config "$CONFIG" \
-  --data.root "$DATA" --output "$OUTPUT" \
-  --trainer.accelerator "$ACCELERATOR" --trainer.enable_progress_bar false \
-  --trainer.num_nodes "$SLURM_JOB_NUM_NODES" --trainer.devices "$SLURM_NTASKS_PER_NODE" "$@" "${goes_on[@]}"
+  --data.root "$DATA" --trainer.accelerator "$ACCELERATOR" --trainer.enable_progress_bar false \
+  --trainer.num_nodes "$SLURM_JOB_NUM_NODES" --trainer.devices "$SLURM_NTASKS_PER_NODE" \
+  "$@" --output "$OUTPUT" "${goes_on[@]}" # behind a second recipe, which has an output of its own
 status=$?
 step=
 if [[ -r $OUTPUT/.step ]]; then read -r step _ < "$OUTPUT/.step"; fi

@@ -137,8 +137,9 @@ again_if_it_helps() {
     *)
       if [[ -r $notes ]]; then read -r failures ended_at < "$notes"; fi
       if [[ $saved -nt $notes ]]; then failures=0; fi
-      if ((status == 128 + $(kill -l USR1))); then # an evaluation needs no handler: it keeps what it finds as it goes
-        echo "The run was ended at $place by SIGUSR1, as its time is nearly over: no failure."
+      # an evaluation needs no handler: it keeps what it finds as it goes
+      if ((status == 128 + $(kill -l USR1) || status == 128 + $(kill -l TERM))); then
+        echo "The run was ended at $place by SIG$(kill -l "$status"), its time being over or another job's: no failure."
       else
         failures=$((failures + 1))
         echo "The run failed with status $status at $place: failure $failures of this job."
