@@ -23,6 +23,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 import lightning_sq
+from lightning_sq.commands.evaluate_options import named_models
 from lightning_sq.commands.parser import check_at_least_one
 from lightning_sq.data.digits import write_digits
 from lightning_sq.errors import InputError
@@ -173,11 +174,7 @@ def check(options: argparse.Namespace) -> dict[str, str]:
         raise InputError(f"--learning-rate {options.learning_rate:g} is not above 0. 0.001 is usual.")
     if options.output is not None and nearest_existing(options.output).is_file():
         raise InputError(f"--output {options.output} lies at or below a file. Give a folder.")
-    split = [text.partition("=") for text in options.models]
-    named = {name: source or name for name, _, source in split}
-    if len(named) < len(split):
-        raise InputError("Two backbones have the same name. Write NAME=MODEL for each.")
-    return named
+    return named_models(options.models)
 
 
 def main() -> None:

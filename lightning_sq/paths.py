@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -57,6 +58,26 @@ def write_whole(path: Path, text: str) -> None:
 def nearest_existing(path: Path) -> Path:
     """`path`, or the folder above it that is there and in which it would be made."""
     return next(there for there in (path, *path.absolute().parents) if there.exists())
+
+
+@contextmanager
+def whole_folder(folder: Path, check: Callable[[], object]) -> Iterator[Path]:
+    """A new folder beside `folder`: what the block writes there takes its place at once, or nothing if it fails.
+
+    Args:
+        folder: The place; the folder above it is made if need be.
+        check: Raises if what is there may not be replaced. It is asked before the block, and after it once more, since
+            meanwhile somebody may have put something there.
+    """
+    check()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    room = tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent)
+    with errors_named(folder), room as temporary:
+        new = Path(temporary) / "new"
+        new.mkdir()
+        yield new
+        check()
+        replace_folder(new, folder, Path(temporary) / "old")
 
 
 def replace_folder(new: Path, folder: Path, old: Path) -> None:

@@ -14,7 +14,7 @@ from lightning_sq.models.checkpoint_format import TrainedModel, read_checkpoint
 from lightning_sq.models.release_format import read_release
 from lightning_sq.models.weights_file import file_state
 from lightning_sq.paths import expanded
-from lightning_sq.release_files import SUMS_FILE, WEIGHTS_FILE
+from lightning_sq.release_files import RELEASE_FILES, SUMS_FILE, WEIGHTS_FILE
 
 
 def load(
@@ -67,7 +67,7 @@ def read_trained(source: str | Path) -> TrainedModel:
         return read_release(folder)
     if path.is_dir():
         return read_release(path)
-    if path.name == WEIGHTS_FILE or (path.parent / SUMS_FILE).exists():
+    if path.name == WEIGHTS_FILE or (path.name in RELEASE_FILES and (path.parent / SUMS_FILE).exists()):
         raise InputError(f"{path} is one file of a release. Give the folder that it lies in.")
     return read_checkpoint(path)
 

@@ -70,6 +70,12 @@ def check_file(folder: Path, name: str, listed: dict[str, str]) -> None:
         raise InputError(f"{path} is not the file that {SUMS_FILE} names: altered or truncated. Get the release again.")
 
 
+def check_needed(folder: Path, listed: dict[str, str]) -> None:
+    """Raises: InputError as `check_file` does, for one of the files that a model is loaded from."""
+    for name in NEEDED:
+        check_file(folder, name, listed)
+
+
 def _check_place(folder: Path, name: str) -> None:
     """A link may lead to another file of the folder, or to the blobs of a Hugging Face cache, and nowhere else."""
     path = folder / name

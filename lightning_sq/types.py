@@ -6,6 +6,7 @@ Pixels are float32, NCHW, in [0, 1] from the loader to the normaliser: nothing e
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -18,6 +19,9 @@ PIXEL_BOUNDS = (0.0, 1.0)
 Norm = Literal["linf", "l2"]
 NORM_ELSEWHERE: dict[Norm, str] = {"linf": "Linf", "l2": "L2"}
 """How AutoAttack and RobustBench write it."""
+
+Progress = Callable[[int, int], None]
+"""What long work calls with how much is done and how much there is to do; `progress_bar` gives one."""
 
 PADDING_INDEX = -1
 """The index of a sample that only fills a batch up, so that every rank has as many batches as the others."""

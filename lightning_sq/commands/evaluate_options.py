@@ -25,7 +25,7 @@ def parse(arguments: list[str]) -> Namespace:
     check_at_least_one(options, "num_images", "batch_size", "num_threads", "devices")
     if options.seed < 0:
         raise InputError(f"--seed={options.seed} has to be 0 or more.")
-    options.models, options.transfer_from = _named(options.models), _named(options.transfer_from)
+    options.models, options.transfer_from = map(named_models, (options.models, options.transfer_from))
     from lightning_sq.evaluation.suites import attacks_by_name
 
     attacks_by_name(options.attacks, options.norm)
@@ -112,7 +112,8 @@ def _parse_budget(text: str, norm: str) -> float:
     return parse_epsilon(text, name="--epsilon", norm=norm)
 
 
-def _named(texts: list[str]) -> dict[str, str]:
+def named_models(texts: list[str]) -> dict[str, str]:
+    """What each model is read from, by its name. Raises: InputError for two of one name, and for what is no name."""
     named = dict(_name_and_source(text) for text in texts)
     if len(named) < len(texts):
         raise InputError("Two models have the same name. Write NAME=MODEL for each.")

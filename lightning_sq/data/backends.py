@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import torch
@@ -12,6 +11,7 @@ from lightning_sq.data.loader import Dataset, Loader
 from lightning_sq.data.order import EpochOrder
 from lightning_sq.errors import InputError
 from lightning_sq.progress import progress_bar
+from lightning_sq.types import Progress
 
 Backend = Literal["dali", "torchvision", "memory"]
 
@@ -47,8 +47,9 @@ def make_loader(
         num_threads: DALI's or memory's CPU threads, or torchvision's worker processes.
         device_id: The local GPU for DALI; None decodes on the CPU.
         dali: More arguments of `DaliLoader`.
-    Raises: InputError if there are too few threads.
+    Raises: InputError if there is no such backend, or if there are too few threads.
     """
+    check_backend(backend)
     check_num_threads(num_threads, backend)
     if backend == "torchvision":
         from lightning_sq.data.torch_loader import TorchvisionLoader
@@ -65,7 +66,7 @@ def make_loader(
     return DaliLoader(dataset, order, num_threads=num_threads, device_id=device_id, **dali)
 
 
-def read_all(loader: Loader, progress: Callable[[int, int], None] | None = None) -> tuple[Tensor, Tensor]:
+def read_all(loader: Loader, progress: Progress | None = None) -> tuple[Tensor, Tensor]:
     """(images, labels) of one epoch in one piece on the CPU, without padding; for sets that fit into its memory."""
     images, labels = [], []
     for done, batch in enumerate(loader, start=1):

@@ -18,6 +18,7 @@ from lightning_sq.data.image_folder import Content, check_replaceable, write_ima
 from lightning_sq.errors import InputError
 from lightning_sq.output_lock import one_at_a_time
 from lightning_sq.paths import cache_folder
+from lightning_sq.types import Progress
 from lightning_sq.words import counted
 
 BY_OPTION = "by --from (reproduce: by --data-dir)"
@@ -51,7 +52,7 @@ def write_mnist(
     source: Path | None = None,
     tuning: bool = False,
     overwrite: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> int:
     """MNIST (LeCun et al. 1998) as `folder/{train,val}/<digit>/<number>.png`, 28 x 28, grey; val is the test set.
 
@@ -73,7 +74,7 @@ def write_cifar10(
     source: Path | None = None,
     tuning: bool = False,
     overwrite: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> int:
     """CIFAR-10 (Krizhevsky 2009) as `folder/{train,val}/<class>/<number>.png`, 32 x 32; arguments as `write_mnist`.
 
@@ -91,7 +92,7 @@ def _write(
     *,
     tuning: bool,
     overwrite: bool,
-    progress: Callable[[int, int], None] | None,
+    progress: Progress | None,
 ) -> int:
     marker = f"{name} as PNG files{', its last training images as val' * tuning}, by lightning-sq data\n"
     content = Content(marker, CLASS_NAMES[name], ".png")

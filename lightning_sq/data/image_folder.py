@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning_sq.errors import InputError
-from lightning_sq.paths import replace_folder
+from lightning_sq.paths import whole_folder
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -52,16 +52,10 @@ def write_image_folder(
     Returns: the number of images written.
     Raises: InputError as `check_replaceable` does, or if `folder` cannot be written.
     """
-    check_replaceable(folder, content, overwrite=overwrite)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as room:
-            new = Path(room) / "new"
-            new.mkdir()
+        with whole_folder(folder, partial(check_replaceable, folder, content, overwrite=overwrite)) as new:
             count = _write(new, images)
             (new / MARKER).write_text(content.marker)
-            check_replaceable(folder, content, overwrite=overwrite)  # meanwhile somebody may have put something there
-            replace_folder(new, folder, Path(room) / "old")
     except OSError as error:
         raise InputError(f"{folder} cannot be written ({error.strerror or error}). Give another folder.") from error
     return count

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from lightning_sq.data.shards import is_sharded, load_shards, read_manifest, sha
 from lightning_sq.errors import InputError
 from lightning_sq.progress import progress_bar
 from lightning_sq.stop_request import STOPPED, stop_requested
+from lightning_sq.types import Progress
 
 SECONDS_BETWEEN_SAVES = 60.0
 
@@ -43,7 +44,7 @@ def count_images(folder: Path) -> int:
 
 
 def load_index(
-    folder: Path, *, cache: Path | None = None, again: bool = False, progress: Callable[[int, int], None] | None = None
+    folder: Path, *, cache: Path | None = None, again: bool = False, progress: Progress | None = None
 ) -> ImageIndex:
     """The index of `folder`, from `cache` as far as its files are unchanged; what is new is decoded and checked.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -18,7 +18,7 @@ from lightning_sq.data.order import EpochOrder
 from lightning_sq.data.torch_loader import decode
 from lightning_sq.errors import InputError
 from lightning_sq.paths import cache_folder
-from lightning_sq.types import Batch
+from lightning_sq.types import Batch, Progress
 
 MAX_KEPT_BYTES = 2**30
 """Decoded images of more than this are not kept for the next run."""
@@ -59,7 +59,7 @@ class MemoryLoader(Loader):
         return self.padded[number, :, row, column].permute(0, 3, 1, 2).contiguous().float().div_(255)
 
 
-def decode_once(dataset: Dataset, *, num_threads: int, progress: Callable[[int, int], None] | None = None) -> Tensor:
+def decode_once(dataset: Dataset, *, num_threads: int, progress: Progress | None = None) -> Tensor:
     """`decode_all`, from the user's cache if an earlier run decoded the same files there, else kept in it.
 
     Only the bytes of the files as the index knows them count, not their names; a damaged file is as none.
@@ -80,7 +80,7 @@ def _fingerprint(dataset: Dataset) -> str:
     return hashlib.sha256(PIL.__version__.encode() + dataset.index.digests.tobytes()).hexdigest()
 
 
-def decode_all(dataset: Dataset, *, num_threads: int, progress: Callable[[int, int], None] | None = None) -> Tensor:
+def decode_all(dataset: Dataset, *, num_threads: int, progress: Progress | None = None) -> Tensor:
     """(N, C, S, S) uint8: the images of the dataset's index as they are stored.
 
     Raises: InputError if one cannot be decoded, or has another size than the dataset's.

@@ -30,11 +30,11 @@ from lightning_sq.data.shards import (
 )
 from lightning_sq.errors import InputError
 from lightning_sq.paths import sha256, whole_file, write_whole
+from lightning_sq.types import Progress
 
 PART = "part"
 OURS = rf"\.lock|\..*\.tmp|shard-[0-9]{{6}}\.(tar|idx|{PART})|{re.escape(INDEX)}|{re.escape(MANIFEST)}|SHA256SUMS"
 """The names of what this writes, and of what keeps a second writer out."""
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from lightning_sq.data.image_index import ImageIndex
 from lightning_sq.data.index_file import pack, unpack
 from lightning_sq.errors import InputError
 from lightning_sq.paths import sha256, whole_file
+from lightning_sq.types import Progress
 
 INDEX = "index.npz"
 MANIFEST = "shards.json"
@@ -149,7 +149,7 @@ def save_index(folder: Path, index: ShardIndex) -> None:
         np.savez(stream, paths=pack(index.paths), **columns)
 
 
-def damaged_shards(folder: Path, progress: Callable[[int, int], None] | None = None) -> list[str]:
+def damaged_shards(folder: Path, progress: Progress | None = None) -> list[str]:
     """The shards whose SHA-256 is not the one that was noted when they were written."""
     shards = read_manifest(folder)["shards"]
 

@@ -1,7 +1,7 @@
 """The releases that were downloaded: one folder each, named by the checksum of its SHA256SUMS.
 
     releases/<sha256>/            the files, each checked
-    releases/<sha256>.json        where they came from
+    releases/<sha256>.<key>.json  that they came from one name or address, and when last; a key each
     releases/.<sha256>.part/      what a download has so far; the next one goes on with it
     releases/.<sha256>.lock       held by the process that downloads; the others wait
 
@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,14 +25,14 @@ from lightning_sq.errors import InputError
 from lightning_sq.hub.download import UnreachableError, check_address, download, read_small_file
 from lightning_sq.hub.registry import DIGEST, RegistryEntry
 from lightning_sq.output_lock import one_at_a_time
-from lightning_sq.paths import cache_folder, write_whole
+from lightning_sq.paths import cache_folder, errors_named, write_whole
 from lightning_sq.progress import progress_bar
 from lightning_sq.release_files import (
     DOWNLOADED,
     LONGEST_SUMS,
     NEEDED,
     SUMS_FILE,
-    check_file,
+    check_needed,
     parse_sums,
     read_sums,
 )
@@ -43,7 +45,7 @@ class Cached:
     Args:
         source: The name or address that it was downloaded by.
         folder: Its files.
-        when: UTC time, ISO 8601.
+        when: UTC time at which it was last had from there, ISO 8601.
     """
 
     source: str
@@ -57,12 +59,13 @@ def releases_folder() -> Path:
 
 
 def cached() -> list[Cached]:
-    """Every release that is here and whole, the latest first."""
+    """Every release that is here and whole, the latest first; once for each name or address that it came from."""
     found = []
     for path in releases_folder().glob("*.json"):
         try:
             note = json.loads(path.read_text())
-            one = Cached(str(note["source"]), path.with_suffix(""), str(note["when"]))
+            folder = path.with_name(path.name.partition(".")[0])
+            one = Cached(str(note["source"]), folder, str(note["when"]))
         except (OSError, ValueError, KeyError, TypeError):
             continue  # half a note of a full disk; the release behind it is found by its checksum
         if one.folder.is_dir():
@@ -106,37 +109,49 @@ def fetch_address(address: str) -> Path:
         known = next((one for one in cached() if one.source == url), None)
         if known is None:
             raise UnreachableError(f"{error} {what_is_cached()}") from error
-        warnings.warn(f"{error} The copy of {known.when} in {known.folder} is used.", stacklevel=2)
+        warnings.warn(f"{error} The copy of {known.when.partition('.')[0]} in {known.folder} is used.", stacklevel=2)
         return known.folder
-    return _fetch(url, hashlib.sha256(sums).hexdigest(), url, sums)
+    folder = _fetch(url, hashlib.sha256(sums).hexdigest(), url, sums)
+    _note(url, folder)  # also of what was here: it is what the address gives now
+    return folder
 
 
 def _fetch(url: str, digest: str, source: str, sums: bytes | None) -> Path:
     folder = releases_folder() / digest
     if _is_sound(folder):
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with one_at_a_time(folder.with_name(f".{digest}.lock"), what="downloads this release"):
-        if not _is_sound(folder):  # nobody has downloaded it while this process waited
-            if folder.exists():
-                shutil.rmtree(folder)
-            try:
-                _download_release(url, digest, folder, sums)
-            except UnreachableError as error:
-                raise UnreachableError(f"{error} {what_is_cached()}") from error
-        note = {"source": source, "when": datetime.now(UTC).isoformat(timespec="seconds")}
-        write_whole(folder.with_name(f"{digest}.json"), json.dumps(note) + "\n")
+    try:
+        with errors_named(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with one_at_a_time(folder.with_name(f".{digest}.lock"), what="downloads this release"):
+                if not _is_sound(folder):  # nobody has downloaded it while this process waited
+                    if folder.exists():
+                        shutil.rmtree(folder)
+                    _download_release(url, digest, folder, sums)
+    except UnreachableError as error:
+        raise UnreachableError(f"{error} {what_is_cached()}") from error
+    except OSError as error:
+        raise InputError(
+            f"{folder.parent} cannot be written ({error}). Make room, or set LIGHTNING_SQ_CACHE to another folder."
+        ) from error
+    _note(source, folder)
     return folder
+
+
+def _note(source: str, folder: Path) -> None:
+    """That `folder` came from there now; where that cannot be kept, the release is as good."""
+    key = hashlib.sha256(os.fsencode(source)).hexdigest()[:16]
+    note = {"source": source, "when": datetime.now(UTC).isoformat()}
+    with suppress(OSError):
+        write_whole(folder.with_name(f"{folder.name}.{key}.json"), json.dumps(note) + "\n")
 
 
 def _is_sound(folder: Path) -> bool:
     if not folder.is_dir():
         return False
     try:
-        listed = read_sums(folder)
-        for name in NEEDED:
-            check_file(folder, name, listed)
-    except InputError:
+        check_needed(folder, read_sums(folder))
+    except (InputError, OSError):  # an error of the disk, or another process that removes what was spoilt
         return False
     return True
 

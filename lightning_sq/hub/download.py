@@ -7,7 +7,6 @@ import re
 import string
 import time
 import warnings
-from collections.abc import Callable
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from urllib.error import HTTPError, URLError
@@ -17,6 +16,7 @@ from urllib.request import Request, urlopen
 from lightning_sq import __version__
 from lightning_sq.errors import InputError, one_line
 from lightning_sq.paths import sha256
+from lightning_sq.types import Progress
 
 TIMEOUT = 30.0
 """Seconds without a byte after which a connection counts as cut."""
@@ -32,8 +32,6 @@ PASSING = (408, 429, 500, 502, 503, 504)
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EFBIG)
 """What goes wrong on this side."""
 
-Advance = Callable[[int, int], None]
-
 
 class UnreachableError(InputError):
     """No answer from there: no network, a wrong name, or a server that is down or has no time."""
@@ -43,10 +41,12 @@ def read_small_file(url: str, limit: int = SMALL) -> bytes:
     """The content at `url`.
 
     Raises: UnreachableError if nothing answers, not all of it comes, or the server cannot just now; InputError if it is
-        no address, there is no such file, or it has more than `limit` bytes.
+        no address or leads from https to http, there is no such file, or it has more than `limit` bytes.
     """
     try:
         with _open(url) as response:
+            if url.startswith("https:") and not response.url.startswith("https:"):
+                raise InputError(f"{url} leads to {response.url}, which is not encrypted. Do not use it.")
             content = response.read(limit + 1)
             if response.length and len(content) <= limit:  # bytes that were announced and did not come
                 raise URLError("the connection was cut")
@@ -56,6 +56,8 @@ def read_small_file(url: str, limit: int = SMALL) -> bytes:
         raise _refused(url, error.code) from error
     except (OSError, HTTPException) as error:
         raise unreachable(url, error) from error
+    except InputError:
+        raise
     except ValueError as error:  # of a host that no name can be
         raise _no_address(url, error) from error
     if len(content) > limit:
@@ -88,7 +90,7 @@ def unreachable(url: str, error: Exception) -> UnreachableError:
     return UnreachableError(f"{url} cannot be reached ({getattr(error, 'reason', None) or type(error).__name__}).")
 
 
-def download(url: str, path: Path, digest: str, advance: Advance = lambda done, total: None) -> None:
+def download(url: str, path: Path, digest: str, progress: Progress = lambda done, total: None) -> None:
     """Bring `url` to `path`, whole and with the right checksum, or not at all.
 
     What came before a connection was cut stays in `path`.part, where the next request, of this call or a later one,
@@ -98,7 +100,7 @@ def download(url: str, path: Path, digest: str, advance: Advance = lambda done, 
         url: http or https.
         path: Its folder exists.
         digest: SHA-256 in hexadecimal.
-        advance: Called with (bytes that are there, bytes in all as far as known).
+        progress: Called with (bytes that are there, bytes in all as far as known).
     Raises: UnreachableError if nothing answers; InputError for another file than the one wanted, which is removed.
     """
     part = path.with_name(f"{path.name}.part")
@@ -106,7 +108,7 @@ def download(url: str, path: Path, digest: str, advance: Advance = lambda done, 
     most = part.stat().st_size if part.exists() else 0
     while True:
         start = part.stat().st_size if part.exists() else 0
-        whole, problem = _request(url, part, start, advance)
+        whole, problem = _request(url, part, start, progress)
         have = part.stat().st_size if part.exists() else 0
         if have < start and not begun_anew:  # the server sends all of it again: what was there is of no use
             begun_anew, most = True, 0
@@ -132,7 +134,7 @@ def download(url: str, path: Path, digest: str, advance: Advance = lambda done, 
             time.sleep(PAUSE * 2 ** (idle - 1))
 
 
-def _request(url: str, part: Path, start: int, advance: Advance) -> tuple[bool, str]:
+def _request(url: str, part: Path, start: int, progress: Progress) -> tuple[bool, str]:
     """One request for what is missing behind `start`, written into `part`.
 
     Returns: whether the server ended it as it had announced, and what to say of it: how a connection failed, or of
@@ -148,7 +150,7 @@ def _request(url: str, part: Path, start: int, advance: Advance) -> tuple[bool, 
             with part.open("ab" if start else "wb", buffering=0) as stream:  # what is killed has kept all that came
                 while chunk := response.read1(CHUNK):
                     stream.write(chunk)
-                    advance(stream.tell(), max(stream.tell(), total or 0))
+                    progress(stream.tell(), max(stream.tell(), total or 0))
                 done = stream.tell()
             if total is not None and done < total:
                 return False, "the connection was cut"

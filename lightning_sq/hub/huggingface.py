@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_sq.errors import InputError, one_line
-from lightning_sq.release_files import DOWNLOADED, RELEASE_FILES, SUMS_FILE, check_file, read_sums
+from lightning_sq.release_files import DOWNLOADED, RELEASE_FILES, SUMS_FILE, check_file, check_needed, read_sums
 
 PREFIX = "hf-hub:"
 INSTALL = "Install it: pip install 'lightning-sq[hub]'."
@@ -24,7 +24,8 @@ def _library() -> Any:
 def fetch_repository(source: str) -> Path:
     """The folder of `hf-hub:org/name`, or `hf-hub:org/name@revision`; offline from the library's cache.
 
-    SHA256SUMS comes first: of a repository that is no release nothing else is fetched.
+    SHA256SUMS comes first: of a repository that is no release nothing else is fetched. What is in the cache and was
+    spoilt is fetched again, which the library would not do.
 
     Raises: InputError if it cannot be had, or is no release.
     """
@@ -32,13 +33,21 @@ def fetch_repository(source: str) -> Path:
     folder = _snapshot(source, repository, revision or None, [SUMS_FILE])
     listed = read_sums(folder)
     commit = folder.name  # what is pushed in between does not come beside the checksums of before
-    return _snapshot(source, repository, commit, [name for name in DOWNLOADED if name in listed])
+    names = [name for name in DOWNLOADED if name in listed]
+    folder = _snapshot(source, repository, commit, names)
+    try:
+        check_needed(folder, listed)
+    except InputError:
+        folder = _snapshot(source, repository, commit, names, anew=True)
+        check_needed(folder, listed)
+    return folder
 
 
-def _snapshot(source: str, repository: str, revision: str | None, names: list[str]) -> Path:
+def _snapshot(source: str, repository: str, revision: str | None, names: list[str], *, anew: bool = False) -> Path:
+    wanted = {"revision": revision, "allow_patterns": names, "force_download": anew}
     library = _library()
     try:
-        return Path(library.snapshot_download(repository, revision=revision, allow_patterns=names))
+        return Path(library.snapshot_download(repository, **wanted))
     except Exception as error:  # of the library, of HTTP, of a name that is none
         raise InputError(
             f"{source} cannot be had from the Hugging Face Hub ({one_line(error, named=True)}). "

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,15 @@ from safetensors.torch import load_file, save
 from lightning_sq.errors import InputError
 from lightning_sq.models.build import ModelConfig
 from lightning_sq.models.checkpoint_format import FORMAT_VERSION, TrainedModel, versions
-from lightning_sq.paths import errors_named, replace_folder, sha256
+from lightning_sq.paths import sha256, whole_folder
 from lightning_sq.release_files import (
     CARD_FILE,
     CONFIG_FILE,
     LIBRARY,
-    NEEDED,
     RELEASE_FILES,
     SUMS_FILE,
     WEIGHTS_FILE,
-    check_file,
+    check_needed,
     read_sums,
 )
 
@@ -51,20 +50,13 @@ def write_release(
         check: Looks at the finished folder, which goes into its place only if no error is raised.
     Raises: InputError if `folder` is there already and is not a release, or is one and `overwrite` is not set.
     """
-    check_replaceable(folder, overwrite=overwrite)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    room = tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.")
-    with errors_named(folder), room as temporary:
-        new = Path(temporary) / "new"
-        new.mkdir()
+    with whole_folder(folder, partial(check_replaceable, folder, overwrite=overwrite)) as new:
         for path in beside.iterdir() if beside else ():
             shutil.copyfile(path, new / path.name)
         _write_files(new, trained, card, more or {})
         _write_sums(new)
         if check is not None:
             check(new)
-        check_replaceable(folder, overwrite=overwrite)  # meanwhile somebody may have put something there
-        replace_folder(new, folder, Path(temporary) / "old")
 
 
 def _write_files(folder: Path, trained: TrainedModel, card: str, more: dict[str, Any]) -> None:
@@ -119,8 +111,7 @@ def read_release(folder: Path) -> TrainedModel:
     Raises: InputError if a file is missing, altered, no file of the folder, or does not say what it should.
     """
     listed = read_sums(folder)
-    for name in NEEDED:
-        check_file(folder, name, listed)
+    check_needed(folder, listed)
     description = read_description(folder)
     try:
         state = load_file(folder / WEIGHTS_FILE)

@@ -173,12 +173,22 @@ def box_cnn_cifar(pretrained: bool = False, **kwargs: Any) -> ConvNet:
     )
 
 
+class CifarResNet(ResNet):
+    """timm's ResNet with a 3 x 3 first convolution of stride 1 and no pooling behind it: its maps are four times as
+    high and wide.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.conv1 = nn.Conv2d(self.conv1.in_channels, 64, 3, 1, 1, bias=False)
+        nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
+        self.maxpool = nn.Identity()
+        for maps in self.feature_info:
+            maps["reduction"] = max(1, maps["reduction"] // 4)
+
+
 @register_model
-def resnet18_cifar(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """timm's ResNet-18 with a 3 x 3 first convolution of stride 1 and no pooling behind it, for 32 x 32 pixels."""
-    shape = {"block": BasicBlock, "layers": (2, 2, 2, 2), "num_classes": 10}
-    model = build_model_with_cfg(ResNet, "resnet18_cifar", pretrained, **shape | kwargs)
-    model.conv1 = nn.Conv2d(model.conv1.in_channels, 64, 3, 1, 1, bias=False)
-    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
-    model.maxpool = nn.Identity()
-    return model
+def resnet18_cifar(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
+    """`CifarResNet` with the blocks of ResNet-18, for 32 x 32 pixels."""
+    shape = {"block": BasicBlock, "layers": (2, 2, 2, 2)}
+    return build_model_with_cfg(CifarResNet, "resnet18_cifar", pretrained, **shape, **kwargs)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lightning_sq.errors import InputError
 from lightning_sq.models import ModelConfig, PixelClassifier
 from lightning_sq.models.release_format import read_release
-from lightning_sq.release_files import GOLDEN_FILE, check_file, read_sums
+from lightning_sq.release_files import GOLDEN_FILE, RELEASE_FILES, check_file, read_sums
 
 NUM_IMAGES = 8
 TOLERANCE = 1e-4
@@ -90,17 +90,20 @@ def write_golden(folder: Path, model: PixelClassifier) -> None:
 def read_golden(folder: Path) -> tuple[Tensor, Tensor]:
     """(images, logits) in a release folder, which may raise anything: of a stranger's file."""
     golden = load_file(folder / GOLDEN_FILE)
-    return golden["images"], golden["logits"]
+    images, logits = golden["images"], golden["logits"]
+    if (images.dtype, logits.dtype) != (torch.uint8, torch.float32):
+        raise TypeError(f"{images.dtype} images and {logits.dtype} logits")
+    return images, logits
 
 
 def verify(folder: Path) -> Parity:
     """Load the release and compare its logits with the golden ones, and every file with its checksum.
 
-    Raises: InputError if one of the files that are needed for this is missing, any is altered, or the logits are
-        others.
+    Raises: InputError if one of the files that are needed for this is missing, any is altered or was put there later,
+        or the logits are others.
     """
     listed = read_sums(folder)
-    for name in sorted({GOLDEN_FILE, *(name for name in listed if (folder / name).exists())}):
+    for name in sorted({GOLDEN_FILE, *(name for name in {*listed, *RELEASE_FILES} if (folder / name).exists())}):
         check_file(folder, name, listed)
     model = read_release(folder).build()
     try:

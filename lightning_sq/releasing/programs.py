@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram, export, load, save
+from torch.fx import GraphModule
 
 from lightning_sq.errors import InputError
 from lightning_sq.models import PixelClassifier
@@ -19,6 +20,8 @@ from lightning_sq.release_files import ONNX_FILE, TORCH_EXPORT_FILE
 from lightning_sq.releasing.golden import Parity, compare, golden_images, logits_of, read_golden
 
 OPSET = 20
+TRACE = "stack_trace"
+"""From which lines of which files a node came: of the disk of whoever exported, and nobody else's business."""
 
 
 def write_onnx(folder: Path, model: PixelClassifier) -> dict[str, Any]:
@@ -34,6 +37,9 @@ def write_onnx(folder: Path, model: PixelClassifier) -> dict[str, Any]:
         raise InputError(f"--onnx needs {error.name}. Install it: pip install 'lightning-sq[onnx]'.") from error
     path, images = folder / ONNX_FILE, golden_images(model.config)
     program = _in_a_sentence("ONNX", _to_onnx, model, images)
+    for graph in (program.model.graph, *program.model.functions.values()):
+        for node in graph:
+            node.metadata_props.pop(f"pkg.torch.onnx.{TRACE}", None)
     program.save(path)
     details = {"opset": OPSET, "runtime": f"onnxruntime {version('onnxruntime')}"}
     return details | _parity(ONNX_FILE, _logits_of_onnx(path, images), model, images)
@@ -49,12 +55,13 @@ def verify_onnx(folder: Path) -> Parity | None:
         return None
     images, expected = read_golden(folder)
     try:
-        parity = compare(_logits_of_onnx(path, images), expected)
+        logits = _logits_of_onnx(path, images)
     except Exception as error:  # of a stranger's file, or of a runtime that is too old for it
         raise InputError(
             f"onnxruntime {version('onnxruntime')} cannot run {path} ({type(error).__name__}). Install the version "
             "that its config.json names."
         ) from error
+    parity = compare(logits, expected)
     if not parity.holds:
         raise InputError(
             f"{path} gives other logits than the model when it was released: they differ by up to "
@@ -90,7 +97,11 @@ def write_torch_export(folder: Path, model: PixelClassifier) -> dict[str, Any]:
     Returns and raises: as `write_onnx`.
     """
     path, images = folder / TORCH_EXPORT_FILE, golden_images(model.config)
-    save(_in_a_sentence("torch.export", _to_program, model, images), path)
+    program = _in_a_sentence("torch.export", _to_program, model, images)
+    for part in program.graph_module.modules():
+        for node in part.graph.nodes if isinstance(part, GraphModule) else ():
+            node.meta.pop(TRACE, None)
+    save(program, path)
     logits = logits_of(load(path).module(), images)
     return {"runtime": f"torch {torch.__version__}"} | _parity(TORCH_EXPORT_FILE, logits, model, images)
 

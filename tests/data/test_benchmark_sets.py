@@ -331,6 +331,20 @@ def test_a_zip_that_was_altered_is_refused(tmp_path):
         write_cifar10(tmp_path / "out", source=tmp_path / "cifar.zip")
 
 
+def test_the_original_batches_keep_their_pixels_and_their_parts(tmp_path, monkeypatch):
+    class Batches:
+        def __init__(self, root, train):
+            self.data = np.full((10, 32, 32, 3), 200 if train else 50, np.uint8)
+            self.targets = list(range(10))
+
+    monkeypatch.setattr("torchvision.datasets.CIFAR10", Batches)
+    assert write_cifar10(tmp_path / "out", source=tmp_path) == 20
+    for part, value in (("train", 200), ("val", 50)):
+        for name in CLASSES:
+            (file,) = (tmp_path / "out" / part / name).iterdir()
+            assert (np.asarray(Image.open(file)) == value).all()
+
+
 @pytest.mark.parametrize("made", [(), ("data_batch_1", "test_batch", "batches.meta")])
 def test_original_batches_that_are_missing_or_altered_are_never_unpickled(tmp_path, made):
     folder = tmp_path / "source/cifar-10-batches-py"

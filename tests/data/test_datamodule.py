@@ -137,6 +137,14 @@ def test_an_option_that_cannot_be_is_refused_before_any_file_is_looked_at(option
         ImageFolderData(**{"root": "nowhere", "image_size": 32} | options)
 
 
+def test_a_loader_is_asked_for_as_the_options_say(few_digits, monkeypatch):
+    asked = {}
+    monkeypatch.setattr("lightning_sq.data.datamodule.make_loader", lambda *_, **options: asked.update(options))
+    data = ImageFolderData(str(few_digits), backend="dali", image_size=32, num_threads=3, hw_decoder_load=0.25)
+    data.loader("val", device_id=1)
+    assert asked == {"backend": "dali", "num_threads": 3, "device_id": 1, "hw_decoder_load": 0.25}
+
+
 def test_training_batches_come_as_often_as_is_said_and_validation_once(few_digits):
     options = {"batch_size_per_device": 30, "num_threads": 0, "batch_repeats": 2}
     data = ImageFolderData(str(few_digits), "torchvision", 32, **options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import shutil
 import signal
@@ -67,11 +68,63 @@ def test_an_address_follows_the_server_and_falls_back_to_the_last_copy_when_noth
     assert second != first
     assert (second / "README.md").read_bytes() == card
     assert {one.folder for one in cached()} == {first, second}
-    note = releases_folder() / f"{first.name}.json"
-    note.write_text(note.read_text().replace('"when": "20', '"when": "19'))  # the two are of one second
     server.server_close()
     with pytest.warns(UserWarning, match=r"cannot be reached.*The copy of 2"):
         assert fetch(address) == second
+
+
+def test_an_address_that_gives_an_earlier_release_again_falls_back_to_that_one(server, entry, release):
+    sums, card = server.files["pets/SHA256SUMS"], b"# another card\n"
+    first = fetch(entry.url)
+    other = sums.decode().replace(sha256(release / "README.md"), digest(card)).encode()
+    server.files |= {"pets/SHA256SUMS": other, "pets/README.md": card}
+    second = fetch(entry.url)
+    server.files["pets/SHA256SUMS"] = sums
+    assert fetch(entry.url) == first != second
+    server.server_close()
+    with pytest.warns(UserWarning, match="cannot be reached"):
+        assert fetch(entry.url) == first
+
+
+def test_a_release_that_was_had_by_its_name_falls_back_by_its_address_too(server, index, entry):
+    folder = fetch(NAME)
+    assert fetch(entry.url) == folder
+    assert {one.source for one in cached()} == {NAME, entry.url}
+    server.server_close()
+    with pytest.warns(UserWarning, match="cannot be reached"):
+        assert fetch(entry.url) == folder
+
+
+def test_a_cache_that_cannot_be_written_is_told_with_the_variable_that_moves_it(
+    server, index, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("LIGHTNING_SQ_CACHE", str(tmp_path / "file/cache"))
+    with pytest.raises(InputError, match=r"file/cache/releases cannot be written .* set LIGHTNING_SQ_CACHE"):
+        fetch(NAME)
+    monkeypatch.setenv("LIGHTNING_SQ_CACHE", str(tmp_path / "full"))
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        assert main(["download", NAME]) == 2
+    *_, line = capsys.readouterr().err.strip().splitlines()  # behind the progress
+    assert "cannot be written" in line
+    assert "No space left on device" in line
+    monkeypatch.setattr(cache, "write_whole", full)
+    assert (fetch(NAME) / "model.safetensors").exists()  # only where it is from is not known then
+
+
+def test_an_address_that_leads_from_https_to_http_is_not_followed(monkeypatch):
+    class Answer(io.BytesIO):
+        url, length = "http://elsewhere.example/SHA256SUMS", 0
+
+    monkeypatch.setattr(download, "_open", lambda url: Answer(b"sums"))
+    with pytest.raises(InputError, match=r"leads to http://elsewhere\.example/SHA256SUMS, which is not encrypted"):
+        download.read_small_file("https://models.example/SHA256SUMS")
+    assert download.read_small_file("http://127.0.0.1/SHA256SUMS") == b"sums"
 
 
 @pytest.mark.parametrize("fault", [("status", 503), ("cut", 100)])

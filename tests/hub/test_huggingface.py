@@ -94,6 +94,20 @@ def test_weights_that_the_hub_spoils_are_refused(repository, server):
         lightning_sq.load(repository)
 
 
+def test_a_copy_of_the_hub_that_was_spoilt_is_fetched_again_and_a_download_of_a_spoilt_one_is_refused(
+    repository, release, server, tmp_path, capsys
+):
+    lightning_sq.load(repository)
+    (folder,) = (tmp_path / "hf").glob("models--*/snapshots/*")
+    (folder / "model.safetensors").resolve().write_bytes(b"spoilt")
+    assert torch.equal(lightning_sq.load(repository)(IMAGES), lightning_sq.load(release)(IMAGES))
+    (folder / "model.safetensors").resolve().write_bytes(b"spoilt")
+    path = f"{REPOSITORY}/resolve/{COMMIT}/model.safetensors"
+    server.files[path] = server.files[path][:-1] + b"x"
+    assert main(["download", repository]) == 2
+    assert "model.safetensors is not the file that SHA256SUMS names" in capsys.readouterr().err
+
+
 def test_of_a_repository_without_checksums_nothing_is_fetched(repository, server):
     tree = f"api/models/{REPOSITORY}/tree/{COMMIT}"
     files = [file for file in json.loads(server.files[tree]) if file["path"] != "SHA256SUMS"]

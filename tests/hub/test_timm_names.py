@@ -72,9 +72,10 @@ def stripes(height: int, width: int) -> Image.Image:
     return Image.fromarray(pixels.numpy())
 
 
+@pytest.mark.parametrize("backend", ["dali", "torchvision"])
 @pytest.mark.parametrize("use_test_size", [False, True])
 @pytest.mark.parametrize("resize_size", [None, 36])
-def test_timms_own_transform_cuts_images_as_our_evaluation_does(entry, resize_size, use_test_size, tmp_path):
+def test_timms_own_transform_cuts_images_as_our_evaluation_does(entry, resize_size, use_test_size, backend, tmp_path):
     """resnet18 has a larger size for tests and another interpolation in timm; an older registry says no resize_size."""
     register(replace(entry, resize_size=resize_size))
     model = timm.create_model(NAME, pretrained=True)
@@ -85,7 +86,7 @@ def test_timms_own_transform_cuts_images_as_our_evaluation_does(entry, resize_si
     stripes(70, 50).save(tmp_path / "a/0.png")
     order = EpochOrder(1, 1)
     data = Dataset(look_through(tmp_path), resize_and_center_crop(32, resize_size=36), 32)
-    ((images, *_),) = make_loader(data, order, backend="torch", num_threads=1).batches(0, 0)
+    ((images, *_),) = make_loader(data, order, backend=backend, num_threads=1).batches(0, 0)
     assert (transform(stripes(70, 50)) - images[0]).abs().max() < 0.02
 
 
@@ -188,6 +189,20 @@ def test_a_learnt_quantizer_comes_along_and_adds_no_parameter(server, tmp_path):
     with torch.no_grad():
         assert torch.allclose(found(images), model(images), atol=1e-6)
     assert found.state_dict().keys() == model.backbone.state_dict().keys()
+
+
+@pytest.mark.parametrize(("architecture", "channels", "size"), [("resnet18_cifar", 3, 32), ("small_cnn", 1, 28)])
+def test_a_small_network_of_this_project_is_had_by_its_released_name(server, tmp_path, architecture, channels, size):
+    mean, std = (0.5,) * channels, (0.2,) * channels
+    config = ModelConfig(architecture, ("a", "b", "c"), mean, std, size, size, QuantizerConfig(4, 60.0))
+    write_release(tmp_path / "small", TrainedModel(config, build_model(config).state_dict()), "# card\n")
+    put(server, tmp_path / "small", "small/")
+    digest = sha256(tmp_path / "small/SHA256SUMS")
+    name, images = f"{architecture}.sq_pets", torch.rand(2, channels, size, size)
+    register(RegistryEntry(name, f"{server.url}small/", digest, 3, (channels, size, size), size))
+    found = timm.create_model(name, pretrained=True).eval()
+    assert torch.allclose(found(images), lightning_sq.load(tmp_path / "small")(images), atol=1e-6)
+    assert timm.create_model(name)(images).shape == (2, 3)
 
 
 @pytest.mark.parametrize("architecture", ["fastvit_t8", "mobileone_s0"])

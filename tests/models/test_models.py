@@ -409,6 +409,14 @@ def test_weights_of_another_head_than_imagenets_are_no_classifier_of_imagenet(tm
     assert len(lightning_sq.load(f"timm:test_resnet@{tmp_path / 'w.safetensors'}").config.class_names) == 1000
 
 
+def test_weights_over_imagenet_see_images_as_timm_cuts_and_normalises_them_and_name_its_classes_in_order(tmp_path):
+    save_file(timm.create_model("resnet18").state_dict(), tmp_path / "w.safetensors")
+    config = lightning_sq.load(f"timm:resnet18.tv_in1k@{tmp_path / 'w.safetensors'}").config
+    assert (config.mean, config.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert (config.image_size, config.resize_size) == (224, 256)
+    assert (config.class_names[0], config.class_names[-1]) == ("n01440764", "n15075141")
+
+
 @pytest.mark.parametrize("squashed", [False, True])
 def test_who_loads_weights_of_squashed_images_is_told_that_these_are_cut(squashed, tmp_path, monkeypatch):
     save_file(timm.create_model("test_resnet").state_dict(), tmp_path / "w.safetensors")

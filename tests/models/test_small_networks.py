@@ -172,6 +172,17 @@ def test_a_grey_model_goes_through_checkpoint_export_and_load_unchanged(grey, tm
     )
 
 
+def test_a_residual_network_of_small_images_has_feature_maps_and_says_how_small_they_are(tmp_path):
+    config = ModelConfig("resnet18_cifar", DIGIT_NAMES, (0.0,) * 3, (1.0,) * 3, 32, 32)
+    model = build_model(config).eval()
+    write_release(tmp_path / "release", TrainedModel(config, model.state_dict()), "# card\n")
+    features, images = lightning_sq.load(tmp_path / "release", features=True), torch.rand(2, 3, 32, 32)
+    maps, reductions = features(images), features.backbone.feature_info.reduction()
+    assert reductions == [1, 1, 2, 4, 8]
+    assert [found.shape[-1] for found in maps] == [32 // reduction for reduction in reductions]
+    assert torch.equal(maps[-1], model.forward_features(images))
+
+
 def test_weights_of_colour_under_a_grey_description_are_refused(grey, tmp_path):
     write_release(tmp_path / "release", TrainedModel(GREY, grey.state_dict()), "# card\n")
     colour = ModelConfig("small_cnn", DIGIT_NAMES, (0.0,) * 3, (1.0,) * 3, 28, 28, GREY.quantizer)

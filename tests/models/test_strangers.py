@@ -83,6 +83,11 @@ def caught_flips(path: Path, source: Path, expected: torch.Tensor, places: Seque
     return caught
 
 
+def test_checksums_beside_a_checkpoint_do_not_make_it_a_part_of_a_release(checkpoint, expected):
+    (checkpoint.parent / SUMS_FILE).write_text(f"{sha256(checkpoint)}  {checkpoint.name}\n")
+    assert torch.equal(lightning_sq.load(checkpoint)(IMAGES), expected)
+
+
 def test_of_a_thousand_flipped_bits_of_a_checkpoint_each_is_caught_or_changes_nothing(checkpoint, expected):
     assert caught_flips(checkpoint, checkpoint, expected) > 0.95 * NUM_FLIPS
 

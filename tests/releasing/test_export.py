@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 import torch
@@ -26,6 +28,7 @@ from lightning_sq.releasing.evidence import evidence_for, why_not_robust
 from lightning_sq.releasing.export import export
 from lightning_sq.releasing.golden import compare, golden_images, logits_of, verify
 from lightning_sq.releasing.programs import verify_onnx
+from tests.conftest import REPOSITORY
 
 CONFIG = ModelConfig(
     "test_resnet",
@@ -152,6 +155,38 @@ def test_a_file_for_people_or_other_runtimes_that_was_altered_is_named(checkpoin
         verify(folder)
     (folder / name).unlink()  # a download brings those alone that a model is loaded from
     verify(folder)
+
+
+def test_a_program_says_nothing_of_the_disk_that_it_was_made_on(checkpoint, tmp_path):
+    folder = tmp_path / "release"
+    export(checkpoint, folder, onnx=True, torch_export=True, check=verify)
+    with ZipFile(folder / "model.pt2") as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    assert len(parts) > 1
+    for name, content in (parts | {path.name: path.read_bytes() for path in folder.iterdir()}).items():
+        for place in (str(REPOSITORY), sys.prefix, str(tmp_path)):
+            assert place.encode() not in content, name
+
+
+@pytest.mark.parametrize("name", ["README.md", "model.onnx"])
+def test_a_file_that_was_put_beside_a_release_is_refused(checkpoint, tmp_path, name):
+    folder = tmp_path / "release"
+    export(checkpoint, folder, check=verify)
+    sums = "".join(f"{digest}  {listed}\n" for listed, digest in read_sums(folder).items() if listed != name)
+    (folder / SUMS_FILE).write_text(sums)
+    (folder / name).write_text("a stranger's")
+    with pytest.raises(InputError, match=rf"{re.escape(name)} is not the file that SHA256SUMS names"):
+        verify(folder)
+
+
+def test_golden_logits_that_are_no_numbers_are_told_in_a_sentence(checkpoint, tmp_path):
+    folder = tmp_path / "release"
+    export(checkpoint, folder, check=verify)
+    golden = load_file(folder / "golden.safetensors")
+    save_file(golden | {"logits": golden["logits"] > 0}, folder / "golden.safetensors")
+    (folder / SUMS_FILE).write_text("".join(f"{sha256(folder / name)}  {name}\n" for name in read_sums(folder)))
+    with pytest.raises(InputError, match=r"golden\.safetensors holds no images of this model \(TypeError\)"):
+        verify(folder)
 
 
 def test_a_program_that_another_runtime_cannot_run_or_that_gives_other_logits_is_refused(checkpoint, tmp_path):

@@ -31,13 +31,20 @@ def test_the_page_says_which_attacks_not_every_backbone_was_given():
     assert transfer.attacks_of(rows[1:2]) == "Attacks: pgd."
 
 
+def test_a_backbone_without_a_name_is_read_from_all_that_was_typed(monkeypatch):
+    address = f"https://models.example/pets/#sha256={64 * '0'}"
+    monkeypatch.setattr("sys.argv", ["transfer.py", address, "runs/lr=0.1/release", "mine=timm:resnet18"])
+    named = {"pets": address, "release": "runs/lr=0.1/release", "mine": "timm:resnet18"}
+    assert transfer.check(transfer.parse()) == named
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
         (["a=runs/a", "--epochs", "0"], "--epochs 0 is not at least 1"),
         (["a=runs/a", "--learning-rate", "0"], "--learning-rate 0 is not above 0. 0.001 is usual"),
         (["a=runs/a", "--output", __file__], "test_examples.py lies at or below a file. Give a folder"),
-        (["a=runs/a", "a=runs/b"], "Two backbones have the same name. Write NAME=MODEL for each"),
+        (["a=runs/a", "a=runs/b"], "Two models have the same name. Write NAME=MODEL for each"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_trained(words, sentence, monkeypatch):
