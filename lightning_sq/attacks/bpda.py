@@ -24,7 +24,9 @@ def with_bpda(model: Quantized, backward: Backward = "identity", surrogate_sharp
         model: Anything that shows its quantizer.
         backward: See `quantizer_with_backward`.
         surrogate_sharpness: See `quantizer_with_backward`.
+    Raises: InputError for a model that shows no quantizer, such as a function.
     """
+    check_shown(model)
     if model.quantizer is None:
         return model
     return model.with_quantizer(quantizer_with_backward(model.quantizer, backward, surrogate_sharpness))
@@ -80,5 +82,4 @@ class BPDA:
 
     def __call__(self, model: Any, images: Tensor, labels: Tensor, seeds: Sequence[int], epsilon: float) -> Tensor:
         """See `PGD.__call__`; the model shows its quantizer. Raises: InputError for one that does not."""
-        check_shown(model)
         return self.attack(with_bpda(model, self.backward, self.surrogate_sharpness), images, labels, seeds, epsilon)

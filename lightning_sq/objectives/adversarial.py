@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_sq.attacks.pgd import usual_step_size
+from lightning_sq.errors import InputError
 from lightning_sq.layers import PixelNoise
 from lightning_sq.layers.soft_quantization import Backward
 from lightning_sq.objectives.attacked import SteppingObjective, TrainingCriterion
@@ -49,6 +50,8 @@ class Adversarial(SteppingObjective):
         super().__init__(epsilon, num_steps, criterion, backward, surrogate_sharpness, label_smoothing, ramp_steps)
         usual = usual_step_size(num_steps, self.epsilon)
         self.step_size = usual if step_size is None else parse_epsilon(step_size, name="step_size")
+        if self.step_size == 0 and step_size is not None:
+            raise InputError(f"step_size={step_size} is not above 0. 2.5 epsilon / num_steps is usual.")
         self.start = PixelNoise("uniform", self.epsilon)
 
     def attack(self, model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
-import torch
 from torch import Tensor
 
 from lightning_sq.attacks import with_bpda
@@ -13,19 +12,13 @@ from lightning_sq.attacks.criteria import CRITERIA
 from lightning_sq.errors import InputError
 from lightning_sq.layers import PixelNoise
 from lightning_sq.layers.soft_quantization import Backward
+from lightning_sq.objectives.base import gradient_for_signs
 from lightning_sq.objectives.ramped import RampedObjective
 from lightning_sq.ops.checks import check_sharpness
 from lightning_sq.types import parse_epsilon
 
 TrainingCriterion = Literal["cross_entropy", "margin"]
 """Of those in `attacks.criteria` what an attack inside an objective may maximise: both go for two classes too."""
-HALF_SCALE = 2.0**12
-"""Of a loss that only has to tell signs: the gradient of an image that is known for sure is 0 in float16 without it."""
-
-
-def is_in_half(device_type: str) -> bool:
-    """Whether autocast computes in float16 there, whose smallest numbers are 6e-8."""
-    return torch.is_autocast_enabled(device_type) and torch.get_autocast_dtype(device_type) == torch.float16
 
 
 class AttackedObjective(RampedObjective):
@@ -106,9 +99,6 @@ class SteppingObjective(AttackedObjective):
         return self.start
 
     def gradient(self, model: Callable[[Tensor], Tensor], x: Tensor, labels: Tensor) -> Tensor:
-        """Of the summed criterion with respect to x, under float16's autocast `HALF_SCALE` times it."""
+        """Of the summed criterion with respect to x, as `gradient_for_signs` gives it."""
         x = x.detach().requires_grad_()
-        total = CRITERIA[self.criterion](model(x), labels).sum()
-        if not is_in_half(x.device.type):
-            return torch.autograd.grad(total, x)[0]
-        return torch.autograd.grad(HALF_SCALE * total, x)[0].nan_to_num()
+        return gradient_for_signs(CRITERIA[self.criterion](model(x), labels).sum(), x)

@@ -6,12 +6,27 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_sq.errors import InputError
 from lightning_sq.layers import PixelNoise
+
+HALF_SCALE = 2.0**12
+"""The gradient of an image that is known for sure is 0 in float16 without it."""
+
+
+def gradient_for_signs(total: Tensor, x: Tensor, *, retain_graph: bool = False) -> Tensor:
+    """Of `total` with respect to `x`, where only its signs matter.
+
+    `HALF_SCALE` times it, and cut, where autocast computes in float16, whose smallest numbers are 6e-8.
+    """
+    kind = x.device.type
+    if torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16:
+        return torch.autograd.grad(HALF_SCALE * total, x, retain_graph=retain_graph)[0].nan_to_num()
+    return torch.autograd.grad(total, x, retain_graph=retain_graph)[0]
 
 
 class Objective(nn.Module):

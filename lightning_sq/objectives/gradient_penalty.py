@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_sq.errors import InputError
-from lightning_sq.objectives.base import Objective, running_statistics_kept
+from lightning_sq.objectives.base import Objective, gradient_for_signs, running_statistics_kept
 from lightning_sq.types import parse_epsilon
 
 
@@ -63,11 +63,13 @@ class GradientPenalty(Objective):
         logits = model(x)
         loss = self.loss(logits, labels)
         # the loss is a mean: times B, each image's gradient is that of its own loss
-        (gradient,) = torch.autograd.grad(len(images) * loss, x, create_graph=twice, retain_graph=True)
+        total = len(images) * loss
         if twice:
+            (gradient,) = torch.autograd.grad(total, x, create_graph=True)
             norm = gradient.abs().flatten(1).sum(1).mean()
         else:
+            direction = gradient_for_signs(total, x, retain_graph=True).sign()
             with running_statistics_kept(model):
-                ahead = model(images + self.step * gradient.sign())
+                ahead = model(images + self.step * direction)
             norm = (self.loss(ahead, labels) - loss) / self.step
         return loss + self.epsilon * norm, logits

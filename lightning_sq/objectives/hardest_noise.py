@@ -78,7 +78,7 @@ class HardestNoise:
     def _draws(self, images: Tensor, margins: MarginModel) -> Iterator[Draw]:
         """In their order; the refined ones go by what `margins` was told meanwhile of the images that are left.
 
-        Of several patterns an image gets another one with every random draw.
+        Of several patterns an image gets another one with every random draw, until halving deals the places anew.
         """
         for turn in range(self.num_draws):
             yield lambda left, turn=turn: left.with_noise(self.noise.draw(left.natural, turn))

@@ -60,7 +60,7 @@ from lightning_sq.training.resume.start import (
 )
 from lightning_sq.training.robust_accuracy import RobustAccuracy
 from lightning_sq.training.run_state import RunState
-from lightning_sq.training.trainer_options import check_fit, check_trainer
+from lightning_sq.training.trainer_options import check_fit, check_sync_batchnorm, check_trainer
 from lightning_sq.training.waiting import WaitingForData
 
 HOW_IT_WAS_STARTED = ("resume", "overwrite", "on_mismatch", "ckpt_path")
@@ -219,6 +219,7 @@ class CommandLine(LightningCLI):
         prepare_data_once(self.trainer, self.datamodule)
         self.trainer.datamodule = self.datamodule  # as `fit` does
         check_fit(self.trainer, has_time_limit=self.time_limit is not None)
+        check_sync_batchnorm(self.trainer, self.model)
         run = self.model.run = RunState(self.recipe, TimePlan(self.time_limit))
         if self.saved is not None:
             self.saved.check_recipe(self.recipe)

@@ -156,7 +156,7 @@ class ClassifierModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        stop_unless_finite(self, "weights", self.model.parameters())
+        stop_unless_finite(self, "weights", self.parameters())
         checkpoint[CHECKPOINT_KEY] = entry_of(self)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""SGD with momentum or AdamW, no weight decay on norms and biases, linear warm-up, cosine or linear decay."""
+"""SGD with momentum or AdamW, weight decay on weights alone, linear warm-up, cosine or linear decay."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_sq.errors import InputError
@@ -58,12 +59,13 @@ class Optimization:
 def make_optimizer(
     model: nn.Module, optimization: Optimization, *, global_batch_size: int, objective: nn.Module | None = None
 ) -> torch.optim.Optimizer:
-    """Over two groups: weights, which decay, and what does not: norms, biases, and what a quantizer or the objective
-    learns.
+    """Over two groups: weights, which decay, and what does not: norms, biases, tokens and embeddings of places, and
+    what a quantizer or the objective learns.
     """
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    decaying = [p for name, p in named if p.ndim > 1 and not name.startswith("quantize.")]
-    free = [p for name, p in named if p.ndim <= 1 or name.startswith("quantize.")]
+    weights = {id(layer.weight) for layer in model.modules() if isinstance(layer, (nn.Linear, _ConvNd))}
+    learnt = [p for p in model.parameters() if p.requires_grad]
+    decaying = [p for p in learnt if id(p) in weights]
+    free = [p for p in learnt if id(p) not in weights]
     known = {id(p) for p in model.parameters()}  # an objective may hold the model, or a part of it
     others = () if objective is None else objective.parameters()
     free += [p for p in others if p.requires_grad and id(p) not in known]

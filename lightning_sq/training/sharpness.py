@@ -17,7 +17,7 @@ class SharpnessSchedule(Callback):
     """Moves the quantizer's sharpness from `start` to `end` by the same factor at each optimizer step, then leaves it.
 
     It is a function of the place in the schedule, start (end / start)^(step / (steps - 1)), so a run that resumes goes
-    on where it was; the last step is trained at `end`. Logs train/sharpness.
+    on where it was; the last step is trained at `end`, but where a time limit leaves steps out. Logs train/sharpness.
 
     Args:
         start: Sharpness at the first step, in 1 / (full pixel range).

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_sq.errors import InputError
+from lightning_sq.objectives import IntervalBound
 from lightning_sq.training.loop import count_batches, count_steps
 from lightning_sq.training.resizing import ProgressiveResizing
+
+if TYPE_CHECKING:
+    from lightning_sq.training.module import ClassifierModule
 
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 """In which weights and pixels stay float32, as a checkpoint, an evaluation and a release have them."""
@@ -40,6 +47,23 @@ def check_trainer(trainer: Trainer) -> None:
                 "GradientAccumulationScheduler changes the steps of an epoch, which the schedule of the learning rate "
                 "counts beforehand. Set --trainer.accumulate_grad_batches, or leave the callback out."
             )
+
+
+def check_sync_batchnorm(trainer: Trainer, module: ClassifierModule) -> None:
+    """Raises: InputError where --trainer.sync_batchnorm would train another function than is saved and attacked."""
+    if not isinstance(trainer.strategy, DDPStrategy) or trainer.strategy._layer_sync is None:
+        return
+    for layer in module.model.modules():
+        if isinstance(layer, _BatchNorm) and next(layer.children(), None) is not None:
+            raise InputError(
+                f"--trainer.sync_batchnorm puts torch's norm in the place of every {type(layer).__name__} of "
+                f"{module.model.config.architecture}, and leaves out the activation inside. Leave it out."
+            )
+    if isinstance(module.objective, IntervalBound):
+        raise InputError(
+            "--trainer.sync_batchnorm has no part in the bounds of IntervalBound, which go by the batch of each "
+            "process. Leave it out."
+        )
 
 
 def _name_of(strategy: object) -> str:

@@ -337,6 +337,7 @@ def test_an_attack_that_cannot_be_is_refused(cls, options, named):
         ({"criterion": "guess"}, "criterion='guess'"),
         ({"criterion": "dlr"}, "criterion='dlr' is not one of cross_entropy, margin"),
         ({"step_size": 2}, "step_size=2"),
+        ({"step_size": 0}, "step_size=0 is not above 0"),
     ],
 )
 def test_a_pgd_that_cannot_be_is_refused(options, named):
@@ -357,6 +358,13 @@ def test_in_half_precision_an_image_that_is_known_for_sure_is_attacked_too(crite
         half = seeded(objective).attack(model, IMAGES, labels)
     assert torch.equal(half, whole)
     assert distance(half, (IMAGES - 0.1).clamp(0, 1)).max() < 1e-6
+
+
+@pytest.mark.parametrize("objective", [Adversarial, FGSMRS, FreeAdversarial])
+def test_a_network_that_shows_no_quantizer_cannot_be_attacked_by_bpda(objective):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(108, 2))
+    with pytest.raises(InputError, match="is a Sequential that shows no quantizer"):
+        seeded(objective(backward="identity"))(network, IMAGES, torch.zeros(24).long())
 
 
 def test_the_default_steps_are_the_papers():

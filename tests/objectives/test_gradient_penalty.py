@@ -172,3 +172,14 @@ def test_training_shrinks_the_input_gradient_below_that_of_natural_training(meth
 def test_a_penalty_that_cannot_be_is_refused(options, named):
     with pytest.raises(InputError, match=named):
         GradientPenalty(**options)
+
+
+def test_in_half_precision_the_penalty_of_an_image_that_is_known_for_sure_looks_ahead_too():
+    """Its loss is some 1e-9, and float16 knows nothing between 0 and 6e-8."""
+    torch.manual_seed(0)
+    model, seen = nn.Sequential(nn.Flatten(), nn.Linear(IMAGES[0].numel(), 2)), []
+    model[1].weight.data.copy_(torch.tensor([[0.2], [-0.2]]).expand(2, IMAGES[0].numel()))
+    model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    with torch.autocast("cpu", torch.float16):
+        GradientPenalty(0.1, "finite_difference", step=0.1)(model, IMAGES, torch.zeros(len(IMAGES)).long())
+    assert torch.allclose(seen[-1], IMAGES - 0.1)

@@ -139,3 +139,33 @@ def test_a_second_fit_of_the_same_module_has_the_whole_schedule_again(few_digits
         Trainer(max_steps=2, **options).fit(module, datamodule=data)
         rates.append(seen.rates)
     assert rates == [pytest.approx([0.0125, 0.00625])] * 2
+
+
+def test_a_validation_counts_what_its_names_say():
+    config = ModelConfig("test_resnet", tuple("0123456789"), (0.0,) * 3, (1.0,) * 3, 32, 32, None)
+    module = ClassifierModule(build_model(config), NoisyNatural("rademacher", 0.4), Optimization()).eval()
+    module._trainer = SimpleNamespace(datamodule=SimpleNamespace(index=lambda split: range(64)))
+    module.forward = lambda x: x.flatten(1)[:, :10]  # the first ten pixels are the logits
+    torch.manual_seed(0)
+    images, labels, indices = torch.rand(64, 3, 32, 32), torch.arange(64) // 20, torch.arange(64)  # uneven classes
+    noisy = module.objective.perturb_repeatably(images, indices)
+    assert noisy.min() == 0
+    assert noisy.max() == 1
+    assert (noisy - images).abs().max().item() == pytest.approx(0.4)
+    images = 0.4 + 0.2 * images  # no two logits are alike behind the noise
+    module._measure(images, labels, indices)
+    noisy = module.objective.perturb_repeatably(images, indices)
+    for name, pixels, k in (("clean_top1", images, 1), ("clean_top5", images, 5), ("noisy_top1", noisy, 1)):
+        right = (module(pixels).topk(k).indices == labels[:, None]).any(1).float().mean().item()
+        assert module.val_metrics[name].compute().item() == pytest.approx(right), name
+
+
+def test_no_checkpoint_is_written_of_what_an_objective_has_learnt_to_be_no_number():
+    config = ModelConfig("test_resnet", ("a", "b"), (0.0,) * 3, (1.0,) * 3, 32, 32, None)
+    objective = Natural()
+    objective.temperature = torch.nn.Parameter(torch.tensor(float("nan")))
+    module = ClassifierModule(build_model(config), objective, Optimization())
+    loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_idx=4))
+    module._trainer = SimpleNamespace(world_size=1, global_rank=0, global_step=3, current_epoch=0, fit_loop=loop)
+    with pytest.raises(FloatingPointError, match="The weights stopped being finite in epoch 1, at step 3, batch 5"):
+        module.on_save_checkpoint({})

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections import OrderedDict
 
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -41,6 +42,15 @@ def test_norms_and_biases_do_not_decay():
     assert [tuple(p.shape) for p in decayed["params"]] == [(4, 3, 3, 3)]
     assert [tuple(p.shape) for p in free["params"]] == [(4,), (4,), (4,)]
     assert (decayed["weight_decay"], free["weight_decay"]) == (0.1, 0.0)
+
+
+def test_tokens_and_embeddings_of_places_do_not_decay():
+    model = timm.create_model("test_vit", num_classes=2)
+    decayed, free = make_optimizer(model, Optimization(), global_batch_size=256).param_groups
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    assert {"pos_embed", "cls_token"} <= {names[id(parameter)] for parameter in free["params"]}
+    assert {names[id(parameter)] for parameter in decayed["params"]} >= {"patch_embed.proj.weight", "head.weight"}
+    assert len(names) == len(decayed["params"]) + len(free["params"])
 
 
 def test_values_that_cannot_be_are_refused():
