@@ -25,7 +25,7 @@ from lightning_sq.evaluation.tables import format_epsilon, markdown_table
 from lightning_sq.metrics_file import training_curve
 from lightning_sq.paths import sha256, write_whole
 from lightning_sq.reproduction.runs import ONE_PROCESS
-from lightning_sq.run_files import JSON_FILE, LAST_CHECKPOINT
+from lightning_sq.run_files import ALL_VERDICTS, JSON_FILE, LAST_CHECKPOINT
 
 RECIPES = {"natural": "imagenette_natural", "method": "imagenette", "fgsm_rs": "imagenette_fgsm_rs"}
 LOGGED = {
@@ -57,12 +57,13 @@ def attacked(runs: dict[str, Path], options: argparse.Namespace) -> Path:
     words += ["--epsilon", options.epsilon, "--attacks", options.attacks, "--num-images", str(options.num_images)]
     known = folder / "words.txt"
     asked = "\n".join([" ".join(words), *(sha256(run / LAST_CHECKPOINT) for run in runs.values())])
-    if not (folder / JSON_FILE).exists():
+    has_results = (folder / JSON_FILE).exists()
+    if has_results and (not known.exists() or known.read_text() != asked):
+        sys.exit(f"{folder} holds an evaluation of other nets or by other words. Remove it, or give another --runs.")
+    if not has_results or any(folder.glob(ALL_VERDICTS)):  # one that broke off when it wrote its page is ended
         shared = [] if options.devices is None else ["--devices", str(options.devices)]  # changes no verdict
         write_whole(known, asked)
         _command([*words, *shared, "--output", str(folder)])
-    elif not known.exists() or known.read_text() != asked:
-        sys.exit(f"{folder} holds an evaluation of other nets or by other words. Remove it, or give another --runs.")
     return folder
 
 

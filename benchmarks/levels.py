@@ -148,7 +148,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("results/levels"))
     parser.add_argument("--num-images", type=int, default=1000)
     parser.add_argument("--num-attacked", type=int, default=64)
-    parser.add_argument("--attacks", default="pgd,bpda,quantized_box")
+    parser.add_argument("--attacks", default="pgd,pgd_margin,bpda,quantized_box")
     parser.add_argument("--batch-size", type=int, default=32)
     options = parser.parse_args()
     files = choose_images(options.data, options.num_images, 0, allow_unreadable=False)

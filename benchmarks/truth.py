@@ -47,19 +47,22 @@ def measure(
     proven, wrong = settled.certified[epsilon], ~settled.survived()
     breakable = settled.correct & wrong
     attacks = {name: replace(entry, on_everyone=True) for name, entry in attacks_by_name(options.attacks).items()}
-    with progress_bar(f"attacking {runs.name}", "passes of the model") as advance:
-        attacked = evaluate(
-            model, images[breakable], labels[breakable], epsilon=epsilon, attacks=attacks,
-            store=runs / "attacked", checks=False, progress=advance,
-        )  # fmt: skip
-    broken = {name: int((~attacked.survived(attacks=[name])).sum()) for name in attacked.outcomes}
+    broken = dict.fromkeys([*attacks, "all"], 0)
+    if breakable.any():
+        with progress_bar(f"attacking {runs.name}", "passes of the model") as advance:
+            attacked = evaluate(
+                model, images[breakable], labels[breakable], epsilon=epsilon, attacks=attacks,
+                store=runs / "attacked", checks=False, progress=advance,
+            )  # fmt: skip
+        broken = {name: int((~attacked.survived(attacks=[name])).sum()) for name in attacked.outcomes}
+        broken["all"] = int((~attacked.verdicts).sum())
     return {
         "num_images": len(images),
         "clean": int(settled.correct.sum()),
         "proven": int(proven.sum()),
         "not_known": int((~proven & ~wrong).sum()),
         "breakable": int(breakable.sum()),
-        "broken": broken | {"all": int((~attacked.verdicts).sum())},
+        "broken": broken,
     }
 
 

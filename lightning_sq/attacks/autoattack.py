@@ -21,6 +21,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from lightning_sq.attacks.broken_left_out import CLEARLY, leave_broken_out
 from lightning_sq.attacks.frozen import frozen
@@ -92,7 +93,8 @@ class AutoAttackStage:
 
         Raises: InputError if pyautoattack is not installed, or for what `why_not` says.
         """
-        with _as_the_package_expects(model, images.device, self.norm) as float32_model:
+        finite = self.norm == "l2" or self.stage == "fab-t"
+        with _as_the_package_expects(model, images.device, finite_gradients=finite) as float32_model:
             # no tensors of inference mode, and such as can be viewed
             x, y = images.detach().clone(memory_format=torch.contiguous_format), labels.clone()
             with torch.no_grad():
@@ -101,7 +103,8 @@ class AutoAttackStage:
             num_classes = logits.shape[1]
             if why := self.why_not(num_classes, *x.shape[2:]):
                 raise InputError(f"{self.stage} cannot be run: {why}.")
-            attack = self._attack(float32_model, epsilon, seeds[0], num_classes, images.device)
+            asked = float32_model if is_steady else _right_at_first(float32_model, y, num_classes)
+            attack = self._attack(asked, epsilon, seeds[0], num_classes, images.device)
             if self.stage.startswith("apgd") and self.num_draws == 1 and is_steady:
                 leave_broken_out(attack)  # of a random model what one draw gets wrong, the next may get right
             return attack.perturb(x, y).detach().clamp(0, 1)
@@ -155,12 +158,12 @@ def load_package() -> dict[str, Any]:
 
 @contextmanager
 def _as_the_package_expects(
-    model: Callable[[Tensor], Tensor], device: torch.device, norm: Norm
+    model: Callable[[Tensor], Tensor], device: torch.device, *, finite_gradients: bool
 ) -> Iterator[Callable[[Tensor], Tensor]]:
     of_the_caller = torch.get_default_dtype()
 
     def float32_model(x: Tensor) -> Tensor:
-        x = _with_finite_gradient(x) if norm == "l2" else x
+        x = _with_finite_gradient(x) if finite_gradients else x
         with torch.autocast(device.type, enabled=False), _by_default(of_the_caller):
             logits = model(x).float().clone()  # Square writes into its logits
         if x.requires_grad:
@@ -178,13 +181,25 @@ def _as_the_package_expects(
 
 
 def _with_finite_gradient(x: Tensor) -> Tensor:
-    """`x`, whose gradient is 0 where it is not finite: g / ||g||_2 would be no number anywhere. In L-inf the package
-    takes the sign, which is 0 of what is no number, and right of what is infinite.
+    """`x`, whose gradient is 0 where it is not finite: g / ||g||_2 would be no number anywhere, and FAB's distance to
+    the boundary none. In L-inf APGD takes the sign, which is 0 of what is no number, and right of what is infinite.
     """
     x = x.view_as(x)
     if x.requires_grad:
         x.register_hook(lambda gradient: torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0))
     return x
+
+
+def _right_at_first(model: Callable[[Tensor], Tensor], labels: Tensor, num_classes: int) -> Callable[[Tensor], Tensor]:
+    """`model` with a first answer that is right: what is wrong then the package does not attack, and what one draw of a
+    random model gets wrong, the next may get right.
+    """
+    first = [one_hot(labels, num_classes).float()]
+
+    def answer(x: Tensor) -> Tensor:
+        return first.pop() if first else model(x)
+
+    return answer
 
 
 @contextmanager

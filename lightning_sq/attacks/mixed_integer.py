@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -113,6 +114,10 @@ def _one_number(value: float) -> Tensor:
     return torch.tensor([value], dtype=torch.float32, device="cpu")
 
 
+PROVES_TOO_MUCH = ("1.16.0",)
+"""Versions of highspy that call some programs infeasible that are not."""
+
+
 class _NotKnown(Exception):
     """The solver came to no end."""
 
@@ -120,12 +125,17 @@ class _NotKnown(Exception):
 def _point_nowhere_above_0(program: IntegerProgram, value: Affine, seconds: float) -> Tensor | None:
     """Variables (V,) for which `value` (1,) is at most 0, as small as it soon gets; None if there are none.
 
-    Raises: _NotKnown; InputError without the solver.
+    Raises: _NotKnown; InputError without the solver, or with one that is wrong.
     """
     try:
         import highspy
     except ImportError:
         raise InputError("mixed_integer needs the solver HiGHS: pip install 'lightning-sq[attacks]'.") from None
+    if (found := version("highspy")) in PROVES_TOO_MUCH:
+        raise InputError(
+            f"highspy {found} finds no solution where there is one, and so proves what is not true. Install another "
+            "version: pip install 'lightning-sq[attacks]'."
+        )
     count = len(program.upper)
     value = value.of_variables(count)
     rows = [row.of_variables(count) for row in (*program.nowhere_above_0, value)]

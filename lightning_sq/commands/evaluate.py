@@ -32,7 +32,7 @@ CURVE = (1 / 3, 2 / 3)
 def main(arguments: list[str]) -> None:
     options = parse(arguments)
     options.transfer_from = _that_are_no_models(options.transfer_from, options.models)
-    _check_no_results(options.output, overwrite=options.overwrite)
+    _check_output(options)
     device = launch(options.device, options.devices)
     from lightning_sq.evaluation.processes import barrier
     from lightning_sq.output_lock import lock_output
@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> None:
     with ExitStack() as held:
         if rank() == 0:
             lock_output(options.output, held)
-            _check_no_results(options.output, overwrite=options.overwrite)  # whoever held it may have written some
+            _check_output(options)  # whoever held it may have written some
             note_job(options.output)
             if any(options.output.glob(ALL_VERDICTS)):
                 print(f"Going on with the verdicts in {options.output / VERDICTS}.", flush=True)
@@ -73,16 +73,23 @@ def _same(source: str, other: str) -> bool:
     return source == other or (one.exists() and two.exists() and one.samefile(two))
 
 
-def _check_no_results(output: Path, *, overwrite: bool) -> None:
-    """Raises: InputError if `output` is a file, or holds results that are not to be replaced.
+def _check_output(options: Namespace) -> None:
+    """Raises: InputError if --output is a file, or holds results, or verdicts of other models, that are to stay.
 
     Verdicts beside the results are of an evaluation that broke off when it wrote its page, or while it replaced an
     older one: the same command ends it.
     """
+    output, overwrite = options.output, options.overwrite
     if output.exists() and not output.is_dir():
         raise InputError(f"--output {output} is a file. Give a folder.")
     if (output / JSON_FILE).exists() and not overwrite and not any(output.glob(ALL_VERDICTS)):
         raise InputError(f"{output} already holds results. Add --overwrite to replace them, or give another --output.")
+    others = {path.parent.name for path in output.glob(ALL_VERDICTS)} - options.models.keys()
+    if others and not overwrite:
+        raise InputError(
+            f"{output / VERDICTS} holds verdicts of {min(others)}, which is none of these models. Add --overwrite to "
+            "drop them, or give another --output."
+        )
 
 
 def _drop_verdicts(folders: Iterable[Path]) -> None:
@@ -97,6 +104,7 @@ def _drop_verdicts(folders: Iterable[Path]) -> None:
 def _evaluate_all(options: Namespace, device: torch.device) -> tuple[dict[str, Any], dict[str, Examples]]:
     """(results, examples by model)."""
     from lightning_sq.evaluation import examples, results
+    from lightning_sq.evaluation.identity import packages
     from lightning_sq.evaluation.processes import first_alone
     from lightning_sq.evaluation.suites import TRANSFER
     from lightning_sq.models.checkpoint_format import versions
@@ -134,7 +142,7 @@ def _evaluate_all(options: Namespace, device: torch.device) -> tuple[dict[str, A
         attacks=_attacks(found, options),
         seed=options.seed,
         device=_in_words(device),
-        versions=versions(),
+        versions=versions() | packages(),
         seconds=time.perf_counter() - began,
     )
     return everything, {subject.name: subject.examples(found[subject.name], chosen) for subject in subjects}
@@ -199,9 +207,9 @@ def _evaluate_one(
         return _attack(subject, others, chosen, store, options)
     except OtherVerdictsError as error:
         if not options.overwrite:
-            raise
+            raise InputError(f"{error.problem}. Add --overwrite to drop them, or give another --output.") from error
         if rank() == 0:
-            print(f"Dropped, because of --overwrite: {str(error).partition('. ')[0]}.", flush=True)
+            print(f"Dropped, because of --overwrite: {error.problem}.", flush=True)
     barrier()  # every process has read them
     if rank() == 0:
         _drop_verdicts([store])

@@ -19,7 +19,7 @@ from lightning_sq.evaluation.description import networks_in
 from lightning_sq.evaluation.diagnostics import Situation, diagnose
 from lightning_sq.evaluation.first_look import look_at
 from lightning_sq.evaluation.found import Evaluation, share_of
-from lightning_sq.evaluation.identity import identity_of
+from lightning_sq.evaluation.identity import identity_of, lenders_in
 from lightning_sq.evaluation.precision import full_precision
 from lightning_sq.evaluation.processes import first_alone, gather
 from lightning_sq.evaluation.runner import Progress, StageRunner
@@ -111,7 +111,9 @@ def evaluate(
         def identity() -> dict[str, Any]:
             of_models = identity_of(look.whole, quantizer, images, labels, sources, look.said, look.said_of_noise())
             of_attacks = {name: entry.to_dict() for name, entry in chosen.items()}
-            return of_models | settings | {"seed": seed, "suite_version": SUITE_VERSION, "attacks": of_attacks}
+            lenders = {name: lent for name, entry in entries.items() if (lent := lenders_in(entry.attack))}
+            said = {"seed": seed, "suite_version": SUITE_VERSION, "attacks": of_attacks, "lenders": lenders}
+            return of_models | settings | said
 
         with _kept(store, identity) as verdicts:
             options = {"device": device, "norm": norm, "batch_size": batch_size, "seed": seed, "show": show}
@@ -155,7 +157,7 @@ def _kept(store: str | Path | None, identity: Callable[[], dict[str, Any]]) -> I
                 verdicts = VerdictStore(None if store is None else Path(store), said, rank())
                 held.enter_context(closing(verdicts))
             except OtherVerdictsError as error:
-                refused = str(error)
+                refused = error.problem
         # waits for all, too: no file is written to while another process reads it
         if reasons := [reason for reason in gather(refused) if reason]:
             raise OtherVerdictsError(reasons[0])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
@@ -47,6 +49,7 @@ def identity_of(
     return {
         "lightning_sq": __version__,
         "torch": torch.__version__,
+        "packages": packages(),
         "model": weights_of(model),
         "beside_weights": {name: beside_weights(one) for name, one in models.items()}
         | {"quantizer": None if quantizer is None else described(quantizer)},
@@ -57,6 +60,26 @@ def identity_of(
         LOGITS: {name: few[:4].tolist() for name, few in logits.items()},
         LOGITS_OF_NOISE: {name: few.tolist() for name, few in of_noise.items()},
     }
+
+
+def packages() -> dict[str, str]:
+    """Of others' attacks and proofs, name -> version; what is not installed is left out."""
+    found = {}
+    for name in ("pyautoattack", "highspy"):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def lenders_in(attack: Any) -> list[str]:
+    """The models inside an attack, whose images it takes: `parameters_of` leaves them out, which names attacks for
+    people. Those of `transfer_from` are known by their names.
+    """
+    if not is_dataclass(attack):
+        return []
+    values = {field.name: getattr(attack, field.name) for field in fields(attack)}
+    own = [described(values.pop("source"))] if "source" in values else []
+    return own + [lender for value in values.values() for lender in lenders_in(value)]
 
 
 def parameters_of(attack: Any) -> dict[str, Any]:

@@ -146,19 +146,22 @@ def assemble(
 
 
 def write_results(folder: Path, results: dict[str, Any]) -> None:
-    """results.json and results.csv, each whole or not at all."""
+    """results.json and results.csv, each whole or not at all.
+
+    all_attacks of a row of the CSV: whether all were run at that budget, so that the worst case is that of all.
+    """
     write_whole(folder / JSON_FILE, json.dumps(_finite(results), indent=1, allow_nan=False) + "\n")
     stream = io.StringIO(newline="")
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(("model", "epsilon", "attack", "accuracy", "num_images"))
+    writer.writerow(("model", "epsilon", "attack", "accuracy", "num_images", "all_attacks"))
     for model in results["models"]:
-        writer.writerow((model["name"], 0, "clean", f"{model['clean_accuracy']:.6g}", model["num_images"]))
+        writer.writerow((model["name"], 0, "clean", f"{model['clean_accuracy']:.6g}", model["num_images"], "yes"))
         for point in model["curve"]:
             values = {**point["attacks"], "worst_case": point["worst_case"]}
             values |= {} if point["certified"] is None else {"certified": point["certified"]}
             for attack, accuracy in values.items():
                 row = (model["name"], f"{point['epsilon']:.6g}", attack, f"{accuracy:.6g}", model["num_images"])
-                writer.writerow(row)
+                writer.writerow((*row, "yes" if point["complete"] else "no"))
     write_whole(folder / CSV_FILE, stream.getvalue())
 
 

@@ -20,10 +20,11 @@ def model_info(results: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]
     `autoattack_acc` is the share left by the four stages of AutoAttack and by what ran before them; null unless all
     four ran. `external` is the worst case over everything, `unreliable` says whether a diagnostic fired.
     """
+    folder = Path(results["data"]["folder"])
     left = [row["accuracy_after"] for row in model["attacks"] if row["attack"] in AUTOATTACK]
     return {
         "name": model["name"],
-        "dataset": Path(results["data"]["folder"]).parent.name or results["data"]["folder"],
+        "dataset": (folder.parent.name if folder.name == "val" else folder.name) or str(folder),
         "num_images": model["num_images"],
         "norm": NORM_ELSEWHERE[results["threat_model"]["norm"]],
         "eps": largest_budget(results),

@@ -35,7 +35,15 @@ CREATE TABLE IF NOT EXISTS examples (stage TEXT, image INTEGER, pixels BLOB, PRI
 
 
 class OtherVerdictsError(InputError):
-    """A folder holds verdicts that cannot be gone on with: of another evaluation, or damaged ones."""
+    """A folder holds verdicts that cannot be gone on with: of another evaluation, or damaged ones.
+
+    Args:
+        problem: Which, as a clause; how to mend it is said behind it.
+    """
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"{problem}. Delete that folder, or give another one.")
+        self.problem = problem
 
 
 @dataclass
@@ -91,9 +99,7 @@ class VerdictStore:
                 f"The verdicts in {folder} cannot be used now ({error}). Start again once that is mended."
             ) from error
         except sqlite3.DatabaseError as error:
-            raise OtherVerdictsError(
-                f"The verdicts in {folder} cannot be read ({error}). Delete that folder."
-            ) from error
+            raise OtherVerdictsError(f"The verdicts in {folder} cannot be read ({error})") from error
 
     def _read(self, path: Path, identity: str) -> None:
         # to be written to, because a process killed in the middle of a batch left a half that SQLite takes back first
@@ -104,10 +110,7 @@ class VerdictStore:
             if found is None:
                 return
             if other := _difference(json.loads(found[0]), json.loads(identity)):
-                raise OtherVerdictsError(
-                    f"{path.parent} holds verdicts of another evaluation ({other}). "
-                    "Add --overwrite to drop them, or give another --output."
-                )
+                raise OtherVerdictsError(f"{path.parent} holds verdicts of another evaluation ({other})")
             for stage, first, seconds, notes in connection.execute("SELECT * FROM batches"):
                 self._batches.setdefault(stage, {})[first] = Kept({}, seconds, tuple(json.loads(notes)))
             firsts = {stage: sorted(batches) for stage, batches in self._batches.items()}

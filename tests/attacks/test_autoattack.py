@@ -124,6 +124,28 @@ def test_in_l2_a_gradient_that_is_no_number_somewhere_leads_on_where_it_is_one(s
     assert fools(model, found, images, labels, epsilon=1.0, norm="l2").sum() > 20
 
 
+def test_fab_bears_a_gradient_that_is_no_number_in_linf_too():
+    model, images = root_of("no number"), IMAGES.clone()
+    images[:, 0, :, 0] = 0
+    labels = model(images).argmax(1)
+    found = AutoAttackStage("fab-t", num_steps=10)(model, images, labels, SEEDS, 0.1)
+    assert fools(model, found, images, labels, epsilon=0.1).sum() > 20
+
+
+@pytest.mark.parametrize("stage", get_args(Stage))
+def test_what_one_draw_of_a_random_model_gets_wrong_is_attacked_all_the_same(stage):
+    net, asked, generator = small_net(0), [], torch.Generator().manual_seed(0)
+    labels = net(IMAGES).argmax(1)
+
+    def model(x):
+        asked.append(len(x))
+        logits = net(x) + 1e-2 * torch.rand(len(x), 1, generator=generator)
+        return logits.flip(1) if len(asked) == 3 else logits  # after two looks whether it is random
+
+    found = AutoAttackStage(stage, num_steps=5, num_queries=20)(model, IMAGES, labels, SEEDS, 0.1)
+    assert fools(net, found, IMAGES, labels, epsilon=0.1).any()
+
+
 def test_in_l2_a_model_whose_gradient_is_never_a_number_is_flagged_and_not_the_attack_blamed():
     net = small_net(0)
 
@@ -206,3 +228,19 @@ def test_square_in_l2_is_refused_on_images_that_its_tiles_do_not_fit_into(height
     else:
         with pytest.raises(InputError, match=f"tiles, which do not fit into {height} x {width} pixels"):
             attack(model, images, labels, SEEDS[:3], 1e-3)
+
+
+def test_the_package_gets_what_a_stage_was_made_with_and_what_autoattack_has_for_the_rest():
+    def made(stage):
+        attack = AutoAttackStage(stage, num_steps=7, num_restarts=2, num_draws=3, num_queries=11)
+        return attack._attack(small_net(0), 0.1, 5, 20, torch.device("cpu"))
+
+    for stage, loss in (("apgd-ce", "ce"), ("apgd-dlr", "dlr"), ("apgd-t", None)):
+        apgd = made(stage)
+        assert (apgd.n_iter, apgd.n_restarts, apgd.eot_iter, apgd.thr_decr) == (7, 2, 3, 0.75)
+        assert loss in (None, apgd.loss)
+    fab, square = made("fab-t"), made("square")
+    assert (fab.n_iter, fab.n_restarts, fab.targeted) == (7, 2, True)
+    assert [made(stage).n_target_classes for stage in ("apgd-t", "fab-t")] == [9, 9]
+    assert (square.n_queries, square.n_restarts, square.p_init, square.rescale_schedule) == (11, 2, 0.8, False)
+    assert {(made(stage).eps, made(stage).seed) for stage in get_args(Stage)} == {(0.1, 5)}

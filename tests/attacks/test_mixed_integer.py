@@ -209,3 +209,10 @@ def test_without_the_solver_one_is_told_what_to_install(monkeypatch):
 def test_no_time_and_no_variables_are_refused(values):
     with pytest.raises(InputError, match="above 0"):
         MixedInteger(**values)
+
+
+def test_a_solver_that_is_known_to_prove_too_much_is_refused(monkeypatch):
+    monkeypatch.setattr("lightning_sq.attacks.mixed_integer.version", lambda name: "1.16.0")
+    model = net(QUANTIZERS["six levels"])
+    with pytest.raises(InputError, match=r"highspy 1\.16\.0 finds no solution where there is one"):
+        MixedInteger()(model, IMAGES, labels_of(model), range(len(IMAGES)), EPSILON)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from lightning_sq.commands.evaluate import _attack
+from lightning_sq.commands.evaluate import _attack, _read
 from lightning_sq.commands.evaluate_options import parse
 
 
@@ -48,5 +48,20 @@ def test_the_curve_has_a_third_and_two_thirds_of_the_largest_budget(monkeypatch,
     subject = SimpleNamespace(name="demo", model=None, images=None, labels=None)
     options = parse(["runs/demo", "--data", "data", "--output", "out", "--epsilon", "0.3,0.1"])
     _attack(subject, {}, [], tmp_path, options)
+    assert (asked["attacks"], asked["norm"], asked["seed"]) == ("standard", "linf", 0)
     assert asked["epsilon"] == [0.3, 0.1]
     assert asked["curve"] == pytest.approx([0.1, 0.2])
+
+
+def test_what_is_typed_reaches_the_attacks_and_the_loader(monkeypatch, tmp_path):
+    attacked, read = {}, {}
+    monkeypatch.setattr("lightning_sq.evaluation.evaluate", lambda *_, **options: attacked.update(options))
+    monkeypatch.setattr("lightning_sq.commands.evaluate.read_images", lambda *_, **options: read.update(options))
+    words = ["runs/demo", "--data", "data", "--output", "out", "--norm", "l2", "--epsilon", "0.5", "--seed", "3"]
+    options = parse([*words, "--batch-size", "7", "--backend", "torchvision", "--attacks", "quick"])
+    subject = SimpleNamespace(name="demo", model=None, images=None, labels=None)
+    _attack(subject, {"other": None}, [4], tmp_path, options)
+    names = ("norm", "epsilon", "seed", "batch_size", "attacks", "store", "show", "transfer_from")
+    assert [attacked[name] for name in names] == ["l2", [0.5], 3, 7, "quick", tmp_path, [4], {"other": None}]
+    _read(SimpleNamespace(config=None), None, options, "cpu")
+    assert (read["backend"], read["batch_size"], read["device"]) == ("torchvision", 7, "cpu")

@@ -161,6 +161,18 @@ def test_a_recipe_whose_short_run_logs_no_speed_is_told_the_way_out(tmp_path, ca
     assert "logged no speed. Give --images-per-second." in capsys.readouterr().err
 
 
+def test_the_network_is_the_one_that_is_described(plan):
+    words = ["--bandwidth", "3", "--bandwidth-inside", "50", "--latency", "7", "--overlap", "0.25", "--json"]
+    network = {"bandwidth": 3e9, "bandwidth_inside": 5e10, "latency": 7e-6, "overlap": 0.25}
+    assert json.loads(plan(*IMAGENET, *words)[1])["network"] == pytest.approx(network)
+
+
+def test_the_speed_of_a_short_run_is_that_of_its_second_epoch(plan, monkeypatch):
+    monkeypatch.setattr("lightning_sq.commands.plan.refusal_of", lambda words: None)
+    monkeypatch.setattr("lightning_sq.commands.plan.training_curve", lambda *_: [{"rate": 1.0}, {"rate": 5.0}])
+    assert json.loads(plan(*IMAGENET[:4], "--json")[1])["images_per_second"] == 5.0
+
+
 @pytest.mark.parametrize(
     ("words", "parts"),
     [

@@ -264,10 +264,26 @@ def test_overwrite_drops_verdicts_of_another_evaluation_and_nothing_else_does(
     before, after = (words(releases, few_digits, tmp_path, "--seed", seed) for seed in "12")
     first = killed(before)
     assert killed(after) == 0
-    assert "holds verdicts of another evaluation (images, labels, seed differ)" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "holds verdicts of another evaluation (images, labels, seed differ). Add --overwrite to drop them" in told
     assert killed([*after, "--overwrite"]) == first
     (tmp_path / "verdicts/plain/rank-0.sqlite").write_bytes(b"no database" * 100)
     assert 0 < killed([*after, "--overwrite"]) < first  # of the other model there are some still
+
+
+def test_verdicts_of_other_models_are_not_dropped_unasked(releases, few_digits, tmp_path, killed, capsys):
+    both = words(releases, few_digits, tmp_path)
+    one = [word for word in both if not word.startswith("quantized=")]
+    assert killed(both) > 0
+    (tmp_path / "results.json").write_text("{}")
+    assert main(one) == 2
+    told = capsys.readouterr().err
+    assert "verdicts holds verdicts of quantized, which is none of these models. Add --overwrite" in told
+    assert (tmp_path / "verdicts/quantized/rank-0.sqlite").exists()
+    assert (tmp_path / "results.json").read_text() == "{}"
+    assert main([*one, "--overwrite"]) == 0
+    assert [row["name"] for row in json.loads((tmp_path / "results.json").read_text())["models"]] == ["plain"]
+    assert not (tmp_path / "verdicts").exists()
 
 
 def test_two_processes_drop_verdicts_of_another_evaluation_together(releases, few_digits, tmp_path, killed):

@@ -11,6 +11,7 @@ import yaml
 
 import lightning_sq
 from lightning_sq.__main__ import main
+from lightning_sq.metrics import input_gradient_l1
 from lightning_sq.models.checkpoint_format import read_checkpoint
 from tests.callbacks import Recorder
 from tests.conftest import REPOSITORY
@@ -86,6 +87,8 @@ def test_it_is_exported_and_attacked_on_the_pixels_that_it_was_validated_on(mnis
     with torch.no_grad():
         clean = (model(images).argmax(1) == labels).float().mean().item()
     assert accuracies == pytest.approx([clean, clean])
+    (row,) = json.loads((output / "results.json").read_text())["models"]
+    assert row["input_gradient_l1"] == pytest.approx(input_gradient_l1(model, images, labels).mean().item(), rel=1e-3)
     assert len(labels) == NUM_TEST
 
 

@@ -17,7 +17,7 @@ from lightning_sq.evaluation.derivatives_inside import uses_derivatives
 from lightning_sq.evaluation.diagnostics import Situation
 from lightning_sq.evaluation.diagnostics.answers import not_float32
 from lightning_sq.evaluation.diagnostics.attacks import more_steps_break_more
-from lightning_sq.evaluation.diagnostics.gradients import small_steps_jump, zero_gradients
+from lightning_sq.evaluation.diagnostics.gradients import small_steps_jump, successes_get_lost, zero_gradients
 from lightning_sq.evaluation.diagnostics.situation import row
 from lightning_sq.evaluation.runner import StageRunner
 from lightning_sq.evaluation.store import VerdictStore
@@ -156,14 +156,29 @@ def one_start_in_ten(x):
     return torch.stack([1 - 2 * fooled.float(), 0.01 * others.sum(1)], 1)
 
 
-def situation(model, norm="linf", epsilon=EPSILON) -> Situation:
-    """After an attack that finds nothing."""
+def situation(model, norm="linf", epsilon=EPSILON, images=IMAGES, apart=None) -> Situation:
+    """After an attack that finds nothing; of a model without a quantizer, if it is not said how it is taken `apart`."""
     with torch.no_grad():
-        labels = model(IMAGES).argmax(1)
+        labels = model(images).argmax(1)
     idle = {"idle": SuiteEntry("does nothing", lambda model, images, *rest: images, "plain")}
-    found = lightning_sq.evaluate(model, IMAGES, labels, epsilon=epsilon, attacks=idle, norm=norm, checks=False)
-    runner = StageRunner(model, model, IMAGES, labels, VerdictStore(None, {}), device=IMAGES.device, norm=norm)
-    return Situation(runner, TakenApart(None, model), found)
+    found = lightning_sq.evaluate(model, images, labels, epsilon=epsilon, attacks=idle, norm=norm, checks=False)
+    runner = StageRunner(model, model, images, labels, VerdictStore(None, {}), device=images.device, norm=norm)
+    return Situation(runner, TakenApart(None, model) if apart is None else apart, found)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_model_that_is_not_its_parts_loses_what_fools_them_in_the_box(whole):
+    quantizer, images = SoftQuantization(2, 60.0, hard=True), torch.full_like(IMAGES, 0.501)  # the ball reaches black
+
+    def network(x):
+        darkness = 0.01 - x.flatten(1).mean(1)  # above 0 where all pixels are black, which no random start is
+        return torch.stack([-darkness, darkness], 1)
+
+    def steady(x):
+        return network(quantizer(x)) if whole else network(torch.ones_like(x)) + 0 * x.sum()
+
+    found = successes_get_lost(situation(steady, images=images, apart=TakenApart(quantizer, network)))
+    assert found.fired != whole
 
 
 LIMITS = {

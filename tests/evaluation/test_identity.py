@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 import lightning_sq
-from lightning_sq.attacks import BPDA, PGD, Expectation
+from lightning_sq.attacks import BPDA, PGD, Expectation, Transfer
 from lightning_sq.errors import InputError
 from lightning_sq.evaluation import SuiteEntry
 from lightning_sq.evaluation.description import described, made_of
@@ -195,6 +195,20 @@ def test_a_function_inside_our_attacks_is_kept(wrap, tmp_path):
         kept(model, tmp_path, attacks={"mine": SuiteEntry("mine", wrap(closed_over(1)), "plain")})
     with pytest.raises(InputError, match=r"another evaluation \(attacks differs"):
         kept(model, tmp_path, attacks={"mine": SuiteEntry("mine", wrap(closed_over(2)), "plain")})
+
+
+def test_a_model_that_lends_its_images_inside_an_attack_is_kept(tmp_path):
+    model, lenders = linear_model(), [linear_model(), linear_model()]
+    lenders[1].backbone[1].weight.data.neg_()
+
+    def lent_by(lender):
+        attack = Expectation(Transfer(lender, PGD(2)), 2)
+        return {"lent": SuiteEntry("of another net", attack, "black box")}
+
+    for _ in range(2):
+        kept(model, tmp_path, attacks=lent_by(lenders[0]))
+    with pytest.raises(InputError, match=r"another evaluation \(lenders differs"):
+        kept(model, tmp_path, attacks=lent_by(lenders[1]))
 
 
 class WithBuffer(nn.Module):

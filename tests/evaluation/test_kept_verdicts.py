@@ -121,7 +121,7 @@ def test_verdicts_of_something_else_are_refused(tmp_path, change):
     if change == "images":
         images = (IMAGES + 1e-3).clamp(0, 1)
     name = {"weights": "model", "images": "images", "seed": "seed"}[change]
-    with pytest.raises(InputError, match=rf"another evaluation \(.*{name}.*--overwrite"):
+    with pytest.raises(InputError, match=rf"another evaluation \(.*{name}.*\. Delete that folder, or give another one"):
         lightning_sq.evaluate(model, images, labels, **options, seed=int(change == "seed"))
 
 
@@ -164,7 +164,7 @@ def test_a_store_that_is_locked_for_a_while_is_not_one_of_another_evaluation(tmp
 
 def test_a_damaged_store_has_a_sentence(tmp_path):
     (tmp_path / "rank-0.sqlite").write_bytes(b"no database" * 100)
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match=r"cannot be read \(.*\). Delete that folder, or give another one\."):
         lightning_sq.evaluate(linear_model(), IMAGES, torch.zeros(40).long(), epsilon=0.1, store=tmp_path)
 
 

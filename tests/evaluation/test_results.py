@@ -15,7 +15,7 @@ import lightning_sq
 from lightning_sq.__main__ import main
 from lightning_sq.errors import InputError
 from lightning_sq.evaluation import examples, results, robustbench, suites
-from lightning_sq.evaluation.figures import examples_figure
+from lightning_sq.evaluation.figures import examples_figure, robustness_figure
 from lightning_sq.evaluation.report import write_report
 from lightning_sq.evaluation.tables import markdown_table, printed_table
 from lightning_sq.layers import SoftQuantization
@@ -123,7 +123,11 @@ def test_every_parameter_of_an_attack_is_in_the_results(evaluated):
 def test_the_csv_says_what_the_json_says(evaluated):
     folder, everything, _ = evaluated
     with (folder / "results.csv").open() as stream:
-        rows = {(row["attack"], row["epsilon"]): float(row["accuracy"]) for row in csv.DictReader(stream)}
+        lines = list(csv.DictReader(stream))
+    rows = {(row["attack"], row["epsilon"]): float(row["accuracy"]) for row in lines}
+    all_attacks = {row["epsilon"]: row["all_attacks"] == "yes" for row in lines}
+    assert all_attacks.pop("0")
+    assert all_attacks == {f"{point['epsilon']:.6g}": point["complete"] for point in everything["models"][0]["curve"]}
     assert rows["clean", "0"] == 39 / 40
     for point in everything["models"][0]["curve"]:
         assert rows["worst_case", f"{point['epsilon']:.6g}"] == pytest.approx(point["worst_case"])
@@ -253,6 +257,12 @@ def test_robustbench_rows_say_unreliable_where_a_check_fired(evaluated):
     assert row["external"] == f"{100 * found.robust_accuracy:.2f}"
 
 
+@pytest.mark.parametrize(("folder", "name"), [("sets/pets/val", "pets"), ("sets/pets", "pets"), ("val", "val")])
+def test_robustbench_is_told_the_data_set_by_its_folder(evaluated, folder, name):
+    everything = evaluated[1] | {"data": evaluated[1]["data"] | {"folder": folder}}
+    assert robustbench.model_info(everything, everything["models"][0])["dataset"] == name
+
+
 def test_robustbench_gets_what_is_left_when_the_last_stage_of_autoattack_has_run(evaluated):
     stages = ("apgd_ce", "apgd_t", "square", "fab_t")
     left = {"pgd": 0.9, "apgd_ce": 0.8, "apgd_t": 0.7, "square": 0.6, "fab_t": 0.5, "own_square": 0.4}
@@ -357,6 +367,19 @@ def test_grey_examples_are_drawn_in_grey_from_black_to_white():
     plt.close(figure)
     assert drawn.shape == (2, 2, 3)
     assert drawn.flatten().tolist() == pytest.approx([0.4] * 12)
+
+
+def test_the_picture_shows_the_worst_case_and_every_attack_in_percent():
+    found = json.loads((REPOSITORY / "results/demo/results.json").read_text())
+    figure = robustness_figure(found)
+    lines = {line.get_label(): list(line.get_ydata()) for line in figure.axes[0].lines}
+    plt.close(figure)
+    for model in found["models"]:
+        worst = [model["clean_accuracy"], *(point["worst_case"] for point in model["curve"])]
+        pgd = [model["clean_accuracy"], *(point["attacks"]["pgd"] for point in model["curve"])]
+        assert lines[f"{model['name']}, worst case"] == pytest.approx([100 * share for share in worst])
+        assert lines[f"{model['name']}, pgd"] == pytest.approx([100 * share for share in pgd])
+        assert worst[-1] < worst[0]
 
 
 @pytest.mark.parametrize(
