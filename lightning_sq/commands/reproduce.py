@@ -75,6 +75,12 @@ def _parser() -> Parser:
         "not run again, but where a run is at hand and attacks or checks have been made stronger since",
     )
     parser.add_argument(
+        "--time",
+        action="store_true",
+        help="with --add, for rows of that page: train them again for the clock, side by side and in one go, and "
+        "attack none; where a training gives the accuracies of the page after every epoch, it takes its seconds",
+    )
+    parser.add_argument(
         "--overwrite", action="store_true", help="do the chosen rows again; stopped, it goes on without this option"
     )
     return parser
@@ -96,6 +102,8 @@ def main(arguments: list[str]) -> None:
         settings = _with_data(options, settings)
     if options.add:
         settings = _with_earlier(options, settings)
+        if unknown := [name for name in settings.rows if settings.times and name not in settings.earlier.rows]:
+            raise InputError(f"--time: the page there has no row {unknown[0]}. Run it first, without --time.")
     elif not options.plan:
         _refuse_loss(options, settings)
     if not options.page:
@@ -131,6 +139,8 @@ def _settings(options: Namespace) -> Settings:
     cores = usable_cores()
     jobs = options.jobs or (1 if torch.cuda.is_available() else cores)
     data = options.data or Path("data") / study.name
+    if options.time and (options.choose or options.page or not options.add):
+        raise InputError("--time goes with --add, and with neither --choose nor --page. Write --add --time.")
     if options.quick and options.choose:
         raise InputError("The quick form has no --choose: what is chosen holds for both. Leave one of them out.")
     tunes = options.choose or not (options.quick or options.no_tuning)
@@ -149,6 +159,7 @@ def _settings(options: Namespace) -> Settings:
         jobs=jobs,
         num_threads=options.num_threads or max(1, cores // jobs),
         shares=() if options.quick or options.no_shorter else SHARES,
+        times=options.time,
     )
 
 
@@ -172,7 +183,7 @@ def _with_earlier(options: Namespace, settings: Settings) -> Settings:
     from lightning_sq.reproduction.trials import rates_to_try
 
     earlier = Earlier.of(read_study(_output(options, settings)), settings.conditions())
-    if options.overwrite and not options.page:
+    if options.overwrite and not (options.page or options.time):
         again = settings.planned({}), rates_to_try(settings)
         earlier = replace(earlier, choice=[]) if options.choose else earlier.without(*again)
     settings = replace(settings, earlier=earlier)
@@ -214,13 +225,13 @@ def _make_data(data_dir: Path | None, settings: Settings) -> None:
 
     source = [] if data_dir is None else ["--from", str(data_dir)]
     data([settings.study.name, str(settings.data), "--keep", *source])
-    if settings.tuning_data is not None:
+    if settings.tuning_data is not None and not settings.times:
         data([settings.study.name, str(settings.tuning_data), "--tuning", "--keep", *source])
 
 
 def _run(options: Namespace, settings: Settings) -> None:
     from lightning_sq.progress import progress_bar
-    from lightning_sq.reproduction.conduct import conduct
+    from lightning_sq.reproduction.conduct import conduct, timed_otherwise
     from lightning_sq.reproduction.plan import estimates, plan_in_words
 
     with progress_bar("timing a few steps of each row", "rows") as advance:
@@ -229,6 +240,11 @@ def _run(options: Namespace, settings: Settings) -> None:
     if options.plan:
         return
     conduct(settings, known, anew=options.overwrite)
+    if settings.times and (others := timed_otherwise(settings)):
+        print(
+            f"Came out otherwise than the page says, which keeps their seconds: {'; '.join(others)}. "
+            "To replace them by these, attack them: the same command with --overwrite and without --time."
+        )
 
 
 def _choose(options: Namespace, settings: Settings) -> None:

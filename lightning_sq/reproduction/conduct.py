@@ -18,7 +18,7 @@ from lightning_sq.reproduction.earlier import Earlier
 from lightning_sq.reproduction.plan import Estimate
 from lightning_sq.reproduction.proofs import prove
 from lightning_sq.reproduction.recipes import Recipe
-from lightning_sq.reproduction.runs import EVALUATION, TRAINED, Run, Step, forget, run_all
+from lightning_sq.reproduction.runs import EVALUATION, TRAINED, Run, Step, forget, run_all, trained_at_hand
 from lightning_sq.reproduction.settings import RATE, SHARES, Settings
 from lightning_sq.reproduction.studies import Row
 from lightning_sq.reproduction.trials import (
@@ -37,7 +37,10 @@ class NothingMeasuredError(InputError):
 
 
 def conduct(settings: Settings, known: dict[str, Estimate], *, anew: bool = False) -> None:
-    """Tune, train and attack every row; what was done before is not done again, unless all is to be done `anew`."""
+    """Tune, train and attack every row, or only train it where it is to be timed.
+
+    What was done before is not done again, unless all is to be done `anew`.
+    """
 
     def seconds(run: Run) -> float:
         return known[run.row.name].of_training(run.recipe)
@@ -49,8 +52,10 @@ def conduct(settings: Settings, known: dict[str, Estimate], *, anew: bool = Fals
     if not anew:
         _refuse_others(settings)
     runs = settings.missing(tuned_rates(settings))
-    again = runs if anew else filter(settings.is_lost, runs)
-    _train(settings, "training", [settings.training_of(run, seconds(run)) for run in runs], again)
+    lost = () if settings.times else filter(settings.is_lost, runs)
+    _train(settings, "training", [settings.training_of(run, seconds(run)) for run in runs], runs if anew else lost)
+    if settings.times:
+        return
     sources = settings.transfer_sources(runs)
     attacks = []
     for run in runs:
@@ -160,7 +165,7 @@ def _entries(settings: Settings, planned: Sequence[Run]) -> list[tuple[Run, dict
     with progress_bar("reading the runs, and proving what can be proven", "rows") as advance:
         for done, run in enumerate(planned):
             tell = partial(_tell, advance, done, len(planned), run.title)
-            entry = _better(_measured(settings, run, tell), settings.earlier.seed(run))
+            entry = _better(_measured(settings, run, tell), _earlier(settings, run))
             if entry is not None:
                 found.append((run, entry))
             advance(done + 1, len(planned), run.title)
@@ -174,6 +179,22 @@ def _entries_besides(
     known = {run.folder for run in planned}
     more = replace(settings, num_seeds=None, shares=SHARES).planned(rates)
     return [(run, entry) for run in more if run.folder not in known and (entry := settings.earlier.seed(run))]
+
+
+def _earlier(settings: Settings, run: Run) -> dict[str, Any] | None:
+    """What the earlier page says of a run, with the clock of a training at hand that came out the same."""
+    entry, trained = settings.earlier.seed(run), trained_at_hand(run)
+    return entry if entry is None or trained is None else page.timed_again(entry, trained)
+
+
+def timed_otherwise(settings: Settings) -> list[str]:
+    """Titles of the runs that were trained again, and gave other accuracies than the earlier page says."""
+    found = []
+    for run in settings.planned(tuned_rates(settings)):
+        entry, trained = settings.earlier.seed(run), trained_at_hand(run)
+        if entry is not None and trained is not None and not page.is_alike(entry, trained):
+            found.append(run.title)
+    return found
 
 
 def _better(here: dict[str, Any] | None, earlier: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -11,6 +11,8 @@
                        command (when that was given which trained it; null if there were several, missing in entries
                        older than it),
                        epochs, seconds (of training), curve: [{seconds, clean, robust}] after each epoch,
+                       timed_again (true where the clock is of a training that was repeated for it, see
+                       `timed_again`; missing elsewhere),
                        clean, papers_attacks (the smaller of PGD's and BPDA's), by_attack: {name: accuracy},
                        worst_case, certified (proven of all validation images; null without bounds),
                        certified_of_attacked (by interval bounds, of the images that were attacked; missing in
@@ -82,14 +84,9 @@ def seed_entry(run: Run, trained: dict[str, Any], results: dict[str, Any], proof
         "seed": run.seed,
         "recipe": trained["key"],
         "day": results["created"][:10],
-        "device": trained.get("device", results["device"]),
-        "num_threads": trained["num_threads"],
-        "jobs": trained["jobs"],
         "num_images": results["data"]["num_images"],
-        "command": trained.get("command"),
-        "epochs": trained["epochs"],
-        "seconds": trained["curve"][-1]["seconds"],
-        "curve": trained["curve"],
+        "device": results["device"],
+        **_clock(trained),
         "clean": evaluated["clean_accuracy"],
         "papers_attacks": by_attack[papers],
         "by_attack": by_attack,
@@ -104,6 +101,34 @@ def seed_entry(run: Run, trained: dict[str, Any], results: dict[str, Any], proof
         "flags": evaluated["flags"],
         "verdict": evaluated["verdict"],
     }
+
+
+def _clock(trained: dict[str, Any]) -> dict[str, Any]:
+    """When, on what and in how many seconds it was trained."""
+    curve = trained["curve"]
+    beside = {key: trained[key] for key in ("device", "num_threads", "jobs", "epochs") if key in trained}
+    return beside | {"command": trained.get("command"), "seconds": curve[-1]["seconds"], "curve": curve}
+
+
+def is_alike(entry: dict[str, Any], trained: dict[str, Any]) -> bool:
+    """Whether a training by the recipe of `entry` came out as that did: the same accuracies after every epoch."""
+
+    def accuracies(curve: list[dict[str, float]]) -> list[tuple[float, float]]:
+        return [(point["clean"], point["robust"]) for point in curve]
+
+    return accuracies(entry["curve"]) == accuracies(trained["curve"])
+
+
+def timed_again(entry: dict[str, Any], trained: dict[str, Any]) -> dict[str, Any]:
+    """An entry with the clock of a later training: as it was where that came out otherwise, or is the entry's own.
+
+    Args:
+        entry: Of one seed.
+        trained: What the marker of a training by the same recipe holds.
+    """
+    if trained["curve"] == entry["curve"] or not is_alike(entry, trained):
+        return entry
+    return entry | _clock(trained) | {"timed_again": True}
 
 
 def _verdicts(verdicts: dict[str, Any], papers: str) -> dict[str, str]:

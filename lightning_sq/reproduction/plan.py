@@ -20,6 +20,7 @@ from lightning_sq.reproduction.recipes import Recipe
 from lightning_sq.reproduction.runs import Run
 from lightning_sq.reproduction.settings import Settings
 from lightning_sq.reproduction.trials import is_lost_trial, tuned_rates, untried_rates, untried_variants
+from lightning_sq.types import Progress
 from lightning_sq.words import counted
 
 START_SECONDS = 25.0
@@ -57,7 +58,7 @@ class Estimate(NamedTuple):
         return START_SECONDS + recipe.num_epochs * self.epoch
 
 
-def estimates(settings: Settings, progress: Callable[[int, int], None]) -> dict[str, Estimate]:
+def estimates(settings: Settings, progress: Progress) -> dict[str, Estimate]:
     """Row -> seconds, from a few steps of each that are timed now.
 
     Args:
@@ -170,18 +171,20 @@ def plan_in_words(settings: Settings, known: dict[str, Estimate], *, anew: bool 
 
     steps = [("tuning", run, settings.trial_of(run, seconds(run))) for run in trials]
     steps += [("training", run, settings.training_of(run, seconds(run))) for run in runs]
-    steps += [("attacks", run, settings.attacks_on(run, estimate=known[run.row.name].attacking)) for run in runs]
-    again = [*runs, *trials] if anew else [*filter(settings.is_lost, runs), *filter(is_lost_trial, trials)]
+    if not settings.times:
+        steps += [("attacks", run, settings.attacks_on(run, estimate=known[run.row.name].attacking)) for run in runs]
+    lost = [] if settings.times else [*filter(settings.is_lost, runs), *filter(is_lost_trial, trials)]
+    again = [*runs, *trials] if anew else lost
     left = [(run.row.name, kind, step.estimate) for kind, run, step in steps if run in again or step.is_left()]
     lines = [f"{'left of row':28}{'runs':>6}{'tuning':>15}{'training':>15}{'attacks':>15}"]
     for name in settings.rows:
-        own = [(kind, seconds) for row, kind, seconds in left if row == name]
-        times = (sum(seconds for kind, seconds in own if kind == which) for which in STAGES)
-        num_runs = sum(kind == "attacks" for kind, _ in own)
-        lines.append(f"{name:28}{num_runs:6}{''.join(f'{time_in_words(seconds):>15}' for seconds in times)}")
+        own = {stage: [seconds for row, kind, seconds in left if (row, kind) == (name, stage)] for stage in STAGES}
+        num_runs = max(len(own["training"]), len(own["attacks"]))
+        times = "".join(f"{time_in_words(sum(seconds)):>15}" for seconds in own.values())
+        lines.append(f"{name:28}{num_runs:6}{times}")
     stages = ([seconds for _, kind, seconds in left if kind == stage] for stage in STAGES)
     at_most = time_in_words(sum(_side_by_side(seconds, settings.jobs) for seconds in stages))
-    proves = left and any(settings.study.row(name).by_proof for name in settings.rows)
+    proves = left and not settings.times and any(settings.study.row(name).by_proof for name in settings.rows)
     more = ", and what the solver takes to prove" if proves else ""
     return "\n".join([*lines, f"in all at most {at_most}, {counted(settings.jobs, 'row')} at a time{more}"])
 
@@ -200,7 +203,7 @@ def time_in_words(seconds: float) -> str:
     return f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"
 
 
-def seconds_of_variants(settings: Settings, progress: Callable[[int, int], None]) -> list[float]:
+def seconds_of_variants(settings: Settings, progress: Progress) -> list[float]:
     """What each untried variant of the method takes, about, from a few steps that are timed now."""
     runs, seconds = untried_variants(settings), []
     for done, run in enumerate(runs, start=1):

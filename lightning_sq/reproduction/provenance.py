@@ -42,7 +42,10 @@ def errors(rows: dict[str, Any]) -> str:
 
 
 def clock(rows: dict[str, Any]) -> list[str]:
-    """How far the seconds of an epoch of a row differ, which all take the same steps: what else the machine did."""
+    """How far the seconds of an epoch of a row differ, which all take the same steps: what else the machine did.
+
+    And of which rows they are of a training that was repeated for them.
+    """
     seconds = [[end["seconds"] / end["epochs"] for end in ends(row)] for row in rows.values()]
     most = max((max(one) / min(one) for one in seconds if len(one) > 1), default=None)
     if most is None:
@@ -50,6 +53,17 @@ def clock(rows: dict[str, Any]) -> list[str]:
     return [
         "Seconds are of training, by the clock of a machine that did other things at times: an epoch's of one row,",
         f"which takes the same steps in all its seeds and schedules, differ by up to {most:.1f} times.",
+        *_timed_again(rows),
+    ]
+
+
+def _timed_again(rows: dict[str, Any]) -> list[str]:
+    titles = [row["title"] for row in rows.values() if any(end.get("timed_again") for end in ends(row))]
+    if not titles:
+        return []
+    return [
+        "Those of these rows are of trainings that were repeated for the clock (`--time`), and gave the same",
+        f"accuracies after every epoch as those whose nets were attacked: {'; '.join(titles)}.",
     ]
 
 

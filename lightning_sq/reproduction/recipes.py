@@ -20,12 +20,8 @@ from lightning_sq.recipe_layers import laid_over
 from lightning_sq.reproduction.studies import Row, Study
 
 _WARMUP = "model.optimization.warmup_epochs"
-_IN_THE_SCHEDULE = (
-    _WARMUP,
-    "model.objective.init_args.ramp_steps",
-    "model.objective.init_args.warmup_steps",
-    "data.shift_epochs",
-)
+_RAMP = ("model.objective.init_args.ramp_steps", "model.objective.init_args.warmup_steps")
+_IN_THE_SCHEDULE = (_WARMUP, *_RAMP, "data.shift_epochs")
 """Options that say when something on the way of training ends, in epochs or in steps."""
 
 
@@ -63,6 +59,17 @@ class Recipe:
     def num_epochs(self) -> int:
         """Of the training."""
         return self.values()["trainer"]["max_epochs"]
+
+    @property
+    def ramp(self) -> dict[str, int]:
+        """Over how many steps the objective warms up and ramps up, by the options' names; empty if it does not."""
+        known = {name: _value(self.values(), name) for name in _RAMP}
+        return {name: steps for name, steps in known.items() if steps}
+
+    @property
+    def ramp_steps(self) -> int:
+        """Until the objective is what it is to be."""
+        return sum(self.ramp.values())
 
     def shorter(self, share: float) -> Recipe:
         """The same schedule pressed into `share` of its epochs, at least one: what ends on the way ends sooner."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -52,6 +53,7 @@ class Settings:
         jobs: Rows at a time.
         num_threads: CPU threads of each.
         shares: Of the epochs of the rows whose time is told, for their shorter schedules.
+        times: Whether the rows, which the earlier page has, are only timed: trained again, and not attacked.
         earlier: What an earlier page measured, which is not measured again.
         assumed: (training, test) images that `data` will have, for a plan without them; None counts them.
         began: When the command was given, UTC; what one command trained was trained in one run.
@@ -71,6 +73,7 @@ class Settings:
     jobs: int
     num_threads: int
     shares: tuple[float, ...] = ()
+    times: bool = False
     earlier: Earlier = NOTHING
     assumed: tuple[int, int] | None = None
     began: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
@@ -97,6 +100,10 @@ class Settings:
     def num_attacked(self) -> int:
         """Test images to attack, of those that there are."""
         return min(self.num_images, self.num_data[1])
+
+    def steps_per_epoch(self, data: dict[str, Any]) -> int:
+        """Of a recipe with those `data`, on all training images."""
+        return data.get("batch_repeats", 1) * math.ceil(self.num_data[0] / data["batch_size_per_device"])
 
     @cached_property
     def _indices(self) -> list[ImageIndex]:
@@ -157,9 +164,9 @@ class Settings:
 
     def missing(self, rates: Mapping[str, float]) -> list[Run]:
         """Planned runs without a page entry, with one of fewer images, or with one by weaker attacks while their
-        checkpoint is here.
+        checkpoint is here; all of them where they are to be timed.
         """
-        return [run for run in self.planned(rates) if not self._is_known(run)]
+        return [run for run in self.planned(rates) if self.times or not self._is_known(run)]
 
     def _is_known(self, run: Run) -> bool:
         entry = self.earlier.seed(run)

@@ -135,7 +135,7 @@ def _rows(*more: Row, **changes: dict[str, Any]) -> tuple[Row, ...]:
         Row("hard_threshold", "natural samples + hard threshold"),
         Row("noise_only", "noise only"),
         Row("quantizer_only", "soft quantization only"),
-        Row("independent_noise", "soft quantization + independent noise"),
+        Row("independent_noise", "soft quantization + independent noise", num_seeds=3),
         Row("method", "soft quantization + noisy natural samples", num_seeds=3),
         Row("gradient_penalty", "gradient penalty", uses_input_gradients=True),
         Row("interval_bound", "quantizer + interval bounds", num_seeds=3, by_proof=True),

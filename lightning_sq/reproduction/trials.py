@@ -27,7 +27,8 @@ LEARNED_NOTHING = 0.2
 def _trial(settings: Settings, row: Row, changes: dict[str, Any]) -> Recipe:
     """The recipe of a row with `changes`, for a part of its epochs and one look at held-out images at their end.
 
-    The learning rate grows for half of them at most: it has to come down again.
+    The learning rate grows for half of them at most: it has to come down again. What an objective ramps up over more
+    steps than a trial has ends with the same share of it as with the whole.
     """
     whole = settings.recipe(row, 0, {})
     values = whole.values()
@@ -38,6 +39,9 @@ def _trial(settings: Settings, row: Row, changes: dict[str, Any]) -> Recipe:
     form = {"trainer.max_epochs": epochs, "trainer.check_val_every_n_epoch": epochs, "trainer.callbacks": probes}
     if values["model"]["optimization"].get("warmup_epochs", 0) > epochs / 2:
         form["model.optimization.warmup_epochs"] = epochs / 2
+    steps = epochs * settings.steps_per_epoch(values["data"])
+    if whole.ramp_steps > steps:
+        form |= whole.shorter(epochs / whole.num_epochs).ramp
     return settings.recipe(row, 0, form | changes)
 
 
@@ -58,8 +62,8 @@ def rates_of(settings: Settings, row: Row) -> list[Run]:
 
 
 def untried_rates(settings: Settings) -> list[Run]:
-    """Those that no earlier page knows."""
-    return [run for run in rates_to_try(settings) if settings.earlier.trial(run) is None]
+    """Those that no earlier page knows; none where rows are only timed."""
+    return [run for run in rates_to_try(settings) if not settings.times and settings.earlier.trial(run) is None]
 
 
 def is_lost_trial(run: Run) -> bool:

@@ -155,6 +155,7 @@ def test_files_that_are_not_there_are_asked_for_by_the_option_of_this_command(tm
         (["--rows", " ,"], "--rows ' ,' names none. Choose from: natural, hard_threshold"),
         (["--jobs", "0"], "--jobs 0 is not at least 1."),
         (["--configs", "nowhere"], "There is no nowhere/mnist.yaml. Run this in a clone"),
+        (["--time"], "--time goes with --add, and with neither --choose nor --page. Write --add --time."),
         (["--attacks", "nothing"], "There is no linf attack 'nothing'"),
         (["--attacks", "autoattack"], "--attacks autoattack lacks pgd, by which the paper judged. Give --attacks pgd,"),
     ],
@@ -187,6 +188,23 @@ def test_an_added_row_is_done_again_where_that_is_said(elsewhere, tmp_path):
     after = read_study(tmp_path / "page")["rows"]
     assert after["interval_bound"] == before["interval_bound"]
     assert after["natural"]["seeds"][0]["seconds"] != before["natural"]["seeds"][0]["seconds"]
+
+
+def test_a_row_is_timed_again_without_an_attack_and_stays_as_it_was_judged(elsewhere, tmp_path, capsys):
+    before = read_study(tmp_path / "page")["rows"]
+    assert main([*elsewhere, "--rows", "natural", "--time"]) == 0
+    after = read_study(tmp_path / "page")["rows"]
+    assert after["interval_bound"] == before["interval_bound"]
+    (timed,), (judged,) = after["natural"]["seeds"], before["natural"]["seeds"]
+    clock = ("curve", "seconds", "command", "timed_again")
+    assert {name: value for name, value in timed.items() if name not in clock} == {
+        name: value for name, value in judged.items() if name not in clock
+    }
+    assert (timed["timed_again"], timed["seconds"] != judged["seconds"]) == (True, True)
+    assert not (tmp_path / "runs/natural/seed0/evaluation").exists()
+    assert "otherwise" not in capsys.readouterr().out
+    assert main([*elsewhere, "--rows", "quantizer_only", "--time"]) == 2
+    assert "--time: the page there has no row quantizer_only. Run it first" in capsys.readouterr().err
 
 
 def test_a_page_that_is_written_anew_from_what_has_been_run_keeps_what_is_not_at_hand(elsewhere, tmp_path):

@@ -46,6 +46,32 @@ def test_rates_are_tried_on_held_out_images_and_rows_are_trained_and_attacked_on
     assert (len(steps["attacking"]), data_of(steps["attacking"])) == (4, {str(ours.data)})
 
 
+def test_rows_that_are_timed_are_trained_whatever_the_page_says_and_neither_tuned_nor_attacked(tmp_path, steps):
+    ours = settings(tmp_path, rows=("pgd",), times=True)
+    entries = [seed(0.5) | {"seed": run.seed, "recipe": run.recipe.fingerprint()} for run in ours.planned({})]
+    conduct.conduct(replace(ours, earlier=Earlier(rows(pgd=entries), [])), {"pgd": Estimate(epoch=1.0, attacking=1.0)})
+    assert {word: len(asked) for word, asked in steps.items()} == {"training": 3}
+
+
+@pytest.mark.parametrize("robust", [0.8, 0.7])
+def test_a_training_that_comes_out_as_the_page_says_lends_it_its_clock_and_no_other_does(tmp_path, robust):
+    ours = settings(tmp_path, rows=("natural",), tuning_data=None)
+    (run,) = ours.planned({})
+    entry = seed(0.5, curve=((10, 0.5), (20, 0.8))) | {"recipe": run.recipe.fingerprint()}
+    clock = {"device": "CPU", "num_threads": 1, "jobs": 3, "epochs": 2, "command": "2026-02-01T00:00:00+00:00"}
+    curve = [{"seconds": s, "clean": 0.99, "robust": r} for s, r in ((7, 0.5), (15, robust))]
+    run.folder.mkdir(parents=True)
+    (run.folder / TRAINED).write_text(json.dumps({"key": entry["recipe"], "curve": curve} | clock))
+    after = replace(ours, earlier=Earlier(rows(natural=[entry]), []))
+    (found,) = conduct.collect(after)["rows"]["natural"]["seeds"]
+    if robust == 0.8:
+        assert found == entry | clock | {"seconds": 15, "curve": curve, "timed_again": True}
+        assert conduct.timed_otherwise(after) == []
+    else:
+        assert found == entry
+        assert conduct.timed_otherwise(after) == ["natural, seed0"]
+
+
 def test_of_two_measurements_the_one_by_later_attacks_is_taken_then_that_of_more_images_then_what_is_at_hand():
     few, many, later = {"num_images": 10}, {"num_images": 20}, {"num_images": 10, "suite_version": 2}
     for here, earlier, better in ((few, many, many), (many, few, many), (many, later, later), (None, few, few)):
@@ -100,7 +126,8 @@ def test_a_run_whose_checkpoint_was_removed_is_as_it_was_found_and_is_begun_anew
     trained, attacked = ours.training_of(run), ours.attacks_on(run)
     run.folder.mkdir(parents=True)
     for step in (trained, attacked):
-        step.marker.write_text(json.dumps({"key": step.key, "version": step.version, "num_images": step.num_images}))
+        done = {"key": step.key, "version": step.version, "num_images": step.num_images, "curve": seed(0.5)["curve"]}
+        step.marker.write_text(json.dumps(done))
     proof = {"made_of": proofs._made_of(run, ours.max_boxes), "proof": None}
     (run.folder / proofs.PROVEN).write_text(json.dumps(proof))
     conduct.conduct(ours, known)

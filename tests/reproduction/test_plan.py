@@ -50,6 +50,8 @@ def test_the_plan_counts_tuning_training_and_attacks_of_all_seeds(tmp_path):
     proven = replace(ours, rows=("interval_bound",))
     line = plan_in_words(proven, {"interval_bound": Estimate(1.0, 50.0)}).splitlines()[-1]
     assert line.endswith("1 row at a time, and what the solver takes to prove")
+    line = plan_in_words(replace(proven, times=True), {"interval_bound": Estimate(1.0, 50.0)}).splitlines()[-1]
+    assert line == sentence(3 * (25 + proven.planned({})[0].recipe.num_epochs))
 
 
 def test_the_plan_of_rows_side_by_side_waits_for_each_stage_and_its_longest_row(tmp_path):

@@ -14,8 +14,10 @@ from lightning_sq.errors import InputError
 from lightning_sq.objectives import Natural, NoisyNatural
 from lightning_sq.reproduction.recipes import recipe_of
 from lightning_sq.reproduction.studies import CIFAR10, MNIST, STUDIES
+from lightning_sq.reproduction.trials import rates_to_try
 from lightning_sq.types import parse_epsilon
 from tests.conftest import REPOSITORY
+from tests.reproduction.builders import settings
 
 CONFIGS = REPOSITORY / "configs"
 ROWS = [(study, row) for study in STUDIES.values() for row in study.rows]
@@ -115,6 +117,17 @@ def test_a_shorter_schedule_has_everything_on_its_way_sooner():
     ramp, ramp_whole = (one["model"]["objective"]["init_args"]["ramp_steps"] for one in (shorter, values))
     assert (ramp, type(ramp)) == (ramp_whole / 2, int)
     assert ours.fingerprint() != whole.fingerprint()
+
+
+@pytest.mark.parametrize("study", STUDIES.values(), ids=STUDIES)
+def test_in_a_trial_of_a_learning_rate_every_objective_comes_to_what_it_is_to_be(study, tmp_path):
+    names = tuple(row.name for row in study.rows)
+    ours = settings(tmp_path, study=study, rows=names, assumed=study.num_images)
+    trials = rates_to_try(ours)
+    assert len(trials) == 3 * len(names)
+    for run in trials:
+        values = run.recipe.values()
+        assert run.recipe.ramp_steps <= values["trainer"]["max_epochs"] * ours.steps_per_epoch(values["data"])
 
 
 def test_a_folder_without_the_recipes_is_refused(tmp_path):
