@@ -101,7 +101,9 @@ def fetch_address(address: str) -> Path:
         algorithm, _, digest = fragment.partition("=")
         if algorithm != "sha256" or not DIGEST.fullmatch(digest.lower()):
             raise InputError(f"{address}: behind # stands sha256= and the 64 digits of the release's {SUMS_FILE}.")
-        return _fetch(url, digest.lower(), url, None)
+        return _fetch(
+            url, digest.lower(), f"{url}#{fragment.lower()}", None
+        )  # which tells nothing of the address alone
     check_address(url, f"write behind the address #sha256= and the digest of its {SUMS_FILE}")
     try:
         sums = read_small_file(url + SUMS_FILE, LONGEST_SUMS)
@@ -111,15 +113,18 @@ def fetch_address(address: str) -> Path:
             raise UnreachableError(f"{error} {what_is_cached()}") from error
         warnings.warn(f"{error} The copy of {known.when.partition('.')[0]} in {known.folder} is used.", stacklevel=2)
         return known.folder
-    folder = _fetch(url, hashlib.sha256(sums).hexdigest(), url, sums)
-    _note(url, folder)  # also of what was here: it is what the address gives now
-    return folder
+    return _fetch(url, hashlib.sha256(sums).hexdigest(), url, sums)
 
 
 def _fetch(url: str, digest: str, source: str, sums: bytes | None) -> Path:
     folder = releases_folder() / digest
-    if _is_sound(folder):
-        return folder
+    if not _is_sound(folder):
+        _bring(url, digest, folder, sums)
+    _note(source, folder)  # also of what was here: it is what an address gives now
+    return folder
+
+
+def _bring(url: str, digest: str, folder: Path, sums: bytes | None) -> None:
     try:
         with errors_named(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -134,8 +139,6 @@ def _fetch(url: str, digest: str, source: str, sums: bytes | None) -> Path:
         raise InputError(
             f"{folder.parent} cannot be written ({error}). Make room, or set LIGHTNING_SQ_CACHE to another folder."
         ) from error
-    _note(source, folder)
-    return folder
 
 
 def _note(source: str, folder: Path) -> None:

@@ -52,8 +52,8 @@ def conduct(settings: Settings, known: dict[str, Estimate], *, anew: bool = Fals
     if not anew:
         _refuse_others(settings)
     runs = settings.missing(tuned_rates(settings))
-    lost = () if settings.times else filter(settings.is_lost, runs)
-    _train(settings, "training", [settings.training_of(run, seconds(run)) for run in runs], runs if anew else lost)
+    again = runs if anew else filter(settings.is_lost, runs)
+    _train(settings, "training", [settings.training_of(run, seconds(run)) for run in runs], again)
     if settings.times:
         return
     sources = settings.transfer_sources(runs)

@@ -173,8 +173,7 @@ def plan_in_words(settings: Settings, known: dict[str, Estimate], *, anew: bool 
     steps += [("training", run, settings.training_of(run, seconds(run))) for run in runs]
     if not settings.times:
         steps += [("attacks", run, settings.attacks_on(run, estimate=known[run.row.name].attacking)) for run in runs]
-    lost = [] if settings.times else [*filter(settings.is_lost, runs), *filter(is_lost_trial, trials)]
-    again = [*runs, *trials] if anew else lost
+    again = [*runs, *trials] if anew else [*filter(settings.is_lost, runs), *filter(is_lost_trial, trials)]
     left = [(run.row.name, kind, step.estimate) for kind, run, step in steps if run in again or step.is_left()]
     lines = [f"{'left of row':28}{'runs':>6}{'tuning':>15}{'training':>15}{'attacks':>15}"]
     for name in settings.rows:

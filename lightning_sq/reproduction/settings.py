@@ -176,7 +176,7 @@ class Settings:
 
     def is_lost(self, run: Run) -> bool:
         """Whether it was trained here, and its checkpoint, which is yet to be attacked or proven, has been removed."""
-        if trained_at_hand(run) is None or run.checkpoint.exists():
+        if self.times or trained_at_hand(run) is None or run.checkpoint.exists():
             return False
         return self.attacks_on(run).is_left() or not can_prove(run, max_boxes=self.max_boxes)
 

@@ -86,6 +86,18 @@ def test_an_address_that_gives_an_earlier_release_again_falls_back_to_that_one(s
         assert fetch(entry.url) == first
 
 
+def test_an_address_does_not_fall_back_to_what_was_asked_for_by_its_checksum(server, entry, release):
+    pinned = fetch(f"{entry.url}#sha256={entry.sha256}")
+    card = b"# another card\n"
+    other = server.files["pets/SHA256SUMS"].decode().replace(sha256(release / "README.md"), digest(card)).encode()
+    server.files |= {"pets/SHA256SUMS": other, "pets/README.md": card}
+    newest = fetch(entry.url)
+    assert fetch(f"{entry.url}#sha256={entry.sha256}") == pinned != newest
+    server.server_close()
+    with pytest.warns(UserWarning, match="cannot be reached"):
+        assert fetch(entry.url) == newest
+
+
 def test_a_release_that_was_had_by_its_name_falls_back_by_its_address_too(server, index, entry):
     folder = fetch(NAME)
     assert fetch(entry.url) == folder
