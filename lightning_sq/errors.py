@@ -6,7 +6,16 @@ import errno
 
 ERROR = "lightning-sq: error: "
 """Begins the line that the command line ends with where it fails."""
-MENDABLE = (errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EROFS)
+MENDABLE = (
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ELOOP,
+    errno.EROFS,
+)
 """What a person has done to a file, and can undo. What else a disk or a network says passes, and is tried again."""
 LONGEST_LINE = 300
 """Characters of `one_line`."""

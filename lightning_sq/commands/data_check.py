@@ -38,6 +38,8 @@ def check_data(folder: Path, *, again: bool = False, report: Path | None = None)
     """
     splits = splits_of(folder)
     report = report or index_path(folder).with_suffix(".report.json")
+    if report.is_dir():
+        raise InputError(f"--report {report} is a folder. Give a file, such as {report / 'report.json'}.")
     odd = set(class_names_of(splits[0])) ^ set(class_names_of(splits[1])) if len(splits) == 2 else set()
     if odd:
         print(f"classes in one split only: {', '.join(sorted(odd))}")

@@ -27,12 +27,12 @@ def shard_data(options: Namespace) -> None:
     indexes = [(split, look_through_readable(split, allow_unreadable=options.allow_unreadable)) for split in splits]
     for split, index in indexes:
         target = options.output if split == options.folder else options.output / split.name
-        files = load_columns(index_path(split))  # asks nothing of the file system
-        before = files.bytes[files.heights > 0].sum()
+        files = load_columns(index_path(split))  # empty where nothing can be kept
+        before = f"{files.bytes[files.heights > 0].sum() / 1e6:,.0f} MB as files, " if len(files) else ""
         with _alone_in(target), progress_bar(f"writing {target}", "images") as advance:
             after = write_shards(index, target, settings, advance)
         images = counted(len(index), "image")
-        print(f"{target}: {images}, {before / 1e6:,.0f} MB as files, {after / 1e6:,.0f} MB as shards")
+        print(f"{target}: {images}, {before}{after / 1e6:,.0f} MB as shards")
     print(f"lightning-sq data check {options.output} compares them with their SHA-256 and decodes every image")
 
 

@@ -210,6 +210,11 @@ def _cifar10(source: Path, train: bool) -> _Part:
 
 
 def _zipped(path: Path, folder: str) -> _Part:
+    if not zipfile.is_zipfile(path):
+        raise InputError(
+            f"{path} is no zip file. If it is CIFAR-10's own archive, unpack it, and give the folder that then holds "
+            f"cifar-10-batches-py {BY_OPTION}; else download it again."
+        )
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name for name in sorted(archive.namelist()) if _in_class(name, folder)]

@@ -116,9 +116,11 @@ def look_through(folder: Path, *, again: bool = False) -> ImageIndex:
 def look_through_readable(folder: Path, *, allow_unreadable: bool) -> ImageIndex:
     """`look_through` for a command that leaves nothing out unless it is told to.
 
-    Raises: InputError if images cannot be read and that is not allowed.
+    Raises: InputError if images cannot be read and that is not allowed, or none can.
     """
     index = look_through(folder)
+    if not len(index):
+        raise InputError(f"{folder} has no image that can be read: {index.named_unreadable}. Mend them.")
     if index.unreadable and not allow_unreadable:
         raise InputError(
             f"{len(index.unreadable)} of the images in {folder} cannot be read: {index.named_unreadable}. "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import time
@@ -122,8 +123,9 @@ def _list_class(folder: Path, class_name: str) -> Listed:
 
 
 def passed_over(folder: Path, class_names: Sequence[str]) -> list[str]:
-    """What lies in the classes and is no image by its name, relative to `folder`: other files, and folders."""
-    return [
+    """What lies beside the classes, or in them and is no image by its name, relative to `folder`: files and folders."""
+    beside = (entry.name for entry in _entries(folder) if entry.name not in class_names)
+    return [name for name in beside if not name.startswith(".")] + [
         f"{class_name}/{entry.name}"
         for class_name in class_names
         for entry in _entries(folder / class_name)
@@ -161,5 +163,9 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()  # from the listing, without a question for each file
-    except OSError:  # a link in a circle
-        return False
+    except OSError as error:
+        if error.errno == errno.ELOOP:  # a link in a circle
+            return False
+        if error.errno not in MENDABLE:
+            raise
+        raise _unlistable(Path(entry.path), error) from error

@@ -105,6 +105,8 @@ class Loader(ABC):
         """Seconds that whoever takes the batches has waited for them, since this loader was made."""
         self.waited_for_reader = 0.0
         """The part of them in which files were not read yet; the rest is the decoder's."""
+        self.reading_share = 0.0
+        """Of the time that was waited for the batch that `batches` gave last; 0 where that counts it itself."""
         self._taken = 0
         self._resume_at = 0
 
@@ -127,7 +129,9 @@ class Loader(ABC):
         for taken in range(first + 1, len(self) + 1):
             began = time.perf_counter()
             batch = next(batches)
-            self.waited += time.perf_counter() - began
+            waited = time.perf_counter() - began
+            self.waited += waited
+            self.waited_for_reader += waited * self.reading_share
             self._taken = taken
             yield batch
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lightning_sq.data.array_cache import kept_at, load_arrays, save_arrays
 from lightning_sq.data.crop import RandomShift
+from lightning_sq.data.in_parts import map_in_parts
 from lightning_sq.data.loader import Dataset, Loader, check_fits_memory
 from lightning_sq.data.order import EpochOrder
 from lightning_sq.data.torch_loader import decode
@@ -101,7 +102,7 @@ def decode_all(dataset: Dataset, *, num_threads: int, progress: Progress | None 
         images[i] = torch.from_numpy(pixels.reshape(size, size, dataset.channels).transpose(2, 0, 1).copy())
 
     with ThreadPoolExecutor(max(1, num_threads)) as pool:
-        for done, _ in enumerate(pool.map(put, range(count), chunksize=256), start=1):
+        for done, _ in enumerate(map_in_parts(pool, put, range(count)), start=1):
             if progress is not None and (done % 1000 == 0 or done == count):
                 progress(done, count)
     return images

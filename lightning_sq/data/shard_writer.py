@@ -23,17 +23,19 @@ from lightning_sq.data.shards import (
     INDEX,
     MANIFEST,
     ShardIndex,
+    damaged_shards,
     is_sharded,
     load_shards,
     read_manifest,
     save_index,
 )
-from lightning_sq.errors import InputError
+from lightning_sq.errors import MENDABLE, InputError
 from lightning_sq.paths import sha256, whole_file, write_whole
 from lightning_sq.types import Progress
 
 PART = "part"
-OURS = rf"\.lock|\..*\.tmp|shard-[0-9]{{6}}\.(tar|idx|{PART})|{re.escape(INDEX)}|{re.escape(MANIFEST)}|SHA256SUMS"
+SUMS = "SHA256SUMS"
+OURS = rf"\.lock|\..*\.tmp|shard-[0-9]{{6}}\.(tar|idx|{PART})|{re.escape(INDEX)}|{re.escape(MANIFEST)}|{SUMS}"
 """The names of what this writes, and of what keeps a second writer out."""
 
 
@@ -43,7 +45,8 @@ class ShardSettings:
 
     Args:
         short_side: Larger images are shrunk to this shorter side, in pixels, and all are stored as JPEG of `quality`
-            (4:2:0, or grey), but for those that it would make no smaller; None keeps every file as it is.
+            (4:2:0, or grey), but for those that are not shrunk and whose file that would make no smaller; None keeps
+            every file as it is.
         quality: libjpeg's, in [1, 95].
         images_per_shard: The last shard may have fewer.
     Raises: InputError for numbers that cannot be.
@@ -79,7 +82,7 @@ def write_shards(index: ImageIndex, folder: Path, settings: ShardSettings, progr
     _check_folder(folder, plan)
     mixed = np.random.default_rng(0).permutation(len(index))  # so that a reader who streams sees all classes
     chunks = np.split(mixed, range(settings.images_per_shard, len(index), settings.images_per_shard))
-    if (whole := _whole(folder, chunks, plan)) is not None:
+    if (whole := _whole(folder, chunks, plan, progress)) is not None:
         return whole
     parts, done = [], 0
     with ThreadPoolExecutor(usable_cores()) as pool:
@@ -125,17 +128,31 @@ def _check_folder(folder: Path, plan: str) -> None:
         raise InputError(f"{folder} cannot be used ({error}). Give another folder.") from error
 
 
-def _whole(folder: Path, chunks: list[np.ndarray], plan: str) -> int | None:
-    """The bytes of all shards if they are there; else the way is cleared for making those that are not."""
+def _whole(folder: Path, chunks: list[np.ndarray], plan: str, progress: Progress | None) -> int | None:
+    """The bytes of all shards if they are there as they were written; else the way is cleared for making those that are
+    not.
+    """
     if not is_sharded(folder):
         return None
+    num_images = sum(map(len, chunks))
+    step = None if progress is None else lambda done, total: progress(num_images * done // total, num_images)
+    damaged = damaged_shards(folder, step)
+    beside = [folder / SUMS, *(folder / _name(number, "idx") for number in range(len(chunks)))]
+    if not damaged and all(path.is_file() for path in beside) and _can_be_loaded(folder):
+        return sum(shard["bytes"] for shard in read_manifest(folder)["shards"])
+    _note_parts_again(folder, chunks, plan)
+    for name in damaged:
+        (folder / name).unlink(missing_ok=True)
+    (folder / MANIFEST).unlink()
+    return None
+
+
+def _can_be_loaded(folder: Path) -> bool:
     try:
         load_shards(folder)
-    except InputError:  # one is missing or cut short
-        _note_parts_again(folder, chunks, plan)
-        (folder / MANIFEST).unlink()
-        return None
-    return sum(shard["bytes"] for shard in read_manifest(folder)["shards"])
+    except InputError:
+        return False
+    return True
 
 
 def _note_parts_again(folder: Path, chunks: list[np.ndarray], plan: str) -> None:
@@ -201,14 +218,27 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> int:
 
 
 def encode(index: ImageIndex, i: int, settings: ShardSettings) -> tuple[bytes, str, tuple[int, int]]:
-    """(bytes, suffix, (height, width)) of image `i` as it is stored."""
-    encoded = index.read(i).tobytes()
+    """(bytes, suffix, (height, width)) of image `i` as it is stored.
+
+    Raises: InputError if its file has changed or gone.
+    """
+    try:
+        encoded = index.read(i).tobytes()
+    except OSError as error:
+        if error.errno not in MENDABLE:
+            raise
+        told = f"{index.where(i)} cannot be read any more ({error.strerror})"
+        raise InputError(f"{told}. Put it back, and start again.") from error
+    if digest_of(encoded) != index.digests[i].tobytes():
+        raise InputError(
+            f"{index.where(i)} is another file than when it was looked at. Mend it, or look again by "
+            f"`lightning-sq data check {index.folder} --again`, and start again."
+        )
     height, width = index.sizes[i].tolist()
     suffix = Path(index.paths[i]).suffix[1:].lower()
     if settings.short_side is None:
         return encoded, suffix, (height, width)
     with Image.open(io.BytesIO(encoded)) as file:
-        is_jpeg = file.format == "JPEG"
         picture = file.convert("L" if file.mode in GREY_MODES else "RGB")
     scale = settings.short_side / min(height, width)
     if scale < 1:
@@ -216,8 +246,8 @@ def encode(index: ImageIndex, i: int, settings: ShardSettings) -> tuple[bytes, s
         picture = picture.resize(smaller, Image.Resampling.LANCZOS)
     stream = io.BytesIO()
     picture.save(stream, "JPEG", quality=settings.quality, subsampling="4:2:0", optimize=True)
-    if is_jpeg and scale >= 1 and stream.tell() >= len(encoded):
-        return encoded, "jpg", (height, width)
+    if scale >= 1 and stream.tell() >= len(encoded):
+        return encoded, suffix, (height, width)
     return stream.getvalue(), "jpg", picture.size[::-1]
 
 
@@ -234,7 +264,7 @@ def _finish(index: ImageIndex, chunks: list[np.ndarray], folder: Path, parts: li
         part.pop("plan")
     columns = {"labels": index.labels, "sizes": sizes, "digests": digests, "places": places}
     save_index(folder, ShardIndex(folder, index.class_names, index.paths, **columns))
-    write_whole(folder / "SHA256SUMS", "".join(f"{part['sha256']}  {part['name']}\n" for part in parts))
+    write_whole(folder / SUMS, "".join(f"{part['sha256']}  {part['name']}\n" for part in parts))
     manifest = {"format_version": FORMAT_VERSION, "images": len(index), **said, "class_names": index.class_names}
     write_whole(folder / MANIFEST, json.dumps(manifest | {"shards": parts}, indent=1) + "\n")
     killed = folder.glob(".shard-*.tmp")  # what a writer left that was killed

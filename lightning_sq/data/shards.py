@@ -150,12 +150,15 @@ def save_index(folder: Path, index: ShardIndex) -> None:
 
 
 def damaged_shards(folder: Path, progress: Progress | None = None) -> list[str]:
-    """The shards whose SHA-256 is not the one that was noted when they were written."""
-    shards = read_manifest(folder)["shards"]
+    """The shards that are missing, or whose SHA-256 is not the one that was noted when they were written."""
+    shards, damaged = read_manifest(folder)["shards"], []
 
-    damaged = []
+    def digest(shard: dict) -> str | None:
+        path = folder / shard["name"]
+        return sha256(path) if path.is_file() else None
+
     with ThreadPoolExecutor(usable_cores()) as pool:
-        digests = pool.map(lambda shard: sha256(folder / shard["name"]), shards)
+        digests = pool.map(digest, shards)
         for done, (shard, found) in enumerate(zip(shards, digests, strict=True), start=1):
             if found != shard["sha256"]:
                 damaged.append(shard["name"])

@@ -51,21 +51,18 @@ class TorchvisionLoader(Loader):
             generator=torch.Generator(),  # else it would take from the stream that dropout draws from
             worker_init_fn=_leave_what_was_there,
         )
-        waited = self.waited
         with _no_collection(), _signals_blocked():
             received = iter(loader)  # starts the workers
         for batch in received:
-            if isinstance(batch, InputError):
+            if isinstance(batch, InputError | OSError):
                 raise batch
-            images, labels, indices, reading = batch
+            images, labels, indices, self.reading_share = batch
             yield Batch(images, labels, indices)
-            self.waited_for_reader += reading * (self.waited - waited)
-            waited = self.waited
 
-    def _collate(self, samples: list[_Sample | InputError]) -> tuple[Tensor, Tensor, Tensor, float] | InputError:
+    def _collate(self, samples: list[_Sample | _Failure]) -> tuple[Tensor, Tensor, Tensor, float] | _Failure:
         """A batch, and the share of the time for it in which its files were read."""
         for sample in samples:
-            if isinstance(sample, InputError):
+            if not isinstance(sample, _Sample):
                 return sample
         indices = np.array([sample.index for sample in samples], np.int64)
         images = torch.stack([sample.image for sample in samples])
@@ -122,18 +119,21 @@ class _Sample(NamedTuple):
     seconds: tuple[float, float]  # reading, and all of it
 
 
+_Failure = InputError | OSError
+
+
 class _Images(torch.utils.data.Dataset):
     def __init__(self, dataset: Dataset, epoch: int) -> None:
         self.dataset, self.epoch = dataset, epoch
 
-    def __getitem__(self, index: int) -> _Sample | InputError:
-        """A bad file's error is handed over, for one raised in a worker arrives as its traceback."""
+    def __getitem__(self, index: int) -> _Sample | _Failure:
+        """A bad file's error, or a disk's, is handed over, for one raised in a worker arrives as its traceback."""
         began = time.perf_counter()
         try:
             encoded = self.dataset.read(index)
             read = time.perf_counter()
             image = decode(self.dataset, index, encoded)
-        except InputError as error:
+        except (InputError, OSError) as error:
             return error
         crop = self.dataset.crop(self.epoch, index)
         window = np.array(image.crop((crop.left, crop.top, crop.left + crop.width, crop.top + crop.height)))

@@ -47,12 +47,19 @@ class WaitingForData(Callback):
         for name, value in logged.items():
             pl_module.log(f"train/{name}", value, sync_dist=True)
         if share > HINT_ABOVE:
-            threads = trainer.datamodule.num_threads
-            cores = usable_cores()
-            rank_zero_info(hint(trainer.current_epoch, share, reader / waited, num_threads=threads, cores=cores))
+            data = trainer.datamodule
+            told = hint(
+                trainer.current_epoch,
+                share,
+                reader / waited,
+                num_threads=data.num_threads,
+                cores=usable_cores(),
+                in_memory=data.backend == "memory",
+            )
+            rank_zero_info(told)
 
 
-def hint(epoch: int, share: float, reader: float, *, num_threads: int, cores: int) -> str:
+def hint(epoch: int, share: float, reader: float, *, num_threads: int, cores: int, in_memory: bool = False) -> str:
     """One line: how much was waited for what, and what would be faster.
 
     Args:
@@ -61,7 +68,11 @@ def hint(epoch: int, share: float, reader: float, *, num_threads: int, cores: in
         reader: The part of the waiting that was for files.
         num_threads: As set.
         cores: That this process may use.
+        in_memory: Whether nothing is read or decoded, and batches are cut from what is in memory.
     """
+    if in_memory:
+        remedy = "leave shifts and flips out (--data.max_shift 0 --data.flip_probability 0), or give it a faster core"
+        return f"Epoch {epoch + 1} waited for data {share:.0%} of its time, for batches to be cut in memory: {remedy}."
     who = "reader" if reader > 0.5 else "decoder"
     if who == "reader":
         remedy = "put the data on a local disk, or into shards (`lightning-sq data shard`)"

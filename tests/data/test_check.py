@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from lightning_sq.__main__ import main
 from lightning_sq.data import index as index_module
 from lightning_sq.data.index import class_names_of, load_index
 from lightning_sq.data.inspection import MAX_PIXELS, inspect_bytes, inspect_file
+from lightning_sq.errors import InputError
 
 
 @pytest.fixture
@@ -139,10 +142,30 @@ def test_what_training_would_pass_over_is_named(data, capsys):
     shutil.copy(next((data / "train/4").glob("*.jpg")), data / "train/3/more/inner.jpg")
     for name in ("old.gif", ".hidden"):
         (data / "train/3" / name).write_bytes(b"")
-    assert check(data)["splits"]["train"]["passed_over"] == ["3/more", "3/old.gif"]
+    (data / "train/lost").symlink_to(data / "gone")
+    (data / "train/stray.jpg").write_bytes(b"")
+    found = ["lost", "stray.jpg", "3/more", "3/old.gif"]
+    assert check(data)["splits"]["train"]["passed_over"] == found
     printed = capsys.readouterr().out
     assert "  passed over, neither .bmp" in printed
-    assert "nor .webp: 2 (3/more, 3/old.gif)\n" in printed
+    assert "nor .webp: 4 (lost, stray.jpg, 3/more, ...)\n" in printed
+
+
+def test_a_class_that_this_user_may_not_look_into_is_no_class_less(data, monkeypatch, capsys):
+    def forbidden(entry):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), entry.path)
+
+    entry = SimpleNamespace(name="3", path=str(data / "train/3"))
+    entry.is_dir = lambda: forbidden(entry)
+    monkeypatch.setattr("lightning_sq.data.listing._entries", lambda folder: [entry])
+    with pytest.raises(InputError, match=r"train/3 cannot be listed \(Permission denied\)"):
+        class_names_of(data / "train")
+
+
+def test_a_report_that_is_a_folder_is_refused_before_hours_of_looking(data, monkeypatch, capsys):
+    monkeypatch.setattr("lightning_sq.commands.data_check.look_through", lambda *args, **options: pytest.fail("looked"))
+    assert main(["data", "check", str(data), "--report", str(data)]) == 2
+    assert f"--report {data} is a folder. Give a file, such as {data}/report.json." in capsys.readouterr().err
 
 
 def test_a_class_in_one_split_only_is_an_error_as_it_is_to_training(data, capsys):

@@ -57,14 +57,21 @@ def fail(number: int):
 
 
 def loader(
-    folder, tmp_path_factory, backend: str, *, train: bool, batch_size: int = 8, rank: int = 0, world_size: int = 1
+    folder,
+    tmp_path_factory,
+    backend: str,
+    *,
+    train: bool,
+    batch_size: int = 8,
+    rank: int = 0,
+    world_size: int = 1,
+    num_threads: int | None = None,
 ):
     index = load_index(folder, cache=tmp_path_factory.getbasetemp() / "indexes")
     rule = random_resized_crop(SIZE) if train else resize_and_center_crop(SIZE, resize_size=72)
     order = EpochOrder(len(index), batch_size, world_size, rank, train, train, seed=3)
-    return make_loader(
-        Dataset(index, rule, SIZE, seed=3), order, backend=backend, num_threads=2 if backend == "dali" else 0
-    )
+    threads = (2 if backend == "dali" else 0) if num_threads is None else num_threads
+    return make_loader(Dataset(index, rule, SIZE, seed=3), order, backend=backend, num_threads=threads)
 
 
 @pytest.mark.parametrize("train", [True, False])
@@ -275,20 +282,28 @@ def test_behind_a_file_that_went_bad_the_next_epoch_is_whole(
         assert torch.equal(ours.images, theirs.images)
 
 
-@pytest.mark.parametrize("backend", ["dali", "torchvision"])
+@pytest.mark.parametrize(("backend", "num_threads"), [("dali", 2), ("torchvision", 0), ("torchvision", 1)])
 @pytest.mark.parametrize(
     ("number", "raised"),
     [(errno.ENOENT, InputError), (errno.EACCES, InputError), (errno.EIO, OSError), (errno.ESTALE, OSError)],
     ids=["gone", "forbidden", "disk", "network"],
 )
 def test_a_disk_that_fails_is_no_mistake_of_whoever_started_the_run(
-    photographs, tmp_path_factory, monkeypatch, backend, number, raised
+    photographs, tmp_path_factory, monkeypatch, backend, num_threads, number, raised
 ):
-    made = loader(photographs, tmp_path_factory, backend, train=False)
+    made = loader(photographs, tmp_path_factory, backend, train=False, num_threads=num_threads)
     monkeypatch.setattr(type(made.dataset.index), "read", lambda index, i: fail(number))
     with pytest.raises(raised, match=r"ant/00\.jpg") as found:
         next(iter(made))
     assert os.strerror(number) in str(found.value)
+    assert raised is InputError or (found.value.errno, "ant/00.jpg" in found.value.filename) == (number, True)
+
+
+@pytest.mark.parametrize("num_threads", [0, 1])
+def test_what_was_read_for_the_last_batch_counts_too(photographs, tmp_path_factory, num_threads):
+    whole = loader(photographs, tmp_path_factory, "torchvision", train=False, batch_size=100, num_threads=num_threads)
+    assert len(list(whole)) == 1
+    assert 0 < whole.waited_for_reader < whole.waited
 
 
 def test_workers_name_a_bad_file_in_one_sentence(photographs, tmp_path):

@@ -25,6 +25,7 @@ from lightning_sq.data import shard_writer, shards
 from lightning_sq.data.backends import make_loader
 from lightning_sq.data.crop import random_resized_crop
 from lightning_sq.data.index import class_names_of, load_index
+from lightning_sq.data.index_file import Columns
 from lightning_sq.data.loader import Dataset
 from lightning_sq.data.order import EpochOrder
 from lightning_sq.data.shard_writer import ShardSettings, write_shards
@@ -197,6 +198,10 @@ def test_a_shard_that_is_lost_is_named_and_made_again(index, tmp_path):
         ({"shard-000002.tar": None}, [2]),
         ({"shard-000003.tar": b"cut"}, [3]),
         ({"shard-000002.tar": None, "shard-000000.idx": None}, [0, 2]),
+        ({"shard-000001.tar": "another byte"}, [1]),
+        ({"shard-000001.tar": "another byte", "shard-000003.tar": None}, [1, 3]),
+        ({"shard-000002.idx": None}, [2]),
+        ({"SHA256SUMS": None}, []),
         ({"shard-000001.tar": None, "index.npz": None}, [0, 1, 2, 3]),
         ({"shard-000001.tar": None, "index.npz": b"cut"}, [0, 1, 2, 3]),
     ],
@@ -213,7 +218,13 @@ def test_of_a_finished_set_only_what_is_lost_is_written_again(index, tmp_path, m
 
     monkeypatch.setattr(shard_writer, "_write_shard", spy)
     for name, content in lost.items():
-        (folder / name).unlink() if content is None else (folder / name).write_bytes(content)
+        kept = bytearray((folder / name).read_bytes())
+        (folder / name).unlink()
+        if content == "another byte":
+            kept[700] ^= 1
+            content = kept
+        if content is not None:
+            (folder / name).write_bytes(content)
     assert write_shards(index, folder, settings) == size
     assert written == made_again
     assert contents(folder) == before
@@ -242,6 +253,29 @@ def test_a_writer_that_is_stopped_while_it_makes_a_lost_shard_again_keeps_the_ot
     write_shards(index, folder, settings)
     assert len(encoded) == 4
     assert contents(folder) == before
+
+
+@pytest.mark.parametrize("short_side", [None, 80])
+def test_a_file_that_has_changed_or_gone_since_it_was_looked_at_is_named_and_not_stored(index, tmp_path, short_side):
+    settings, folder = ShardSettings(short_side, images_per_shard=4), tmp_path / "shards"
+    path = index.folder / index.paths[7]
+    before = path.read_bytes()
+    path.write_bytes(before[:-40])
+    with pytest.raises(InputError, match=rf"{path} is another file than when it was looked at\. .* --again"):
+        write_shards(index, folder, settings)
+    path.unlink()
+    with pytest.raises(InputError, match=rf"{path} cannot be read any more \(No such file"):
+        write_shards(index, folder, settings)
+    path.write_bytes(before)
+    write_shards(index, folder, settings)
+    assert load_shards(folder).paths == index.paths
+
+
+def test_a_small_image_stays_as_it_is_where_a_jpeg_file_would_be_no_smaller(photographs, tmp_path):
+    Image.new("RGB", (16, 16), (10, 200, 30)).save(photographs / "bee/13.png")
+    index = load_index(photographs, cache=tmp_path / "cache")
+    encoded, suffix, size = shard_writer.encode(index, 13, ShardSettings(short_side=352))
+    assert (encoded, suffix, size) == ((photographs / "bee/13.png").read_bytes(), "png", (16, 16))
 
 
 @pytest.mark.parametrize("spoil", ["other settings", "other images", "foreign file", "a list", "not text"])
@@ -341,6 +375,24 @@ def test_unreadable_images_are_left_out_only_if_that_is_allowed(few_digits, tmp_
     assert not (tmp_path / "shards").exists()
     assert main([*words, "--allow-unreadable"]) == 0
     assert len(load_shards(tmp_path / "shards")) == 40
+
+
+@pytest.mark.parametrize("options", [[], ["--allow-unreadable"]])
+def test_a_folder_without_an_image_that_can_be_read_is_refused_and_nothing_is_written(tmp_path, capsys, options):
+    for name in ("3", "4"):
+        (tmp_path / "val" / name).mkdir(parents=True)
+        (tmp_path / "val" / name / "x.jpg").write_bytes(b"no image")
+    assert main(["data", "shard", str(tmp_path / "val"), str(tmp_path / "shards"), *options]) == 2
+    told = capsys.readouterr().err
+    assert "val has no image that can be read: 3/x.jpg (not an image)" in told
+    assert "--allow-unreadable" not in told
+    assert not (tmp_path / "shards").exists()
+
+
+def test_where_nothing_can_be_kept_the_size_of_the_files_is_left_out(few_digits, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("lightning_sq.commands.data_shard.load_columns", lambda path: Columns.unseen([], [], []))
+    assert main(["data", "shard", str(few_digits / "val"), str(tmp_path / "shards")]) == 0
+    assert "shards: 40 images, 0 MB as shards" in capsys.readouterr().out
 
 
 def test_a_second_writer_in_the_same_folder_is_refused_and_leaves_the_first_ones_files(few_digits, tmp_path, capsys):

@@ -98,6 +98,10 @@ OTHER_BATCHES = {
     "gathered": (["--trainer.accumulate_grad_batches", "2"], ["accumulate_grad_batches=1", "has 2"]),
     "seed": (["--seed_everything", "1"], ["seed=0", "has 1", "--seed_everything 0"]),
     "flips": (["--data.flip_probability", "0.25"], ["flip_probability=0.0", "has 0.25", "--data.flip_probability 0.0"]),
+    "crops": (
+        ["--data.backend", "memory"],
+        ["backend=dali or torchvision", "has memory", "Set --data.backend dali"],
+    ),
     "rate": (["--model.optimization.base_learning_rate", "0.1"], ["base_learning_rate=0.4", "has 0.1"]),
 }
 

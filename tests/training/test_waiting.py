@@ -42,12 +42,14 @@ def epoch(clock, monkeypatch):
     said = []
     monkeypatch.setattr(waiting, "rank_zero_info", said.append)
 
-    def run(step_seconds: float, callback=None, loader=None, validation: float = 0.0) -> tuple[dict, list[str]]:
+    def run(
+        step_seconds: float, callback=None, loader=None, validation: float = 0.0, backend: str = "dali"
+    ) -> tuple[dict, list[str]]:
         logged = {}
         loader = loader or SlowLoader(clock)
         callback = callback or WaitingForData()
         trainer = SimpleNamespace(
-            train_dataloader=loader, current_epoch=0, datamodule=SimpleNamespace(num_threads=1, backend="dali")
+            train_dataloader=loader, current_epoch=0, datamodule=SimpleNamespace(num_threads=1, backend=backend)
         )
         module = SimpleNamespace(log=lambda name, value, **options: logged.update({name: value}))
         callback.on_train_epoch_start(trainer, module)
@@ -83,6 +85,8 @@ def test_only_much_waiting_is_talked_about(epoch):
     _, said = epoch(step_seconds=56.0)  # 3 of 59
     assert len(said) == 1
     assert said[0].startswith("Epoch 1 waited for data 5% of its time, most of it for the decoder: ")
+    _, said = epoch(step_seconds=1.0, backend="memory")
+    assert "for batches to be cut in memory: " in said[-1]
 
 
 def test_the_hint_names_what_would_help():
@@ -90,4 +94,8 @@ def test_the_hint_names_what_would_help():
     assert "raise --data.num_threads from 2 (this process may use 16 cores)" in few
     assert "data shard --short-side 352" in hint(0, 0.2, 0.1, num_threads=16, cores=16)
     assert "most of it for the reader: put the data on a local disk" in hint(4, 0.2, 0.9, num_threads=2, cores=16)
+    in_memory = hint(4, 0.123, 0.0, num_threads=2, cores=16, in_memory=True)
+    assert "to be cut in memory: leave shifts and flips out (--data.max_shift 0 --data.flip_probability 0)" in in_memory
+    assert "num_threads" not in in_memory
+    assert "data shard" not in in_memory
     assert hint(4, 0.123, 0.9, num_threads=2, cores=16).startswith("Epoch 5 waited for data 12% of its time")

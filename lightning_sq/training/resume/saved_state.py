@@ -46,7 +46,7 @@ REMEDIES = {
     "limit_train_batches": "Set --trainer.limit_train_batches {}",
     "seed": "Set --seed_everything {}",
     "precision": "Set --trainer.precision {}",
-    **{name: f"Set --data.{name} {{}}" for name in AUGMENTATION},
+    **{name: f"Set --data.{name} {{}}" for name in ("backend", *AUGMENTATION)},
 }
 """What decides which images a step sees, and in which numbers, and what to type to have it as it was."""
 
@@ -82,6 +82,7 @@ def settings(trainer: Trainer, data: ImageFolderData, optimization: Optimization
         "limit_train_batches": trainer.limit_train_batches,
         "seed": data.seed,
         "precision": trainer.precision,
+        "backend": "memory" if data.backend == "memory" else "dali or torchvision",  # which crop alike, and it does not
         **{name: getattr(data, name) for name in AUGMENTATION},
         **asdict(optimization),
     }
