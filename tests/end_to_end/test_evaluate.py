@@ -58,6 +58,10 @@ def words(releases, data, output, *options) -> list[str]:
     return ["evaluate", *models, "--data", str(data), "--output", str(output), *attacks, *fast, *options]
 
 
+FEW = ("--attacks", "fgsm,quantized_box", "--epsilon", "1/255")
+"""Attacks, for what is not about them."""
+
+
 def command(*arguments: str, **options) -> subprocess.Popen:
     environment = os.environ | {"MASTER_PORT": str(port_that_stays_free())}
     words = [sys.executable, "-m", "lightning_sq", *arguments]
@@ -251,7 +255,7 @@ def killed(monkeypatch):
 
 def test_started_again_with_overwrite_it_goes_on_where_it_was(releases, few_digits, tmp_path, killed):
     """Beside the results that it is to replace, and whether a cluster or a person starts it again."""
-    words_ = [*words(releases, few_digits, tmp_path), "--overwrite"]
+    words_ = [*words(releases, few_digits, tmp_path, *FEW), "--overwrite"]
     (tmp_path / "results.json").write_text("{}")
     assert killed(words_) > 0
     assert killed(words_) == 0
@@ -261,7 +265,7 @@ def test_started_again_with_overwrite_it_goes_on_where_it_was(releases, few_digi
 def test_overwrite_drops_verdicts_of_another_evaluation_and_nothing_else_does(
     releases, few_digits, tmp_path, killed, capsys
 ):
-    before, after = (words(releases, few_digits, tmp_path, "--seed", seed) for seed in "12")
+    before, after = (words(releases, few_digits, tmp_path, *FEW, "--seed", seed) for seed in "12")
     first = killed(before)
     assert killed(after) == 0
     told = capsys.readouterr().err
@@ -272,7 +276,7 @@ def test_overwrite_drops_verdicts_of_another_evaluation_and_nothing_else_does(
 
 
 def test_verdicts_of_other_models_are_not_dropped_unasked(releases, few_digits, tmp_path, killed, capsys):
-    both = words(releases, few_digits, tmp_path)
+    both = words(releases, few_digits, tmp_path, *FEW)
     one = [word for word in both if not word.startswith("quantized=")]
     assert killed(both) > 0
     (tmp_path / "results.json").write_text("{}")
@@ -287,8 +291,8 @@ def test_verdicts_of_other_models_are_not_dropped_unasked(releases, few_digits, 
 
 
 def test_two_processes_drop_verdicts_of_another_evaluation_together(releases, few_digits, tmp_path, killed):
-    assert killed(words(releases, few_digits, tmp_path, "--seed", "1")) > 0
-    again = words(releases, few_digits, tmp_path, "--seed", "2", "--devices", "2", "--overwrite")
+    assert killed(words(releases, few_digits, tmp_path, *FEW, "--seed", "1")) > 0
+    again = words(releases, few_digits, tmp_path, *FEW, "--seed", "2", "--devices", "2", "--overwrite")
     done = command(*again, stdout=subprocess.PIPE, text=True)
     text, _ = done.communicate(timeout=300)
     assert done.returncode == 0
