@@ -12,6 +12,7 @@ import argparse
 import math
 import tempfile
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -22,7 +23,7 @@ from common.harness import provenance, write_page
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from lightning_sq.attacks import PGD, QuantizedBox, with_bpda
+from lightning_sq.attacks import PGD, QuantizedBox, Square, with_bpda
 from lightning_sq.data.backends import make_loader, read_all
 from lightning_sq.data.crop import resize_and_center_crop
 from lightning_sq.data.digits import write_digits
@@ -89,48 +90,55 @@ def train(model: PixelClassifier, objective: Objective, data: tuple[Tensor, Tens
     model.eval()
 
 
-def attacked_losses(model: PixelClassifier, images: Tensor, labels: Tensor, epsilon: float) -> dict[str, Any]:
-    """What plain PGD and the strongest attack make of each image: the worst by cross-entropy of both criteria.
+def attacked(model: PixelClassifier, images: Tensor, labels: Tensor, epsilon: float) -> dict[str, Tensor]:
+    """What plain PGD and the strongest attack make of each image; the strongest is the worst of all that are tried.
 
-    The strongest attack is the worst of plain PGD, BPDA by two derivatives, and the quantized box.
+    Plain PGD climbs cross-entropy and margin. Besides it every model is tried by PGD with momentum and steps that
+    shrink, and without gradients by Square; one with a quantizer by BPDA with two derivatives and in the quantized box.
+
+    Returns:
+        images: (B, C, H, W), those of the largest loss. plain, strongest: (B,), the largest loss of either.
+        robust: (B,), whether the class is right on the image and on everything that was tried.
     """
     seeds = list(range(len(images)))
-    tries: dict[str, list[Tensor]] = {"plain": [], "other": []}
+    plain, others = [], [Square(num_queries=1000)(model, images, labels, seeds, epsilon)]
     for criterion in ("cross_entropy", "margin"):
         pgd = PGD(num_steps=40, criterion=criterion, stop_when_fooled=False)  # the largest loss is asked for
-        tries["plain"].append(pgd(model, images, labels, seeds, epsilon))
+        plain.append(pgd(model, images, labels, seeds, epsilon))
+        others.append(replace(pgd, momentum=0.75, schedule="cosine")(model, images, labels, seeds, epsilon))
         if model.quantizer is not None:
             through = with_bpda(model), with_bpda(model, "surrogate", 10.0)
-            tries["other"] += [pgd(each, images, labels, seeds, epsilon) for each in through]
-            tries["other"].append(QuantizedBox(pgd)(model, images, labels, seeds, epsilon))
-    everything = torch.stack(tries["plain"] + tries["other"])
+            others += [pgd(each, images, labels, seeds, epsilon) for each in through]
+            others.append(QuantizedBox(pgd)(model, images, labels, seeds, epsilon))
+    tried = torch.stack(plain + others)
     with torch.no_grad():
-        losses = torch.stack([cross_entropy(model(x), labels, reduction="none") for x in everything])
-    worst = losses.argmax(0)
+        logits = torch.stack([model(x) for x in tried])
+        losses = torch.stack([cross_entropy(each, labels, reduction="none") for each in logits])
+        is_right = model(images).argmax(1) == labels
     return {
-        "images": everything[worst, torch.arange(len(images))],
-        "plain": losses[: len(tries["plain"])].amax(0),
+        "images": tried[losses.argmax(0), torch.arange(len(images))],
+        "plain": losses[: len(plain)].amax(0),
         "strongest": losses.amax(0),
+        "robust": is_right & (logits.argmax(2) == labels).all(0),
     }
 
 
 def measure(model: PixelClassifier, images: Tensor, labels: Tensor, epsilon: float) -> dict[str, float]:
     """What the theory predicts and what attacks find, as means over the images."""
     noise = PixelNoise("uniform", epsilon)
-    attacked = attacked_losses(model, images, labels, epsilon)
+    found = attacked(model, images, labels, epsilon)
     with torch.no_grad():
         logits = model(images)
         loss = cross_entropy(logits, labels, reduction="none")
-        robust = (model(attacked["images"]).argmax(1) == labels) & (logits.argmax(1) == labels)
-    points = {"natural": images, "noisy": noise(images), "adversarial": attacked["images"]}
+    points = {"natural": images, "noisy": noise(images), "adversarial": found["images"]}
     gradient = {name: input_gradient_l1(model, x, labels).mean().item() for name, x in points.items()}
     return {
         "clean_accuracy": (logits.argmax(1) == labels).double().mean().item(),
-        "robust_accuracy": robust.double().mean().item(),
+        "robust_accuracy": found["robust"].double().mean().item(),
         **{f"gradient_{name}": value for name, value in gradient.items()},
         "predicted_rise": epsilon * gradient["natural"],
-        "rise_by_plain_pgd": (attacked["plain"] - loss).mean().item(),
-        "rise_by_strongest": (attacked["strongest"] - loss).mean().item(),
+        "rise_by_plain_pgd": (found["plain"] - loss).mean().item(),
+        "rise_by_strongest": (found["strongest"] - loss).mean().item(),
     }
 
 
@@ -229,8 +237,9 @@ def markdown(content: dict[str, Any]) -> str:
         f"each row trained for {content['settings']['epochs']} epochs, measured on {content['num_images']} validation",
         f"images at epsilon {content['settings']['epsilon']:g}, {_seeds(content)}, on {content['device']}.",
         "Gradient norms and rises of the loss are means over images and seeds; predicted is epsilon times the norm",
-        "at the natural image. The strongest attack is the worst, image by image, of plain PGD, BPDA by two",
-        "derivatives and the quantized box, 40 steps each, by cross-entropy and by margin.",
+        "at the natural image. The strongest attack is the worst, image by image, of plain PGD, PGD with momentum and",
+        "steps that shrink, and behind a quantizer BPDA by two derivatives and the quantized box, 40 steps each, by",
+        "cross-entropy and by margin, and of Square by 1,000 queries; robust is what is right under all of them.",
         "",
         "| trained by | clean % | robust % | norm at natural | noisy | adversarial "
         "| predicted rise | plain PGD | strongest | in words |",

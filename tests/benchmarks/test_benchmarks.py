@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 import shutil
 import sys
 from collections import OrderedDict
@@ -136,10 +138,43 @@ def test_the_attack_of_the_theory_goes_for_the_largest_loss_and_does_not_stop_wh
     layer = nn.Linear(4, 2)
     model = module.PixelClassifier(OrderedDict(backbone=nn.Sequential(nn.Flatten(), layer)))
     images, labels = torch.full((6, 1, 2, 2), 0.5), torch.tensor([0, 1] * 3)
-    found = module.attacked_losses(model, images, labels, 0.3)["plain"]
+    found = module.attacked(model, images, labels, 0.3)["plain"]
     direction = (layer.weight[1 - labels] - layer.weight[labels]).sign().view(6, 1, 2, 2)
     corner = nn.functional.cross_entropy(model(images + 0.3 * direction), labels, reduction="none")
     assert torch.allclose(found, corner, rtol=1e-4)
+
+
+def test_robust_is_what_no_attack_of_the_theory_fools_and_not_what_the_largest_loss_is_of(benchmark, monkeypatch):
+    """Darker images have the larger loss and the right class, lighter ones the smaller loss and another."""
+    module = benchmark("theory")
+
+    class ByBrightness(nn.Module):
+        def forward(self, images):
+            brightness = images.mean((1, 2, 3))[:, None]
+            dark, light, usual = torch.tensor([[0.01, 0.0, 0.0], [1.0, 1.01, -9.0], [2.0, 0.0, 0.0]])
+            return torch.where(brightness < 0.4, dark, torch.where(brightness > 0.6, light, usual))
+
+    @dataclasses.dataclass(frozen=True)
+    class Darker:
+        by: float = -0.2
+        momentum: float = 0.0
+        schedule: str = ""
+
+        def __call__(self, model, images, labels, seeds, epsilon):
+            return images + self.by
+
+    def attacked() -> dict[str, torch.Tensor]:
+        model = module.PixelClassifier(OrderedDict(backbone=ByBrightness()))
+        return module.attacked(model, torch.full((2, 1, 2, 2), 0.5), torch.tensor([0, 2]), 0.3)
+
+    monkeypatch.setattr(module, "PGD", lambda **options: Darker())
+    monkeypatch.setattr(module, "Square", lambda **options: Darker())
+    assert attacked()["robust"].tolist() == [True, False]  # the second is wrong unattacked
+    monkeypatch.setattr(module, "Square", lambda **options: Darker(by=0.2))
+    found = attacked()
+    assert found["robust"].tolist() == [False, False]
+    assert found["images"][0].mean() == pytest.approx(0.3)
+    assert found["strongest"][0] == pytest.approx(math.log(math.exp(0.01) + 2) - 0.01)
 
 
 def test_the_front_ends_of_the_benchmark_are_the_layers(benchmark):
