@@ -18,8 +18,9 @@ from pathlib import Path
 from statistics import median
 
 import matplotlib as mpl
-from common.harness import CONFIGS, REPOSITORY, Row, report
+from common.harness import CONFIGS, REPOSITORY, RESULTS, Row, report
 
+from lightning_sq.children import last_words
 from lightning_sq.data.digits import write_digits
 from lightning_sq.metrics_file import training_curve
 from lightning_sq.models.backbone import create_backbone
@@ -28,7 +29,8 @@ from lightning_sq.training.cluster.scaling import Network, Work, plan_row
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-CHART = REPOSITORY / "slurm/scaling.png"
+CHART = REPOSITORY / "slurm" / "scaling.png"
+"""Of the results that the repository keeps; of others it lies beside them."""
 ALL_REDUCE = re.compile(r"an all-reduce of \d+ MB moves ([\d.]+) GB/s")
 
 
@@ -45,15 +47,16 @@ def measure(options: argparse.Namespace, data: Path, devices: int) -> tuple[floa
             [sys.executable, "-m", "lightning_sq", *words],
             capture_output=True,
             text=True,
-            check=True,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
         )
+        if done.returncode:
+            raise RuntimeError(f"fit with {devices} processes failed: {last_words(done.stderr)}")
         epochs = training_curve(Path(folder), {"train/images_per_second": "rate"})
         bandwidth = ALL_REDUCE.search(done.stdout + done.stderr)
         return epochs[-1]["rate"], bandwidth and float(bandwidth[1])
 
 
-def draw(rows: list[dict[str, float]], measured: dict[int, float]) -> None:
+def draw(rows: list[dict[str, float]], measured: dict[int, float]) -> Path:
     figure, axes = plt.subplots(figsize=(5.6, 3.4), layout="constrained")
     processes = [row["processes"] for row in rows]
     axes.plot(processes, [row["images_per_second"] for row in rows], label="predicted from one process", color="C0")
@@ -63,7 +66,9 @@ def draw(rows: list[dict[str, float]], measured: dict[int, float]) -> None:
     axes.set_xticks(processes, [str(number) for number in processes], minor=False)
     axes.minorticks_off()
     axes.legend(frameon=False)
-    figure.savefig(CHART, dpi=120)
+    chart = CHART if RESULTS == REPOSITORY / "benchmarks/results" else RESULTS / CHART.name
+    figure.savefig(chart, dpi=120)
+    return chart
 
 
 def main() -> None:
@@ -107,8 +112,7 @@ def main() -> None:
         settings=vars(options),
         on="cpu",
     )
-    draw(rows, measured)
-    print(CHART)
+    print(draw(rows, measured))
 
 
 if __name__ == "__main__":

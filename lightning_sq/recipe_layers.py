@@ -1,8 +1,19 @@
-"""Recipes that are laid over each other, as `lightning-sq fit` does with several `--config`."""
+"""Recipes that are read and laid over each other, as `lightning-sq fit` does with several `--config`."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+
+
+def read_layer(file: Path) -> Any:
+    """What a recipe file says, numbers as `fit` reads them: to yaml alone 1e-4 is text.
+
+    Raises: OSError, UnicodeDecodeError, yaml.YAMLError.
+    """
+    from jsonargparse import get_loader
+
+    return get_loader("yaml")(file.read_text())
 
 
 def laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

@@ -173,6 +173,8 @@ def page_of_all(folder: Path) -> str:
     ]
     for path in sorted(folder.glob("*.json")):
         content = json.loads(path.read_text())
+        if not isinstance(content, dict) or not {"settings", "rows", "skipped"} <= content.keys():
+            continue  # somebody else's, in a folder that was chosen
         settings = ", ".join(f"{key} {value}" for key, value in content["settings"].items())
         lines += [
             "",

@@ -14,7 +14,7 @@ from lightning_sq.children import refusal_of
 from lightning_sq.commands.parser import Parser, check_at_least_one
 from lightning_sq.errors import InputError, one_line
 from lightning_sq.metrics_file import training_curve
-from lightning_sq.recipe_layers import laid_over
+from lightning_sq.recipe_layers import laid_over, read_layer
 
 if TYPE_CHECKING:
     from lightning_sq.training.cluster.scaling import Work
@@ -90,10 +90,9 @@ def _said(configs: list[Path]) -> str:
 
 def _content(config: Path) -> dict[str, Any]:
     import yaml
-    from jsonargparse import get_loader
 
     try:
-        recipe = get_loader("yaml")(config.read_text())  # as fit does: to yaml alone 1e-4 is text
+        recipe = read_layer(config)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"--config {config} cannot be read ({type(error).__name__}). Give a recipe.") from None
     if not isinstance(recipe, dict):
@@ -207,8 +206,18 @@ def _work(options: argparse.Namespace, recipe: dict[str, Any]) -> tuple[Work, in
         check_val_every_n_epoch=trainer["check_val_every_n_epoch"],
         val_check_interval=trainer["val_check_interval"],
         gradient_bytes=4 * parameters,
+        validation_passes=2 if _adds_noise(recipe) else 1,
     )
     return work, parameters
+
+
+def _adds_noise(recipe: dict[str, Any]) -> bool:
+    """Whether a validation is made on noisy images too, which is the objective's to say."""
+    from pydoc import locate
+
+    given = recipe["model"].get("objective")
+    path = given.get("class_path") if isinstance(given, dict) else given
+    return bool(path and getattr(locate(str(path)), "adds_noise", False))
 
 
 def _optimization(config: str, recipe: dict[str, Any]) -> Optimization:

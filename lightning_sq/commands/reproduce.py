@@ -91,7 +91,7 @@ def main(arguments: list[str]) -> None:
     check_at_least_one(options, "num_seeds", "num_images", "max_epochs", "jobs", "num_threads")
     settings = _settings(options)
     from lightning_sq.evaluation.suites import attacks_by_name
-    from lightning_sq.reproduction.conduct import NothingMeasuredError
+    from lightning_sq.reproduction.conduct import NothingMeasuredError, refuse_untimed
 
     if "pgd" not in attacks_by_name(settings.attacks):
         raise InputError(
@@ -102,8 +102,8 @@ def main(arguments: list[str]) -> None:
         settings = _with_data(options, settings)
     if options.add:
         settings = _with_earlier(options, settings)
-        if unknown := [name for name in settings.rows if settings.times and name not in settings.earlier.rows]:
-            raise InputError(f"--time: the page there has no row {unknown[0]}. Run it first, without --time.")
+        if settings.times:
+            refuse_untimed(settings, anew=options.overwrite)
     elif not options.plan:
         _refuse_loss(options, settings)
     if not options.page:
@@ -203,7 +203,7 @@ def _refuse_loss(options: Namespace, settings: Settings) -> None:
         content = read_study(output)
     except InputError:
         return  # there is none, or none that this version can keep
-    refuse_loss(settings, content, measures=not (options.page or options.choose))
+    refuse_loss(settings, content, measures=not (options.page or options.choose), chooses=options.choose)
 
 
 def _with_data(options: Namespace, settings: Settings) -> Settings:

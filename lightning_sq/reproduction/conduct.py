@@ -72,6 +72,26 @@ def choose(settings: Settings, seconds: Sequence[float], *, anew: bool = False) 
         _train(settings, "trying variants of the method", steps, runs if anew else ())
 
 
+def refuse_untimed(settings: Settings, *, anew: bool) -> None:
+    """Before rows are trained for the clock alone.
+
+    Raises: InputError if the page has none by the recipe of now of a row that is to be timed, or if all of them have
+        been trained here, and are not to be `anew`.
+    """
+    runs = settings.missing(tuned_rates(settings))
+    for name in settings.rows:
+        if not any(run.row.name == name for run in runs):
+            raise InputError(
+                f"--time: the page there has no row {name} by the recipe and learning rate of now. Run it first, "
+                "without --time."
+            )
+    if not anew and all(trained_at_hand(run) is not None for run in runs):
+        raise InputError(
+            f"All of these have been trained in {settings.runs}. Add --overwrite to train them again for the clock, or "
+            "give another --runs; --page --add takes the seconds of those there."
+        )
+
+
 def refuse_changed(settings: Settings) -> None:
     """Before hours of work, and not when the page is written.
 
@@ -82,13 +102,14 @@ def refuse_changed(settings: Settings) -> None:
             _kept(settings, row)
 
 
-def refuse_loss(settings: Settings, content: dict[str, Any], *, measures: bool) -> None:
+def refuse_loss(settings: Settings, content: dict[str, Any], *, measures: bool, chooses: bool = False) -> None:
     """The same of a page that would be replaced.
 
     Args:
         settings: Of the command.
         content: Of the page there.
         measures: Whether all that is planned will be measured; else the new page is of what was, if anything was.
+        chooses: Whether the variants of the method will be tried.
     Raises: InputError if it says more than the new page would.
     """
     runs = settings.planned({})
@@ -97,7 +118,9 @@ def refuse_loss(settings: Settings, content: dict[str, Any], *, measures: bool) 
         if not runs:
             return
     is_alike = (content["study"], content["form"]) == (settings.study.name, settings.form)
-    if more := Earlier(content["rows"], []).without(runs if is_alike else []).in_words():
+    tried = [run.recipe.fingerprint() for run in untried_variants(settings) if chooses or trained_at_hand(run)]
+    choice = [entry for entry in content["choice"] if not (is_alike and entry["recipe"] in tried)]
+    if more := Earlier(content["rows"], choice).without(runs if is_alike else []).in_words():
         raise InputError(
             f"The page there would be replaced, and this lost: {more}. Add --add to keep them, or give another "
             "--output."

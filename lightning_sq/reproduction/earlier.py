@@ -102,12 +102,13 @@ class Earlier:
         return replace(self, rows=rows)
 
     def in_words(self) -> str:
-        """How much there is of each row, but for its tuning; empty if there is nothing."""
+        """How much there is of each row, but for its tuning, and of the method's variants; empty if nothing is."""
         nouns = {"seeds": "seed", "shorter": "shorter schedule", "other_rates": "other learning rate"}
         found = []
         for name, row in self.rows.items():
             parts = [counted(len(row[key]), noun) for key, noun in nouns.items() if row.get(key)]
             found += [f"{name} ({', '.join(parts)})"] if parts else []
+        found += [counted(len(self.choice), "variant") + " of the method"] if self.choice else []
         return "; ".join(found)
 
     def _of(self, run: Run, key: str) -> list[dict[str, Any]]:

@@ -77,7 +77,8 @@ def estimate_of(settings: Settings, recipe: Recipe) -> Estimate:
     num_images, _ = settings.num_data
     threads_before = torch.get_num_threads()
     torch.set_num_threads(settings.num_threads)
-    step, one_pass = seconds_per_image(recipe, images_together(settings.num_attacked, LARGEST_BATCH))
+    together = images_together(settings.num_attacked, LARGEST_BATCH)
+    step, one_pass = seconds_per_image(recipe, together, "cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(threads_before)
     values = recipe.values()
     seen = num_images * values["data"].get("batch_repeats", 1)
@@ -101,16 +102,16 @@ def passes_of_evaluation(attacks: str, num_images: int) -> int:
     return num_images * for_each + checks
 
 
-def seconds_per_image(recipe: Recipe, num_attacked: int) -> tuple[float, float]:
+def seconds_per_image(recipe: Recipe, num_attacked: int, device: str = "cpu") -> tuple[float, float]:
     """(of a training step, of a pass of an attack) for one image on this machine and this many threads, measured.
 
     Args:
         recipe: Of the training.
         num_attacked: Images that are attacked together.
+        device: To measure on.
     """
     torch.manual_seed(0)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model, objective = recipe.model(NUM_CLASSES).to(device).train(), recipe.objective()
+    model, objective = recipe.model(NUM_CLASSES).to(device).train(), recipe.objective().to(device)
     data = recipe.values()["data"]
     together = max(data["batch_size_per_device"], num_attacked)
     images = torch.rand(together, data.get("channels", 3), *[data["image_size"]] * 2).to(device)

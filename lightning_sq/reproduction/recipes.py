@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import yaml
-from torch import Tensor
-
 from lightning_sq.errors import InputError
 from lightning_sq.models import ModelConfig, PixelClassifier, QuantizerConfig, build_model
 from lightning_sq.models.backbone import pretrained_normalization
-from lightning_sq.recipe_layers import laid_over
+from lightning_sq.objectives import Objective
+from lightning_sq.recipe_layers import laid_over, read_layer
 from lightning_sq.reproduction.studies import Row, Study
 
 _WARMUP = "model.optimization.warmup_epochs"
@@ -46,7 +43,7 @@ class Recipe:
         """All of it as one dictionary, defaults left out."""
         values: dict[str, Any] = {}
         for file in self.files:
-            values = laid_over(values, yaml.safe_load(file.read_text()))
+            values = laid_over(values, read_layer(file))
         for name, value in self.changes.items():
             *path, last = name.split(".")
             place = values
@@ -102,7 +99,7 @@ class Recipe:
         mean, std = pretrained_normalization(model["architecture"], channels)
         return build_model(ModelConfig(model["architecture"], names, mean, std, size, size, quantizer))
 
-    def objective(self) -> Callable[[PixelClassifier, Tensor, Tensor], tuple[Tensor, Tensor]]:
+    def objective(self) -> Objective:
         """What is minimised."""
         given = self.values()["model"]["objective"]
         path, arguments = (given, {}) if isinstance(given, str) else (given["class_path"], given.get("init_args", {}))

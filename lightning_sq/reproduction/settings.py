@@ -164,9 +164,11 @@ class Settings:
 
     def missing(self, rates: Mapping[str, float]) -> list[Run]:
         """Planned runs without a page entry, with one of fewer images, or with one by weaker attacks while their
-        checkpoint is here; all of them where they are to be timed.
+        checkpoint is here; where rows are to be timed, those that have an entry.
         """
-        return [run for run in self.planned(rates) if self.times or not self._is_known(run)]
+        if self.times:
+            return [run for run in self.planned(rates) if self.earlier.seed(run) is not None]
+        return [run for run in self.planned(rates) if not self._is_known(run)]
 
     def _is_known(self, run: Run) -> bool:
         entry = self.earlier.seed(run)

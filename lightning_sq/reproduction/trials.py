@@ -13,6 +13,7 @@ from lightning_sq.reproduction.recipes import Recipe
 from lightning_sq.reproduction.runs import TRAINED, Run, trained_at_hand
 from lightning_sq.reproduction.settings import RATE, Settings
 from lightning_sq.reproduction.studies import Row, Variant
+from lightning_sq.training.robust_accuracy import RobustAccuracy
 
 RATE_FACTORS = (0.5, 1.0, 2.0)
 """Learning rates that are tried for every row, in terms of its recipe's: the same number for all."""
@@ -33,16 +34,21 @@ def _trial(settings: Settings, row: Row, changes: dict[str, Any]) -> Recipe:
     whole = settings.recipe(row, 0, {})
     values = whole.values()
     trainer, epochs = values["trainer"], math.ceil(TRIAL_SHARE * whole.num_epochs)
-    probes = [
-        probe | {"init_args": probe["init_args"] | {"num_images": TRIAL_IMAGES}} for probe in trainer["callbacks"]
+    callbacks = [
+        one | {"init_args": one.get("init_args", {}) | {"num_images": TRIAL_IMAGES}} if _is_probe(one) else one
+        for one in trainer["callbacks"]
     ]
-    form = {"trainer.max_epochs": epochs, "trainer.check_val_every_n_epoch": epochs, "trainer.callbacks": probes}
+    form = {"trainer.max_epochs": epochs, "trainer.check_val_every_n_epoch": epochs, "trainer.callbacks": callbacks}
     if values["model"]["optimization"].get("warmup_epochs", 0) > epochs / 2:
         form["model.optimization.warmup_epochs"] = epochs / 2
     steps = epochs * settings.steps_per_epoch(values["data"])
     if whole.ramp_steps > steps:
         form |= whole.shorter(epochs / whole.num_epochs).ramp
     return settings.recipe(row, 0, form | changes)
+
+
+def _is_probe(callback: dict[str, Any]) -> bool:
+    return callback["class_path"].rpartition(".")[2] == RobustAccuracy.__name__
 
 
 def rates_to_try(settings: Settings) -> list[Run]:

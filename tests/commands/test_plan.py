@@ -38,7 +38,8 @@ def test_a_plan_says_time_batch_rate_and_sizes_of_one_to_sixty_four_nodes(plan):
     assert found["parameters"] == 25557032  # ResNet-50
     assert found["checkpoint_bytes"] == 8 * found["parameters"]
     assert rows[1]["fits"] is (rows[1]["hours"] <= 2)
-    assert rows[1]["hours"] == pytest.approx(15 * (1281167 + 50000 / 3) / 4000 / 3600, rel=0.01)
+    validated = 2 * 50000  # on clean images and, as the objective adds noise, on noisy ones
+    assert rows[1]["hours"] == pytest.approx(15 * (1281167 + validated / 3) / 4000 / 3600, rel=0.005)
     assert rows[64]["hours"] < rows[1]["hours"]
     assert rows[64]["gpu_hours"] > rows[1]["gpu_hours"]
 
@@ -62,7 +63,12 @@ def test_a_plan_counts_the_steps_that_a_fit_of_the_recipe_takes(plan, tmp_path):
         text = plan("--config", str(tmp_path / "recipe.yaml"), *IMAGENET, "--gpus-per-node", "1", "--json")[1]
         row = json.loads(text)["rows"][0]
         assert (row["steps"], row["warmup_steps"]) == (steps, warmup), limits
-        assert row["hours"] * 3600 == pytest.approx(steps * row["step_seconds"] + validations * 50 / 3)
+        assert row["hours"] * 3600 == pytest.approx(steps * row["step_seconds"] + validations * 2 * 50 / 3)
+    recipe["model"]["objective"] = {"class_path": "lightning_sq.objectives.Natural"}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    text = plan("--config", str(tmp_path / "recipe.yaml"), *IMAGENET, "--gpus-per-node", "1", "--json")[1]
+    row = json.loads(text)["rows"][0]
+    assert row["hours"] * 3600 == pytest.approx(15 * (whole * row["step_seconds"] + 50 / 3))
 
 
 def test_a_second_recipe_is_laid_over_the_first_as_fit_lays_it(plan, tmp_path, capsys):

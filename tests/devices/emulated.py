@@ -23,6 +23,8 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 NAME = "other"
 MAY_LIE_ON_THE_CPU = (torch.ops.aten.index, torch.ops.aten.index_put, torch.ops.aten.index_put_)
 """Their places, as on a GPU."""
+REFUSE_NUMBERS = (torch.ops.aten.clamp, torch.ops.aten.clamp_, torch.ops.aten.clamp_min, torch.ops.aten.clamp_max)
+"""Of these a GPU refuses a CPU tensor even where it is a single number."""
 
 
 class _Module:
@@ -96,7 +98,8 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 def _refuse_cpu_tensors(func: Any, args: Any, kwargs: dict[str, Any]) -> None:
     looked_at = args[:1] if func.overloadpacket in MAY_LIE_ON_THE_CPU else (args, kwargs)
     for value in tree_leaves(looked_at):
-        if isinstance(value, Tensor) and not isinstance(value, OnOther) and value.dim() > 0:
+        is_refused = isinstance(value, Tensor) and (value.dim() > 0 or func.overloadpacket in REFUSE_NUMBERS)
+        if is_refused and not isinstance(value, OnOther):
             raise RuntimeError(f"{func}: a tensor {tuple(value.shape)} is on the CPU and another on {NAME}:0")
 
 

@@ -1,8 +1,8 @@
 """Every objective, every attack and a whole training on a device that is not the CPU.
 
-`python -m tests.devices.everything objectives`, `attacks`, `places`, `training FOLDER`, or `refusals`: on an emulated
-device, or on a real one with LIGHTNING_SQ_TEST_DEVICE=cuda before it. There, what needs a library that is not installed
-is skipped by name.
+`python -m tests.devices.everything objectives`, `attacks`, `places`, `plan`, `training FOLDER`, or `refusals`: on an
+emulated device, or on a real one with LIGHTNING_SQ_TEST_DEVICE=cuda before it. There, what needs a library that is not
+installed is skipped by name.
 """
 
 from __future__ import annotations
@@ -211,6 +211,19 @@ def refusals() -> None:
     assert (other.sum() + torch.tensor(1.0)).device.type == NAME
 
 
+def plan_a_study() -> None:
+    """A few steps of rows are timed before anything is trained, by objectives that change over their steps too."""
+    from lightning_sq.reproduction.plan import seconds_per_image
+    from lightning_sq.reproduction.recipes import recipe_of
+    from lightning_sq.reproduction.studies import MNIST
+
+    for name in ("method", "free", "interval_bound"):
+        row = MNIST.row(name)
+        few = {"data.batch_size_per_device": 4}
+        recipe = recipe_of(MNIST, row, configs=Path(__file__).parents[2] / "configs", seed=0, changes=few)
+        assert all(seconds > 0 for seconds in seconds_per_image(recipe, 4, NAME)), name
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     torch.backends.cudnn.deterministic = True  # verdicts are held against each other
@@ -218,6 +231,7 @@ if __name__ == "__main__":
         "objectives": train_by_each_objective,
         "attacks": attack_by_each,
         "places": evaluate_wherever_things_are,
+        "plan": plan_a_study,
         "training": lambda: train_stop_and_go_on(Path(sys.argv[2])),
         "refusals": refusals,
     }

@@ -24,7 +24,7 @@ def everything(what, folder, without=(), **environment):
     return subprocess.run(words, env=os.environ | environment, **options)
 
 
-@pytest.mark.parametrize("what", ["refusals", "objectives", "attacks", "places", "training"])
+@pytest.mark.parametrize("what", ["refusals", "objectives", "attacks", "places", "plan", "training"])
 def test_on_a_device_that_is_not_the_cpu(what, tmp_path):
     ended = everything(what, tmp_path)
     assert ended.returncode == 0, ended.stderr[-3000:]

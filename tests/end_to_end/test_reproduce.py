@@ -204,7 +204,10 @@ def test_a_row_is_timed_again_without_an_attack_and_stays_as_it_was_judged(elsew
     assert not (tmp_path / "runs/natural/seed0/evaluation").exists()
     assert "otherwise" not in capsys.readouterr().out
     assert main([*elsewhere, "--rows", "quantizer_only", "--time"]) == 2
-    assert "--time: the page there has no row quantizer_only. Run it first" in capsys.readouterr().err
+    assert "--time: the page there has no row quantizer_only by the recipe and learning" in capsys.readouterr().err
+    assert main([*elsewhere, "--rows", "natural", "--time"]) == 2
+    assert f"All of these have been trained in {tmp_path / 'runs'}. Add --overwrite to" in capsys.readouterr().err
+    assert read_study(tmp_path / "page")["rows"] == after
 
 
 def test_a_page_that_is_written_anew_from_what_has_been_run_keeps_what_is_not_at_hand(elsewhere, tmp_path):

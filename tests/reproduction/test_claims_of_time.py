@@ -49,6 +49,18 @@ def test_how_surely_a_time_is_known_follows_from_the_images_that_both_rows_share
     assert "keeps up to 4.3 points more or less" in verdict(METHOD_FASTER, known, num_images=200)["by_strongest"]
 
 
+def test_between_schedules_of_one_seed_a_time_is_known_no_better_than_one_seed_is():
+    """PGD training's line is crossed between two of them; where it is at its whole schedule, three seeds count."""
+    known = timed(method=ends((5, 0.6), (10, 0.8)), pgd=ends((100, 0.1), (250, 0.75), (500, 0.9)))
+    known["pgd"]["seeds"] = [known["pgd"]["seeds"][0] | {"worst_case": accuracy} for accuracy in (0.88, 0.9, 0.92)]
+    between = verdict(METHOD_FASTER, known, num_images=10**8)["by_strongest"]
+    assert "keeps up to 4.0 points more or less" in between  # the deviation of its seeds is 2
+    known["method"]["seeds"][0]["worst_case"] = 0.95
+    at_its_end = verdict(METHOD_FASTER, known, num_images=10**8)["by_strongest"]
+    assert at_its_end.startswith("90.0 % in the worst case")
+    assert "keeps up to 2.3 points more or less" in at_its_end
+
+
 def test_a_time_that_turns_on_an_image_or_on_a_doubted_schedule_is_not_told_for_sure():
     known = timed(method=ends((5, 0.6), (10, 0.8)), pgd=ends((100, 0.1), (230, 0.8), (500, 0.9)))
     many = 1_000_000

@@ -148,7 +148,7 @@ def test_a_run_whose_checkpoint_was_removed_is_as_it_was_found_and_is_begun_anew
 
 def test_a_page_of_what_was_run_alone_takes_the_place_of_none_that_says_more(tmp_path):
     ours = settings(tmp_path, tuning_data=None)
-    content = {"rows": rows(natural=[seed(0.1)], pgd=[seed(0.5)]), **ours.conditions()}
+    content = {"rows": rows(natural=[seed(0.1)], pgd=[seed(0.5)]), "choice": [], **ours.conditions()}
     content["rows"]["natural"]["other_rates"] = [{}]
     conduct.refuse_loss(ours, content, measures=False)  # nothing was run: no page is written
     natural, pgd, *_ = ours.planned({})
@@ -161,6 +161,35 @@ def test_a_page_of_what_was_run_alone_takes_the_place_of_none_that_says_more(tmp
             conduct.refuse_loss(ours, content, measures=False)
     del content["rows"]["natural"]["other_rates"]
     conduct.refuse_loss(ours, content, measures=False)
+    (_, tried), *_ = trials.variants(ours)
+    content["choice"] = [{"recipe": tried.recipe.fingerprint()}]
+    for measures in (False, True):
+        with pytest.raises(InputError, match="and this lost: 1 variant of the method"):
+            conduct.refuse_loss(ours, content, measures=measures)
+    conduct.refuse_loss(ours, content, measures=False, chooses=True)
+    tried.checkpoint.parent.mkdir(parents=True)
+    tried.checkpoint.touch()
+    ours.training_of(tried).marker.write_text(json.dumps({"key": ours.training_of(tried).key}))
+    conduct.refuse_loss(ours, content, measures=False)
+
+
+def test_rows_are_timed_where_the_page_has_them_by_the_recipe_of_now_and_no_seed_more(tmp_path):
+    ours = replace(settings(tmp_path, rows=("pgd",), tuning_data=None), times=True)
+    first, second, _ = ours.planned({})
+    entries = [seed(0.5) | {"recipe": run.recipe.fingerprint(), "seed": run.seed} for run in (first, second)]
+    with_page = replace(ours, earlier=Earlier(rows(pgd=entries), []))
+    assert with_page.missing({}) == [first, second]
+    conduct.refuse_untimed(with_page, anew=False)
+    changed = replace(ours, earlier=Earlier(rows(pgd=[entries[0] | {"recipe": "of then"}]), []))
+    with pytest.raises(InputError, match="--time: the page there has no row pgd by the recipe"):
+        conduct.refuse_untimed(changed, anew=False)
+    for run in (first, second):
+        conduct.refuse_untimed(with_page, anew=False)
+        run.folder.mkdir(parents=True)
+        ours.training_of(run).marker.write_text(json.dumps({"key": ours.training_of(run).key}))
+    with pytest.raises(InputError, match=r"All of these have been trained in .* Add --overwrite"):
+        conduct.refuse_untimed(with_page, anew=False)
+    conduct.refuse_untimed(with_page, anew=True)
 
 
 def test_variants_of_the_method_are_tried_on_held_out_images(tmp_path, steps):

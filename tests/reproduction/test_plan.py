@@ -27,7 +27,7 @@ from lightning_sq.reproduction.runs import TRAINED
 from lightning_sq.reproduction.studies import MNIST
 from lightning_sq.reproduction.trials import variants
 from tests.conftest import REPOSITORY
-from tests.reproduction.builders import settings
+from tests.reproduction.builders import rows, seed, settings
 
 
 def test_the_plan_counts_tuning_training_and_attacks_of_all_seeds(tmp_path):
@@ -50,8 +50,11 @@ def test_the_plan_counts_tuning_training_and_attacks_of_all_seeds(tmp_path):
     proven = replace(ours, rows=("interval_bound",))
     line = plan_in_words(proven, {"interval_bound": Estimate(1.0, 50.0)}).splitlines()[-1]
     assert line.endswith("1 row at a time, and what the solver takes to prove")
-    line = plan_in_words(replace(proven, times=True), {"interval_bound": Estimate(1.0, 50.0)}).splitlines()[-1]
-    assert line == sentence(3 * (25 + proven.planned({})[0].recipe.num_epochs))
+    runs = proven.planned({})
+    entries = [seed(0.5) | {"recipe": run.recipe.fingerprint(), "seed": run.seed} for run in runs[:2]]
+    timed = replace(proven, times=True, earlier=Earlier(rows(interval_bound=entries), []))
+    line = plan_in_words(timed, {"interval_bound": Estimate(1.0, 50.0)}).splitlines()[-1]
+    assert line == sentence(2 * (25 + runs[0].recipe.num_epochs))  # the page has two of its three seeds
 
 
 def test_the_plan_of_rows_side_by_side_waits_for_each_stage_and_its_longest_row(tmp_path):
@@ -146,7 +149,7 @@ def test_an_evaluation_is_planned_with_the_budgets_and_the_batch_that_evaluate_t
 
 
 def test_a_row_is_estimated_by_the_images_of_its_epochs_and_by_all_passes_of_its_attacks(tmp_path, monkeypatch):
-    monkeypatch.setattr(plan, "seconds_per_image", lambda recipe, num_attacked: (0.5, 0.25))
+    monkeypatch.setattr(plan, "seconds_per_image", lambda recipe, num_attacked, device: (0.5, 0.25))
     ours = settings(tmp_path, num_images=10, assumed=(600, 100))
     passes = plan.passes_of_evaluation("quick", 10)
     assert plan.estimate_of(ours, recipe("natural")) == Estimate(300.0, plan.START_SECONDS + passes / 4)

@@ -130,6 +130,23 @@ def test_in_a_trial_of_a_learning_rate_every_objective_comes_to_what_it_is_to_be
         assert run.recipe.ramp_steps <= values["trainer"]["max_epochs"] * ours.steps_per_epoch(values["data"])
 
 
+def test_a_recipe_may_say_a_number_as_1e_3_and_have_more_callbacks_than_the_probe(tmp_path):
+    shutil.copytree(CONFIGS, tmp_path / "configs")
+    file = tmp_path / "configs/mnist/natural.yaml"
+    given = yaml.safe_load(file.read_text())
+    probes = yaml.safe_load((CONFIGS / "mnist.yaml").read_text())["trainer"]["callbacks"]
+    given["trainer"]["callbacks"] = [*probes, {"class_path": "lightning.pytorch.callbacks.EMAWeightAveraging"}]
+    given |= {"model": given.get("model", {}) | {"optimization": {"base_learning_rate": "RATE"}}}
+    file.write_text(yaml.safe_dump(given).replace("RATE", "1e-3"))
+    ours = settings(tmp_path, rows=("natural",), configs=tmp_path / "configs", assumed=MNIST.num_images)
+    runs = rates_to_try(ours)
+    rates = [run.recipe.values()["model"]["optimization"]["base_learning_rate"] for run in runs]
+    assert rates == [0.0005, 0.001, 0.002]
+    probe, average = runs[0].recipe.values()["trainer"]["callbacks"]
+    assert probe["init_args"] == probes[0]["init_args"] | {"num_images": 1000}
+    assert average == given["trainer"]["callbacks"][-1]
+
+
 def test_a_folder_without_the_recipes_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"There is no .*cifar10\.yaml\. Run this in a clone"):
         recipe_of(CIFAR10, CIFAR10.rows[0], configs=tmp_path, seed=0, changes={})

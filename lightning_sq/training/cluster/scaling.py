@@ -43,6 +43,7 @@ class Work:
         gradient_bytes: What is reduced a step: 4 bytes a parameter.
         limit_train_batches, limit_val_batches: Of an epoch, see `limited`; None for all of them.
         max_steps: At which the run ends, if that is sooner; below 1 for none.
+        validation_passes: Of all validation images: 2 where the objective adds noise, 1 on clean ones alone.
         check_val_every_n_epoch, val_check_interval: When there is a validation, as Lightning has them: a number of
             batches or a share of an epoch's; no time.
     """
@@ -59,6 +60,7 @@ class Work:
     max_steps: int = -1
     check_val_every_n_epoch: int | None = 1
     val_check_interval: float | None = None
+    validation_passes: int = 1
 
     def num_validations(self, steps: int, *, steps_per_epoch: int, batches: int) -> int:
         """Of a run of `steps` optimizer steps, with `batches` an epoch."""
@@ -109,7 +111,8 @@ def plan_row(work: Work, *, nodes: int, per_node: int, images_per_second: float,
     steps = steps_per_epoch * work.epochs
     steps = min(steps, work.max_steps) if work.max_steps > 0 else steps
     validated = limited(math.ceil(work.num_validation_images / together), work.limit_val_batches) * together
-    validation = min(validated, work.num_validation_images) / (VALIDATION_SPEEDUP * images_per_second * processes)
+    validated = min(validated, work.num_validation_images) * work.validation_passes
+    validation = validated / (VALIDATION_SPEEDUP * images_per_second * processes)
     validations = work.num_validations(steps, steps_per_epoch=steps_per_epoch, batches=batches)
     seconds = steps * step + validations * validation
     throughput = work.batch_size * work.accumulate * processes / step
