@@ -9,10 +9,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from lightning_sq.errors import InputError
 from lightning_sq.models import ModelConfig, PixelClassifier, QuantizerConfig, build_model
 from lightning_sq.models.backbone import pretrained_normalization
-from lightning_sq.objectives import Objective
 from lightning_sq.recipe_layers import laid_over, read_layer
 from lightning_sq.reproduction.studies import Row, Study
 
@@ -99,7 +100,7 @@ class Recipe:
         mean, std = pretrained_normalization(model["architecture"], channels)
         return build_model(ModelConfig(model["architecture"], names, mean, std, size, size, quantizer))
 
-    def objective(self) -> Objective:
+    def objective(self) -> nn.Module:
         """What is minimised."""
         given = self.values()["model"]["objective"]
         path, arguments = (given, {}) if isinstance(given, str) else (given["class_path"], given.get("init_args", {}))

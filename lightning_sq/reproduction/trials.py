@@ -13,7 +13,6 @@ from lightning_sq.reproduction.recipes import Recipe
 from lightning_sq.reproduction.runs import TRAINED, Run, trained_at_hand
 from lightning_sq.reproduction.settings import RATE, Settings
 from lightning_sq.reproduction.studies import Row, Variant
-from lightning_sq.training.robust_accuracy import RobustAccuracy
 
 RATE_FACTORS = (0.5, 1.0, 2.0)
 """Learning rates that are tried for every row, in terms of its recipe's: the same number for all."""
@@ -48,7 +47,7 @@ def _trial(settings: Settings, row: Row, changes: dict[str, Any]) -> Recipe:
 
 
 def _is_probe(callback: dict[str, Any]) -> bool:
-    return callback["class_path"].rpartition(".")[2] == RobustAccuracy.__name__
+    return callback["class_path"].endswith(".RobustAccuracy")
 
 
 def rates_to_try(settings: Settings) -> list[Run]:
