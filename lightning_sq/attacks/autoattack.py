@@ -1,14 +1,15 @@
 """The stages of AutoAttack (Croce and Hein 2020, arXiv 2003.01690), by the authors' own code from `pyautoattack`.
 
 The only file that imports it. Each stage is an attack like the others here, so the runner decides which images it gets
-and in which order the stages come. What is mended on the way, because the package does it to whoever calls it:
-logits come to it in float32; in L2 what is no number in a gradient is 0, as for `PGD`; gradients are on, whatever the
-caller's mode; the model is in eval mode and its weights are frozen, and both are as before afterwards (FAB would fill
-their `.grad`); the global random numbers are as before; no tracer is installed and no counter outlives a call, because
-its check for optimisation at inference is not used (`evaluation.diagnostics` has one that leaves nothing behind); no
-more target classes are asked for than there are; what it would only log comes out as a record of this module's logger.
-Its `.mean()` over a process's images and its own verdicts are not used: the runner checks each image again and counts
-over all processes. APGD works on images that it has not broken yet, and on no others, unless it averages over draws.
+and in which order the stages come. What is mended on the way, because the package does it to whoever calls it: logits
+come to it in float32; in L2 what is no number in a gradient is 0, as for `PGD`; gradients are on, whatever the caller's
+mode; an nn.Module is in eval mode and its weights are frozen, and both are as before afterwards (FAB would fill their
+`.grad`, as it does of the weights that a function uses); the global random numbers are as before; no tracer is
+installed and no counter outlives a call, because its check for optimisation at inference is not used
+(`evaluation.diagnostics` has one that leaves nothing behind); no more target classes are asked for than there are; what
+it would only log comes out as a record of this module's logger. Its `.mean()` over a process's images and its own
+verdicts are not used: the runner checks each image again and counts over all processes. APGD works on images that it
+has not broken yet, and on no others, unless it averages over draws.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ from torch.nn.functional import one_hot
 
 from lightning_sq.attacks.broken_left_out import CLEARLY, leave_broken_out
 from lightning_sq.attacks.frozen import frozen
+from lightning_sq.attacks.interface import called_by_anybody
 from lightning_sq.errors import InputError
+from lightning_sq.ops.default_dtype import default_dtype
 from lightning_sq.ops.random_numbers import random_numbers_kept
 from lightning_sq.types import NORM_ELSEWHERE, Norm
 
@@ -59,6 +62,8 @@ class AutoAttackStage:
     def __post_init__(self) -> None:
         if self.stage not in get_args(Stage):
             raise InputError(f"stage={self.stage!r} is not one of {', '.join(get_args(Stage))}.")
+        if self.norm not in NORM_ELSEWHERE:
+            raise InputError(f"norm={self.norm!r} is not one of {', '.join(NORM_ELSEWHERE)}.")
         for name in ("num_steps", "num_restarts", "num_queries", "num_draws"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)} of {self.stage} is not at least 1.")
@@ -81,6 +86,7 @@ class AutoAttackStage:
             return f"AutoAttack's Square begins in L2 with tiles, which do not fit into {height} x {width} pixels"
         return None
 
+    @called_by_anybody
     def __call__(
         self,
         model: Callable[[Tensor], Tensor],
@@ -164,7 +170,7 @@ def _as_the_package_expects(
 
     def float32_model(x: Tensor) -> Tensor:
         x = _with_finite_gradient(x) if finite_gradients else x
-        with torch.autocast(device.type, enabled=False), _by_default(of_the_caller):
+        with torch.autocast(device.type, enabled=False), default_dtype(of_the_caller):
             logits = model(x).float().clone()  # Square writes into its logits
         if x.requires_grad:
             logits = logits + 0 * x.flatten(1).sum(1, keepdim=True)  # where the model gives no gradient it is 0
@@ -175,7 +181,7 @@ def _as_the_package_expects(
         torch.enable_grad(),
         random_numbers_kept(device),
         frozen(model),
-        _by_default(torch.float32),  # of which the package's own numbers are
+        default_dtype(torch.float32),  # of which the package's own numbers are
     ):
         yield float32_model
 
@@ -200,14 +206,3 @@ def _right_at_first(model: Callable[[Tensor], Tensor], labels: Tensor, num_class
         return first.pop() if first else model(x)
 
     return answer
-
-
-@contextmanager
-def _by_default(dtype: torch.dtype) -> Iterator[None]:
-    """What torch makes without a dtype is of this one."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)

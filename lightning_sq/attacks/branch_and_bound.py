@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_sq.attacks.front_end import Quantizer, parts_of
-from lightning_sq.attacks.interface import Settled
+from lightning_sq.attacks.front_end import Quantizer, is_ours, parts_of
+from lightning_sq.attacks.interface import Settled, called_by_anybody
 from lightning_sq.attacks.quantized_box import preimage
 from lightning_sq.errors import InputError
-from lightning_sq.layers.soft_quantization import SoftQuantization
 from lightning_sq.ops.interval import Interval, quantized_box
+from lightning_sq.ops.precision import full_precision
 from lightning_sq.verification.interval_network import margin_bound
 
 FAR = 2.0
@@ -52,6 +52,8 @@ class BranchAndBound:
                 f"max_boxes={self.max_boxes} and boxes_at_a_time={self.boxes_at_a_time} have to be at least 1."
             )
 
+    @called_by_anybody
+    @full_precision()
     @torch.no_grad()
     def __call__(self, model: Any, images: Tensor, labels: Tensor, seeds: Sequence[int], epsilon: float) -> Settled:
         """See `PGD.__call__`; nothing is random. Raises: InputError for a network without interval bounds.
@@ -155,7 +157,7 @@ def _halves(boxes: _Boxes, gains: Tensor, quantizer: Quantizer | None) -> list[_
 def _cut(lower: Tensor, upper: Tensor, quantizer: Quantizer | None) -> tuple[Tensor, Tensor]:
     """Where the lower half ends and the upper one begins: between two levels, if the quantizer takes only levels."""
     middle = (lower + upper) / 2
-    if not (isinstance(quantizer, SoftQuantization) and quantizer.hard):
+    if not (is_ours(quantizer) and quantizer.hard):
         return middle, middle
     num_steps = quantizer.num_levels - 1
     level = torch.floor(middle * num_steps + 1e-3)  # of 0 and 1 in steps of 1/2 it is 1, whatever rounding did

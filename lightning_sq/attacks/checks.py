@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lightning_sq.attacks.pgd import BALLS
 from lightning_sq.errors import InputError
+from lightning_sq.ops.precision import full_precision
 from lightning_sq.types import PIXEL_BOUNDS, Norm
 
 ROUNDING = 1e-6
@@ -61,7 +62,7 @@ def _rounding(images: Tensor, epsilon: float, norm: Norm) -> float:
 
 def classify(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """The class of the largest logit, (B,), in float32. Raises: InputError if a logit is not a finite number."""
-    with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+    with torch.no_grad(), full_precision():
         logits = model(images.float())
     if torch.isfinite(logits).all():
         return logits.argmax(1)

@@ -45,8 +45,7 @@ def logits_and_values(
 ) -> tuple[Tensor, Tensor]:
     """Logits (B, classes) and the criterion (B,); of an `OverDraws` the mean of both over its draws.
 
-    So the gradient is the mean of the draws' gradients, as expectation over transformation has it (Athalye et al. 2018,
-    arXiv 1707.07397) and version `rand` of AutoAttack.
+    `gradients.ascent` gives its gradient too.
     """
     if not isinstance(model, OverDraws):
         logits = model(images)

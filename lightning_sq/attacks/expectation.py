@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from lightning_sq.attacks.bpda import BPDA
 from lightning_sq.attacks.draws import OverDraws
 from lightning_sq.attacks.interface import Attack, Model
+from lightning_sq.attacks.quantized_box import QuantizedBox
 from lightning_sq.errors import InputError
 
 
@@ -27,6 +29,11 @@ class Expectation:
     def __post_init__(self) -> None:
         if self.num_draws < 1:
             raise InputError(f"num_draws={self.num_draws} is not at least 1.")
+        if isinstance(self.attack, BPDA | QuantizedBox):
+            outer = type(self.attack).__name__
+            raise InputError(
+                f"The mean over draws shows no quantizer. Write {outer}(Expectation(...)), not the reverse."
+            )
 
     def __call__(self, model: Model, images: Tensor, labels: Tensor, seeds: Sequence[int], epsilon: float) -> Tensor:
         """See `PGD.__call__`."""

@@ -14,6 +14,7 @@ from lightning_sq.errors import InputError, one_line
 from lightning_sq.layers.soft_quantization import SoftQuantization
 from lightning_sq.ops.noise import noise_like
 from lightning_sq.ops.random_numbers import random_numbers_kept
+from lightning_sq.verification.tracing import kind_of
 
 Quantizer = Callable[[Tensor], Tensor]
 """Elementwise and non-decreasing: pixels to what a network is given in their place, in any unit."""
@@ -63,9 +64,16 @@ class TakenApart(nn.Module):
         return self.network(images if self.quantizer is None else self.quantizer(images))
 
 
+def is_ours(quantizer: Quantizer | None) -> bool:
+    """Whether it is a `SoftQuantization` that does what that does: no subclass with a forward method, and no hooks, of
+    its own. Of it levels and thresholds are known; of any other quantizer only what it is seen to do.
+    """
+    return isinstance(quantizer, SoftQuantization) and kind_of(quantizer, (SoftQuantization,)) is not None
+
+
 def check_shown(model: Any) -> None:
     """Raises: InputError for a model that shows no parts, such as a function."""
-    if not hasattr(model, "quantizer"):
+    if not _shows_parts(model):
         raise InputError(
             f"The model is a {type(model).__name__} that shows no quantizer. "
             "Give lightning_sq.attacks.TakenApart(quantizer, network)."
@@ -74,8 +82,11 @@ def check_shown(model: Any) -> None:
 
 def parts_of(model: Any) -> tuple[Quantizer | None, Any]:
     """(its quantizer, the network behind it) of a model that shows both; (None, itself) of any other."""
-    shows_them = all(hasattr(model, name) for name in ("quantizer", "network", "with_quantizer"))
-    return (model.quantizer, model.network) if shows_them else (None, model)
+    return (model.quantizer, model.network) if _shows_parts(model) else (None, model)
+
+
+def _shows_parts(model: Any) -> bool:
+    return all(hasattr(model, name) for name in ("quantizer", "network", "with_quantizer"))
 
 
 def take_apart(model: Any, images: Tensor, *, quantizer: Quantizer | None = None) -> Quantized | None:
@@ -99,7 +110,7 @@ def take_apart(model: Any, images: Tensor, *, quantizer: Quantizer | None = None
         if apart is None:
             continue
         # what a foreign model calls its quantizer may be anything, of any signature
-        with nullcontext() if isinstance(apart.quantizer, SoftQuantization) else suppress(Exception):
+        with nullcontext() if is_ours(apart.quantizer) else suppress(Exception):
             if _are_parts(apart, model, images):
                 return apart
     return None
@@ -176,7 +187,7 @@ def _same_weights(model: nn.Module) -> nn.Module:
 def _are_parts(apart: Quantized, model: Any, images: Tensor) -> bool:
     """Whether the quantizer is one, and the parts give the logits of `model` up to float32 rounding."""
     quantizer = apart.quantizer
-    if not isinstance(quantizer, SoftQuantization) and not _is_quantizer(quantizer, images):
+    if not is_ours(quantizer) and not _is_quantizer(quantizer, images):
         return False
     for some in (images, noise_like(images)):
         whole = _with_the_same_draws(model, some)

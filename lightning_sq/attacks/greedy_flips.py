@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from lightning_sq.attacks.criteria import margin, rises
-from lightning_sq.attacks.interface import Model, for_rows
-from lightning_sq.attacks.pgd import input_gradient, restart_seeds
+from lightning_sq.attacks.gradients import input_gradient
+from lightning_sq.attacks.interface import Model, called_by_anybody, for_rows
+from lightning_sq.attacks.pgd import restart_seeds
 from lightning_sq.errors import InputError
 from lightning_sq.ops.interval import quantized_box
 from lightning_sq.ops.linf_ball import random_start
@@ -40,6 +41,7 @@ class GreedyFlips:
                 f"share={self.share} above 0 and at most 1."
             )
 
+    @called_by_anybody
     def __call__(self, model: Model, images: Tensor, labels: Tensor, seeds: Sequence[int], epsilon: float) -> Tensor:
         """Adversarial images, like `images`; see `PGD.__call__`. L-inf only."""
         best = images.clone()

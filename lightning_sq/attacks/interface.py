@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from functools import wraps
+from typing import Any, NamedTuple, TypeVar
 
+import torch
 from torch import Tensor
+
+from lightning_sq.errors import InputError
+
+Found = TypeVar("Found")
 
 
 class Settled(NamedTuple):
@@ -26,6 +32,28 @@ Attack = Callable[[Any, Tensor, Tensor, Sequence[int], float], Tensor]
 """(model, images, labels, seeds, epsilon) -> adversarial images."""
 Prover = Callable[[Any, Tensor, Tensor, Sequence[int], float], Settled]
 """An attack that can prove as well."""
+
+
+def called_by_anybody(
+    call: Callable[[Any, Any, Tensor, Tensor, Sequence[int], float], Found],
+) -> Callable[[Any, Any, Tensor, Tensor, Sequence[int], float], Found]:
+    """An attack's `__call__` that can have its gradients: outside inference mode, on images without a graph.
+
+    Raises: InputError for an epsilon that is text, which `evaluate` alone reads.
+    """
+
+    @wraps(call)
+    def called(self: Any, model: Any, images: Tensor, labels: Tensor, seeds: Sequence[int], epsilon: float) -> Found:
+        if isinstance(epsilon, str):
+            raise InputError(f"epsilon={epsilon!r} is text, and an attack by itself takes a number. Write {epsilon}.")
+        with torch.inference_mode(False):
+            return call(self, model, _plain(images), _plain(labels), seeds, epsilon)
+
+    return called
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    return tensor.clone() if tensor.is_inference() else tensor.detach()
 
 
 def for_rows(model: Any, rows: Tensor) -> Model:

@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_sq.attacks.front_end import parts_of
-from lightning_sq.attacks.interface import Settled
+from lightning_sq.attacks.front_end import is_ours, parts_of
+from lightning_sq.attacks.interface import Settled, called_by_anybody
 from lightning_sq.attacks.quantized_box import nearest_reachable, preimage
 from lightning_sq.errors import InputError
-from lightning_sq.layers.soft_quantization import SoftQuantization
 from lightning_sq.ops.interval import Interval, quantized_box
 from lightning_sq.ops.linf_ball import project
+from lightning_sq.ops.precision import full_precision
 from lightning_sq.verification.integer_program import (
     Affine,
     IntegerProgram,
@@ -59,6 +59,8 @@ class MixedInteger:
                 f"max_seconds={self.max_seconds} and max_variables={self.max_variables} have to be above 0."
             )
 
+    @called_by_anybody
+    @full_precision()
     @torch.no_grad()
     def __call__(self, model: Any, images: Tensor, labels: Tensor, seeds: Sequence[int], epsilon: float) -> Settled:
         """See `PGD.__call__`; nothing is random, but how far it comes is a matter of the machine.
@@ -68,7 +70,7 @@ class MixedInteger:
         Raises: InputError for a network that is no chain of layers that are linear or ReLU, or without the solver.
         """
         quantizer, network = parts_of(model)
-        hard = isinstance(quantizer, SoftQuantization) and quantizer.hard
+        hard = is_ours(quantizer) and quantizer.hard
         size = {"num_levels": quantizer.num_levels if hard else None, "max_variables": self.max_variables}
         layers, boxes = in_double_precision(network), quantized_box(images, epsilon, quantizer)
         found, proven = images.clone(), model(images).argmax(1) == labels

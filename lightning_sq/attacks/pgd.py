@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Literal
 
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor
 
 from lightning_sq.attacks.criteria import CRITERIA, fooled, likeliest_wrong_class, margin, towards
 from lightning_sq.attacks.draws import logits_and_values
-from lightning_sq.attacks.interface import Model, for_rows
+from lightning_sq.attacks.gradients import ascent
+from lightning_sq.attacks.interface import Model, called_by_anybody, for_rows
 from lightning_sq.errors import InputError
 from lightning_sq.ops import l2_ball, linf_ball
 from lightning_sq.types import Norm
@@ -56,7 +58,7 @@ class PGD:
     def __post_init__(self) -> None:
         if self.num_steps < 1 or self.num_restarts < 1:
             raise InputError(f"num_steps={self.num_steps} and num_restarts={self.num_restarts} have to be at least 1.")
-        if not (self.step_size is None or 0 < self.step_size < math.inf):
+        if not (self.step_size is None or (isinstance(self.step_size, Real) and 0 < self.step_size < math.inf)):
             raise InputError(f"step_size={self.step_size} is no length above 0, in radii of the ball. 0.1 is usual.")
         if not 0 <= self.momentum < math.inf:
             raise InputError(f"momentum={self.momentum} is not at least 0.")
@@ -65,6 +67,12 @@ class PGD:
             if getattr(self, name) not in choice:
                 raise InputError(f"{name}={getattr(self, name)!r} is not one of {', '.join(choice)}.")
 
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """Parameters that change nothing as it is."""
+        return ("criterion",) if self.targeted else ()
+
+    @called_by_anybody
     def __call__(self, model: Model, images: Tensor, labels: Tensor, seeds: Sequence[int], epsilon: float) -> Tensor:
         """Adversarial images, like `images`: (B, C, H, W) in [0, 1] and within epsilon.
 
@@ -76,8 +84,6 @@ class PGD:
             epsilon: Radius of the ball, in units of the full pixel range.
         Raises: InputError for an epsilon that is text, which `evaluate` alone reads.
         """
-        if isinstance(epsilon, str):
-            raise InputError(f"epsilon={epsilon!r} is text, and an attack by itself takes a number. Write {epsilon}.")
         worst = _Worst(images)
         first_guess = None
         if self.targeted:
@@ -108,15 +114,12 @@ class PGD:
         part = for_rows(model, active)
         for step in range(self.num_steps + 1):
             rule = CRITERIA[self.criterion] if targets is None else towards(targets[active])
-            last = step == self.num_steps
-            with torch.set_grad_enabled(not last):
-                x.requires_grad_(not last)
-                logits, values = logits_and_values(part, x, labels[active], rule)
-            worst.update(active, x.detach(), logits.detach(), labels[active], values.detach())
-            if last:
+            if step == self.num_steps:
+                with torch.no_grad():
+                    worst.update(active, x, labels[active], *logits_and_values(part, x, labels[active], rule))
                 return
-            gradient = input_gradient(values, x)
-            x = x.detach()
+            logits, values, gradient = ascent(part, x, labels[active], rule)
+            worst.update(active, x, labels[active], logits, values)
             velocity = self.momentum * velocity + _of_length_one(gradient)
             x = ball.project(x + epsilon * self._step(step) * ball.steepest(velocity), images[active], epsilon)
             if self.stop_when_fooled:
@@ -142,17 +145,6 @@ def restart_seeds(seeds: Sequence[int], active: Tensor, restart: int) -> list[in
     return [seeds[i] * RESTART_STRIDE + restart for i in active.tolist()]
 
 
-def input_gradient(values: Tensor, x: Tensor) -> Tensor:
-    """The gradient of each value (B,) by its image: 0 where it is not a number, or where the model gives none.
-
-    That hides nothing: `evaluation.diagnostics` counts such pixels.
-    """
-    if not values.requires_grad:
-        return torch.zeros_like(x)
-    (gradient,) = torch.autograd.grad(values, x, torch.ones_like(values), allow_unused=True, materialize_grads=True)
-    return torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
-
-
 def _of_length_one(gradient: Tensor) -> Tensor:
     """g / ||g||_1 for each image."""
     length = gradient.abs().flatten(1).sum(1).view(-1, *[1] * (gradient.dim() - 1))
@@ -176,7 +168,7 @@ class _Worst:
         todo = ~self.fooled if stop_when_fooled else torch.ones_like(self.fooled)
         return torch.nonzero(todo)[:, 0]
 
-    def update(self, active: Tensor, x: Tensor, logits: Tensor, labels: Tensor, values: Tensor) -> None:
+    def update(self, active: Tensor, x: Tensor, labels: Tensor, logits: Tensor, values: Tensor) -> None:
         now, before = fooled(margin(logits, labels)), self.fooled[active]
         better = (now & ~before) | ((now == before) & (values > self._values[active]))
         index = active[better]

@@ -13,9 +13,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lightning_sq.attacks.front_end import Quantized, Quantizer, TakenApart, check_shown
-from lightning_sq.attacks.interface import Attack
+from lightning_sq.attacks.autoattack import AutoAttackStage
+from lightning_sq.attacks.front_end import Quantized, Quantizer, TakenApart, check_shown, is_ours
+from lightning_sq.attacks.interface import Attack, called_by_anybody
 from lightning_sq.attacks.levels import levels_of_each_channel, nearest_level, to_reachable
+from lightning_sq.errors import InputError
 from lightning_sq.layers.soft_quantization import SoftQuantization
 from lightning_sq.ops.interval import quantized_box
 from lightning_sq.ops.smallest import SMALLEST
@@ -35,6 +37,13 @@ class QuantizedBox:
 
     attack: Attack
 
+    def __post_init__(self) -> None:
+        if isinstance(self.attack, AutoAttackStage):
+            raise InputError("AutoAttack's stages know no boxes of their own for each image. Give PGD, or Square.")
+        if getattr(self.attack, "norm", "linf") != "linf":
+            raise InputError("The box is an L-inf ball, and the attack in it one in L2. Give one with norm='linf'.")
+
+    @called_by_anybody
     def __call__(
         self, model: Quantized, images: Tensor, labels: Tensor, seeds: Sequence[int], epsilon: float
     ) -> Tensor:
@@ -96,7 +105,7 @@ class InsideBox:
 
 def nearest_reachable(quantizer: Quantizer, images: Tensor) -> Quantizer:
     """Values in the box to values that the quantizer takes, straight through: a hard one takes only its levels."""
-    if isinstance(quantizer, SoftQuantization):
+    if is_ours(quantizer):
         if not quantizer.hard:
             return torch.nn.Identity()
         return SoftQuantization(quantizer.num_levels, hard=True, backward="identity")  # wherever its thresholds are
@@ -106,7 +115,7 @@ def nearest_reachable(quantizer: Quantizer, images: Tensor) -> Quantizer:
 def _without_rounding(model: Quantized, images: Tensor) -> Quantized:
     """A hard quantizer that is not ours takes its levels exactly: else the bisection in `preimage` would miss them."""
     quantizer = model.quantizer
-    levels = None if isinstance(quantizer, SoftQuantization) else levels_of_each_channel(quantizer, images)
+    levels = None if is_ours(quantizer) else levels_of_each_channel(quantizer, images)
     return model if levels is None else TakenApart(lambda x: nearest_level(levels, quantizer(x)), model.network)
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor
 
 from lightning_sq.attacks.criteria import margin, rises
-from lightning_sq.attacks.interface import Model, for_rows
+from lightning_sq.attacks.interface import Model, called_by_anybody, for_rows
 from lightning_sq.errors import InputError
 from lightning_sq.ops.interval import quantized_box
 from lightning_sq.ops.noise import draw_for_each
@@ -45,6 +45,7 @@ class Square:
                 f"num_queries={self.num_queries} has to be at least 1, first_area={self.first_area} in (0, 1]."
             )
 
+    @called_by_anybody
     @torch.no_grad()
     def __call__(self, model: Model, images: Tensor, labels: Tensor, seeds: Sequence[int], epsilon: float) -> Tensor:
         """Adversarial images, like `images`; see `PGD.__call__`."""

@@ -65,8 +65,8 @@ class Subject:
 
     def _input_gradients(self, batch_size: int) -> list[float]:
         """The l1 norms of this process's share of the images."""
-        from lightning_sq.evaluation.precision import full_precision
         from lightning_sq.metrics import input_gradient_l1
+        from lightning_sq.ops.precision import full_precision
         from lightning_sq.process_group import rank, world_size
 
         own = self.batches(batch_size)[rank() :: world_size()]

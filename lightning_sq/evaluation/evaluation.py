@@ -20,11 +20,11 @@ from lightning_sq.evaluation.diagnostics import Situation, diagnose
 from lightning_sq.evaluation.first_look import look_at
 from lightning_sq.evaluation.found import Evaluation, share_of
 from lightning_sq.evaluation.identity import identity_of, lenders_in
-from lightning_sq.evaluation.precision import full_precision
 from lightning_sq.evaluation.processes import first_alone, gather
 from lightning_sq.evaluation.runner import Progress, StageRunner
 from lightning_sq.evaluation.store import OtherVerdictsError, VerdictStore
 from lightning_sq.evaluation.suites import SUITE_VERSION, SuiteEntry, transfer_entries
+from lightning_sq.ops.precision import full_precision
 from lightning_sq.process_group import rank, world_size
 from lightning_sq.types import Norm
 from lightning_sq.words import counted

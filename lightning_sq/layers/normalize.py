@@ -20,7 +20,7 @@ class Normalize(nn.Module):
         std: The same, above 0.
     Shape: (B, C, H, W) in, the same out.
     Raises: InputError for numbers of mean and std that do not go together, for a std that is not above 0, and for
-        images of integers, which would be taken for pixels in [0, 1].
+        images of integers, which would be taken for pixels in [0, 1], or of other channels.
     """
 
     mean: Tensor
@@ -37,6 +37,8 @@ class Normalize(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if isinstance(x, Tensor):  # and no symbol of torch.fx, which has no dtype yet
             check_floats(x)
+            if x.shape[-3] != len(self.mean):
+                raise InputError(f"The images have {x.shape[-3]} channels, and mean and std are of {len(self.mean)}.")
         return (x - self.mean) / self.std
 
     def extra_repr(self) -> str:

@@ -126,7 +126,7 @@ class SoftQuantization(nn.Module):
 
         What is learnt is shared with this layer; a sharpness that is a number is the one of now.
         """
-        surrogate_sharpness = surrogate_sharpness or self.surrogate_sharpness
+        surrogate_sharpness = self.surrogate_sharpness if surrogate_sharpness is None else surrogate_sharpness
         other = SoftQuantization(
             self.num_levels, self._sharpness, self.hard, backward, surrogate_sharpness, self.staircase
         )

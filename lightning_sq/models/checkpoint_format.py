@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +23,7 @@ from lightning_sq.layers import SoftQuantization
 from lightning_sq.models.backbone import with_known_tag
 from lightning_sq.models.build import ModelConfig, PixelClassifier, QuantizerConfig, build_model
 from lightning_sq.models.commit import commit
+from lightning_sq.ops.default_dtype import default_dtype
 from lightning_sq.ops.tensor_digest import add_tensors
 from lightning_sq.words import counted
 
@@ -56,7 +56,7 @@ class TrainedModel:
             shape or dtype.
         """
         try:
-            with _float32():
+            with default_dtype(torch.float32):
                 model = build_model(replace(self.config, architecture=with_known_tag(self.config.architecture)))
             model.config = self.config
         except InputError:
@@ -78,17 +78,6 @@ class TrainedModel:
         digest = hashlib.sha256(json.dumps(self.config.to_dict(), sort_keys=True).encode())
         add_tensors(digest, self.state)
         return digest.hexdigest()
-
-
-@contextmanager
-def _float32() -> Iterator[None]:
-    """What weights are made in, whatever the caller's default is."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 def misfits(model: nn.Module, state: dict[str, Tensor]) -> list[str]:

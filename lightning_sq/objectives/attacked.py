@@ -8,13 +8,13 @@ from typing import Any, Literal, get_args
 from torch import Tensor
 
 from lightning_sq.attacks import with_bpda
+from lightning_sq.attacks.bpda import check_backward
 from lightning_sq.attacks.criteria import CRITERIA
 from lightning_sq.errors import InputError
 from lightning_sq.layers import PixelNoise
 from lightning_sq.layers.soft_quantization import Backward
 from lightning_sq.objectives.base import gradient_for_signs
 from lightning_sq.objectives.ramped import RampedObjective
-from lightning_sq.ops.checks import check_sharpness
 from lightning_sq.types import parse_epsilon
 
 TrainingCriterion = Literal["cross_entropy", "margin"]
@@ -44,12 +44,7 @@ class AttackedObjective(RampedObjective):
         super().__init__(ramp_steps, ramp_start=-1, label_smoothing=label_smoothing)  # the first batch is attacked too
         if ramp_steps < 0:
             raise InputError(f"ramp_steps={ramp_steps} is negative. 0 switches it off.")
-        if backward not in get_args(Backward):
-            raise InputError(f"backward={backward!r} is not one of {', '.join(get_args(Backward))}.")
-        if surrogate_sharpness is not None:
-            check_sharpness(surrogate_sharpness)
-            if backward != "surrogate":
-                raise InputError(f"surrogate_sharpness={surrogate_sharpness} needs backward=surrogate, not {backward}.")
+        check_backward(backward, surrogate_sharpness)
         self.epsilon = parse_epsilon(epsilon)
         self.backward_mode = backward
         self.surrogate_sharpness = surrogate_sharpness

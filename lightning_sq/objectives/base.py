@@ -23,10 +23,15 @@ def gradient_for_signs(total: Tensor, x: Tensor, *, retain_graph: bool = False) 
 
     `HALF_SCALE` times it, and cut, where autocast computes in float16, whose smallest numbers are 6e-8.
     """
-    kind = x.device.type
-    if torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16:
+    if computes_in_half(x):
         return torch.autograd.grad(HALF_SCALE * total, x, retain_graph=retain_graph)[0].nan_to_num()
     return torch.autograd.grad(total, x, retain_graph=retain_graph)[0]
+
+
+def computes_in_half(x: Tensor) -> bool:
+    """Whether autocast computes in float16 where `x` lies."""
+    kind = x.device.type
+    return torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
 
 
 class Objective(nn.Module):

@@ -8,7 +8,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from lightning_sq.attacks.front_end import Quantized
+from lightning_sq.attacks.front_end import Quantized, parts_of
 from lightning_sq.attacks.pgd import usual_step_size
 from lightning_sq.attacks.quantized_box import InsideBox
 from lightning_sq.errors import InputError
@@ -56,7 +56,7 @@ class BoxAdversarial(SteppingObjective):
 
     def forward(self, model: Quantized, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """See `Objective.forward`. Raises: InputError for a model without a quantizer."""
-        if getattr(model, "quantizer", None) is None:
+        if parts_of(model)[0] is None:
             raise InputError("BoxAdversarial needs a quantizer. Give model.quantizer, or take Adversarial.")
         inside = InsideBox.around(model, images, self.share * self.epsilon)
         with torch.enable_grad(), running_statistics_kept(model):

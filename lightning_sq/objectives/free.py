@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_sq.errors import InputError
 from lightning_sq.layers.soft_quantization import Backward
@@ -60,7 +60,8 @@ class FreeAdversarial(AttackedObjective):
 
     def forward(self, model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         attacked = self.as_attacked(model)
-        if attacked is not model and list(attacked.quantizer.parameters()):
+        quantizer = None if attacked is model else attacked.quantizer
+        if isinstance(quantizer, nn.Module) and list(quantizer.parameters()):
             raise InputError(
                 f"backward={self.backward_mode} would train the quantizer by a derivative that is not its own. "
                 "Set backward=exact, leave the quantizer fixed, or choose Adversarial."

@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 
 from lightning_sq.errors import InputError
-from lightning_sq.objectives.base import Objective, gradient_for_signs, running_statistics_kept
+from lightning_sq.objectives.base import (
+    HALF_SCALE,
+    Objective,
+    computes_in_half,
+    gradient_for_signs,
+    running_statistics_kept,
+)
 from lightning_sq.types import parse_epsilon
 
 
@@ -65,8 +71,9 @@ class GradientPenalty(Objective):
         # the loss is a mean: times B, each image's gradient is that of its own loss
         total = len(images) * loss
         if twice:
-            (gradient,) = torch.autograd.grad(total, x, create_graph=True)
-            norm = gradient.abs().flatten(1).sum(1).mean()
+            scale = HALF_SCALE if computes_in_half(x) else 1.0
+            (gradient,) = torch.autograd.grad(scale * total, x, create_graph=True)
+            norm = gradient.float().abs().flatten(1).sum(1).mean() / scale
         else:
             direction = gradient_for_signs(total, x, retain_graph=True).sign()
             with running_statistics_kept(model):

@@ -55,7 +55,7 @@ class MarginModel:
         with torch.autocast(seen.device.type, enabled=False):
             gram = draws @ draws.mT
             size = gram.diagonal(dim1=1, dim2=2).mean(1).clamp_min(TINY).view(-1, 1, 1)
-            regular = gram / size + RIDGE * torch.eye(len(self._seen), device=seen.device)
+            regular = gram / size + RIDGE * torch.eye(len(self._seen), device=seen.device, dtype=gram.dtype)
             # the plain one waits for the GPU, to see whether there is a solution: the ridge sees to that
             weights, _ = torch.linalg.solve_ex(regular, margins - margins.mean(1, keepdim=True))
             growth = (weights[:, None] @ draws).view_as(spread)

@@ -12,10 +12,10 @@ from torch import Tensor
 from lightning_sq.attacks import PGD, Attack, Square
 from lightning_sq.attacks.frozen import frozen
 from lightning_sq.evaluation.diagnostics.situation import FEW, MANY
-from lightning_sq.evaluation.precision import full_precision
 from lightning_sq.evaluation.runner import images_together
 from lightning_sq.evaluation.suites import attacks_by_name, passes
 from lightning_sq.models import PixelClassifier
+from lightning_sq.ops.precision import full_precision
 from lightning_sq.reproduction.recipes import Recipe
 from lightning_sq.reproduction.runs import Run
 from lightning_sq.reproduction.settings import Settings

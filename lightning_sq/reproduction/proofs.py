@@ -20,8 +20,8 @@ from lightning_sq.data.loader import Dataset
 from lightning_sq.data.memory import decode_once
 from lightning_sq.errors import InputError
 from lightning_sq.evaluation.found import share_of
-from lightning_sq.evaluation.precision import full_precision
 from lightning_sq.models import PixelClassifier
+from lightning_sq.ops.precision import full_precision
 from lightning_sq.paths import write_whole
 from lightning_sq.release import load
 from lightning_sq.reproduction.runs import TRAINED, Run

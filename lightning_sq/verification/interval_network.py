@@ -31,6 +31,7 @@ from lightning_sq.ops.interval import (
     quantized_box,
     worst_case_logits,
 )
+from lightning_sq.ops.precision import full_precision
 from lightning_sq.verification.tracing import graph_of, has_hooks, kind_of
 
 ROUNDING = 1e-5
@@ -100,7 +101,8 @@ def certified(
         epsilon: Radius in units of the full pixel range.
         quantizer: Elementwise, non-decreasing; any function of which that is so.
     """
-    return margin_bound(model, quantized_box(images, epsilon, quantizer), labels) < 0
+    with full_precision():
+        return margin_bound(model, quantized_box(images, epsilon, quantizer), labels) < 0
 
 
 def _interpret(

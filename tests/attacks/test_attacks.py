@@ -194,8 +194,3 @@ def test_an_attack_that_cannot_be_is_refused(options):
 def test_an_attack_through_the_quantizer_of_a_function_says_how_to_show_it(attack):
     with pytest.raises(InputError, match=r"The model is a function that shows no quantizer.*TakenApart\(quantizer"):
         attack(lambda x: linear()(x), IMAGES, torch.zeros(24, dtype=torch.long), SEEDS, 0.1)
-
-
-def test_an_attack_by_itself_takes_its_budget_as_a_number():
-    with pytest.raises(InputError, match=r"epsilon='8/255' is text, and an attack by itself takes a number\. Write 8/"):
-        PGD(1)(linear(), IMAGES, torch.zeros(24, dtype=torch.long), SEEDS, "8/255")

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
-from lightning_sq.attacks import BPDA, PGD, QuantizedBox, TakenApart, take_apart, with_bpda
+from lightning_sq.attacks import (
+    BPDA,
+    PGD,
+    QuantizedBox,
+    TakenApart,
+    quantizer_with_backward,
+    take_apart,
+    with_bpda,
+)
+from lightning_sq.attacks.front_end import is_ours
 from lightning_sq.errors import InputError
 from lightning_sq.layers import SoftQuantization
+from lightning_sq.models import PixelClassifier
 from tests.attacks.models import IMAGES, SEEDS, linear, quantized_linear
 
 
@@ -71,6 +83,22 @@ def test_a_front_end_that_is_not_elementwise_is_refused(name):
 @pytest.mark.parametrize("quantizer", [five_levels, levels_of_each_channel, SoftQuantization(3, 1000.0)])
 def test_one_that_is_elementwise_is_taken_whatever_its_levels(quantizer):
     assert take_apart(linear(), IMAGES, quantizer=quantizer).quantizer is quantizer
+
+
+def test_a_layer_that_descends_from_ours_is_looked_at_like_a_foreign_one():
+    class Falls(SoftQuantization):
+        def forward(self, x):
+            return -super().forward(x)
+
+    hooked = SoftQuantization(2)
+    hooked.register_forward_hook(lambda module, given, value: -value)
+    assert is_ours(SoftQuantization(2))
+    assert not is_ours(None)
+    for quantizer in (Falls(2), hooked):
+        assert not is_ours(quantizer)
+        assert take_apart(PixelClassifier(OrderedDict(quantize=quantizer, backbone=linear())), IMAGES) is None
+        slope = quantizer_with_backward(quantizer, "surrogate", 5.0)
+        assert torch.equal(slope(IMAGES), quantizer(IMAGES))  # the function stays what it is
 
 
 def test_a_front_end_that_decreases_is_refused():

@@ -10,7 +10,7 @@ import torch
 from timm.layers import BatchNormAct2d
 from torch import nn
 
-from lightning_sq.attacks import BranchAndBound, MixedInteger, fools
+from lightning_sq.attacks import BranchAndBound, MixedInteger, TakenApart, fools
 from lightning_sq.errors import InputError
 from lightning_sq.evaluation import evaluate
 from lightning_sq.layers import SoftQuantization, UnitClamp
@@ -48,6 +48,29 @@ def test_it_ends_with_the_truth_behind_a_hard_quantizer(name, build):
     found = MixedInteger()(model, IMAGES, labels, (), EPSILON)
     assert torch.equal(found.proven, truth)
     assert torch.equal(fools(model, found.images, IMAGES, labels, epsilon=EPSILON), ~truth)
+
+
+class OtherLevels(SoftQuantization):
+    """Elementwise and increasing, and its levels are not those that its class says."""
+
+    def forward(self, x):
+        return (super().forward(x) - 0.13) / 0.3
+
+
+@pytest.mark.parametrize("prover", [MixedInteger(), BranchAndBound(max_boxes=2000)])
+@pytest.mark.parametrize("by_hook", [False, True])
+def test_a_quantizer_that_only_descends_from_ours_is_taken_for_what_it_does(prover, by_hook):
+    quantizer = SoftQuantization(3, hard=True) if by_hook else OtherLevels(3, hard=True)
+    if by_hook:
+        quantizer.register_forward_hook(lambda module, given, value: OtherLevels(3, hard=True)(given[0]))
+    network = net().network
+    model = TakenApart(quantizer, network)
+    labels = labels_of(model)
+    same = TakenApart(SoftQuantization(3, hard=True), lambda levels: network((levels - 0.13) / 0.3))
+    truth = robust_by_counting(same, labels)
+    found = prover(model, IMAGES, labels, (), EPSILON)
+    assert not (found.proven & ~truth).any()
+    assert fools(model, found.images, IMAGES, labels, epsilon=EPSILON).any()
 
 
 @pytest.mark.parametrize(("margin", "sure"), [(5e-5, False), (2e-4, True)])

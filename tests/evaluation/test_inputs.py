@@ -357,7 +357,7 @@ def test_images_whose_channels_lie_last_are_images():
         ("l2", BPDA(PGD())),
         ("l2", Square()),
         ("l2", GreedyFlips()),
-        ("l2", QuantizedBox(PGD(norm="l2"))),
+        ("l2", QuantizedBox(PGD())),
         ("linf", AutoAttackStage("apgd-ce", norm="l2")),
     ],
 )

@@ -36,6 +36,9 @@ def test_it_runs_behind_the_attack_that_it_is_of_beside_it_or_alone():
     ("text", "sentence"),
     [
         ("pgd:steps=3", "PGD has no parameter 'steps'. It has: num_steps, step_size"),
+        ("bpda:surrogate_sharpness=5", "surrogate_sharpness=5.0 needs backward=surrogate, not identity"),
+        ("bpda_surrogate_30:surrogate_sharpness=0", "sharpness=0.0 is not a finite number above 0"),
+        ("pgd_targeted:criterion=dlr", "PGD has no parameter 'criterion'"),
         ("pgd:num_steps", "'num_steps' is no parameter of an attack. Write name=value"),
         ("pgd:num_steps=", "Write name=value"),
         ("pgd:num_steps=many", "num_steps='many' is no int."),

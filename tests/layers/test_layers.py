@@ -46,6 +46,9 @@ def test_an_unknown_backward_is_refused():
 
 def test_normalize_by_hand():
     layer = Normalize((0.5, 0.25, 0.0), (0.5, 0.5, 2.0))
+    for channels in (1, 4):
+        with pytest.raises(InputError, match=f"The images have {channels} channels, and mean and std are of 3"):
+            layer(torch.zeros(2, channels, 4, 4))
     assert layer(torch.ones(1, 3, 1, 1)).flatten().tolist() == [1.0, 1.5, 0.5]
 
 

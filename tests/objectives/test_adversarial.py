@@ -8,7 +8,7 @@ from jsonargparse import auto_cli
 from torch import nn
 from torch.nn.functional import cross_entropy, softplus
 
-from lightning_sq.attacks import PGD
+from lightning_sq.attacks import PGD, TakenApart
 from lightning_sq.errors import InputError
 from lightning_sq.layers import SoftQuantization
 from lightning_sq.models import PixelClassifier
@@ -365,6 +365,14 @@ def test_a_network_that_shows_no_quantizer_cannot_be_attacked_by_bpda(objective)
     network = nn.Sequential(nn.Flatten(), nn.Linear(108, 2))
     with pytest.raises(InputError, match="is a Sequential that shows no quantizer"):
         seeded(objective(backward="identity"))(network, IMAGES, torch.zeros(24).long())
+
+
+@pytest.mark.parametrize("objective", [Adversarial, FGSMRS, FreeAdversarial])
+def test_a_network_that_is_shown_behind_a_function_is_trained_through_bpda(objective):
+    shown = TakenApart(lambda x: (x * 4).round() / 4, nn.Sequential(nn.Flatten(), nn.Linear(108, 2)))
+    loss, _ = seeded(objective(0.1, backward="identity"))(shown, IMAGES, torch.zeros(24).long())
+    loss.backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in shown.network.parameters())
 
 
 def test_the_default_steps_are_the_papers():

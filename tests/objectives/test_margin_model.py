@@ -6,6 +6,7 @@ import torch
 from torch.nn.functional import cosine_similarity, interpolate
 
 from lightning_sq.objectives.margin_model import MarginModel
+from lightning_sq.ops.default_dtype import default_dtype
 
 SHAPE = (3, 2, 5, 5)
 
@@ -93,3 +94,10 @@ def test_it_is_as_exact_under_autocast():
     expected = told(MarginModel(), gradient, draws).direction()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(told(MarginModel(), gradient, draws).direction(), expected)
+
+
+def test_the_callers_default_dtype_does_not_matter():
+    draws, gradient = [random_images(seed) for seed in range(4)], random_images(9)
+    before = told(MarginModel(), gradient, draws).direction()
+    with default_dtype(torch.float64):
+        assert torch.equal(told(MarginModel(), gradient, draws).direction(), before)

@@ -30,9 +30,9 @@ MAY_IMPORT = {
     "release": {"hub", "models"},
     "releasing": {"evaluation", "layers", "models"},
     "training": {"attacks", "data", "metrics", "models", "objectives", "layers", "ops"},
-    "reproduction": {"attacks", "data", "evaluation", "layers", "models", "release", "verification"},
+    "reproduction": {"attacks", "data", "evaluation", "layers", "models", "ops", "release", "verification"},
     "commands": {
-        *("attacks", "data", "evaluation", "hub", "metrics", "models", "release", "releasing", "reproduction"),
+        *("attacks", "data", "evaluation", "hub", "metrics", "models", "ops", "release", "releasing", "reproduction"),
         "training",
     },
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lightning_sq.evaluation.precision import full_precision
+from lightning_sq.ops.precision import full_precision
 
 backends = torch.backends
 
