@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from dataclasses import replace
 
 from common.budget import Record
 from common.harness import Row
@@ -82,7 +83,8 @@ def imagenette_rows(record: Record, options: argparse.Namespace, ratios: dict[st
     start, work = first.seconds - first.metrics["train/seconds"], _work(options)
     for name in RECIPES:
         price = ratios.get(name, PRICES.get(name, 1.0))
-        row = plan_row(work, nodes=1, per_node=1, images_per_second=rate / price, network=Network())
+        whole = replace(work, validation_passes=2) if name == "method" else work  # on noisy images too
+        row = plan_row(whole, nodes=1, per_node=1, images_per_second=rate / price, network=Network())
         what, estimate = f"imagenette, {name}, {counted(work.epochs, 'epoch')}", start + 3600 * row["hours"]
         if not record.allows(what, estimate):
             continue

@@ -36,9 +36,10 @@ class Plan:
 
     @property
     def work(self) -> Work:
-        """All of the recipe."""
+        """All of the recipe, whose objective adds noise: it is validated on clean images and on noisy ones."""
         epochs = recipe("imagenet.yaml")["trainer"]["max_epochs"]
-        return Work(NUM_IMAGES, NUM_VALIDATION_IMAGES, epochs, self.batch_size, 4 * self.parameters)
+        work = Work(NUM_IMAGES, NUM_VALIDATION_IMAGES, epochs, self.batch_size, 4 * self.parameters)
+        return replace(work, validation_passes=2)
 
     def hours(self, work: Work, rate: float, gpus: int = 1) -> float:
         """Of the whole of `work` at `rate` images/s a GPU, on nodes of up to eight."""
@@ -76,7 +77,8 @@ def plan_rows(plan: Plan, rates: dict[str, float], source: str, *, judged: bool 
     for name, rate in rates.items():
         free = name.startswith("free")
         replays, what = (REPLAYS, f"{name}, {REPLAYS} of them a batch") if free else (1, name)
-        work = replace(plan.work, batch_repeats=replays, epochs=FREE_EPOCHS if free else plan.work.epochs)
+        work = plan.work if name == "method" else replace(plan.work, validation_passes=1)
+        work = replace(work, batch_repeats=replays, epochs=FREE_EPOCHS if free else work.epochs)
         what = f"{what}, {source}, predicted"
         for gpus in (1, 8, 64):
             question = f"{what}: epochs of ImageNet in {LIMIT:g} h on {gpus_in_words(gpus)}"

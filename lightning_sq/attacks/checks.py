@@ -62,7 +62,7 @@ def _rounding(images: Tensor, epsilon: float, norm: Norm) -> float:
 
 def classify(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """The class of the largest logit, (B,), in float32. Raises: InputError if a logit is not a finite number."""
-    with torch.no_grad(), full_precision():
+    with torch.no_grad(), torch.autocast(images.device.type, enabled=False), full_precision():
         logits = model(images.float())
     if torch.isfinite(logits).all():
         return logits.argmax(1)

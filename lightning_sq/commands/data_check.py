@@ -52,7 +52,7 @@ def check_data(folder: Path, *, again: bool = False, report: Path | None = None)
         unreadable = [*index.unreadable, *_unreadable_in_shards(index)]
         found[split.name] = _describe(index, unreadable, damaged) | {"passed_over": others}
         _print_split(index, unreadable, damaged)
-        _print_kind(f"passed over, neither {', '.join(IMAGE_SUFFIXES[:-1])} nor {IMAGE_SUFFIXES[-1]}", others)
+        _print_kind(f"passed over, in no class or none of {', '.join(IMAGE_SUFFIXES)}", others)
         indexes.append(index)
         for what, some in zip(wrong, (unreadable, index.empty_classes, damaged), strict=False):
             wrong[what] += len(some)

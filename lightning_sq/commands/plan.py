@@ -216,8 +216,8 @@ def _adds_noise(recipe: dict[str, Any]) -> bool:
     from pydoc import locate
 
     given = recipe["model"].get("objective")
-    path = given.get("class_path") if isinstance(given, dict) else given
-    return bool(path and getattr(locate(str(path)), "adds_noise", False))
+    path = str(given.get("class_path") if isinstance(given, dict) else given)
+    return getattr(locate(path) or locate(f"lightning_sq.objectives.{path}"), "adds_noise", False)
 
 
 def _optimization(config: str, recipe: dict[str, Any]) -> Optimization:

@@ -72,7 +72,8 @@ def _parser() -> Parser:
         "--add",
         action="store_true",
         help="add to the page at --output: what it says by the same recipes, of at least --num-images, is kept and "
-        "not run again, but where a run is at hand and attacks or checks have been made stronger since",
+        "not run again, but where a run is at hand and attacks or checks have been made stronger since; seconds of "
+        "training stay those of the page where a training comes out the same",
     )
     parser.add_argument(
         "--time",
@@ -103,7 +104,7 @@ def main(arguments: list[str]) -> None:
     if options.add:
         settings = _with_earlier(options, settings)
         if settings.times:
-            refuse_untimed(settings, anew=options.overwrite)
+            refuse_untimed(settings)
     elif not options.plan:
         _refuse_loss(options, settings)
     if not options.page:
@@ -231,7 +232,7 @@ def _make_data(data_dir: Path | None, settings: Settings) -> None:
 
 def _run(options: Namespace, settings: Settings) -> None:
     from lightning_sq.progress import progress_bar
-    from lightning_sq.reproduction.conduct import conduct, timed_otherwise
+    from lightning_sq.reproduction.conduct import are_timed, conduct, timed_otherwise
     from lightning_sq.reproduction.plan import estimates, plan_in_words
 
     with progress_bar("timing a few steps of each row", "rows") as advance:
@@ -239,6 +240,9 @@ def _run(options: Namespace, settings: Settings) -> None:
     print(plan_in_words(settings, known, anew=options.overwrite), flush=True)
     if options.plan:
         return
+    if settings.times and not options.overwrite and are_timed(settings):
+        print(f"All of these were trained in {settings.runs} before: the page takes the seconds of then.")
+        print("To train them again, add --overwrite.")
     conduct(settings, known, anew=options.overwrite)
     if settings.times and (others := timed_otherwise(settings)):
         print(

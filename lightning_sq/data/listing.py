@@ -69,7 +69,7 @@ def _missing(split: Path) -> InputError:
 
 
 def _folders_in(folder: Path) -> tuple[str, ...]:
-    return tuple(e.name for e in _entries(folder) if _is_folder(e) and not e.name.startswith("."))
+    return tuple(e.name for e in _entries(folder) if not e.name.startswith(".") and _is_folder(e))
 
 
 def list_files(folder: Path, class_names: Sequence[str]) -> tuple[Columns, np.ndarray]:
@@ -129,7 +129,7 @@ def passed_over(folder: Path, class_names: Sequence[str]) -> list[str]:
         f"{class_name}/{entry.name}"
         for class_name in class_names
         for entry in _entries(folder / class_name)
-        if not entry.name.startswith(".") and (_is_folder(entry) or not entry.name.lower().endswith(IMAGE_SUFFIXES))
+        if not entry.name.startswith(".") and (not entry.name.lower().endswith(IMAGE_SUFFIXES) or _is_folder(entry))
     ]
 
 

@@ -31,6 +31,7 @@ from lightning_sq.data.shards import (
 )
 from lightning_sq.errors import MENDABLE, InputError
 from lightning_sq.paths import sha256, whole_file, write_whole
+from lightning_sq.progress import progress_bar
 from lightning_sq.types import Progress
 
 PART = "part"
@@ -82,7 +83,7 @@ def write_shards(index: ImageIndex, folder: Path, settings: ShardSettings, progr
     _check_folder(folder, plan)
     mixed = np.random.default_rng(0).permutation(len(index))  # so that a reader who streams sees all classes
     chunks = np.split(mixed, range(settings.images_per_shard, len(index), settings.images_per_shard))
-    if (whole := _whole(folder, chunks, plan, progress)) is not None:
+    if (whole := _whole(folder, chunks, plan)) is not None:
         return whole
     parts, done = [], 0
     with ThreadPoolExecutor(usable_cores()) as pool:
@@ -128,15 +129,14 @@ def _check_folder(folder: Path, plan: str) -> None:
         raise InputError(f"{folder} cannot be used ({error}). Give another folder.") from error
 
 
-def _whole(folder: Path, chunks: list[np.ndarray], plan: str, progress: Progress | None) -> int | None:
+def _whole(folder: Path, chunks: list[np.ndarray], plan: str) -> int | None:
     """The bytes of all shards if they are there as they were written; else the way is cleared for making those that are
     not.
     """
     if not is_sharded(folder):
         return None
-    num_images = sum(map(len, chunks))
-    step = None if progress is None else lambda done, total: progress(num_images * done // total, num_images)
-    damaged = damaged_shards(folder, step)
+    with progress_bar(f"comparing {folder}", "shards") as advance:
+        damaged = damaged_shards(folder, advance)
     beside = [folder / SUMS, *(folder / _name(number, "idx") for number in range(len(chunks)))]
     if not damaged and all(path.is_file() for path in beside) and _can_be_loaded(folder):
         return sum(shard["bytes"] for shard in read_manifest(folder)["shards"])

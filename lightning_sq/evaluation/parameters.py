@@ -17,12 +17,13 @@ def with_parameters(attack: Any, settings: list[str]) -> Any:
 
     Raises: InputError for a parameter that there is not, and for a value that it cannot have.
     """
+    texts = {}
     for setting in settings:
         name, separator, text = setting.partition("=")
         if not separator or not text:
             raise InputError(f"{setting!r} is no parameter of an attack. Write name=value, as in pgd:num_steps=200.")
-        attack = _with(attack, name.strip(), text.strip(), known=parameters(attack))
-    return attack
+        texts[name.strip()] = text.strip()
+    return _with(attack, texts, known=parameters(attack))
 
 
 def parameters(attack: Any) -> dict[str, Any]:
@@ -34,18 +35,23 @@ def parameters(attack: Any) -> dict[str, Any]:
 
 
 def _own(attack: Any) -> list[str]:
-    """Those of `attack` itself, but for what a stage of AutoAttack does not read."""
+    """Those of `attack` itself, but for what it does not read as it is."""
     left_out = (*NOT_TYPED, *getattr(attack, "unread", ()))
     return [field.name for field in fields(attack) if field.name not in left_out]
 
 
-def _with(attack: Any, name: str, text: str, *, known: dict[str, Any]) -> Any:
-    if is_dataclass(attack) and name in _own(attack):
-        return replace(attack, **{name: _value(name, text, get_type_hints(type(attack))[name])})
-    if name not in known:
-        names = ", ".join(known) or "none"
-        raise InputError(f"{type(attack).__name__} has no parameter {name!r}. It has: {names}.")
-    return replace(attack, attack=_with(attack.attack, name, text, known=known))
+def _with(attack: Any, texts: dict[str, str], *, known: dict[str, Any]) -> Any:
+    """All of an attack's own at once: one may be possible only with another."""
+    for name in texts:
+        if name not in known:
+            names = ", ".join(known) or "none"
+            raise InputError(f"{type(attack).__name__} has no parameter {name!r}. It has: {names}.")
+    own = [name for name in texts if name in _own(attack)] if is_dataclass(attack) else []
+    kinds = get_type_hints(type(attack))
+    values = {name: _value(name, texts[name], kinds[name]) for name in own}
+    if inner := {name: text for name, text in texts.items() if name not in own}:
+        values["attack"] = _with(attack.attack, inner, known=known)
+    return replace(attack, **values) if values else attack
 
 
 def _value(name: str, text: str, kind: Any) -> Any:

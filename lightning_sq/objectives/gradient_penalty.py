@@ -73,6 +73,8 @@ class GradientPenalty(Objective):
         if twice:
             scale = HALF_SCALE if computes_in_half(x) else 1.0
             (gradient,) = torch.autograd.grad(scale * total, x, create_graph=True)
+            if scale != 1 and not gradient.isfinite().all():  # too large for float16, and so not too small without
+                scale, (gradient,) = 1.0, torch.autograd.grad(total, x, create_graph=True)
             norm = gradient.float().abs().flatten(1).sum(1).mean() / scale
         else:
             direction = gradient_for_signs(total, x, retain_graph=True).sign()

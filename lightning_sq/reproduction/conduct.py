@@ -72,11 +72,10 @@ def choose(settings: Settings, seconds: Sequence[float], *, anew: bool = False) 
         _train(settings, "trying variants of the method", steps, runs if anew else ())
 
 
-def refuse_untimed(settings: Settings, *, anew: bool) -> None:
+def refuse_untimed(settings: Settings) -> None:
     """Before rows are trained for the clock alone.
 
-    Raises: InputError if the page has none by the recipe of now of a row that is to be timed, or if all of them have
-        been trained here, and are not to be `anew`.
+    Raises: InputError if the page has none by the recipe of now of a row that is to be timed.
     """
     runs = settings.missing(tuned_rates(settings))
     for name in settings.rows:
@@ -85,11 +84,11 @@ def refuse_untimed(settings: Settings, *, anew: bool) -> None:
                 f"--time: the page there has no row {name} by the recipe and learning rate of now. Run it first, "
                 "without --time."
             )
-    if not anew and all(trained_at_hand(run) is not None for run in runs):
-        raise InputError(
-            f"All of these have been trained in {settings.runs}. Add --overwrite to train them again for the clock, or "
-            "give another --runs; --page --add takes the seconds of those there."
-        )
+
+
+def are_timed(settings: Settings) -> bool:
+    """Whether all that is to be timed has been trained here before."""
+    return all(trained_at_hand(run) is not None for run in settings.missing(tuned_rates(settings)))
 
 
 def refuse_changed(settings: Settings) -> None:
@@ -188,7 +187,7 @@ def _entries(settings: Settings, planned: Sequence[Run]) -> list[tuple[Run, dict
     with progress_bar("reading the runs, and proving what can be proven", "rows") as advance:
         for done, run in enumerate(planned):
             tell = partial(_tell, advance, done, len(planned), run.title)
-            entry = _better(_measured(settings, run, tell), _earlier(settings, run))
+            entry = _by_one_clock(settings, run, _better(_measured(settings, run, tell), settings.earlier.seed(run)))
             if entry is not None:
                 found.append((run, entry))
             advance(done + 1, len(planned), run.title)
@@ -204,10 +203,12 @@ def _entries_besides(
     return [(run, entry) for run in more if run.folder not in known and (entry := settings.earlier.seed(run))]
 
 
-def _earlier(settings: Settings, run: Run) -> dict[str, Any] | None:
-    """What the earlier page says of a run, with the clock of a training at hand that came out the same."""
-    entry, trained = settings.earlier.seed(run), trained_at_hand(run)
-    return entry if entry is None or trained is None else page.timed_again(entry, trained)
+def _by_one_clock(settings: Settings, run: Run, entry: dict[str, Any] | None) -> dict[str, Any] | None:
+    """An entry with the clock of the earlier page, beside whose other rows it stands, if its training was alike; with
+    that of the training at hand where rows are timed.
+    """
+    clock = trained_at_hand(run) if settings.times else settings.earlier.seed(run)
+    return entry if entry is None or clock is None else page.by_clock_of(entry, clock)
 
 
 def timed_otherwise(settings: Settings) -> list[str]:

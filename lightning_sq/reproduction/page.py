@@ -11,8 +11,8 @@
                        command (when that was given which trained it; null if there were several, missing in entries
                        older than it),
                        epochs, seconds (of training), curve: [{seconds, clean, robust}] after each epoch,
-                       timed_again (true where the clock is of a training that was repeated for it, see
-                       `timed_again`; missing elsewhere),
+                       timed_again (true where the clock is of another training than the net that was attacked, see
+                       `by_clock_of`; missing elsewhere),
                        clean, papers_attacks (the smaller of PGD's and BPDA's), by_attack: {name: accuracy},
                        worst_case, certified (proven of all validation images; null without bounds),
                        certified_of_attacked (by interval bounds, of the images that were attacked; missing in
@@ -119,12 +119,12 @@ def is_alike(entry: dict[str, Any], trained: dict[str, Any]) -> bool:
     return accuracies(entry["curve"]) == accuracies(trained["curve"])
 
 
-def timed_again(entry: dict[str, Any], trained: dict[str, Any]) -> dict[str, Any]:
-    """An entry with the clock of a later training: as it was where that came out otherwise, or is the entry's own.
+def by_clock_of(entry: dict[str, Any], trained: dict[str, Any]) -> dict[str, Any]:
+    """An entry with the clock of another training: as it was where that came out otherwise, or is the entry's own.
 
     Args:
         entry: Of one seed.
-        trained: What the marker of a training by the same recipe holds.
+        trained: What the marker of a training by the same recipe holds, or another entry.
     """
     if trained["curve"] == entry["curve"] or not is_alike(entry, trained):
         return entry

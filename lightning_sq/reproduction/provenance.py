@@ -62,8 +62,8 @@ def _timed_again(rows: dict[str, Any]) -> list[str]:
     if not titles:
         return []
     return [
-        "Those of these rows are, in whole or in part, of trainings that were repeated for the clock (`--time`), and",
-        f"gave the same accuracies after every epoch as those whose nets were attacked: {'; '.join(titles)}.",
+        "Those of these rows are, in whole or in part, of other trainings than those whose nets were attacked, with",
+        f"the same accuracies after every epoch: {'; '.join(titles)}.",
     ]
 
 

@@ -55,11 +55,14 @@ class WaitingForData(Callback):
                 num_threads=data.num_threads,
                 cores=usable_cores(),
                 in_memory=data.backend == "memory",
+                cuts=bool(data.max_shift or data.flip_probability),
             )
             rank_zero_info(told)
 
 
-def hint(epoch: int, share: float, reader: float, *, num_threads: int, cores: int, in_memory: bool = False) -> str:
+def hint(
+    epoch: int, share: float, reader: float, *, num_threads: int, cores: int, in_memory: bool = False, cuts: bool = True
+) -> str:
     """One line: how much was waited for what, and what would be faster.
 
     Args:
@@ -69,9 +72,11 @@ def hint(epoch: int, share: float, reader: float, *, num_threads: int, cores: in
         num_threads: As set.
         cores: That this process may use.
         in_memory: Whether nothing is read or decoded, and batches are cut from what is in memory.
+        cuts: Whether such images are shifted or flipped.
     """
     if in_memory:
-        remedy = "leave shifts and flips out (--data.max_shift 0 --data.flip_probability 0), or give it a faster core"
+        remedy = "leave shifts and flips out (--data.max_shift 0 --data.flip_probability 0), or " if cuts else ""
+        remedy += "give it a faster core"
         return f"Epoch {epoch + 1} waited for data {share:.0%} of its time, for batches to be cut in memory: {remedy}."
     who = "reader" if reader > 0.5 else "decoder"
     if who == "reader":

@@ -147,8 +147,8 @@ def test_what_training_would_pass_over_is_named(data, capsys):
     found = ["lost", "stray.jpg", "3/more", "3/old.gif"]
     assert check(data)["splits"]["train"]["passed_over"] == found
     printed = capsys.readouterr().out
-    assert "  passed over, neither .bmp" in printed
-    assert "nor .webp: 4 (lost, stray.jpg, 3/more, ...)\n" in printed
+    assert "  passed over, in no class or none of .bmp" in printed
+    assert ".webp: 4 (lost, stray.jpg, 3/more, ...)\n" in printed
 
 
 def test_a_class_that_this_user_may_not_look_into_is_no_class_less(data, monkeypatch, capsys):

@@ -53,7 +53,7 @@ def write_untrained(folder: Path, data: Path, quantizer: QuantizerConfig | None 
 
 def words(releases, data, output, *options) -> list[str]:
     models = [f"plain={releases / 'plain'}", f"quantized={releases / 'quantized'}"]
-    attacks = ["--attacks", "fgsm,pgd,quantized_box,apgd_ce"]
+    attacks = ["--attacks", "fgsm,pgd:num_steps=10,quantized_box:num_steps=10,apgd_ce:num_steps=20"]
     fast = ["--epsilon", "1/255,2/255", "--batch-size", "7", "--num-images", "30", "--device", "cpu"]
     return ["evaluate", *models, "--data", str(data), "--output", str(output), *attacks, *fast, *options]
 

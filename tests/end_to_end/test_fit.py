@@ -374,8 +374,10 @@ def test_two_processes_resume_exactly_or_as_one_and_validate_like_one(
         output = tmp_path / f"validated-{devices}"
         checkpoint = str(tmp_path / "whole/checkpoints/last.ckpt")
         where = ["--trainer.devices", devices, "--ckpt_path", checkpoint, "--output", str(output)]
-        said = command("validate", *base, *where)
-        assert "The checkpoint is from" not in said  # how many trained it is nothing to who measures
+        if devices == "1":  # how many trained it is nothing to who measures: a warning would be an error here
+            assert main(["validate", *base, *where]) == 0
+        else:
+            command("validate", *base, *where)
         numbers.append(json.loads((output / "validate.json").read_text()))
     assert numbers[0].keys() == numbers[1].keys() >= {"val/clean_top1", "val/noisy_top1", "val/loss"}
     for key in numbers[0]:

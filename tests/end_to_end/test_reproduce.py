@@ -205,8 +205,8 @@ def test_a_row_is_timed_again_without_an_attack_and_stays_as_it_was_judged(elsew
     assert "otherwise" not in capsys.readouterr().out
     assert main([*elsewhere, "--rows", "quantizer_only", "--time"]) == 2
     assert "--time: the page there has no row quantizer_only by the recipe and learning" in capsys.readouterr().err
-    assert main([*elsewhere, "--rows", "natural", "--time"]) == 2
-    assert f"All of these have been trained in {tmp_path / 'runs'}. Add --overwrite to" in capsys.readouterr().err
+    assert main([*elsewhere, "--rows", "natural", "--time"]) == 0
+    assert f"All of these were trained in {tmp_path / 'runs'} before: the page takes" in capsys.readouterr().out
     assert read_study(tmp_path / "page")["rows"] == after
 
 

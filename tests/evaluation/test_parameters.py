@@ -23,6 +23,14 @@ def test_a_parameter_is_that_of_the_attack_or_of_the_one_inside():
     assert typed("bpda:backward=surrogate:surrogate_sharpness=5:num_steps=7") == BPDA(PGD(7), "surrogate", 5.0)
 
 
+def test_parameters_that_need_each_other_may_come_in_any_order():
+    expected = replace(catalogue()["bpda"].attack, backward="surrogate", surrogate_sharpness=5.0)
+    for words in ("backward=surrogate:surrogate_sharpness=5", "surrogate_sharpness=5:backward=surrogate"):
+        assert typed(f"bpda:{words}") == expected
+    exact = typed("bpda_surrogate_30:backward=exact:surrogate_sharpness=None:num_steps=3")
+    assert (exact.backward, exact.surrogate_sharpness, exact.attack.num_steps) == ("exact", None, 3)
+
+
 def test_it_runs_behind_the_attack_that_it_is_of_beside_it_or_alone():
     both = list(attacks_by_name("bpda,pgd:num_steps=3,pgd,pgd:num_steps=2:criterion=margin"))
     assert both == ["pgd", "pgd:num_steps=2:criterion=margin", "pgd:num_steps=3", "bpda"]

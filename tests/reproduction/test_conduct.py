@@ -63,6 +63,8 @@ def test_a_training_that_comes_out_as_the_page_says_lends_it_its_clock_and_no_ot
     run.folder.mkdir(parents=True)
     (run.folder / TRAINED).write_text(json.dumps({"key": entry["recipe"], "curve": curve} | clock))
     after = replace(ours, earlier=Earlier(rows(natural=[entry]), []))
+    assert conduct.collect(after)["rows"]["natural"]["seeds"] == [entry]
+    after = replace(after, times=True)
     (found,) = conduct.collect(after)["rows"]["natural"]["seeds"]
     if robust == 0.8:
         assert found == entry | clock | {"seconds": 15, "curve": curve, "timed_again": True}
@@ -70,6 +72,24 @@ def test_a_training_that_comes_out_as_the_page_says_lends_it_its_clock_and_no_ot
     else:
         assert found == entry
         assert conduct.timed_otherwise(after) == ["natural, seed0"]
+
+
+@pytest.mark.parametrize("robust", [0.8, 0.7])
+def test_what_is_attacked_anew_keeps_the_clock_of_the_page_where_its_training_came_out_the_same(
+    tmp_path, monkeypatch, robust
+):
+    ours = settings(tmp_path, rows=("natural",), tuning_data=None)
+    (run,) = ours.planned({})
+    known = {"recipe": run.recipe.fingerprint()}
+    before = seed(0.5, curve=((10, 0.5), (20, 0.8))) | known | {"num_images": 200}
+    anew = seed(0.4, curve=((7, 0.5), (15, robust))) | known | {"num_images": 1000, "command": "2026-02-01T00:00:00"}
+    monkeypatch.setattr(conduct, "_measured", lambda *_: anew)
+    after = replace(ours, earlier=Earlier(rows(natural=[before]), []))
+    (found,) = conduct.collect(after)["rows"]["natural"]["seeds"]
+    assert (found["worst_case"], found["num_images"]) == (0.4, 1000)
+    kept = before if robust == 0.8 else anew
+    assert (found["curve"], found["seconds"], found["command"]) == (kept["curve"], kept["seconds"], kept["command"])
+    assert found.get("timed_again", False) is (robust == 0.8)
 
 
 def test_of_two_measurements_the_one_by_later_attacks_is_taken_then_that_of_more_images_then_what_is_at_hand():
@@ -179,17 +199,15 @@ def test_rows_are_timed_where_the_page_has_them_by_the_recipe_of_now_and_no_seed
     entries = [seed(0.5) | {"recipe": run.recipe.fingerprint(), "seed": run.seed} for run in (first, second)]
     with_page = replace(ours, earlier=Earlier(rows(pgd=entries), []))
     assert with_page.missing({}) == [first, second]
-    conduct.refuse_untimed(with_page, anew=False)
+    conduct.refuse_untimed(with_page)
     changed = replace(ours, earlier=Earlier(rows(pgd=[entries[0] | {"recipe": "of then"}]), []))
     with pytest.raises(InputError, match="--time: the page there has no row pgd by the recipe"):
-        conduct.refuse_untimed(changed, anew=False)
+        conduct.refuse_untimed(changed)
     for run in (first, second):
-        conduct.refuse_untimed(with_page, anew=False)
+        assert not conduct.are_timed(with_page)
         run.folder.mkdir(parents=True)
         ours.training_of(run).marker.write_text(json.dumps({"key": ours.training_of(run).key}))
-    with pytest.raises(InputError, match=r"All of these have been trained in .* Add --overwrite"):
-        conduct.refuse_untimed(with_page, anew=False)
-    conduct.refuse_untimed(with_page, anew=True)
+    assert conduct.are_timed(with_page)
 
 
 def test_variants_of_the_method_are_tried_on_held_out_images(tmp_path, steps):

@@ -145,10 +145,10 @@ def test_the_page_says_how_far_the_seconds_of_the_same_steps_differ(content):
     )
     content["rows"]["method"]["shorter"] = [seed(0.7) | {"epochs": 1, "num_images": 500}]  # as long as two epochs
     assert "differ by up to 2.0 times.\n" in page.markdown(content)
-    assert "--time" not in page.markdown(content)
+    assert "of other trainings" not in page.markdown(content)
     content["rows"]["method"]["seeds"][0]["timed_again"] = True
     title = content["rows"]["method"]["title"]
-    assert f"accuracies after every epoch as those whose nets were attacked: {title}.\n" in page.markdown(content)
+    assert f"with\nthe same accuracies after every epoch: {title}.\n" in page.markdown(content)
     content["rows"]["method"] |= {"seeds": content["rows"]["method"]["seeds"][:1], "shorter": []}
     assert "takes the same steps" not in page.markdown(content)
 

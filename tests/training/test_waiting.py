@@ -49,7 +49,9 @@ def epoch(clock, monkeypatch):
         loader = loader or SlowLoader(clock)
         callback = callback or WaitingForData()
         trainer = SimpleNamespace(
-            train_dataloader=loader, current_epoch=0, datamodule=SimpleNamespace(num_threads=1, backend=backend)
+            train_dataloader=loader,
+            current_epoch=0,
+            datamodule=SimpleNamespace(num_threads=1, backend=backend, max_shift=0, flip_probability=0.5),
         )
         module = SimpleNamespace(log=lambda name, value, **options: logged.update({name: value}))
         callback.on_train_epoch_start(trainer, module)
@@ -98,4 +100,6 @@ def test_the_hint_names_what_would_help():
     assert "to be cut in memory: leave shifts and flips out (--data.max_shift 0 --data.flip_probability 0)" in in_memory
     assert "num_threads" not in in_memory
     assert "data shard" not in in_memory
+    as_they_are = hint(4, 0.123, 0.0, num_threads=2, cores=16, in_memory=True, cuts=False)
+    assert as_they_are.endswith("to be cut in memory: give it a faster core.")
     assert hint(4, 0.123, 0.9, num_threads=2, cores=16).startswith("Epoch 5 waited for data 12% of its time")

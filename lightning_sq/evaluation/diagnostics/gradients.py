@@ -10,12 +10,12 @@ from torch import Tensor
 
 from lightning_sq.attacks import Attack
 from lightning_sq.attacks.criteria import cross_entropy, margin
+from lightning_sq.attacks.front_end import is_ours
 from lightning_sq.attacks.interface import Model
 from lightning_sq.attacks.pgd import BALLS
 from lightning_sq.attacks.watched import Watched
 from lightning_sq.evaluation.diagnostics.situation import FEW, MANY, Diagnostic, Situation, row
 from lightning_sq.evaluation.found import share_of
-from lightning_sq.layers.soft_quantization import SoftQuantization
 from lightning_sq.ops.interval import quantized_box
 from lightning_sq.ops.noise import noise_like
 from lightning_sq.ops.smallest import SMALLEST
@@ -60,7 +60,7 @@ def _unread(model: Model, images: Tensor, pixels: Tensor) -> Tensor:
 def _white_less_black(s: Situation, images: Tensor) -> Tensor:
     """Q(1) - Q(0), like `images`: the unit of a quantizer that is not ours, which may give 0 to 255, or -1 to 1."""
     quantizer = s.apart.quantizer
-    if quantizer is None or isinstance(quantizer, SoftQuantization):
+    if quantizer is None or is_ours(quantizer):
         return torch.ones_like(images)
     black, white = (quantizer(torch.full_like(images, value)) for value in PIXEL_BOUNDS)
     return (white - black).clamp(min=SMALLEST)
