@@ -119,11 +119,12 @@ class PixelClassifier(nn.Sequential):
     def current_config(self) -> ModelConfig | None:
         """`config`, if there is one, with the quantizer as it is now, after a schedule or after learning.
 
-        Raises: InputError for a quantizer that is no `SoftQuantization`: a description has words for that one alone.
+        Raises: InputError for a quantizer that is no `SoftQuantization`, or one with a forward method of its own: a
+            description has words for that one alone.
         """
         if self.config is None or self.quantizer is None:
             return self.config
-        if not isinstance(self.quantizer, SoftQuantization):
+        if type(self.quantizer).forward is not SoftQuantization.forward:
             raise InputError(
                 f"The model's quantizer is a {type(self.quantizer).__name__}, and a description has words for a "
                 "SoftQuantization alone. Put one with the same levels and thresholds in front by with_quantizer."

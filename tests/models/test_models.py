@@ -95,7 +95,13 @@ class Dither(torch.nn.Module):
         return (x * 3).round() / 3
 
 
-@pytest.mark.parametrize("own", [Dither(), lambda x: (x * 3).round() / 3], ids=["module", "function"])
+class Descends(SoftQuantization):
+    forward = Dither.forward
+
+
+@pytest.mark.parametrize(
+    "own", [Dither(), lambda x: (x * 3).round() / 3, Descends(2)], ids=["module", "function", "descends from ours"]
+)
 def test_a_quantizer_of_ones_own_works_and_cannot_be_described(model, own):
     other = model.with_quantizer(own)
     assert torch.equal(other(IMAGES), model.network(Dither()(IMAGES)))
