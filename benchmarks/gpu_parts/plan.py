@@ -38,8 +38,8 @@ class Plan:
     def work(self) -> Work:
         """All of the recipe, whose objective adds noise: it is validated on clean images and on noisy ones."""
         epochs = recipe("imagenet.yaml")["trainer"]["max_epochs"]
-        work = Work(NUM_IMAGES, NUM_VALIDATION_IMAGES, epochs, self.batch_size, 4 * self.parameters)
-        return replace(work, validation_passes=2)
+        size = {"gradient_bytes": 4 * self.parameters, "validation_passes": 2}
+        return Work(NUM_IMAGES, NUM_VALIDATION_IMAGES, epochs, self.batch_size, **size)
 
     def hours(self, work: Work, rate: float, gpus: int = 1) -> float:
         """Of the whole of `work` at `rate` images/s a GPU, on nodes of up to eight."""

@@ -134,38 +134,36 @@ def passed_over(folder: Path, class_names: Sequence[str]) -> list[str]:
 
 
 @contextmanager
-def _opened(folder: Path) -> Iterator[int]:
+def _listable(folder: Path) -> Iterator[None]:
+    """Raises: InputError for what a person can mend where `folder` cannot be listed, and else the OSError."""
     try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        yield
     except OSError as error:
         if error.errno not in MENDABLE:
             raise
-        raise _unlistable(folder, error) from error
+        raise InputError(f"{folder} cannot be listed ({error.strerror}). Mend its permissions.") from error
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    with _listable(folder):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         yield descriptor
     finally:
         os.close(descriptor)
 
 
-def _unlistable(folder: Path, error: OSError) -> InputError:
-    return InputError(f"{folder} cannot be listed ({error.strerror}). Mend its permissions.")
-
-
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    try:
+    with _listable(folder):
         return sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-        if error.errno not in MENDABLE:
-            raise
-        raise _unlistable(folder, error) from error
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()  # from the listing, without a question for each file
-    except OSError as error:
-        if error.errno == errno.ELOOP:  # a link in a circle
-            return False
-        if error.errno not in MENDABLE:
+    with _listable(Path(entry.path)):
+        try:
+            return entry.is_dir()  # from the listing, without a question for each file
+        except OSError as error:
+            if error.errno == errno.ELOOP:  # a link in a circle
+                return False
             raise
-        raise _unlistable(Path(entry.path), error) from error
