@@ -101,8 +101,7 @@ class AutoAttackStage:
         """
         finite = self.norm == "l2" or self.stage == "fab-t"
         with _as_the_package_expects(model, images.device, finite_gradients=finite) as float32_model:
-            # no tensors of inference mode, and such as can be viewed
-            x, y = images.detach().clone(memory_format=torch.contiguous_format), labels.clone()
+            x, y = images.clone(memory_format=torch.contiguous_format), labels.clone()  # such as can be viewed
             with torch.no_grad():
                 logits, again = float32_model(x), float32_model(x)
             is_steady = (logits - again).abs().amax() <= CLEARLY * logits.abs().amax()
@@ -177,7 +176,6 @@ def _as_the_package_expects(
         return logits
 
     with (
-        torch.inference_mode(False),
         torch.enable_grad(),
         random_numbers_kept(device),
         frozen(model),

@@ -68,7 +68,7 @@ def is_ours(quantizer: Quantizer | None) -> bool:
     """Whether it is a `SoftQuantization` that does what that does: no subclass with a forward method, and no hooks, of
     its own. Of it levels and thresholds are known; of any other quantizer only what it is seen to do.
     """
-    return isinstance(quantizer, SoftQuantization) and kind_of(quantizer, (SoftQuantization,)) is not None
+    return kind_of(quantizer, (SoftQuantization,)) is not None
 
 
 def check_shown(model: Any) -> None:
